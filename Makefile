@@ -1,0 +1,44 @@
+# Every verb a user needs. `make demo` runs the main job, `make test` the tests.
+PYTHON ?= python3
+NAME ?= sample
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DAGSTER_HOME := $(CURDIR)/.dagster
+export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test ui setup profile packed clean help
+
+help:            ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: $(READY)  ## make .venv with the pinned versions
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)   ## the whole graph on the sample, through Dagster, and a table of results
+	python -m orchestration.demo
+
+test: $(READY)   ## lint, types, tests
+	ruff check .
+	mypy
+	pytest
+
+ui: $(READY)     ## Dagster on http://127.0.0.1:3000
+	python -m orchestration.home
+	dagster dev --host 127.0.0.1 --port 3000
+
+profile: $(READY) ## put profiles/NAME.yaml in place as params.yaml: make profile NAME=sample
+	python -m orchestration.profile $(NAME)
+
+packed: profile  ## make the packed rows of profile NAME alone: make packed NAME=own-data
+	dvc repro packed_shards
+
+clean:           ## remove what was made here (the DVC cache stays)
+	rm -rf data metrics .dagster

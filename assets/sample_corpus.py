@@ -1,0 +1,106 @@
+"""The sample corpus: a small language in which remembering pays, so that long context can be watched at work on a laptop.
+
+Seven domains with SlimPajama's names and its length profile at one sixteenth (4,096 tokens there are 256 here). A
+document has a cast of *titles*, each a fixed run of three names ("Karo Velmi Tusha"), drawn anew for every document:
+inside one document a name stands in one title only, so its first word decides the next two, and nothing but an
+earlier mention in the same document can tell which. Titles enter as the document goes on and every one already met is
+equally likely to be mentioned next, so the distance back to the last mention grows with the document. That makes
+recall useful at every distance up to the document's length, and makes these documents denser in recall than real
+text: about half of the words are names. The rest are everyday words in a domain-flavoured order that carries little.
+
+Every document is a pure function of (seed, domain, number), so any size streams, in any order, from any worker.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from assets.randomness import generator
+from assets.stage import Config
+
+WORDS_PER_TITLE = 3
+CONSONANTS = "bdfgklmnprstvz"
+VOWELS = "aeiou"
+NAME_COUNT = 768
+ORDINARY_WORDS = (
+    "the of and a to in is you that it was for on with as his they at be this from have or by one had not but what all were "
+    "when we there can an your which their said if do will each about how up out them then she many some so these "
+    "would other into has more her two like him see time could no make than first been its who now people my made "
+    "over did down only way find use may water long little very after words called just where most know get through "
+    "back much before go good new write our used me man too any day same right look think also around another came "
+    "come work three word must because does part even place well such here take why things help put years different "
+    "away again off went old number great tell men say small every found still between name should home big give air "
+    "line set own under read last never us left end along while might next sound below saw something thought both few "
+    "those always looked show large often together asked house world going want school important until form food keep "
+    "children feet land side without boy once animals life enough took sometimes four head above kind began almost "
+    "live page got earth need far hand high year mother light parts country father let night following picture being "
+    "study second eyes soon times story boys since white days ever paper hard near sentence better best across during "
+    "today others however sure means knew try told young miles sun ways thing whole hear example heard several change "
+    "answer room sea against top turned learn point city play toward five using himself usually"
+).split()
+
+
+class SampleDomain(Config):
+    """How one domain of the sample corpus looks. Lengths count words, which are tokens of the sample tokenizer."""
+
+    set_name: str
+    """SlimPajama's name of the domain, e.g. RedPajamaArXiv."""
+    words: Annotated[int, Field(ge=1)]
+    """How many words the domain holds in all (the last document may pass it)."""
+    median_length: Annotated[float, Field(gt=0)]
+    """Median document length in words."""
+    spread: Annotated[float, Field(ge=0, le=3)]
+    """Standard deviation of the logarithm of the length (log-normal)."""
+    longest: Annotated[int, Field(ge=16)] = 20_000
+    """Lengths above this are cut to it, in words."""
+    words_per_title: Annotated[int, Field(ge=4)] = 24
+    """A new title may enter the cast every so many words."""
+    largest_cast: Annotated[int, Field(ge=1, le=NAME_COUNT // WORDS_PER_TITLE)] = 160
+    """Most titles in one document."""
+
+
+def all_names() -> list[str]:
+    """The 768 names, in a fixed order: two syllables, capitalised, e.g. "Karo"."""
+    syllables = [consonant + vowel for consonant in CONSONANTS for vowel in VOWELS]
+    pairs = [(first + second).capitalize() for first in syllables for second in syllables if first != second]
+    order = generator("sample corpus", "names").permutation(len(pairs))
+    return sorted(pairs[i] for i in order[:NAME_COUNT])
+
+
+NAMES = all_names()
+
+
+def records(domain: str, spec: SampleDomain, seed: int) -> Iterator[dict[str, Any]]:
+    """The documents of one domain in SlimPajama's schema, until `spec.words` words are reached."""
+    written, number = 0, 0
+    while written < spec.words:
+        words = document_words(domain, spec, seed, number)
+        yield {"text": as_text(words), "meta": {"redpajama_set_name": spec.set_name}}
+        written, number = written + len(words), number + 1
+
+
+def document_words(domain: str, spec: SampleDomain, seed: int, number: int) -> list[str]:
+    """Document `number` of the domain as words, full stops included: sentences of ordinary words around one to three titles."""
+    draw = generator(seed, domain, number)
+    length = int(np.clip(np.exp(draw.normal(np.log(spec.median_length), spec.spread)), 8, spec.longest))
+    titles = draw.permutation(NAME_COUNT)[: spec.largest_cast * WORDS_PER_TITLE].reshape(-1, WORDS_PER_TITLE)
+    flavour = generator("sample corpus", "flavour", domain).permutation(len(ORDINARY_WORDS))
+    words: list[str] = []
+    introduced = 0
+    while len(words) < length:
+        for _ in range(int(draw.integers(1, 4))):
+            for rank in draw.zipf(1.3, int(draw.integers(1, 5))):
+                words.append(ORDINARY_WORDS[flavour[int(rank) % len(flavour)]])
+            room = min(spec.largest_cast, 1 + len(words) // spec.words_per_title)
+            chosen = introduced if introduced < room else int(draw.integers(introduced))
+            introduced = max(introduced, chosen + 1)
+            words.extend(NAMES[name] for name in titles[chosen])
+        words.append(".")
+    return words
+
+
+def as_text(words: list[str]) -> str:
+    """Words joined by single spaces, full stops too: every word is one token of the sample tokenizer."""
+    return " ".join(words)

@@ -1,0 +1,1 @@
+"""The model half: the base checkpoint and its continual pretraining. May import `assets` alone."""

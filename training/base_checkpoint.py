@@ -1,0 +1,133 @@
+"""The base model: a folder that is there, or a small Llama pretrained here at short context.
+
+`source` says which: a transformers folder is taken as it is; a folder of tokenized domains is what to pretrain on.
+The sample ships a base that this stage pretrained (models/sample-base, its log beside it), because extension carries
+a skill the base already has, and having it costs minutes that the demo does not spend.
+
+The curriculum is short rows first, part of them random spans repeated verbatim, then rows of the full base context
+with fewer of those. Without the first act the model stays on a plateau where it recalls nothing (docs/log.md).
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from assets.stage import Config, UserError, command, output, read_params
+from training.batches import document_rows, with_repeats
+from training.loop import OptimizerConfig, StepLog, train
+from training.model import load_model, make_reproducible, rope_base, save_model
+
+LOG = "log.csv"
+
+
+class Architecture(Config):
+    """Shape of a small Llama; the vocabulary is the tokenizer's."""
+
+    hidden_size: Annotated[int, Field(ge=8)] = 128
+    layers: Annotated[int, Field(ge=1)] = 2
+    heads: Annotated[int, Field(ge=1)] = 4
+    feed_forward: Annotated[int, Field(ge=8)] = 384
+    rope_base: Annotated[float, Field(gt=1)] = 10_000.0
+    context: Annotated[int, Field(ge=16)] = 256
+    """Tokens the base can read: C."""
+
+
+class Act(Config):
+    """One act of the curriculum."""
+
+    row_length: Annotated[int, Field(ge=16)]
+    """Tokens in a row."""
+    tokens: Annotated[int, Field(ge=1)]
+    """Tokens trained in this act."""
+    repeated_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of rows that are a random span repeated verbatim."""
+    optimizer: OptimizerConfig
+
+
+class BaseCheckpointConfig(Config):
+    """Where the base comes from; `architecture` and `acts` count only when it is pretrained here."""
+
+    source: Path
+    """A transformers folder, or `data/tokenized_corpus` to pretrain on it."""
+    seed: int = 0
+    architecture: Architecture = Architecture()
+    acts: tuple[Act, ...] = ()
+
+
+def run() -> None:
+    """Make data/base_checkpoint."""
+    config = read_params("base_checkpoint", BaseCheckpointConfig)
+    tokenizer = Path("data/tokenizer")
+    with output("base_checkpoint") as out:
+        if (config.source / "config.json").is_file():
+            _copy_base(config.source, tokenizer, out.folder)
+            model = load_model(out.folder)
+        else:
+            model = _pretrain(config, tokenizer, out.folder)
+        out.facts = {"base_context": int(model.config.max_position_embeddings), "rope_base": rope_base(model),
+                     "tokens_trained": 0}
+        out.metrics = {"parameters": model.num_parameters(), "vocabulary": int(model.config.vocab_size), **out.facts}
+
+
+def _copy_base(source: Path, tokenizer: Path, folder: Path) -> None:
+    """Copy a model folder, refusing one whose tokenizer is not the graph's: its ids would mean other words."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix in {".json", ".safetensors", ".model", ".csv"}:
+            shutil.copyfile(path, folder / path.name)
+    ours, theirs = tokenizer / "tokenizer.json", source / "tokenizer.json"
+    if theirs.is_file() and json.loads(ours.read_text())["model"] != json.loads(theirs.read_text())["model"]:
+        raise UserError(f"{theirs}: not the tokenizer that made data/tokenized_corpus ({ours}). "
+                        f"Set tokenizer.source to {source}.")
+
+
+def _pretrain(config: BaseCheckpointConfig, tokenizer_folder: Path, folder: Path) -> PreTrainedModel:
+    if not config.acts:
+        raise UserError(f"base_checkpoint.source = {config.source}: no config.json there, so the base is pretrained, "
+                        "but base_checkpoint.acts is empty. Name a model folder, or give acts (profiles/sample-base.yaml).")
+    make_reproducible(config.seed)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    model = LlamaForCausalLM(_llama_config(config.architecture, len(tokenizer), tokenizer.bos_token_id))
+    log: list[StepLog] = []
+    for number, act in enumerate(config.acts):
+        log += _perform(model, act, config, number)
+    write_log(folder / LOG, log)
+    save_model(model, tokenizer_folder, folder)
+    return model
+
+
+def _llama_config(shape: Architecture, vocabulary: int, bos: int | None) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary, hidden_size=shape.hidden_size, intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.context, rope_parameters={"rope_type": "default", "rope_theta": shape.rope_base},
+        tie_word_embeddings=True, bos_token_id=bos, eos_token_id=None, pad_token_id=None)
+
+
+def _perform(model: PreTrainedModel, act: Act, config: BaseCheckpointConfig, number: int) -> Iterable[StepLog]:
+    plain = document_rows(config.source, act.row_length, config.seed)
+    seen = np.flatnonzero(np.bincount(plain.ravel(), minlength=1)).astype(np.int64)
+    rows = with_repeats(plain, act.repeated_share, seen, config.seed)
+    steps = max(act.tokens // act.optimizer.batch_tokens, 1)
+    return list(train(model, lambda chosen: rows[chosen].astype(np.int64), len(rows), act.row_length, steps,
+                      act.optimizer, config.seed + number, f"pretrain, act {number + 1} of {len(config.acts)}"))
+
+
+def write_log(path: Path, log: Iterable[StepLog]) -> None:
+    """The loss curve as CSV: step, tokens, loss, learning_rate."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", "tokens", "loss", "learning_rate"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**asdict(line), "loss": f"{line.loss:.5f}", "learning_rate": f"{line.learning_rate:.6g}"}
+                         for line in log)
+
+
+if __name__ == "__main__":
+    command(run)
