@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from assets.token_store import Tokens
 
@@ -17,7 +16,7 @@ from assets.token_store import Tokens
 class Row:
     """One packed row: exactly `chunk_length` tokens, and which part of it came from which source."""
 
-    tokens: NDArray[np.uint16] | NDArray[np.uint32]
+    tokens: Tokens
     sources: list[tuple[str, int, int]]
     """(source, start, end): tokens start:end of this row are one span of that source. They tile the row in order."""
 

@@ -29,7 +29,7 @@ class Recipe(Config):
     long_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Wanted share of tokens in long documents; None keeps what is there. A domain already above it keeps its own."""
     across_domains: bool = False
-    """False: `long_share` holds inside each domain and the mixture is kept. True: it holds for the pool, which drifts."""
+    """False: `long_share` holds inside each domain, the mixture is kept. True: it holds for the pool, which drifts."""
     max_repeats: Annotated[int, Field(ge=1)] = 4
     """A piece is used at most this many times."""
 
@@ -52,7 +52,8 @@ class Pieces:
 
     def take(self, chosen: NDArray[np.int64]) -> "Pieces":
         """The pieces at those positions, in that order."""
-        return Pieces(identity=self.identity[chosen], document=self.document[chosen], start=self.start[chosen], stop=self.stop[chosen])
+        return Pieces(identity=self.identity[chosen], document=self.document[chosen], start=self.start[chosen],
+                      stop=self.stop[chosen])
 
 
 def cut_documents(identities: NDArray[np.uint64], documents: NDArray[np.int64], lengths: NDArray[np.int64], cut: int
@@ -97,14 +98,14 @@ def _pooled(long_share: float, weights: Mapping[str, float], long_shares: Mappin
 def fill(pieces: Pieces, budget: float, max_repeats: int, where: str, *key: str | int) -> Pieces:
     """Pieces in random order, repeated where needed, whose tokens come nearest to `budget`.
 
-    `key` names the draw (seed, domain, part); the order of a piece depends on it, on its document's id and on its start,
-    never on the other pieces. Raises UserError, with the most there is, when `max_repeats` passes do not suffice.
+    `key` names the draw (seed, domain, part); the order of a piece depends on it, on its document's id and on its
+    start, never on the other pieces. Raises UserError, with the most there is, when `max_repeats` passes do not suffice.
     """
     available = int(pieces.length.sum()) * max_repeats
     if budget > available * (1 + 1e-9) and budget >= 1:
         raise UserError(f"{where}: {budget:,.0f} tokens wanted, but {len(pieces.document):,} pieces used at most "
-                        f"{max_repeats} times give {available:,}. Lower mixed_dataset.token_budget or long_share, raise "
-                        "max_repeats, or bring more documents.")
+                        f"{max_repeats} times give {available:,}. Lower mixed_dataset.token_budget or long_share, "
+                        "raise max_repeats, or bring more documents.")
     chosen, left = [], budget
     for epoch in range(max_repeats):
         if left <= 0 or not len(pieces.document):

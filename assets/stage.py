@@ -45,7 +45,7 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 @dataclass(kw_only=True)
 class Output:
-    """Where a running stage writes. `folder` becomes the artefact; `metrics` its numbers; `facts` go into the record."""
+    """Where a running stage writes. `folder` becomes the artefact; `metrics` its numbers; `facts` join the record."""
 
     folder: Path
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -115,7 +115,7 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON, whole or not at all. Never edits in place: the old file may be a read-only link."""
+    """Write `value` as readable JSON, whole or not at all; never edits in place, for the old file may be a read-only link."""
     aside = path.with_name(f".{path.name}.partial")
     with aside.open("w") as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
@@ -167,7 +167,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def _replace_folder(aside: Path, target: Path) -> None:
-    """Two renames: between them there is no output at all, which the next run (and DVC) sees as missing, never as half."""
+    """Two renames: between them there is no output, which the next run (and DVC) sees as missing, never as half."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

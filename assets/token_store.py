@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from assets.stage import UserError
 
 FILE = "documents.arrow"
-Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+Tokens = NDArray[np.uint16 | np.uint32]
 
 
 @dataclass(frozen=True, kw_only=True)

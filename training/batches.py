@@ -39,7 +39,7 @@ def _batch_rows(column: pa.FixedSizeListArray) -> NDArray[np.uint16 | np.uint32]
 
 
 def document_rows(corpus: Path, row_length: int, seed: int) -> NDArray[np.uint16 | np.uint32]:
-    """Training documents of every domain, shuffled, joined and cut into rows: [rows, row_length]. A remainder is dropped."""
+    """Training documents of every domain, shuffled, joined, cut into [rows, row_length]. A remainder is dropped."""
     documents = []
     for domain in sorted(path.name for path in corpus.iterdir() if not path.name.startswith(".")):
         store = open_tokens(corpus / domain)

@@ -1,10 +1,9 @@
-"""The training loop: rows in a fixed order, AdamW, one optimizer step per token batch, the learning rate a pure function
-of the step.
+"""The training loop: rows in a fixed order, AdamW, one optimizer step per batch of tokens, a rate known from the step.
 
 Rows are chosen by step index from a keyed permutation, never from a loader's state, so the order of the data is known
 before training and is the same for every run. Documents in a row see each other (no document mask), as in the paper.
-A batch is cut into micro-batches of whole rows; their gradients add up, at the cost of a longer step. The loss takes the
-logits of one micro-batch at a time.
+A batch is cut into micro-batches of whole rows; their gradients add up, at the cost of a longer step. The loss takes
+the logits of one micro-batch at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -64,7 +63,7 @@ def learning_rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def row_order(count: int, needed: int, seed: int) -> NDArray[np.int64]:
-    """`needed` row numbers out of `count` rows: each row once per epoch, every epoch in its own order. int64[needed]."""
+    """`needed` row numbers out of `count`: each row once per epoch, every epoch in its own order. int64[needed]."""
     epochs = [generator(seed, "epoch", epoch).permutation(count) for epoch in range(-(-needed // count))]
     return np.concatenate(epochs)[:needed].astype(np.int64)
 
