@@ -1,1 +1,1 @@
-"""The proof: needle, loss by domain and position, and the page that compares them. May import `assets` and `training`."""
+"""The proof half: what the models can do. May import `training` and `assets`."""
