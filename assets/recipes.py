@@ -99,7 +99,7 @@ def fill(pieces: Pieces, budget: float, max_repeats: int, where: str, *key: str 
     """Pieces in random order, repeated where needed, whose tokens come nearest to `budget`.
 
     `key` names the draw (seed, domain, part); the order of a piece depends on it, on its document's id and on its
-    start, never on the other pieces. Raises UserError, with the most there is, when `max_repeats` passes do not suffice.
+    start, never on the other pieces. Raises UserError, with the most there is, if `max_repeats` passes do not do.
     """
     available = int(pieces.length.sum()) * max_repeats
     if budget > available * (1 + 1e-9) and budget >= 1:

@@ -82,7 +82,7 @@ def records(domain: str, spec: SampleDomain, seed: int) -> Iterator[dict[str, An
 
 
 def document_words(domain: str, spec: SampleDomain, seed: int, number: int) -> list[str]:
-    """Document `number` of the domain as words and full stops: sentences of ordinary words around one to three titles."""
+    """Document `number` of the domain as words: sentences of ordinary words around one to three titles."""
     draw = generator(seed, domain, number)
     length = int(np.clip(np.exp(draw.normal(np.log(spec.median_length), spec.spread)), 8, spec.longest))
     titles = draw.permutation(NAME_COUNT)[: spec.largest_cast * WORDS_PER_TITLE].reshape(-1, WORDS_PER_TITLE)

@@ -115,7 +115,7 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON, whole or not at all; never edits in place, for the old file may be a read-only link."""
+    """Write `value` as readable JSON, whole or not at all; never in place, for the old file may be a read-only link."""
     aside = path.with_name(f".{path.name}.partial")
     with aside.open("w") as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)

@@ -88,7 +88,7 @@ def trained_length(models: list[str]) -> int:
 
 
 def results_table(summary: dict[str, Any], trained: int) -> pd.DataFrame:
-    """A row a model: needle means (0-100) within the base context, up to the trained length and beyond; gain; choice."""
+    """A row a model: needle means (0-100) within C, up to the trained length and beyond; gain; choice."""
     rows = []
     for name, model in summary["models"].items():
         needle = pd.DataFrame(model["needle"]).set_index("lengths")
@@ -140,7 +140,7 @@ def draw(folder: Path, summary: dict[str, Any], cells: dict[str, pd.DataFrame], 
     curves = {name: (log["tokens"].tolist(), log["loss"].tolist()) for name, log in logs.items()}
     plots.save(plots.lines(curves, "tokens trained", "loss, nats per token", "Continual pretraining"),
                folder / "training.png")
-    mass = {domain: (part["lower"].tolist(), (part["tokens"] / part["tokens"].sum()).tolist())
+    mass = {str(domain): (part["lower"].tolist(), (part["tokens"] / part["tokens"].sum()).tolist())
             for domain, part in lengths.groupby("domain", sort=False)}
     plots.save(plots.lines(mass, "document length (tokens)", "share of the domain's tokens", "Token mass by length",
                            log_x=True), folder / "lengths.png")

@@ -64,9 +64,8 @@ def run(name: str) -> None:
         facts = read_json(folder / "record.json")
         write_json(out.folder / "loss.json", {domain: dict(zip(part["band"], part["loss"], strict=True))
                                               for domain, part in table.groupby("domain", sort=False)})
-        by_band = table.groupby("band", sort=False).apply(
-            lambda part: float(np.average(part["loss"], weights=part["tokens"])), include_groups=False)
-        out.metrics = {f"loss_{band}": round(loss, 5) for band, loss in by_band.items()}
+        by_band = table.assign(sum=table["loss"] * table["tokens"]).groupby("band", sort=False)[["sum", "tokens"]].sum()
+        out.metrics = {f"loss_{band}": round(loss, 5) for band, loss in (by_band["sum"] / by_band["tokens"]).items()}
         out.facts = {key: facts[key] for key in ("base_context", "rope_base", "tokens_trained")}
 
 

@@ -122,7 +122,7 @@ def make_needle(config: NeedleReportConfig, store: TokenStore, tokenizer: Tokeni
 
 
 def sentence_ends(tokenizer: Tokenizer) -> Ids:
-    """Ids of the tokens that end a sentence: their text ends with a full stop, a question or exclamation mark, a line."""
+    """Ids of the tokens that end a sentence: their text ends with a full stop, a ? or !, or the end of a line."""
     vocabulary = tokenizer.get_vocab()
     return np.array(sorted(token for text, token in vocabulary.items() if text.endswith((".", "?", "!", "Ċ", "\n"))))
 
@@ -160,11 +160,12 @@ def judge(log_probs: NDArray[np.float32], without: NDArray[np.float32], answer: 
 def summarise(cells: pd.DataFrame) -> dict[str, Any]:
     """Means over the depths below 100 %, a value for each length."""
     means = cells[cells["depth"] < TOUCHING].groupby("length")[["exact_match", "gain", "choice"]].mean().round(5)
-    return {"lengths": means.index.tolist(), **{column: means[column].tolist() for column in means}}
+    columns = ("exact_match", "gain", "choice")
+    return {"lengths": means.index.tolist(), **{column: means[column].tolist() for column in columns}}
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> Ids:
-    """Token ids of text that continues a text: one leading space is the tokenizer's own to add, so it is not doubled."""
+    """Token ids of text that continues a text; where the tokenizer adds the leading space itself, it gets none."""
     ids = tokenizer.encode(text.removeprefix(" ") if _adds_space(tokenizer) else text, add_special_tokens=False).ids
     return np.array(ids, np.int64)
 

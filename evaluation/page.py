@@ -1,4 +1,4 @@
-"""A self-contained HTML page: text, tables and pictures in one file that can be mailed. No script, no font, no network."""
+"""A self-contained HTML page: text, tables and pictures in one file, without script, font or network."""
 
 from base64 import b64encode
 from html import escape
@@ -11,14 +11,16 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #22262b; max-width: 62rem; m
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #dfe3e8; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0; font-size: .9rem; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #eceff2; }
-th:first-child, td:first-child { text-align: left; } img { max-width: 100%; } .note { color: #5b6570; font-size: .88rem; }
+th:first-child, td:first-child { text-align: left; } img { max-width: 100%; }
+.note { color: #5b6570; font-size: .88rem; }
 """
 
 
 def page(title: str, parts: list[str]) -> str:
     """The whole document."""
     return (f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
-            f"<style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n")
+            f"<style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n" + "\n".join(parts)
+            + "\n</body></html>\n")
 
 
 def heading(text: str) -> str:

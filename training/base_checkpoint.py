@@ -91,7 +91,7 @@ def _copy_base(source: Path, tokenizer: Path, folder: Path) -> None:
 def _pretrain(config: BaseCheckpointConfig, tokenizer_folder: Path, folder: Path) -> PreTrainedModel:
     if not config.acts:
         raise UserError(f"base_checkpoint.source = {config.source}: no config.json there, so the base is pretrained, "
-                        "but base_checkpoint.acts is empty. Name a model folder, or give acts as profiles/sample-base.yaml.")
+                        "but base_checkpoint.acts is empty. Name a model folder, or give acts.")
     make_reproducible(config.seed)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     model = LlamaForCausalLM(_llama_config(config.architecture, len(tokenizer), tokenizer.bos_token_id))
