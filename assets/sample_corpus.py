@@ -53,6 +53,11 @@ class SampleDomain(Config):
     """Median document length in words."""
     spread: Annotated[float, Field(ge=0, le=3)]
     """Standard deviation of the logarithm of the length (log-normal)."""
+    tail_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the words in documents of a heavy tail: Pareto with exponent 1, so every doubling of the length
+    holds the same mass. Real web pages and source files have one; a log-normal has none."""
+    tail_from: Annotated[int, Field(ge=16)] = 256
+    """Shortest document of the tail, in words."""
     longest: Annotated[int, Field(ge=16)] = 20_000
     """Lengths above this are cut to it, in words."""
     words_per_title: Annotated[int, Field(ge=4)] = 24
@@ -84,7 +89,7 @@ def records(domain: str, spec: SampleDomain, seed: int) -> Iterator[dict[str, An
 def document_words(domain: str, spec: SampleDomain, seed: int, number: int) -> list[str]:
     """Document `number` of the domain as words: sentences of ordinary words around one to three titles."""
     draw = generator(seed, domain, number)
-    length = int(np.clip(np.exp(draw.normal(np.log(spec.median_length), spec.spread)), 8, spec.longest))
+    length = document_length(spec, draw)
     titles = draw.permutation(NAME_COUNT)[: spec.largest_cast * WORDS_PER_TITLE].reshape(-1, WORDS_PER_TITLE)
     flavour = generator("sample corpus", "flavour", domain).permutation(len(ORDINARY_WORDS))
     words: list[str] = []
@@ -99,6 +104,26 @@ def document_words(domain: str, spec: SampleDomain, seed: int, number: int) -> l
             words.extend(NAMES[name] for name in titles[chosen])
         words.append(".")
     return words
+
+
+def document_length(spec: SampleDomain, draw: np.random.Generator) -> int:
+    """Length of one document in words: from the log-normal body, or from the Pareto tail."""
+    body = float(np.clip(np.exp(draw.normal(np.log(spec.median_length), spec.spread)), 8, spec.longest))
+    in_tail, along = draw.random(2)
+    if in_tail >= _tail_probability(spec):
+        return int(body)
+    shortest, longest = 1 / spec.tail_from, 1 / spec.longest
+    return int(1 / (shortest - along * (shortest - longest)))
+
+
+def _tail_probability(spec: SampleDomain) -> float:
+    """Share of documents in the tail such that `tail_share` of the words stand there."""
+    if spec.tail_share == 0:
+        return 0.0
+    mean_body = spec.median_length * np.exp(spec.spread**2 / 2)
+    mean_tail = np.log(spec.longest / spec.tail_from) / (1 / spec.tail_from - 1 / spec.longest)
+    documents_in_tail, documents_in_body = spec.tail_share / mean_tail, (1 - spec.tail_share) / mean_body
+    return float(documents_in_tail / (documents_in_tail + documents_in_body))
 
 
 def as_text(words: list[str]) -> str:
