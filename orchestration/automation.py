@@ -1,0 +1,163 @@
+"""The change sensor: off until switched on, it makes what has gone out of date, and tells Dagster what others made.
+
+One sensor that asks DVC, rather than Dagster's automation conditions: those work in waves, must be fed observations,
+and see code only after a reload. The cost is one `status` (0.3 s, plus the hashing of what changed) at each tick.
+
+A tick asks for at most one run. Its key is a counter with the digest of everything the graph is made from and does not
+make itself; the counter rises when the digest does, so that A, then X, then A again each bring a run, while a change
+that a run has already answered brings none.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dagster import (
+    AssetKey,
+    AssetMaterialization,
+    DagsterInstance,
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    RunRequest,
+    RunsFilter,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+
+from orchestration.graph import Graph, GraphBusy, GraphError, Locked, read_graph, read_lock, read_status
+from orchestration.translation import asset_key
+
+ACTIVE = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED,
+          DagsterRunStatus.CANCELING]
+ENDED_BADLY = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+SECONDS_BETWEEN_TICKS = 30
+RUN_KEY_TAG = "dagster/run_key"
+UNKNOWN_VERSION = "unknown"
+OUTSIDE = "outside"
+INPUT_VERSION = "dagster/input_data_version/"
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """What the sensor last saw: how often the inputs had changed, and their digest."""
+
+    counter: int = 0
+    digest: str = ""
+
+    @staticmethod
+    def parse(text: str | None) -> "Cursor":
+        """The cursor in `text`; a new one where it is missing or not ours, which costs one needless look."""
+        try:
+            found = json.loads(text or "")
+            return Cursor(int(found["counter"]), str(found["digest"]))
+        except (ValueError, KeyError, TypeError):
+            return Cursor()
+
+    def seeing(self, digest: str) -> "Cursor":
+        """The cursor after a look at inputs with this digest."""
+        return self if digest == self.digest else Cursor(self.counter + 1, digest)
+
+    def text(self) -> str:
+        """For Dagster to keep."""
+        return json.dumps({"counter": self.counter, "digest": self.digest})
+
+    def run_key(self) -> str:
+        """The same for the same change, never the same for two."""
+        return f"{self.counter}-{self.digest}"
+
+
+def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
+    """A sensor on the project of `loaded`, the graph as it was when this code location was loaded."""
+
+    @sensor(name="changes", job=job, minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+            default_status=DefaultSensorStatus.STOPPED,
+            description="Makes what changed code, parameters or sources have put out of date")
+    def changes(context: SensorEvaluationContext) -> SensorResult:
+        cursor = Cursor.parse(context.cursor)
+        if context.instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
+            return SensorResult(skip_reason=SkipReason("A run is active."))
+        try:
+            graph = read_graph(loaded.root)
+            stale = read_status(graph.root)
+            report_outside_state(context.instance, graph, read_lock(graph.root), stale)
+        except (GraphError, GraphBusy) as error:
+            return SensorResult(skip_reason=SkipReason(str(error)))
+        cursor = cursor.seeing(graph.digest())
+        skip, requests = decide(context.instance, loaded, graph, stale, cursor)
+        return SensorResult(skip_reason=SkipReason(skip) if skip else None, run_requests=requests, cursor=cursor.text())
+
+    return changes
+
+
+def decide(instance: DagsterInstance, loaded: Graph, graph: Graph, stale: Mapping[str, Sequence[str]],
+           cursor: Cursor) -> tuple[str, list[RunRequest]]:
+    """Why nothing is to be done, or the one run to ask for."""
+    if not stale:
+        return "Everything is up to date.", []
+    if graph.items.keys() != loaded.items.keys():
+        return "dvc.yaml or params.yaml now name other items: reload the code location.", []
+    runs = instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: cursor.run_key()}), limit=1)
+    if runs and runs[0].status in ENDED_BADLY:
+        return (f"Run {runs[0].run_id} for this change ended as {runs[0].status.value}. Change something, or start a "
+                "run by hand."), []
+    keys = [asset_key(graph.items[address]) for address in graph.items if address in graph.downstream(stale)]
+    return "", [RunRequest(run_key=cursor.run_key(), asset_selection=keys)]
+
+
+def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[str, Locked],
+                         stale: Mapping[str, Sequence[str]]) -> list[AssetKey]:
+    """Tell Dagster of what was made without it (a plain `dvc repro`, a `dvc checkout`); return the assets told of.
+
+    Compares everything an item came from, not its data alone: made anew from new code, the same data would else stay
+    marked as outdated.
+    """
+    there = {address: lock[address] for address in graph.items
+             if address in lock and not any(reason.startswith("changed outs") for reason in stale.get(address, ()))}
+    records = instance.get_asset_records([asset_key(graph.items[address]) for address in there])
+    known = {record.asset_entry.asset_key: _tags(record.asset_entry.last_materialization) for record in records}
+    told = []
+    for address, locked in there.items():
+        key, tags = asset_key(graph.items[address]), provenance(graph, address, locked, lock, stale.get(address, ()))
+        if _versions(known.get(key, {})) != _versions(tags):
+            instance.report_runless_asset_event(
+                AssetMaterialization(key, description="Made outside Dagster", metadata={"outcome": OUTSIDE}, tags=tags))
+            told.append(key)
+    return told
+
+
+def provenance(graph: Graph, address: str, locked: Locked, lock: Mapping[str, Locked],
+               reasons: Sequence[str]) -> dict[str, str]:
+    """The tags by which Dagster knows what an asset was made from, as dvc.lock tells it."""
+    tags = {"dagster/data_version": graph.data_version(address, locked),
+            "dagster/data_version_is_user_provided": "true",
+            "dagster/code_version": graph.locked_code_version(locked)}
+    for upstream in sorted(graph.items[address].upstream):
+        key = asset_key(graph.items[upstream]).to_user_string()
+        read = upstream in lock and not any(f"changed deps: {path} " in f"{reason} " for reason in reasons
+                                            for path in _read_from(graph, upstream, locked))
+        tags[INPUT_VERSION + key] = (
+            graph.data_version(upstream, lock[upstream]) if read else UNKNOWN_VERSION)
+        tags[f"dagster/input_event_pointer/{key}"] = "NULL"
+    return tags
+
+
+def _read_from(graph: Graph, upstream: str, locked: Locked) -> Iterator[str]:
+    """The dependency paths through which an item reads the outputs of `upstream`."""
+    outputs = graph.items[upstream].outputs
+    return (path for path in locked.dependencies
+            if any(f"{path}/".startswith(f"{out}/") or f"{out}/".startswith(f"{path}/") for out in outputs))
+
+
+def _tags(entry: Any) -> dict[str, str]:
+    materialization = entry.asset_materialization if entry else None
+    return dict(materialization.tags or {}) if materialization else {}
+
+
+def _versions(tags: Mapping[str, str]) -> dict[str, str]:
+    """What counts when two provenances are compared: not through which event an input was seen."""
+    return {name: value for name, value in tags.items()
+            if name in ("dagster/data_version", "dagster/code_version") or name.startswith(INPUT_VERSION)}

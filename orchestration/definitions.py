@@ -1,0 +1,34 @@
+"""Everything Dagster shows and runs, from dvc.yaml."""
+
+from pathlib import Path
+
+from dagster import AssetSelection, Definitions, define_asset_job, definitions, in_process_executor
+
+from orchestration.automation import change_sensor
+from orchestration.graph import read_graph
+from orchestration.step import Watcher, graph_assets
+from orchestration.translation import group_name
+
+WHOLE_GRAPH = "whole_graph"
+
+
+def build_definitions(root: Path, watch: Watcher = lambda event: None) -> Definitions:
+    """The project in `root`: its assets, a job for the whole graph and one for each stage, the change sensor (off).
+
+    watch: told of every line and every finished item, in the process that runs them. Raises GraphError.
+    """
+    graph = read_graph(root)
+    whole = define_asset_job(WHOLE_GRAPH, AssetSelection.all(), description="Every asset that is out of date")
+    stages = dict.fromkeys(group_name(item.stage) for item in graph.items.values())
+    return Definitions(
+        assets=[graph_assets(graph, watch)],
+        jobs=[whole, *(define_asset_job(stage, AssetSelection.groups(stage)) for stage in stages)],
+        sensors=[change_sensor(graph, whole)],
+        executor=in_process_executor,
+    )
+
+
+@definitions
+def defs() -> Definitions:
+    """The project in the current folder: what `dagster dev`, `dg dev` and their kin load."""
+    return build_definitions(Path.cwd())

@@ -1,0 +1,226 @@
+"""Make items of the graph: each one a `dvc repro --single-item` of its own, several at a time, in the graph's order.
+
+DVC decides and records; this module only orders. The command line rather than DVC's Python API: a child can be stopped
+with everything it started, several can work at once, and what it does is what a user would type. The cost is half a
+second of start per item, paid beside the work of others. DVC is asked once what is out of date; an item is started
+only if it was named then, or if something it reads came out different in this run (an early cut-off further up
+therefore costs nothing).
+
+Each child leads a process session, so stopping it stops the trainer inside it too: killing DVC alone would orphan the
+trainer, which would go on writing while a second one starts.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Lock
+
+from orchestration.graph import Graph, Locked, order_lock, read_lock
+
+TAIL_LINES = 20
+SECONDS_TO_STOP = 5.0
+SECONDS_BETWEEN_LOOKS = 0.05
+SECONDS_BETWEEN_TRIES = 0.5
+BUSY = "is busy, it is being blocked by"
+
+
+class Outcome(StrEnum):
+    """What became of an item."""
+
+    RAN = "ran"
+    RESTORED = "restored"
+    """Made before from the same inputs: taken from DVC's cache."""
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """Not tried, for something it reads failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that an item's command, or DVC about it, has just written."""
+
+    address: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """The end of one item."""
+
+    address: str
+    outcome: Outcome
+    seconds: float = 0.0
+    locked: Locked | None = None
+    """What dvc.lock says of it now."""
+    tail: Sequence[str] = ()
+    """The last lines it wrote."""
+
+
+def jobs() -> int:
+    """How many items to make at once: NEEDLEWORK_JOBS, or one for each processor. Never decides what comes out."""
+    value = os.environ.get("NEEDLEWORK_JOBS", "")
+    if value and not (value.isdigit() and int(value) > 0):
+        raise ValueError(f"NEEDLEWORK_JOBS is {value!r}: a whole number above 0 says how many items to make at once.")
+    return int(value) if value else os.cpu_count() or 1
+
+
+def make(graph: Graph, wanted: AbstractSet[str], stale: Mapping[str, Sequence[str]],
+         workers: int) -> Iterator[Line | Finished]:
+    """Make the `wanted` addresses, yielding lines as they are written and one Finished for each, upstream first.
+
+    stale: `read_status` of now. A failure takes along only what reads the failed item; everything else goes on.
+    Closing the generator, or an exception in its consumer, stops every child.
+    """
+    before = read_lock(graph.root)
+    waiting = {address: set(item.upstream & wanted) for address, item in graph.items.items() if address in wanted}
+    changed, broken = set[str](), set[str]()
+    children, events = Children(graph.root), SimpleQueue[Line | Finished]()
+    running = 0
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while waiting or running:
+                for address in [address for address, upstream in waiting.items() if not upstream]:
+                    del waiting[address]
+                    running += 1
+                    reads = graph.items[address].upstream
+                    if reads & broken:
+                        events.put(Finished(address=address, outcome=Outcome.SKIPPED))
+                    elif address in stale or reads & changed:
+                        pool.submit(_make_one, children, address, events)
+                    else:
+                        events.put(Finished(address=address, outcome=Outcome.UNCHANGED, locked=before.get(address)))
+                event = events.get()
+                if isinstance(event, Finished):
+                    running -= 1
+                    for upstream in waiting.values():
+                        upstream.discard(event.address)
+                    if event.outcome in (Outcome.FAILED, Outcome.SKIPPED):
+                        broken.add(event.address)
+                    elif _outputs(event.locked) != _outputs(before.get(event.address)):
+                        changed.add(event.address)
+                yield event
+        finally:
+            children.stop()
+            pool.shutdown(cancel_futures=True)
+    order_lock(graph)
+
+
+def _outputs(locked: Locked | None) -> Mapping[str, str] | None:
+    return locked.outputs if locked else None
+
+
+class Children:
+    """The processes at work, so that all of them can be stopped at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._lock, self._stopped = root, Lock(), Event()
+        self._processes: set[subprocess.Popen[str]] = set()
+
+    def repro(self, address: str) -> Iterator[str]:
+        """Yield the lines of one `dvc repro --single-item`; raises CalledProcessError when it fails."""
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", address]
+        with self._lock:
+            if self._stopped.is_set():
+                raise InterruptedError("stopped")
+            process = subprocess.Popen(command, cwd=self.root, env=_environment(), start_new_session=True, text=True,
+                                       errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                       stderr=subprocess.STDOUT)
+            self._processes.add(process)
+        assert process.stdout is not None
+        with process.stdout:
+            yield from (line.rstrip() for line in process.stdout)
+        code = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        if code:
+            raise subprocess.CalledProcessError(code, command)
+
+    def pause(self) -> None:
+        """Wait a moment, or until stopped."""
+        self._stopped.wait(SECONDS_BETWEEN_TRIES)
+
+    def stop(self) -> None:
+        """End every child and all they started: SIGTERM, and SIGKILL for what is still there after SECONDS_TO_STOP."""
+        with self._lock:
+            self._stopped.set()
+            processes = list(self._processes)
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        alive = _signal(processes, signal.SIGTERM)
+        while alive and time.monotonic() < deadline:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            alive = _signal(alive, 0)
+        _signal(alive, signal.SIGKILL)
+
+
+def _signal(processes: Sequence[subprocess.Popen[str]], number: int) -> list[subprocess.Popen[str]]:
+    """Send a signal (0: none) to each session; return those that still had a process."""
+    alive = []
+    for process in processes:
+        process.poll()  # reap the leader, or its group would never look empty
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+            alive.append(process)
+    return alive
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this Python first on the path, so that `python -m ...` in a command is this one."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _make_one(children: Children, address: str, events: "SimpleQueue[Line | Finished]") -> None:
+    """Make one item in a worker thread; whatever happens, one Finished comes out."""
+    start, outcome, locked, tail = time.monotonic(), Outcome.FAILED, None, deque[str](maxlen=TAIL_LINES)
+    try:
+        while (done := _attempt(children, address, events, tail)) is None:
+            children.pause()
+        locked, outcome = read_lock(children.root).get(address), done
+    except Exception as error:
+        tail.append(f"{type(error).__name__}: {error}")
+    finally:
+        events.put(Finished(address=address, outcome=outcome, seconds=time.monotonic() - start, locked=locked,
+                            tail=tuple(tail)))
+
+
+def _attempt(children: Children, address: str, events: "SimpleQueue[Line | Finished]",
+             tail: "deque[str]") -> Outcome | None:
+    """One try. None: DVC found a path in use by another process and did nothing, so try again.
+
+    DVC's global flag waits for the repository's lock; the locks of single paths have no such flag and fail at once.
+    """
+    outcome, busy = Outcome.UNCHANGED, False
+    tail.clear()
+    try:
+        for line in children.repro(address):
+            outcome = outcome_of(line, address) or outcome
+            busy = busy or BUSY in line
+            tail.append(line)
+            events.put(Line(address, line))
+    except subprocess.CalledProcessError:
+        return None if busy and outcome is Outcome.UNCHANGED else Outcome.FAILED
+    return outcome
+
+
+def outcome_of(line: str, address: str) -> Outcome | None:
+    """What a line of DVC's says about the outcome, None for all other lines."""
+    if line == f"Running stage '{address}':":
+        return Outcome.RAN
+    if line.startswith(f"Stage '{address}' is cached - skipping run"):
+        return Outcome.RESTORED
+    if line == f"Stage '{address}' didn't change, skipping":
+        return Outcome.UNCHANGED
+    return None
