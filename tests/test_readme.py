@@ -1,0 +1,75 @@
+"""The README tells the truth about what can be typed and what lies where."""
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [command.strip() for block in BLOCKS for line in block.splitlines()
+            for command in line.split("#")[0].split(";") if command.strip()]
+
+
+def test_readme_shows_commands_of_every_kind() -> None:
+    assert {command.split()[0] for command in COMMANDS} >= {"make", "dagster", "dg", "dvc"}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
+def test_every_make_command_in_the_readme_is_a_target(command: str) -> None:
+    target = command.split()[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"no target for: {command}"
+
+
+@pytest.mark.parametrize("name", re.findall(r"NAME=([\w-]+)", README))
+def test_every_profile_named_in_the_readme_is_there(name: str) -> None:
+    assert (ROOT / "profiles" / f"{name}.yaml").is_file()
+
+
+@pytest.mark.parametrize("command", sorted({command.split()[1] for command in COMMANDS if command.startswith("dvc ")}))
+def test_every_dvc_command_in_the_readme_exists(command: str) -> None:
+    dvc = Path(sys.executable).parent / "dvc"
+    assert subprocess.run([dvc, command, "--help"], capture_output=True).returncode == 0
+
+
+def test_every_stage_address_in_the_readme_names_an_item() -> None:
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    recipes = yaml.safe_load((ROOT / "profiles" / "sample.yaml").read_text())["mixed_dataset"]["recipes"]
+    addresses = re.findall(r"dvc repro (\w+)(?:@(\w+))?", README)
+    assert addresses
+    for stage, item in addresses:
+        assert stage in graph, f"no stage {stage}"
+        assert not item or item in recipes, f"no item {item}"
+
+
+@pytest.mark.parametrize("module", re.findall(r"python -m ([\w.]+)", README))
+def test_every_module_run_in_the_readme_exists(module: str) -> None:
+    assert find_spec(module) is not None
+
+
+def test_the_map_names_only_what_is_there_and_every_module() -> None:
+    tree = README.split("## The map")[1].split("```")[1]
+    named, folder = set(), Path()
+    for line in tree.strip().splitlines():
+        names = [word.rstrip(",") for word in re.split(r"\s{2,}", line.strip())[0].split() if re.search(r"[./]", word)]
+        if not names:
+            names = [line.split()[0]]
+        for name in names:
+            path = folder / name if line.startswith("  ") else Path(name)
+            assert (ROOT / path).exists(), f"the map names {path}, which is not there"
+            named.add(path)
+            if name.endswith("/") and not line.startswith("  "):
+                folder = path
+    for package in ("assets", "training", "evaluation", "orchestration"):
+        modules = {path.relative_to(ROOT) for path in (ROOT / package).glob("*.py") if path.name != "__init__.py"}
+        assert modules <= named, f"not on the map: {sorted(map(str, modules - named))}"
+
+
+@pytest.mark.parametrize("picture", re.findall(r"!\[.*?\]\((.*?)\)", README))
+def test_every_picture_of_the_readme_is_there(picture: str) -> None:
+    assert (ROOT / picture).is_file()

@@ -1,0 +1,123 @@
+"""The real dvc.yaml with the real stages on a world of a few thousand words: it runs whole, a change stays local."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+LENGTHS = [64, 128]
+OPTIMIZER = {"learning_rate": 1e-3, "batch_tokens": 512, "micro_batch_tokens": 512}
+
+
+def params() -> dict[str, object]:
+    """The sample profile, made tiny: two domains, two recipes, a base pretrained for four steps."""
+    world = yaml.safe_load((ROOT / "profiles" / "sample.yaml").read_text())
+    world["raw_corpus"] |= {"heldout_fraction": 0.3, "domains": {
+        name: {"source": f"sources/{name}.yaml"} for name in ("book", "c4")}}
+    world["tokenizer"] |= {"source": "data/raw_corpus", "vocab_size": 600}
+    world["mixed_dataset"] |= {"weights": {"book": 0.4, "c4": 0.6}, "token_budget": 4000, "long_over": 32, "recipes": {
+        "original": {"cut": 128}, "per_source": {"cut": 128, "long_share": 0.6}}}
+    world["packed_shards"] = {"chunk_length": 128}
+    world["base_checkpoint"] = {"source": "data/tokenized_corpus", "architecture": {
+        "hidden_size": 16, "heads": 2, "feed_forward": 32, "context": 64},
+        "acts": [{"row_length": 64, "tokens": 2048, "repeated_share": 0.5, "optimizer": OPTIMIZER}]}
+    world["checkpoint"] |= {"tokens": 1024, "context": 128, "optimizer": OPTIMIZER, "models": {
+        "base": {"rows": "data/base_checkpoint"},
+        "original": {"rows": "data/packed_shards/original", "rope_base": 50_000},
+        "per_source": {"rows": "data/packed_shards/per_source", "rope_base": 50_000}}}
+    world["needle_report"] |= {"lengths": LENGTHS, "depths": [0, 50, 100], "trials": 2}
+    world["loss_report"] = {"bands": [32, 128], "tokens_per_domain": 500}
+    return dict(world)
+
+
+def source(median: int, words: int) -> str:
+    """Statistics of one tiny domain."""
+    return yaml.safe_dump({"set_name": "tiny", "words": words, "median_length": median, "spread": 0.6,
+                           "largest_cast": 8})
+
+
+def repro(world: Path, *arguments: str) -> str:
+    """What `dvc repro` prints."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1",
+                   "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(["dvc", "repro", *arguments], cwd=world, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def ran(text: str) -> set[str]:
+    """The stages that DVC says it ran."""
+    return {line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage")}
+
+
+def files(world: Path) -> dict[str, tuple[int, bytes]]:
+    """Every artefact: path -> (time of last change, content)."""
+    return {path.relative_to(world).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+            for path in (world / "data").rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("world")
+    for name in ("assets", "training", "evaluation"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
+    (root / "sources").mkdir()
+    (root / "data").mkdir()
+    (root / "sources" / "book.yaml").write_text(source(400, 6000))
+    (root / "sources" / "c4.yaml").write_text(source(30, 6000))
+    (root / "params.yaml").write_text(yaml.safe_dump(params()))
+    subprocess.run([Path(sys.executable).parent / "dvc", "init", "--no-scm", "--quiet"], cwd=root, check=True)
+    repro(root)
+    yield root
+
+
+def test_the_whole_graph_ends_in_a_summary_of_the_documented_form(world: Path) -> None:
+    summary = json.loads((world / "data/comparison/summary.json").read_text())
+    assert summary["base_context"] == 64
+    assert list(summary["models"]) == ["base", "original", "per_source"]
+    for model in summary["models"].values():
+        assert model["needle"]["lengths"] == LENGTHS
+        assert len(model["needle"]["exact_match"]) == len(model["needle"]["gain"]) == len(LENGTHS)
+        assert set(model["loss"]) == {"book", "c4"}
+        assert set(model["loss"]["book"]) == {"0-32", "32-128"}
+    assert summary["models"]["base"]["tokens_trained"] == 0
+    assert summary["models"]["per_source"] | {"needle": 0, "loss": 0} == {
+        "needle": 0, "loss": 0, "tokens_trained": 1024, "rope_base": 50_000}
+
+
+def test_the_report_is_one_file_with_its_pictures_inside(world: Path) -> None:
+    page = (world / "data/comparison/report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 5
+    assert "http://" not in page and "https://" not in page and "<script" not in page
+
+
+def test_nothing_changed_means_nothing_runs(world: Path) -> None:
+    before = files(world)
+    (world / "assets" / "__init__.py").write_text('"""A comment no stage lists."""\n')
+    assert ran(repro(world)) == set()
+    assert files(world) == before
+
+
+def test_one_changed_recipe_remakes_its_own_branch_and_comes_back_from_the_cache(world: Path) -> None:
+    original = (world / "params.yaml").read_text()
+    before = files(world)
+    changed = params()
+    changed["mixed_dataset"]["recipes"]["per_source"]["cut"] = 64  # type: ignore[index]
+    (world / "params.yaml").write_text(yaml.safe_dump(changed))
+    assert ran(repro(world)) == {f"{stage}@per_source" for stage in (
+        "mixed_dataset", "packed_shards", "checkpoint", "needle_report", "loss_report")} | {"comparison"}
+    after = files(world)
+    touched = {path for path in before if before[path] != after.get(path)}
+    assert touched and all("per_source" in path or path.startswith("data/comparison/") for path in touched)
+    (world / "params.yaml").write_text(original)
+    assert ran(repro(world)) == set()
+    assert {path: content for path, (_, content) in files(world).items()} == {
+        path: content for path, (_, content) in before.items()}
