@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from click import ClickException
 from dagster import AssetSelection, Definitions, define_asset_job, definitions, in_process_executor
 
 from orchestration.automation import change_sensor
-from orchestration.graph import read_graph
+from orchestration.graph import GraphError, read_graph
 from orchestration.step import Watcher, graph_assets
 from orchestration.translation import group_name
 
@@ -31,4 +32,7 @@ def build_definitions(root: Path, watch: Watcher = lambda event: None) -> Defini
 @definitions
 def defs() -> Definitions:
     """The project in the current folder: what `dagster dev`, `dg dev` and their kin load."""
-    return build_definitions(Path.cwd())
+    try:
+        return build_definitions(Path.cwd())
+    except GraphError as error:
+        raise ClickException(str(error)) from None  # Dagster's commands show this class without a traceback

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from dagster import AssetExecutionContext, AssetsDefinition, DataVersion, Failure, MaterializeResult, multi_asset
 
-from orchestration.graph import Graph, read_status
+from orchestration.graph import Graph, GraphBusy, GraphError, read_status
 from orchestration.metadata import describe
 from orchestration.running import Finished, Line, Outcome, jobs, make
 from orchestration.translation import asset_key, asset_specs
@@ -25,7 +25,10 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
     def dvc_repro(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
         selected = context.selected_asset_keys
         wanted = {address for address, item in graph.items.items() if asset_key(item) in selected}
-        stale = read_status(graph.root)
+        try:
+            stale = read_status(graph.root)
+        except (GraphBusy, GraphError) as error:
+            raise Failure(str(error)) from None
         left_stale = graph.downstream(stale) - wanted
         context.log.info(f"{len(wanted & stale.keys())} of {len(wanted)} items are out of date")
         failed: list[Finished] = []

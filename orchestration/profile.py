@@ -1,0 +1,95 @@
+"""`python -m orchestration.profile NAME`: put profiles/NAME.yaml in place as params.yaml.
+
+Some stages read a whole folder of items (data/tokenized_corpus), so items of the profile left behind must not stay
+there. What DVC's cache holds is removed and comes back from it, without running, when you return; what it does not
+hold is moved to data.left-behind/, never deleted.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from orchestration.graph import Graph, GraphBusy, GraphError, held_by_cache, read_graph
+
+PARAMS = "params.yaml"
+PROFILES = "profiles"
+LEFT_BEHIND = "data.left-behind"
+
+
+def put_in_place(root: Path, name: str) -> list[str]:
+    """Make profiles/NAME.yaml the project's params.yaml; return one line for each item taken out of the way.
+
+    Raises GraphError when there is no such profile, or the graph can't be read with it (params.yaml is then as before),
+    and GraphBusy while DVC is at work.
+    """
+    profile = root / PROFILES / f"{name}.yaml"
+    if not profile.is_file():
+        known = ", ".join(sorted(path.stem for path in profile.parent.glob("*.yaml"))) or "none"
+        raise GraphError(f"{profile}: no such profile. There are: {known}.")
+    params = root / PARAMS
+    before = params.read_bytes() if params.exists() else None
+    held = _held(root)
+    _replace(params, profile.read_bytes())
+    try:
+        graph = read_graph(root)
+    except GraphError:
+        if before is not None:
+            _replace(params, before)
+        raise
+    return [_take_away(root, path, held) for path in leftovers(graph, held)]
+
+
+def leftovers(graph: Graph, before: Iterable[str] = ()) -> Iterator[Path]:
+    """What lies beside the outputs of this graph and the one before, and is none of this one's; relative to the root.
+
+    Only folders of items are looked into (data/raw_corpus/), not what holds those (data/).
+    """
+    outputs = {Path(output) for item in graph.items.values() for output in item.outputs}
+    parents = {output.parent for output in outputs | set(map(Path, before)) if len(output.parts) > 2}
+    for parent in sorted(parents):
+        if (graph.root / parent).is_dir():
+            found = (path.relative_to(graph.root) for path in sorted((graph.root / parent).iterdir()))
+            yield from (path for path in found if path not in outputs and not path.name.startswith("."))
+
+
+def _held(root: Path) -> Mapping[str, bool]:
+    """Of the graph being left; nothing counts as held where it can't be read."""
+    try:
+        return held_by_cache(root)
+    except GraphError:
+        return {}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_bytes(content)
+    aside.replace(path)
+
+
+def _take_away(root: Path, path: Path, held: Mapping[str, bool]) -> str:
+    source = root / path
+    if held.get(path.as_posix()):
+        if source.is_dir():
+            shutil.rmtree(source)
+        else:
+            source.unlink()
+        return f"{path}: removed, DVC's cache holds it"
+    target = root / LEFT_BEHIND / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{path.name}.{number}")
+    shutil.move(source, target)
+    return f"{path}: moved to {target.relative_to(root)}"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m orchestration.profile NAME")
+    try:
+        for line in put_in_place(Path.cwd(), sys.argv[1]):
+            print(line)
+    except (GraphError, GraphBusy) as error:
+        sys.exit(str(error))
