@@ -5,13 +5,12 @@ limit the user sets. What cannot be read on from (a truncated archive, a missing
 """
 
 import gzip
-import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +19,7 @@ import zstandard
 from assets.stage import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+BYTES_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +78,34 @@ def _text_of(record: Any, text_field: str, where: str) -> str | Broken:
 def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
-        with path.open("rb") as file, _decompressed(path, file) as lines:
-            for number, line in enumerate(lines, start=1):
+        with path.open("rb") as file:
+            for number, line in enumerate(_lines(path, file), start=1):
                 yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise UserError(f"{path}, after line {number}: the archive is broken or cut off ({error}). "
                         "Fetch it again; nothing was overwritten.") from None
 
 
-def _decompressed(path: Path, file: io.BufferedReader) -> Any:
+def _lines(path: Path, file: BinaryIO) -> Iterable[bytes]:
     if path.suffix == ".gz":
         return gzip.open(file)
-    if path.suffix == ".zst":
-        stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        return io.BufferedReader(stream, 1 << 20)
-    return file
+    return _zstd_lines(file) if path.suffix == ".zst" else file
+
+
+def _zstd_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines of all frames. Frames are opened by hand, for the library's own reader ends a cut-off frame in silence."""
+    rest, frame = b"", None
+    while compressed := file.read(BYTES_AT_ONCE):
+        while compressed:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            *lines, rest = (rest + frame.decompress(compressed)).split(b"\n")
+            yield from lines
+            compressed = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the last frame has no end")
+    if rest:
+        yield rest
 
 
 def _parquet_texts(path: Path, text_field: str) -> Iterator[str | Broken]:

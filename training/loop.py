@@ -86,7 +86,7 @@ def train(model: PreTrainedModel, rows: Rows, count: int, row_length: int, steps
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = rows(order[step * rows_per_step:(step + 1) * rows_per_step])
-        loss = _accumulate(model, torch.from_numpy(batch), rows_per_pass)
+        loss = accumulate(model, torch.from_numpy(batch), rows_per_pass)
         if not np.isfinite(loss):
             raise UserError(f"{what}: the loss at step {step + 1} is {loss}. Lower the learning rate "
                             f"(now {config.learning_rate:g}) or lengthen the warm-up ({config.warmup_steps} steps).")
@@ -106,7 +106,7 @@ def next_token_loss(model: PreTrainedModel, rows: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
 
 
-def _accumulate(model: PreTrainedModel, batch: torch.Tensor, rows_per_pass: int) -> float:
+def accumulate(model: PreTrainedModel, batch: torch.Tensor, rows_per_pass: int) -> float:
     """Gradients of the batch's mean loss, one micro-batch at a time; returns that mean."""
     targets = batch.shape[0] * (batch.shape[1] - 1)
     total = 0.0

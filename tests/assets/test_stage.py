@@ -1,0 +1,77 @@
+"""The frame of a stage: whole outputs or none, records that tell the truth, messages that can be acted on."""
+
+import json
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from assets.stage import Config, UserError, output, read_params
+
+ROOT = Path(__file__).parents[2]
+
+
+class Toy(Config):
+    """A section with one bounded key."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_record_holds_the_hash_of_every_file() -> None:
+    with output("toy", "a") as out:
+        (out.folder / "deep").mkdir()
+        (out.folder / "deep" / "x.txt").write_text("hello")
+        out.facts = out.metrics = {"n": 1}
+    record = json.loads(Path("data/toy/a/record.json").read_text())
+    assert record["files"] == {"deep/x.txt": {"bytes": 5, "sha256": sha256(b"hello").hexdigest()}}
+    assert json.loads(Path("metrics/toy/a.json").read_text()) == {"n": 1}
+
+
+def test_a_run_that_fails_leaves_the_old_output_and_nothing_aside() -> None:
+    with output("toy", "a") as out:
+        (out.folder / "x").write_text("old")
+    with pytest.raises(RuntimeError), output("toy", "a") as out:
+        (out.folder / "x").write_text("new")
+        raise RuntimeError
+    assert Path("data/toy/a/x").read_text() == "old"
+    assert [path.name for path in Path("data/toy").iterdir()] == ["a"]
+
+
+def test_a_killed_run_leaves_no_output_and_the_next_gives_the_same_bytes(tmp_path: Path) -> None:
+    program = ("import os, signal, sys; from assets.stage import output\n"
+               "with output('toy', 'a') as out:\n"
+               "    (out.folder / 'x').write_text('half')\n"
+               "    if sys.argv[1] == 'kill': os.kill(os.getpid(), signal.SIGKILL)\n"
+               "    (out.folder / 'x').write_text('whole')\n")
+
+    def run(how: str) -> int:
+        command = [sys.executable, "-c", program, how]
+        return subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}).returncode
+
+    assert run("kill") == -signal.SIGKILL
+    assert not Path("data/toy/a").exists()
+    assert run("finish") == 0
+    assert Path("data/toy/a/x").read_text() == "whole"
+    assert [path.name for path in Path("data/toy").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("toy: {share: 2}", "toy.share = 2: Input should be less than or equal to 1"),
+    ("toy: {sahre: 1}", "toy.sahre: unknown key. Known here: share"),
+    ("other: {}", "no section 'toy'"),
+    ("toy: [", "not valid YAML"),
+])
+def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(text: str, message: str) -> None:
+    Path("params.yaml").write_text(text)
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        read_params("toy", Toy)

@@ -1,0 +1,77 @@
+"""Imports run one way, and the graph's names and dependencies agree with the code."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {"assets": {"assets"}, "training": {"assets", "training"},
+              "evaluation": {"assets", "training", "evaluation"}, "orchestration": {"orchestration"}}
+MODULES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).glob("*.py"))
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules a file imports, at any depth of its code."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def closure(module: Path) -> set[str]:
+    """The project files that a module needs, itself among them, as paths from the root."""
+    found, waiting = set(), [module]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        files = (ROOT / f"{name.replace('.', '/')}.py" for name in imported(path))
+        waiting += [file for file in files if file.is_file()]
+    return {path.relative_to(ROOT).as_posix() for path in found}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_run_one_way(path: Path) -> None:
+    own = path.parent.name
+    packages = {name.split(".")[0] for name in imported(path)}
+    assert packages & MAY_IMPORT.keys() <= MAY_IMPORT[own]
+    assert own == "orchestration" or not packages & {"dagster", "dvc"}
+
+
+def test_only_one_module_imports_dvc() -> None:
+    assert [path.name for path in MODULES if "dvc" in {name.split(".")[0] for name in imported(path)}] == ["graph.py"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_its_module_its_params_section_and_its_folder(stage: str) -> None:
+    body = STAGES[stage].get("do", STAGES[stage])
+    item = "/${key}" if "foreach" in STAGES[stage] else ""
+    program, flag, module, *arguments = body["cmd"].split()
+    assert (program, flag) == ("python", "-m")
+    assert module.split(".")[1] == stage and (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    assert arguments == (["${key}"] if item else [])
+    assert body["outs"] == [f"data/{stage}{item}"]
+    assert body["metrics"] == [f"metrics/{stage}{item}.json"]
+    assert any(str(key).split(".")[0] == stage for key in body["params"])
+    assert body["desc"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_code_a_stage_depends_on_is_its_whole_import_closure(stage: str) -> None:
+    body = STAGES[stage].get("do", STAGES[stage])
+    module = ROOT / f"{body['cmd'].split()[2].replace('.', '/')}.py"
+    listed = [dep for dep in body["deps"] if dep.endswith(".py")]
+    assert listed == sorted(listed)
+    assert set(listed) == {path for path in closure(module) if not path.endswith("__init__.py")}
+
+
+@pytest.mark.parametrize("profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_profile_has_a_section_for_every_stage(profile: Path) -> None:
+    assert set(yaml.safe_load(profile.read_text())) == set(STAGES)
