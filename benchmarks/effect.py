@@ -1,7 +1,8 @@
 """Does the effect hold over seeds? The whole graph for each seed, in a copy of the project, then means and ranges.
 
 A seed here changes the choice and the order of the documents, the order of the rows, and the needles; the base model
-is one, the shipped one. Everything else is params.yaml as it stands in profiles/sample.yaml.
+is one, the shipped one. Everything else is as profiles/sample.yaml has it. The copy shares the project's DVC cache, so
+a seed that was made before (0, by `make demo`) is restored.
 
     python -m benchmarks.effect --seeds 0 1 2
 
@@ -30,12 +31,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change a parameter for this measurement, e.g. checkpoint.tokens=327680")
-    parser.add_argument("--keep", type=Path, help="folder for the copies, kept; default a temporary one")
+    parser.add_argument("--keep", type=Path, help="folder for the copy, kept; default a temporary one")
     parser.add_argument("--csv", type=Path, default=ROOT / "benchmarks" / "effect.csv")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         home = options.keep or Path(temporary)
-        tables = [run_seed(home / f"seed-{seed}", seed, options.set) for seed in options.seeds]
+        tables = [run_seed(home / "copy", seed, options.set) for seed in options.seeds]
     results = pd.concat(tables)
     results.to_csv(options.csv, index=False, lineterminator="\n")
     print(table(results).to_string())
@@ -65,6 +66,8 @@ def run_seed(root: Path, seed: int, changes: list[str]) -> pd.DataFrame:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
     if not (root / ".dvc").exists():
         subprocess.run(["dvc", "init", "--no-scm", "--quiet"], cwd=root, env=environment, check=True)
+        cache = str(ROOT / ".dvc" / "cache")
+        subprocess.run(["dvc", "config", "cache.dir", cache], cwd=root, env=environment, check=True)
     subprocess.run([sys.executable, "-m", "orchestration.demo"], cwd=root, check=True, stdout=sys.stderr,
                    env={**environment, "DAGSTER_HOME": str(root / ".dagster")})
     results = pd.read_csv(root / "data" / "comparison" / "results.csv")

@@ -297,7 +297,8 @@ def _reasons(changes: list[Any]) -> Iterator[str]:
 
 def _overlap(one: str, other: str) -> bool:
     """Whether one path is the other, or lies in it."""
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+    one, other = f"{one.rstrip('/')}/", f"{other.rstrip('/')}/"
+    return one.startswith(other) or other.startswith(one)
 
 
 def _digest(value: Any) -> str:
