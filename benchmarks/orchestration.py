@@ -38,8 +38,7 @@ def copy(project: Path, target: Path) -> Path:
     shutil.copy(project / ".dvcignore", target)
     _run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], target)
     shutil.copy(project / ".dvc" / "config", target / ".dvc" / "config")
-    with (target / ".dvc" / "config").open("a") as file:
-        file.write("    no_scm = true\n" if file.tell() == 0 else "['core']\n    no_scm = true\n")
+    _run([sys.executable, "-m", "dvc", "config", "--quiet", "core.no_scm", "true"], target)
     return target
 
 

@@ -32,7 +32,7 @@ def heatmaps(models: Mapping[str, pd.DataFrame], trained_length: int, base_conte
     models: name -> cells with columns length, depth, exact_match (0-1), gain (nats per answer token).
     """
     highest = max(1.0, max(float(cells["gain"].max()) for cells in models.values()))
-    figure, rows = plt.subplots(len(models), 2, figsize=(11, 0.5 + 2.05 * len(models)), layout="constrained",
+    figure, rows = plt.subplots(len(models), 2, figsize=(11, 0.5 + 2.15 * len(models)), layout="constrained",
                                 squeeze=False)
     for axes, (name, cells) in zip(rows, models.items(), strict=True):
         _heatmap(axes[0], grid(cells, "exact_match"), f"{name}: exact match", 0, 1, "RdYlGn", 100)
@@ -47,12 +47,13 @@ def heatmaps(models: Mapping[str, pd.DataFrame], trained_length: int, base_conte
 def _heatmap(axes: Axes, table: pd.DataFrame, title: str, low: float, high: float, colours: str, factor: int) -> None:
     axes.imshow(table.to_numpy(), cmap=colours, vmin=low, vmax=high, aspect="auto")
     for (row, column), value in np.ndenumerate(table.to_numpy()):
+        shade = (value - low) / (high - low)
         axes.text(column, row, f"{value * factor:.0f}" if factor > 1 else f"{value:.1f}", ha="center", va="center",
-                  fontsize=7)
+                  fontsize=7, color="white" if abs(shade - 0.5) > 0.35 else "black")
     axes.set_xticks(range(table.shape[1]), [f"{length:,}" for length in table.columns], fontsize=7)
     axes.set_yticks(range(table.shape[0]), [f"{depth:g} %" + (" *" if depth == 100 else "") for depth in table.index],
                     fontsize=7)
-    axes.set_title(title, fontsize=9, loc="left")
+    axes.set_title(title, fontsize=9, loc="left", pad=12)
     axes.set_ylabel("depth", fontsize=8)
     axes.set_xlabel("context length (tokens)    * touches the question, in no mean", fontsize=7)
 
