@@ -37,8 +37,7 @@ def copy(project: Path, target: Path) -> Path:
     (target / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     shutil.copy(project / ".dvcignore", target)
     _run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], target)
-    shutil.copy(project / ".dvc" / "config", target / ".dvc" / "config")
-    _run([sys.executable, "-m", "dvc", "config", "--quiet", "core.no_scm", "true"], target)
+    _run([sys.executable, "-m", "dvc", "config", "cache.type", "reflink,hardlink,copy"], target)
     return target
 
 
