@@ -1,0 +1,95 @@
+"""The change sensor asks for exactly what is out of date; a profile is put in place whole or not at all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, DagsterInstance, SensorResult, build_sensor_context
+
+from orchestration.definitions import WHOLE_GRAPH, build_definitions
+from orchestration.graph import GraphError
+from orchestration.profile import put_in_place
+
+GRAPH = """
+stages:
+  copy:
+    foreach: ${copy.domains}
+    do:
+      cmd: python -c "import shutil; shutil.copytree('${item.source}', 'data/copy/${key}')"
+      deps: ["${item.source}"]
+      outs: ["data/copy/${key}"]
+"""
+PARAMS = "copy: {domains: {book: {source: sources/book}, c4: {source: sources/c4}}}\n"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A made world of two domains."""
+    for name in ("book", "c4"):
+        (tmp_path / "sources" / name).mkdir(parents=True)
+        (tmp_path / "sources" / name / "documents").write_text(name)
+    (tmp_path / "data" / "copy").mkdir(parents=True)
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "dvc.yaml").write_text(GRAPH)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for arguments in (("init", "--no-scm", "--quiet"), ("repro", "--quiet")):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tmp_path, check=True,
+                       env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"})
+    return tmp_path
+
+
+def tick(world: Path, instance: DagsterInstance, cursor: str | None) -> SensorResult:
+    """One look of the sensor."""
+    definitions = build_definitions(world)
+    sensor = definitions.resolve_sensor_def("changes") if hasattr(definitions, "resolve_sensor_def") \
+        else definitions.get_sensor_def("changes")
+    result = sensor(build_sensor_context(instance=instance, cursor=cursor, definitions=definitions))
+    assert isinstance(result, SensorResult)
+    return result
+
+
+def test_the_sensor_asks_for_one_run_of_what_changed_and_again_when_it_changes_back(world: Path) -> None:
+    source = world / "sources" / "book" / "documents"
+    keys = []
+    with DagsterInstance.ephemeral() as instance:
+        result = tick(world, instance, None)
+        assert not result.run_requests and result.skip_reason is not None
+        for text in ("x", "y", "x"):
+            source.write_text(text)
+            result = tick(world, instance, result.cursor)
+            assert [request.asset_selection for request in result.run_requests or []] == [[AssetKey(["copy", "book"])]]
+            keys += [request.run_key for request in result.run_requests or []]
+    assert len(set(keys)) == 3
+
+
+def test_what_was_made_outside_dagster_is_told_to_it_once(world: Path) -> None:
+    with DagsterInstance.ephemeral() as instance:
+        result = tick(world, instance, None)
+        event = instance.get_latest_materialization_event(AssetKey(["copy", "c4"]))
+        assert event is not None
+        tick(world, instance, result.cursor)
+        assert instance.get_latest_materialization_event(AssetKey(["copy", "c4"])) == event
+
+
+def test_the_sensor_is_off_until_someone_starts_it(world: Path) -> None:
+    definitions = build_definitions(world)
+    assert [sensor.default_status.value for sensor in definitions.sensors or []] == ["STOPPED"]
+    assert definitions.resolve_job_def(WHOLE_GRAPH).name == WHOLE_GRAPH
+
+
+def test_a_profile_takes_what_it_does_not_name_out_of_the_way(world: Path) -> None:
+    (world / "profiles" / "one.yaml").write_text("copy: {domains: {c4: {source: sources/c4}}}\n")
+    (world / "profiles" / "both.yaml").write_text(PARAMS)
+    assert put_in_place(world, "one") == ["data/copy/book: removed, DVC's cache holds it"]
+    assert sorted(path.name for path in (world / "data" / "copy").iterdir() if path.name != ".gitignore") == ["c4"]
+
+
+def test_a_profile_that_is_not_there_or_broken_changes_nothing(world: Path) -> None:
+    (world / "profiles" / "broken.yaml").write_text("copy: {}\n")
+    for name in ("nowhere", "broken"):
+        with pytest.raises(GraphError, match=name if name == "nowhere" else "domains"):
+            put_in_place(world, name)
+        assert (world / "params.yaml").read_text() == PARAMS
