@@ -19,7 +19,7 @@ setup: $(READY)  ## make .venv with the pinned versions
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,fast]'
 	touch $(READY)
 
 demo: $(READY)   ## the whole graph on the sample, through Dagster, and a table of results
@@ -38,7 +38,8 @@ profile: $(READY) ## put profiles/NAME.yaml in place as params.yaml: make profil
 	python -m orchestration.profile $(NAME)
 
 packed: profile  ## make the packed rows of profile NAME alone: make packed NAME=own-data
-	dvc repro packed_shards
+	dvc repro data_report
+	@echo data/data_report/report.html
 
 clean:           ## remove what was made here (the DVC cache stays)
 	rm -rf data metrics .dagster

@@ -1,33 +1,54 @@
 """Documents from the open formats people keep corpora in: JSON Lines (plain, .gz, .zst) and Parquet, streamed.
 
-A broken line is not fatal by itself: it is reported with file, line and reason, and the stage counts it against the
+A broken record is not fatal by itself: it is reported with its line and a reason, and the stage counts it against the
 limit the user sets. What cannot be read on from (a truncated archive, a missing file, a wrong field name) stops.
+Memory holds one block of a file and one line, and a line past `longest` bytes is passed over without being held.
 """
 
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
 from assets.stage import UserError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst", ".parquet")
 BYTES_AT_ONCE = 1 << 18
+ROWS_AT_ONCE = 128
+LONGEST_ESCAPE = 6  # bytes of \u0000: a text of n bytes makes a line of at most 6 n, and its other fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class Broken:
-    """A record that cannot be a document: the named reason, and where it stands."""
+class Skipped:
+    """A record that gives no document, and the named reason."""
 
     reason: str
-    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """Which fields of a record matter. Dots go into nested records: "meta.redpajama_set_name"."""
+
+    text: str
+    domain: str | None = None
+    """The field that names the domain; None where a source holds one domain only."""
+    only: str | None = None
+    """Records whose domain is another are left to other domains."""
+
+
+BROKEN_JSON = Skipped(reason="broken_json")
+UNDECODABLE = Skipped(reason="undecodable")
+NOT_A_STRING = Skipped(reason="text_not_a_string")
+OVERSIZE = Skipped(reason="oversize")
+OTHER_DOMAIN = Skipped(reason="other_domain")
 
 
 def document_files(source: Path) -> list[Path]:
@@ -44,81 +65,136 @@ def document_files(source: Path) -> list[Path]:
     return files
 
 
-def read_texts(source: Path, text_field: str) -> Iterator[str | Broken]:
-    """The text of every record, or what is wrong with it. `text_field` may be nested with dots: "content.text"."""
-    for path in document_files(source):
-        yield from _parquet_texts(path, text_field) if path.suffix == ".parquet" else _json_texts(path, text_field)
+def read_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int, str | Skipped]]:
+    """(line or row number from 1, text or why there is none) of every record of one file; blank lines don't count.
+
+    longest: a text of more UTF-8 bytes is certainly skipped as oversize where its line tells so before it is parsed.
+    Raises UserError, with file and line, for a broken archive and for a field that is not there.
+    """
+    return _parquet_texts(path, fields) if path.suffix == ".parquet" else _json_texts(path, fields, longest)
 
 
-def _json_texts(path: Path, text_field: str) -> Iterator[str | Broken]:
-    for number, line in _numbered_lines(path):
-        where = f"{path}, line {number}"
-        if not line.strip():
+def _json_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int, str | Skipped]]:
+    for number, line in _numbered_lines(path, LONGEST_ESCAPE * longest + BYTES_AT_ONCE):
+        if line is None:
+            yield number, OVERSIZE
             continue
+        if not line or line.isspace():
+            continue
+        record = _parsed(line)
+        yield number, record if isinstance(record, Skipped) else _text_of(record, fields, path, f"line {number}")
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        # The standard parser is slower and takes more: lone surrogates, NaN. It also tells bad bytes from bad JSON.
         try:
-            record = json.loads(line)
+            return json.loads(line)
         except UnicodeDecodeError:
-            yield Broken(reason="undecodable", where=where)
+            return UNDECODABLE
         except ValueError:
-            yield Broken(reason="broken_json", where=where)
-        else:
-            yield _text_of(record, text_field, where)
+            return BROKEN_JSON
 
 
-def _text_of(record: Any, text_field: str, where: str) -> str | Broken:
+def _text_of(record: Any, fields: Fields, path: Path, where: str) -> str | Skipped:
+    if fields.domain is not None and _field(record, fields.domain, path, where, "domain_field") != fields.only:
+        return OTHER_DOMAIN
+    text = _field(record, fields.text, path, where, "text_field")
+    return text if isinstance(text, str) else NOT_A_STRING
+
+
+def _field(record: Any, field: str, path: Path, where: str, setting: str) -> Any:
     value = record
-    for key in text_field.split("."):
+    for key in field.split("."):
         if not isinstance(value, dict) or key not in value:
             known = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
-            raise UserError(f"{where}: no field {text_field!r}; the record holds {known}. Set raw_corpus.text_field.")
+            raise UserError(f"{path}, {where}: no field {field!r}; the record holds {known}. Set raw_corpus.{setting}.")
         value = value[key]
-    return value if isinstance(value, str) else Broken(reason="text_not_a_string", where=where)
+    return value
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _numbered_lines(path: Path, longest: int) -> Iterator[tuple[int, bytes | None]]:
     number = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(_lines(path, file), start=1):
+            for number, line in enumerate(_lines(_blocks(path, file), longest), start=1):
                 yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise UserError(f"{path}, after line {number}: the archive is broken or cut off ({error}). "
                         "Fetch it again; nothing was overwritten.") from None
+    except OSError as error:
+        raise UserError(f"{path}, after line {number}: {error}. Mend access to it.") from None
 
 
-def _lines(path: Path, file: BinaryIO) -> Iterable[bytes]:
-    if path.suffix == ".gz":
-        return gzip.open(file)
-    return _zstd_lines(file) if path.suffix == ".zst" else file
+def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes | None]:
+    """Lines without their ends; None for one of more than `longest` bytes, of which no more is held."""
+    held: list[bytes] = []
+    size, too_long = 0, False
+    for block in blocks:
+        first, *others = block.split(b"\n")
+        for line in others:
+            if too_long:
+                yield None
+            else:
+                yield b"".join([*held, first]) if held else first
+            held, size, too_long, first = [], 0, False, line
+        size += len(first)
+        too_long = too_long or size > longest
+        held = [] if too_long else [*held, first] if first else held
+    if size:
+        yield None if too_long else b"".join(held)
 
 
-def _zstd_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines of all frames. Frames are opened by hand, for the library's own reader ends a cut-off frame in silence."""
-    rest, frame = b"", None
+def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    if path.suffix == ".zst":
+        return _zstd_blocks(file)
+    reader = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+    return iter(lambda: reader.read(BYTES_AT_ONCE), b"")
+
+
+def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
+    """All frames. They are opened by hand, for the library's own reader ends a cut-off frame in silence."""
+    frame = None
     while compressed := file.read(BYTES_AT_ONCE):
         while compressed:
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            *lines, rest = (rest + frame.decompress(compressed)).split(b"\n")
-            yield from lines
+            yield frame.decompress(compressed)
             compressed = frame.unused_data if frame.eof else b""
             frame = None if frame.eof else frame
     if frame is not None:
         raise EOFError("the last frame has no end")
-    if rest:
-        yield rest
 
 
-def _parquet_texts(path: Path, text_field: str) -> Iterator[str | Broken]:
-    top = text_field.split(".")[0]
+def _parquet_texts(path: Path, fields: Fields) -> Iterator[tuple[int, str | Skipped]]:
+    columns = {"text_field": fields.text} | ({"domain_field": fields.domain} if fields.domain else {})
     try:
         table = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}). Fetch it again.") from None
-    if top not in table.schema_arrow.names:
-        raise UserError(f"{path}: no column {top!r}; it holds {', '.join(table.schema_arrow.names)}. "
-                        "Set raw_corpus.text_field.")
+    for setting, field in columns.items():
+        if field.split(".")[0] not in table.schema_arrow.names:
+            raise UserError(f"{path}: no column {field.split('.')[0]!r}; it holds "
+                            f"{', '.join(table.schema_arrow.names)}. Set raw_corpus.{setting}.")
     row = 0
-    for batch in table.iter_batches(columns=[top], batch_size=1024):
-        for record in batch.to_pylist():
-            row += 1
-            yield _text_of(record, text_field, f"{path}, row {row}")
+    try:
+        for batch in table.iter_batches(columns=sorted({field.split(".")[0] for field in columns.values()}),
+                                        batch_size=ROWS_AT_ONCE):
+            for record in _records(batch):
+                row += 1
+                yield row, _text_of(record, fields, path, f"row {row}") if record is not None else UNDECODABLE
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}, after row {row}: broken or cut off ({error}). Fetch it again.") from None
+
+
+def _records(batch: pa.RecordBatch) -> Iterator[Any]:
+    """Rows as dicts; None for one whose bytes are no UTF-8."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for number in range(batch.num_rows):
+            try:
+                yield batch.slice(number, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                yield None

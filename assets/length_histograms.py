@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
+from assets.histogram import histogram
 from assets.stage import Config, command, output, read_params
 from assets.token_store import open_tokens
 
@@ -38,18 +39,6 @@ def run(name: str) -> None:
         percentiles(lengths).to_csv(out.folder / "percentiles.csv", index=False, lineterminator="\n")
         draw(name, table, config.thresholds, out.folder / "histogram.png")
         out.facts = out.metrics = summary(lengths, config.thresholds)
-
-
-def histogram(lengths: NDArray[np.int64]) -> pd.DataFrame:
-    """Documents and tokens in bins [lower, upper) of doubling width, from the shortest to the longest document."""
-    highest = int(lengths.max(initial=1)).bit_length()
-    edges = 1 << np.arange(highest + 1)
-    documents, _ = np.histogram(lengths, edges)
-    tokens, _ = np.histogram(lengths, edges, weights=lengths)
-    table = pd.DataFrame({"lower": edges[:-1], "upper": edges[1:], "documents": documents,
-                          "tokens": tokens.astype(np.int64)})
-    first = int(np.flatnonzero(documents)[0]) if documents.any() else 0
-    return table.iloc[first:].reset_index(drop=True)
 
 
 def percentiles(lengths: NDArray[np.int64]) -> pd.DataFrame:

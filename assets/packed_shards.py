@@ -1,29 +1,31 @@
 """The rows that train: exactly `chunk_length` token ids each, with their source spans, as Arrow IPC streams.
 
-Columns as in the set the paper's authors published: `input_ids`, and `source`, a list of {source, start, end}. Stock
-`datasets.load_dataset("arrow", data_files=...)` opens them. A shard holds about half a gigabyte, for DVC is slow with
-many files and copies are slow with one.
+Columns as in the set the paper's authors published: `input_ids`, and `source`, a list of {source, start, end} which
+tile the row, so that training can mask across documents or not. Stock `datasets.load_dataset("arrow", data_files=...)`
+opens them. A shard holds about half a gigabyte, for DVC is slow with many files and copies are slow with one. Memory
+holds a few megabytes of rows and 60 bytes for each piece of the layout.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import Field
 
-from assets.packing import Row, pack
+from assets.packing import Layout, best_fit, concatenate, shuffled_rows, spans_cut
 from assets.progress import Progress
+from assets.randomness import generator
 from assets.stage import Config, UserError, command, output, read_params
-from assets.token_store import Tokens, open_tokens
+from assets.token_store import TokenStore, open_tokens
 
 INDEX = "index.parquet"
 SHARD_BYTES = 512 << 20
-ROWS_AT_ONCE = 64
-SOURCE = pa.list_(pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())]))
+BLOCK_BYTES = 16 << 20
+SOURCE = pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
 
 
 class PackedShardsConfig(Config):
@@ -31,65 +33,98 @@ class PackedShardsConfig(Config):
 
     chunk_length: Annotated[int, Field(ge=2)]
     """Tokens in a row (the paper: 81,920 for 7B)."""
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    """concatenate: as in the paper. best_fit: documents stay whole where they can; rows are then shuffled."""
+    seed: int = 0
+    """Of the order of rows after best_fit; concatenate keeps the order of mixed_dataset, which is shuffled."""
 
 
 def run(name: str) -> None:
     """Make data/packed_shards/NAME."""
     config = read_params("packed_shards", PackedShardsConfig)
     index = pq.read_table(Path("data/mixed_dataset") / name / INDEX)
-    total = int(np.sum(index["stop"].to_numpy() - index["start"].to_numpy()))
+    start, stop = index["start"].to_numpy(), index["stop"].to_numpy()
+    lengths, total = stop - start, int((stop - start).sum())
     if total < config.chunk_length:
         raise UserError(f"packed_shards.chunk_length = {config.chunk_length:,}, but recipe {name!r} holds {total:,} "
                         "tokens: not one row. Raise mixed_dataset.token_budget or lower the chunk length.")
+    layout = laid_out(lengths, config)
+    domains = index["domain"].combine_chunks()
+    names = domains.dictionary.to_pylist()
+    stores = {domain: open_tokens(Path("data/tokenized_corpus") / domain) for domain in names}
+    where = Spans(names, domains.indices.to_numpy(), index["document"].to_numpy(), start)
     with output("packed_shards", name) as out:
-        rows = pack(spans(index, Path("data/tokenized_corpus")), config.chunk_length)
-        written, shards = write_shards(rows, config.chunk_length, total // config.chunk_length, out.folder)
-        tokens = written * config.chunk_length
-        out.facts = out.metrics = {"rows": written, "tokens": tokens, "dropped_remainder": total - tokens,
-                                   "shards": shards}
+        shards = write_shards(layout, where, stores, config.chunk_length, out.folder)
+        tokens = layout.rows * config.chunk_length
+        out.facts = out.metrics = {
+            "rows": layout.rows, "tokens": tokens, "dropped_remainder": total - tokens, "shards": shards,
+            "spans_cut": spans_cut(layout, lengths, config.chunk_length)}
 
 
-def spans(index: pa.Table, corpus: Path) -> Iterator[tuple[str, Tokens]]:
-    """(domain, tokens) of every span of a mixed dataset, in its order: views into the memory-mapped stores."""
-    names = index["domain"].unique().to_pylist()
-    stores = {name: open_tokens(corpus / name) for name in names}
-    for batch in index.to_batches():
-        columns = (batch[name].to_pylist() for name in ("domain", "document", "start", "stop"))
-        for domain, document, start, stop in zip(*columns, strict=True):
-            yield domain, stores[domain].document(document, start, stop)
+class Spans:
+    """Which part of which document each span is: names of the domains; per span its domain's number, its document's row
+    in that domain's store, and its first token there."""
+
+    def __init__(self, names: list[str], domain: NDArray[np.int16], document: NDArray[np.int32],
+                 start: NDArray[np.int64]) -> None:
+        self.names, self.domain, self.document, self.start = names, domain, document, start
 
 
-def write_shards(rows: Iterator[Row], chunk_length: int, expected: int, folder: Path) -> tuple[int, int]:
-    """Write train-00000.arrow and so on; returns how many rows and shards."""
-    progress = Progress("rows", expected, "row")
-    written = shards = 0
-    row = next(rows, None)
-    while row is not None:
-        kind = pa.from_numpy_dtype(row.tokens.dtype)
-        schema = pa.schema([("input_ids", pa.list_(kind, chunk_length)), ("source", SOURCE)])
-        room = max(SHARD_BYTES // (chunk_length * row.tokens.itemsize), 1)
-        with ExitStack() as open_files:
-            file = open_files.enter_context(pa.OSFile(str(folder / f"train-{shards:05d}.arrow"), "wb"))
-            writer = open_files.enter_context(pa.ipc.new_stream(file, schema))
-            while row is not None and room > 0:
-                held: list[Row] = []
-                while row is not None and len(held) < min(ROWS_AT_ONCE, room):
-                    held.append(row)
-                    row = next(rows, None)
-                writer.write_batch(_batch(held, schema))
-                room, written = room - len(held), written + len(held)
-                progress.add(len(held))
-        shards += 1
+def laid_out(lengths: NDArray[np.int64], config: PackedShardsConfig) -> Layout:
+    """Where every piece goes, by the packing asked for."""
+    if config.packing == "concatenate":
+        return concatenate(lengths, config.chunk_length)
+    layout = best_fit(lengths, config.chunk_length)
+    return shuffled_rows(layout, generator(config.seed, "packed rows").permutation(layout.rows))
+
+
+def write_shards(layout: Layout, spans: Spans, stores: Mapping[str, TokenStore], chunk_length: int, folder: Path
+                 ) -> int:
+    """Write train-00000.arrow and so on; returns how many."""
+    kind = np.result_type(*(store.batches[0][1].dtype for store in stores.values() if store.batches))
+    schema = pa.schema([("input_ids", pa.list_(pa.from_numpy_dtype(kind), chunk_length)), ("source", pa.list_(SOURCE))])
+    row_bytes = chunk_length * kind.itemsize
+    a_shard, a_block = max(SHARD_BYTES // row_bytes, 1), max(BLOCK_BYTES // row_bytes, 1)
+    progress = Progress("rows", layout.rows, "row")
+    starts = range(0, layout.rows, a_shard)
+    for number, first in enumerate(starts):
+        with pa.OSFile(str(folder / f"train-{number:05d}.arrow"), "wb") as file, \
+                pa.ipc.new_stream(file, schema) as writer:
+            last = min(first + a_shard, layout.rows)
+            for begin, end in _ranges(first, last, a_block):
+                writer.write_batch(_rows(layout, begin, end, spans, stores, chunk_length, kind, schema))
+                progress.add(end - begin)
+                for store in stores.values():
+                    store.release()
     progress.close()
-    return written, shards
+    return len(starts)
 
 
-def _batch(rows: list[Row], schema: pa.Schema) -> pa.RecordBatch:
-    tokens = pa.array(np.concatenate([row.tokens for row in rows]))
-    sources = [[{"source": source, "start": start, "end": end} for source, start, end in row.sources] for row in rows]
+def _ranges(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
+    for begin in range(first, last, size):
+        yield begin, min(begin + size, last)
+
+
+def _rows(layout: Layout, begin: int, end: int, spans: Spans, stores: Mapping[str, TokenStore], chunk_length: int,
+          kind: np.dtype[np.uint16] | np.dtype[np.uint32], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows `begin` to `end`."""
+    low, high = np.searchsorted(layout.row, [begin, end])
+    span, at, length = layout.span[low:high], layout.at[low:high], layout.length[low:high]
+    places = (layout.row[low:high] - begin) * chunk_length + at
+    tokens = np.empty((end - begin) * chunk_length, kind)
+    first = spans.start[span] + layout.start[low:high]
+    documents = [stores[name].document for name in spans.names]
+    for domain, document, start, size, place in zip(
+            spans.domain[span].tolist(), spans.document[span].tolist(), first.tolist(), length.tolist(),
+            places.tolist(), strict=True):
+        tokens[place:place + size] = documents[domain](document, start, start + size)
+    offsets = np.searchsorted(layout.row[low:high], np.arange(begin, end + 1)).astype(np.int32)
+    names = pa.array(spans.names, pa.string()).take(pa.array(spans.domain[span]))
+    sources = pa.StructArray.from_arrays(
+        [names, pa.array(at.astype(np.int32)), pa.array((at + length).astype(np.int32))], fields=list(SOURCE))
     return pa.RecordBatch.from_arrays(
-        [pa.FixedSizeListArray.from_arrays(tokens, type=schema.field("input_ids").type),
-         pa.array(sources, schema.field("source").type)], schema=schema)
+        [pa.FixedSizeListArray.from_arrays(pa.array(tokens), type=schema.field("input_ids").type),
+         pa.ListArray.from_arrays(pa.array(offsets), sources)], schema=schema)
 
 
 if __name__ == "__main__":

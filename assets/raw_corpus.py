@@ -1,128 +1,294 @@
-"""Documents of one domain: normalised, exact duplicates dropped, each with a stable id and its split.
+"""Documents of one domain: normalised, exact duplicates and contaminated ones dropped, each with an id and its split.
 
 The id is a hash of the text, so it survives reordering and re-ingestion, and a document is held out by its id alone:
-adding documents never moves another one from training to the held-out split. The seen-set of ids costs 8 bytes of
-hash a document and some Python on top (about 100 bytes in all).
+adding documents never moves another one from training to the held-out split, and a text that stands in two domains is
+held out in both or in neither. Reading stops as soon as the domain has what data/token_demand asks for, and
+parts.csv says which records of which files were read. Work goes in blocks of a few megabytes: memory holds one block,
+8 bytes for every document seen (to know duplicates) and the index of the evaluation texts.
 """
 
 import sys
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from numpy.typing import NDArray
 from pydantic import Field
 
-from assets.documents import Broken, read_texts
-from assets.progress import tracked
+from assets.contamination import Index, contaminated, read_index
+from assets.demand import Demand
+from assets.documents import OVERSIZE, Fields, Skipped, document_files, read_texts
+from assets.domains import SET_NAMES
+from assets.hub import HubSource, fetch, hub_files
+from assets.progress import Progress
 from assets.randomness import fraction
 from assets.sample_corpus import SampleDomain, records
-from assets.stage import Config, UserError, command, output, read_params, validated
+from assets.stage import Config, UserError, command, output, read_json, read_params, validated
 
-SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("split", pa.string())])
-BATCH = 1024
+SCHEMA = pa.schema([("id", pa.uint64()), ("text", pa.string()), ("heldout", pa.bool_())])
 FILE = "documents.parquet"
+DEMAND = Path("data/token_demand")
+BLOCK = 8 << 20  # bytes; one row group of the file
+MANY = 100_000  # records in a block, for corpora of very short texts
+NAMED = 20  # records named on stderr for each reason; skipped.csv has all
+SETTLED = 1000  # while fewer records are read, a share is of this many; at the end it is of what was read
+
+Located = tuple[str, int, str | Skipped]
+"""File, line or row number, and the text or why there is none."""
 
 
 class Domain(Config):
     """One domain of the corpus."""
 
     source: Path
-    """A file or folder of documents, or a YAML file of sample statistics."""
+    """A file or folder of documents; or a YAML file that describes a Hub dataset or a sample domain."""
+    only: str | None = None
+    """The value of `domain_field` that is this domain. Default: SlimPajama's name of it, or the domain's own name."""
+
+
+class Limits(Config):
+    """Share of the records read that each reason may take before the stage stops."""
+
+    broken_json: Annotated[float, Field(ge=0, le=1)] = 0.01
+    undecodable: Annotated[float, Field(ge=0, le=1)] = 0.01
+    text_not_a_string: Annotated[float, Field(ge=0, le=1)] = 0.01
+    oversize: Annotated[float, Field(ge=0, le=1)] = 0.01
+    empty: Annotated[float, Field(ge=0, le=1)] = 0.05
+    contaminated: Annotated[float, Field(ge=0, le=1)] = 0.01
+    duplicates: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class Decontamination(Config):
+    """Which training texts are too near to what the model will be tested on."""
+
+    against: Path
+    """File or folder of evaluation texts, in the same formats and with the same `text_field` as documents."""
+    run: Annotated[int, Field(ge=15)] = 50
+    """A document that shares so many letters and digits in a row with an evaluation text is dropped."""
 
 
 class RawCorpusConfig(Config):
     """Where documents come from and which are kept out of training."""
 
     seed: int = 0
-    format: Literal["sample", "files"] = "files"
-    """"sample": each source is a YAML file for the generator; "files": JSON Lines or Parquet."""
     text_field: str = "text"
     """The field that holds the text; dots go into nested records."""
+    domain_field: str | None = None
+    """The field that names a record's domain (SlimPajama: meta.redpajama_set_name), where sources mix domains."""
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of documents, by id, that no recipe may train on."""
-    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of records that may be skipped as broken before the stage stops."""
+    longest: Annotated[int, Field(ge=1)] = 64 << 20
+    """Bytes of UTF-8 above which a document is skipped as oversize."""
+    limits: Limits = Limits()
+    decontamination: Decontamination
     domains: dict[str, Domain]
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What became of every record read so far."""
+
+    counts: Counter[str] = field(default_factory=lambda: Counter(
+        documents=0, heldout=0, bytes=0, duplicates=0, empty=0, contaminated=0))
+    parts: Counter[str] = field(default_factory=Counter)
+    """Records read of each file; records of other domains are among them."""
+    skipped: list[tuple[str, str, int]] = field(default_factory=list)
+    """(reason, file, line) of every record skipped; duplicates and empty ones are only counted."""
+
+    def skip(self, reason: str, file: str, line: int) -> None:
+        """Count a skipped record and remember where it stands."""
+        self.counts[reason] += 1
+        self.skipped.append((reason, file, line))
+        if self.counts[reason] <= NAMED:
+            print(f"skipped: {reason}: {file}, line {line}", file=sys.stderr)
+
+    @property
+    def records(self) -> int:
+        """Records read that belong to this domain."""
+        return sum(self.parts.values()) - self.counts["other_domain"]
+
+
+class Seen:
+    """A set of 64-bit ids at 8 bytes each: a sorted array, and a small set for what came since it was last merged."""
+
+    def __init__(self, merge_after: int = 1 << 19) -> None:
+        self._sorted: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._recent: set[int] = set()
+        self._merge_after = merge_after
+
+    def add(self, identity: int) -> bool:
+        """Put it in; whether it is new."""
+        if identity in self._recent:
+            return False
+        place = bisect_left(self._sorted, identity) if len(self._sorted) else 0
+        if place < len(self._sorted) and int(self._sorted[place]) == identity:
+            return False
+        self._recent.add(identity)
+        if len(self._recent) >= self._merge_after:
+            recent = np.fromiter(self._recent, np.uint64, len(self._recent))
+            self._sorted = np.sort(np.concatenate([self._sorted, recent]), kind="stable")
+            self._recent = set()
+        return True
 
 
 def run(name: str) -> None:
     """Make data/raw_corpus/NAME."""
     config = read_params("raw_corpus", RawCorpusConfig)
     domain = read_params(f"raw_corpus.domains.{name}", Domain)
+    demand = validated(Demand, read_json(DEMAND / f"{name}.json"), f"{DEMAND}/{name}.json")
+    index = read_index(config.decontamination.against, config.text_field, config.decontamination.run)
     with output("raw_corpus", name) as out:
-        counts: Counter[str] = Counter()
-        texts = tracked(_texts(config, name, domain.source), name, None, "doc")
-        with pq.ParquetWriter(out.folder / FILE, SCHEMA, compression="zstd") as writer:
-            for batch in _batches(documents(texts, config, counts)):
+        tally = Tally()
+        with pq.ParquetWriter(out.folder / FILE, SCHEMA, compression="lz4", use_dictionary=False) as writer:
+            for batch in ingest(located(config, name, domain), config, domain.source, demand, index, tally):
                 writer.write_batch(batch)
-        _check(counts, config.max_skipped, domain.source)
-        out.facts = out.metrics = dict(sorted(counts.items()))
+        check(tally, config.limits, domain.source, tally.records)
+        if not tally.counts["documents"]:
+            raise UserError(f"{domain.source}: no document in {tally.records:,} records ({dict(tally.counts)}). "
+                            "Check the source, text_field and domain_field.")
+        _table(sorted(tally.parts.items()), ["file", "records"], out.folder / "parts.csv")
+        _table(tally.skipped, ["reason", "file", "line"], out.folder / "skipped.csv")
+        out.facts = out.metrics = dict(sorted(tally.counts.items())) | {"records": tally.records}
 
 
-def documents(texts: Iterator[str | Broken], config: RawCorpusConfig, counts: Counter[str]
-              ) -> Iterator[tuple[str, str, str]]:
-    """(id, text, split) of every document kept; what is dropped is tallied in `counts` under its reason."""
-    seen: set[bytes] = set()
-    counts.update(documents=0, heldout=0, characters=0, duplicates=0, empty=0)
-    for text in texts:
-        if isinstance(text, Broken):
-            counts[text.reason] += 1
-            print(f"skipped: {text.reason}: {text.where}", file=sys.stderr)
-            continue
-        if not text.strip():
-            counts["empty"] += 1
-            continue
-        normalised = text.replace("\r\n", "\n").replace("\x00", "").encode("utf-8", "replace")
-        key = blake2b(normalised, digest_size=8).digest()
-        if key in seen:
-            counts["duplicates"] += 1
-            continue
-        seen.add(key)
-        heldout = fraction(config.seed, "heldout", key.hex()) < config.heldout_fraction
-        counts.update(documents=1, heldout=int(heldout), characters=len(text))
-        yield key.hex(), normalised.decode(), "heldout" if heldout else "train"
+def ingest(records: Iterable[Located], config: RawCorpusConfig, source: Path, demand: Demand, index: Index,
+           tally: Tally) -> Iterator[pa.RecordBatch]:
+    """The documents kept, a block at a time, until the demand is met at the end of a block; `tally` counts along."""
+    seen, progress = Seen(), Progress("documents", None, "doc")
+    supply = long_supply = 0.0
+    for block in blocks(records):
+        kept = without_contaminated(novel(block, config.longest, seen, tally), index, tally)
+        held = np.array([fraction(config.seed, "heldout", f"{document.identity:016x}") < config.heldout_fraction
+                         for document in kept], np.bool_)
+        sizes = np.array([len(document.text) for document in kept], np.int64)
+        tokens = sizes[~held] / demand.bytes_per_token
+        supply, long_supply = supply + tokens.sum(), long_supply + tokens[tokens > demand.long_over].sum()
+        tally.counts.update(documents=len(kept), heldout=int(held.sum()), bytes=int(sizes.sum()))
+        check(tally, config.limits, source, max(tally.records, SETTLED))
+        yield pa.RecordBatch.from_arrays([
+            pa.array([document.identity for document in kept], pa.uint64()),
+            pa.array([document.text for document in kept], pa.string()), pa.array(held)], schema=SCHEMA)
+        progress.add(len(kept))
+        if demand.met(supply, long_supply):
+            break
+    progress.close()
 
 
-def _texts(config: RawCorpusConfig, name: str, source: Path) -> Iterator[str | Broken]:
-    if config.format == "files":
-        return read_texts(source, config.text_field)
-    try:
-        values = yaml.safe_load(source.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{source}: cannot be read as sample statistics: {error}") from None
-    spec = validated(SampleDomain, values, str(source))
-    return (record["text"] for record in records(name, spec, config.seed))
+def located(config: RawCorpusConfig, name: str, domain: Domain) -> Iterator[Located]:
+    """Every record of a domain's source, in the order of its files."""
+    if domain.source.suffix in (".yaml", ".yml"):
+        described = _described(domain.source)
+        if isinstance(described, SampleDomain):
+            for number, record in enumerate(records(name, described, config.seed), start=1):
+                yield str(domain.source), number, record["text"]
+            return
+        files = ((f"{described.hub}/{path}", fetch(described, path)) for path in hub_files(described))
+    else:
+        files = ((str(path), path) for path in document_files(domain.source))
+    only = None if config.domain_field is None else domain.only or SET_NAMES.get(name, name)
+    fields = Fields(text=config.text_field, domain=config.domain_field, only=only)
+    for label, path in files:
+        for number, text in read_texts(path, fields, config.longest):
+            yield label, number, text
 
 
-def _batches(rows: Iterator[tuple[str, str, str]]) -> Iterator[pa.RecordBatch]:
-    held: list[tuple[str, str, str]] = []
-    for row in rows:
-        held.append(row)
-        if len(held) == BATCH:
-            yield _batch(held)
-            held = []
+def blocks(records: Iterable[Located]) -> Iterator[list[Located]]:
+    """Records in runs of about BLOCK bytes of text."""
+    held: list[Located] = []
+    size = 0
+    for record in records:
+        held.append(record)
+        size += len(record[2]) if isinstance(record[2], str) else 0
+        if size >= BLOCK or len(held) == MANY:
+            yield held
+            held, size = [], 0
     if held:
-        yield _batch(held)
+        yield held
 
 
-def _batch(rows: list[tuple[str, str, str]]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in zip(*rows, strict=True)],
-                                      schema=SCHEMA)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """A document on its way: its id, its normalised text as UTF-8, and where it came from."""
+
+    identity: int
+    text: bytes
+    file: str
+    line: int
 
 
-def _check(counts: Counter[str], max_skipped: float, source: Path) -> None:
-    broken = counts["undecodable"] + counts["broken_json"] + counts["text_not_a_string"]
-    records_read = broken + counts["documents"] + counts["duplicates"] + counts["empty"]
-    if counts["documents"] == 0:
-        raise UserError(f"{source}: no document in {records_read} records ({dict(counts)}). Check the source.")
-    if broken > max_skipped * records_read:
-        raise UserError(f"{source}: {broken} of {records_read} records are broken ({dict(counts)}), more than "
-                        f"raw_corpus.max_skipped = {max_skipped}. The lines are named above: mend them or raise it.")
+def novel(block: Iterable[Located], longest: int, seen: Seen, tally: Tally) -> list[Document]:
+    """The records that are documents not seen before; every other one is counted under its reason."""
+    kept = []
+    for file, line, text in block:
+        tally.parts[file] += 1
+        if isinstance(text, Skipped):
+            if text.reason == "other_domain":
+                tally.counts[text.reason] += 1
+            else:
+                tally.skip(text.reason, file, line)
+            continue
+        if not text or text.isspace():
+            tally.counts["empty"] += 1
+            continue
+        normal = normalised(text)
+        if len(normal) > longest:
+            tally.skip(OVERSIZE.reason, file, line)
+            continue
+        identity = int.from_bytes(blake2b(normal, digest_size=8).digest(), "big")
+        if seen.add(identity):
+            kept.append(Document(identity=identity, text=normal, file=file, line=line))
+        else:
+            tally.counts["duplicates"] += 1
+    return kept
+
+
+def normalised(text: str) -> bytes:
+    """UTF-8 with Unix line ends and without zero bytes; lone surrogates become question marks."""
+    encoded = text.encode("utf-8", "replace")
+    if b"\r" in encoded:
+        encoded = encoded.replace(b"\r\n", b"\n")
+    return encoded.replace(b"\x00", b"") if b"\x00" in encoded else encoded
+
+
+def without_contaminated(documents: list[Document], index: Index, tally: Tally) -> list[Document]:
+    """The documents that hold no passage of the evaluation texts."""
+    dropped = set(contaminated(index, [document.text for document in documents]))
+    for number in sorted(dropped):
+        tally.skip("contaminated", documents[number].file, documents[number].line)
+    return [document for number, document in enumerate(documents) if number not in dropped]
+
+
+def check(tally: Tally, limits: Limits, source: Path, records: int) -> None:
+    """Raise UserError where a reason took more than its share of `records`."""
+    for reason, limit in limits.model_dump().items():
+        count = tally.counts[reason]
+        if count > limit * records:
+            raise UserError(f"{source}: {count:,} of {tally.records:,} records are {reason}, more "
+                            f"than raw_corpus.limits.{reason} = {limit}. The first are named above: mend them, or "
+                            "raise the limit.")
+
+
+def _described(path: Path) -> HubSource | SampleDomain:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as the description of a source: {error}") from None
+    if isinstance(values, dict) and "hub" in values:
+        return validated(HubSource, values, str(path))
+    return validated(SampleDomain, values, str(path))
+
+
+def _table(rows: list[tuple[str, int]] | list[tuple[str, str, int]], columns: list[str], path: Path) -> None:
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 A weight counts tokens, not documents. A recipe is solved, not hoped for: its budget is split over (domain, long or
 short) by formula, then each part is filled to its last token but half a document, in a random order keyed by
-document. A part that runs out starts over, up to `max_repeats` times; what the corpus cannot give is refused with
-the most it can. Source of the recipes: Fu et al. 2024, section 3.
+document. A part that runs out starts over in another order, up to `max_repeats` times; a domain ends when its budget
+is full, never before, for what the corpus cannot give is refused with the most it can. Source of the recipes: Fu et
+al. 2024, section 3; of the keep ratio and of the raised domains: the code they released.
 """
 
 from collections.abc import Mapping
@@ -12,26 +13,116 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from assets.domains import MIXTURES
 from assets.randomness import digest
 from assets.stage import Config, UserError
 
 Part = tuple[str, bool]
 """A domain and whether its long (True) or its short (False) documents are meant."""
+Weights = str | dict[str, Annotated[float, Field(ge=0)]]
+"""Shares of tokens by domain: a name of assets/domains.py, "natural" for the corpus as it is, or a map."""
 
 
 class Recipe(Config):
-    """One way to choose documents."""
+    """One way to choose documents. What is None here is as mixed_dataset says for all recipes."""
 
     cut: Annotated[int, Field(ge=2)]
     """Documents are cut into pieces of at most this many tokens, and a piece then counts as a document."""
     long_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Wanted share of tokens in long documents; None keeps what is there. A domain already above it keeps its own."""
+    keep_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The other way to say it: short documents stay with this probability, long ones always (released code: 0.1)."""
     across_domains: bool = False
-    """False: `long_share` holds inside each domain, the mixture is kept. True: it holds for the pool, which drifts."""
+    """False: this holds inside each domain, the mixture is kept. True: it holds for the pool, which drifts."""
+    as_far_as_possible: bool = False
+    """A domain that cannot reach `long_share` gives all it has, as shares.csv tells; False: the recipe is refused."""
     max_repeats: Annotated[int, Field(ge=1)] = 4
     """A piece is used at most this many times."""
+    weights: Weights | None = None
+    raised: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Domains whose weight is set to this before all are brought to a sum of 1: the *_up recipes raise one to 0.6."""
+    token_budget: Annotated[int, Field(ge=1)] | None = None
+    long_over: Annotated[int, Field(ge=1)] | None = None
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "Recipe":
+        if self.long_share is not None and self.keep_ratio is not None:
+            raise ValueError("long_share and keep_ratio say the same thing in two ways: set one")
+        return self
+
+
+class MixedDatasetConfig(Config):
+    """The recipes, and what they share where they don't say otherwise."""
+
+    seed: int = 0
+    weights: Weights = "slimpajama"
+    token_budget: Annotated[int, Field(ge=1)]
+    """Tokens of each recipe."""
+    long_over: Annotated[int, Field(ge=1)]
+    """A document is long above this many tokens (the paper: 4,096, the base context)."""
+    recipes: dict[str, Recipe]
+
+
+class Domains(Config):
+    """The part of raw_corpus that matters here: the domains' names."""
+
+    model_config = {**Config.model_config, "extra": "ignore"}
+    domains: dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """A recipe with everything decided."""
+
+    recipe: Recipe
+    seed: int
+    weights: Weights
+    token_budget: int
+    long_over: int
+
+
+def of_recipe(recipe: Recipe, shared: MixedDatasetConfig) -> Mixing:
+    """The recipe's own values, or those all recipes share."""
+    def own(value: object, otherwise: object) -> object:
+        return otherwise if value is None else value
+
+    values = {name: own(getattr(recipe, name), getattr(shared, name))
+              for name in ("seed", "weights", "token_budget", "long_over")}
+    return Mixing(recipe=recipe, **values)  # type: ignore[arg-type]
+
+
+def domain_weights(mixing: Mixing, tokens: Mapping[str, int]) -> dict[str, float]:
+    """Share of tokens by domain, summing to 1 over the domains that are there. Raises UserError on an unknown name.
+
+    tokens: what each domain holds, which is its weight where the weights are "natural".
+    """
+    wanted = mixing.weights
+    if wanted == "natural":
+        raw: Mapping[str, float] = tokens
+    elif isinstance(wanted, str):
+        if wanted not in MIXTURES:
+            raise UserError(f"mixed_dataset.weights = {wanted!r}: known are natural, {', '.join(MIXTURES)}, or a map "
+                            "from domain to share.")
+        raw = MIXTURES[wanted]
+    else:
+        raw = wanted
+    unknown = [domain for domain in mixing.recipe.raised if domain not in tokens]
+    if unknown:
+        raise UserError(f"raised = {dict(mixing.recipe.raised)}: no domain {', '.join(unknown)}. There are: "
+                        f"{', '.join(tokens)}.")
+    raised = {**raw, **mixing.recipe.raised}
+    missing = [domain for domain in tokens if domain not in raised]
+    if missing:
+        raise UserError(f"mixed_dataset.weights = {wanted!r}: no share for {', '.join(missing)}. Use natural, or a map "
+                        "with every domain of raw_corpus.domains.")
+    total = sum(raised[domain] for domain in tokens)
+    if total <= 0:
+        raise UserError(f"mixed_dataset.weights = {wanted!r}: the shares of {', '.join(tokens)} sum to {total}. Give "
+                        "one of them a positive share.")
+    return {domain: raised[domain] / total for domain in tokens}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,32 +158,77 @@ def cut_documents(identities: NDArray[np.uint64], documents: NDArray[np.int64], 
                   stop=np.minimum(start + cut, lengths[owner]))
 
 
-def budgets(recipe: Recipe, weights: Mapping[str, float], long_shares: Mapping[str, float], tokens: int
-            ) -> dict[Part, float]:
-    """Tokens wanted of each part, summing to `tokens`.
+def solve(mixing: Mixing, weights: Mapping[str, float], supply: Mapping[Part, int]) -> dict[Part, float]:
+    """Tokens wanted of each part, summing to the token budget.
 
-    weights: share of tokens by domain, summing to 1. long_shares: share of each domain's tokens in long pieces as
-    they are. Raises UserError where a pooled `long_share` is impossible because no domain has a long piece.
+    weights: share of tokens by domain, summing to 1. supply: tokens of each part in one pass. Raises UserError, with
+    the most that can be reached, where `max_repeats` passes over the corpus don't give it.
     """
-    if recipe.across_domains and recipe.long_share is not None:
-        return _pooled(recipe.long_share, weights, long_shares, tokens)
-    wanted = {domain: max(share, recipe.long_share or 0.0) for domain, share in long_shares.items()}
-    return {(domain, is_long): tokens * weight * (wanted[domain] if is_long else 1 - wanted[domain])
-            for domain, weight in weights.items() for is_long in (True, False)}
+    recipe, tokens = mixing.recipe, mixing.token_budget
+    own = {domain: supply[domain, True] / max(supply[domain, True] + supply[domain, False], 1) for domain in weights}
+    if recipe.across_domains:
+        wanted = _pooled(recipe, weights, own, tokens)
+    else:
+        wanted = {(domain, is_long): tokens * weight * (share if is_long else 1 - share)
+                  for domain, weight in weights.items() for share in [_long_share(recipe, own[domain])]
+                  for is_long in (True, False)}
+    return {part: amount for domain in weights
+            for part, amount in _within_reach(domain, wanted, supply, mixing).items()}
 
 
-def _pooled(long_share: float, weights: Mapping[str, float], long_shares: Mapping[str, float], tokens: int
-            ) -> dict[Part, float]:
+def _long_share(recipe: Recipe, own: float) -> float:
+    """Share of long tokens to aim for, where there are `own` of them."""
+    if recipe.keep_ratio is not None:
+        return own / (own + recipe.keep_ratio * (1 - own)) if own else 0.0
+    return max(recipe.long_share or 0.0, own)
+
+
+def _pooled(recipe: Recipe, weights: Mapping[str, float], own: Mapping[str, float], tokens: int) -> dict[Part, float]:
     """Long tokens come from each domain in proportion to what it has of them, short ones likewise: domains drift."""
-    pooled = sum(weights[domain] * long_shares[domain] for domain in weights)
-    if not 0 < pooled < 1:
-        raise UserError(f"long_share = {long_share} across domains, but {pooled:.0%} of the pool's tokens are in long "
+    pooled = sum(weights[domain] * own[domain] for domain in weights)
+    wanted = _long_share(recipe, pooled)
+    if wanted != pooled and not 0 < pooled < 1:
+        raise UserError(f"long_share = {wanted} across domains, but {pooled:.0%} of the pool's tokens are in long "
                         "documents: there is nothing to exchange. Change mixed_dataset.long_over or the recipe's cut.")
-    wanted = max(long_share, pooled)
-    return {(domain, is_long): tokens * weight * (
-                wanted * long_shares[domain] / pooled if is_long
-                else (1 - wanted) * (1 - long_shares[domain]) / (1 - pooled))
+    raise_long = wanted / pooled if pooled else 1.0
+    lower_short = (1 - wanted) / (1 - pooled) if pooled < 1 else 1.0
+    return {(domain, is_long): tokens * weight * (raise_long * own[domain] if is_long
+                                                  else lower_short * (1 - own[domain]))
             for domain, weight in weights.items() for is_long in (True, False)}
+
+
+def _within_reach(domain: str, wanted: Mapping[Part, float], supply: Mapping[Part, int], mixing: Mixing
+                  ) -> dict[Part, float]:
+    """One domain's two parts, moved to what there is where the recipe allows it. Raises UserError where it doesn't."""
+    recipe = mixing.recipe
+    most = {is_long: supply[domain, is_long] * recipe.max_repeats for is_long in (True, False)}
+    long, short = wanted[domain, True], wanted[domain, False]
+    budget = long + short
+    if recipe.as_far_as_possible:
+        long = min(max(long, budget - most[False]), most[True])
+        short = budget - long
+    if _fits(long, most[True]) and _fits(short, most[False]):
+        return {(domain, True): long, (domain, False): short}
+    raise UserError(
+        f"{domain}: {long:,.0f} tokens of documents over {mixing.long_over:,} and {short:,.0f} of shorter ones wanted, "
+        f"but there are {supply[domain, True]:,} and {supply[domain, False]:,}, used at most {recipe.max_repeats} "
+        "times. "
+        + _reachable(domain, long, short, most, mixing.token_budget))
+
+
+def _fits(wanted: float, most: int) -> bool:
+    return wanted <= most * (1 + 1e-9) or wanted < 1
+
+
+def _reachable(domain: str, long: float, short: float, most: Mapping[bool, int], token_budget: int) -> str:
+    """The nearest that can be had: at this share a smaller budget, at this budget another share."""
+    factor = min(most[True] / long if long else 1.0, most[False] / short if short else 1.0, 1.0)
+    lowest, highest = 1 - min(most[False] / (long + short), 1), min(most[True] / (long + short), 1)
+    advice = f"With these shares the recipe reaches token_budget {int(token_budget * factor):,}. "
+    if lowest <= highest:
+        advice += (f"With this budget {domain} reaches a long share of {lowest:.3f} to {highest:.3f}: lower "
+                   "long_share, or set as_far_as_possible. ")
+    return advice + "Or raise max_repeats, or bring more documents (token_demand.margin, the source)."
 
 
 def fill(pieces: Pieces, budget: float, max_repeats: int, where: str, *key: str | int) -> Pieces:

@@ -1,9 +1,11 @@
 """Tokenized documents on disk: one Arrow IPC stream per domain, opened memory-mapped, nothing copied until asked for.
 
-Columns: id (string), split (string), input_ids (large_list of uint16 or uint32, by vocabulary). Stock `datasets` opens
-it too. Each record batch is a contiguous run of tokens; a document is a view into one of them.
+Columns: id (uint64), heldout (bool), input_ids (large_list of uint16 or uint32, by vocabulary). Stock `datasets` opens
+it too. Each record batch is a contiguous run of tokens; a document is a view into one of them. Pages that were read
+count as this process's memory until `release` gives them back.
 """
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +23,15 @@ Tokens = NDArray[np.uint16 | np.uint32]
 class TokenStore:
     """The documents of one domain, in file order."""
 
-    ids: list[str]
-    split: list[str]
+    ids: NDArray[np.uint64]
+    heldout: NDArray[np.bool_]
+    """Whether no recipe may train on it."""
     lengths: NDArray[np.int64]
     """Tokens in each document, int64[documents]."""
     batches: list[tuple[NDArray[np.int64], Tokens]]
     """Per record batch: offsets int64[n + 1] and the tokens they cut."""
     first_of_batch: NDArray[np.int64]
+    mapping: mmap.mmap
 
     def document(self, number: int, start: int = 0, stop: int | None = None) -> Tokens:
         """Tokens `start` to `stop` of document `number`: a read-only view, uint16 or uint32."""
@@ -35,6 +39,11 @@ class TokenStore:
         offsets, tokens = self.batches[batch]
         local = number - int(self.first_of_batch[batch])
         return tokens[offsets[local]:offsets[local + 1]][start:stop]
+
+    def release(self) -> None:
+        """Give the pages read so far back to the system; they are read again where needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def token_type(vocabulary: int) -> pa.DataType:
@@ -44,7 +53,7 @@ def token_type(vocabulary: int) -> pa.DataType:
 
 def schema(vocabulary: int) -> pa.Schema:
     """Schema of documents.arrow for a vocabulary of that size."""
-    return pa.schema([("id", pa.string()), ("split", pa.string()),
+    return pa.schema([("id", pa.uint64()), ("heldout", pa.bool_()),
                       ("input_ids", pa.large_list(token_type(vocabulary)))])
 
 
@@ -52,14 +61,16 @@ def open_tokens(folder: Path) -> TokenStore:
     """Open data/tokenized_corpus/DOMAIN. Raises UserError if its file is missing or broken."""
     path = folder / FILE
     try:
-        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        table = pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(mapping))).read_all()
+    except (OSError, ValueError) as error:  # ArrowInvalid, and an empty file, are ValueErrors
         raise UserError(f"{path}: {error}. Make it again: dvc repro tokenized_corpus") from None
     chunks = table.column("input_ids").chunks
     batches = [(chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=True)) for chunk in chunks]
     counts = [len(chunk) for chunk in chunks]
     lengths = [np.diff(offsets) for offsets, _ in batches]
     return TokenStore(
-        ids=table.column("id").to_pylist(), split=table.column("split").to_pylist(),
+        ids=table.column("id").to_numpy(), heldout=table.column("heldout").to_numpy(), mapping=mapping,
         lengths=np.concatenate(lengths) if lengths else np.empty(0, np.int64), batches=batches,
         first_of_batch=np.cumsum([0, *counts])[:-1].astype(np.int64))

@@ -1,22 +1,25 @@
 """Token ids of one domain, once: every later length is an exact token count, never characters divided by 3.68.
 
 Special tokens are added here by policy (`bos`, `eos`), not by the tokenizer's own template, so every domain and every
-tokenizer gets the same treatment. Costs 2 bytes a token on disk (4 for vocabularies above 65,536).
+tokenizer gets the same treatment. Costs 2 bytes a token on disk (4 for vocabularies above 65,536). Memory holds one
+block of documents. Threads (RAYON_NUM_THREADS) change the speed and nothing else.
 """
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tokenizers import Tokenizer
 
+from assets.encoding import FAST_IS_HERE, Encoded, Fast, IdsDiffer, Reference, check_sample
 from assets.progress import Progress
 from assets.stage import Config, UserError, command, output, read_params
 from assets.token_store import FILE, schema
 from assets.tokenizer import bos_eos_ids, load_tokenizer
 
-DOCUMENTS_AT_ONCE = 512
+TOKENIZER = Path("data/tokenizer")
 
 
 class TokenizedCorpusConfig(Config):
@@ -31,47 +34,77 @@ class TokenizedCorpusConfig(Config):
 def run(name: str) -> None:
     """Make data/tokenized_corpus/NAME."""
     config = read_params("tokenized_corpus", TokenizedCorpusConfig)
-    folder = Path("data/tokenizer")
-    tokenizer = load_tokenizer(folder)
-    bos, eos = bos_eos_ids(folder, tokenizer)
-    prefix = _special(bos, config.bos, "bos", folder)
-    suffix = _special(eos, config.eos, "eos", folder)
-    source = pq.ParquetFile(Path("data/raw_corpus") / name / "documents.parquet")
+    tokenizer = load_tokenizer(TOKENIZER)
+    bos, eos = bos_eos_ids(TOKENIZER, tokenizer)
+    bos, eos = _special(bos, config.bos, "bos"), _special(eos, config.eos, "eos")
+    source = Path("data/raw_corpus") / name / "documents.parquet"
+    described = schema(tokenizer.get_vocab_size())
+    reference = Reference(tokenizer)
     with output("tokenized_corpus", name) as out:
-        progress = Progress(name, source.metadata.num_rows, "doc")
-        described = schema(tokenizer.get_vocab_size())
-        documents, tokens = 0, 0
-        with pa.OSFile(str(out.folder / FILE), "wb") as file, pa.ipc.new_stream(file, described) as writer:
-            for batch in source.iter_batches(batch_size=DOCUMENTS_AT_ONCE):
-                encoded = encode(tokenizer, batch["text"].to_pylist(), prefix, suffix)
-                writer.write_batch(pa.RecordBatch.from_arrays(
-                    [batch["id"], batch["split"], _as_lists(encoded, described.field("input_ids").type)],
-                    schema=described))
-                documents, tokens = documents + len(encoded), tokens + sum(map(len, encoded))
-                progress.add(len(encoded))
-        progress.close()
-        out.facts = out.metrics = {"documents": documents, "tokens": tokens}
+        for fast in _fast_first(TOKENIZER):
+            try:
+                counts = write(source, fast, reference, bos, eos, described, out.folder / FILE)
+                break
+            except IdsDiffer as error:
+                print(f"gigatoken gives other ids than tokenizers ({error}): all again with tokenizers",
+                      file=sys.stderr)
+        out.facts = out.metrics = counts
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], prefix: list[int], suffix: list[int]) -> list[list[int]]:
-    """Token ids of each text between `prefix` and `suffix`."""
-    return [prefix + encoding.ids + suffix
-            for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+def _fast_first(folder: Path) -> Iterator[Fast | None]:
+    """The fast tokenizer if it can be had, and None for the reference."""
+    if not FAST_IS_HERE:
+        print("tokenizers at work; gigatoken, several times faster, comes with the extra `fast`", file=sys.stderr)
+    else:
+        try:
+            yield Fast(folder)
+        except Exception as error:  # whatever it says, the reference can do the work
+            print(f"tokenizers at work: gigatoken cannot read this tokenizer ({error})", file=sys.stderr)
+    yield None
 
 
-def _special(token: int | None, wanted: bool, name: str, folder: Path) -> list[int]:
-    if not wanted:
-        return []
-    if token is None:
-        raise UserError(f"tokenized_corpus.{name} = true, but {folder}/tokenizer_config.json names no {name}_token. "
+def write(source: Path, fast: Fast | None, reference: Reference, bos: int | None, eos: int | None, described: pa.Schema,
+          path: Path) -> dict[str, int]:
+    """Encode the documents of `source` into `path`; returns how many documents and tokens. Raises IdsDiffer."""
+    file = pq.ParquetFile(source)
+    progress = Progress("documents", file.metadata.num_rows, "doc")
+    documents = tokens = 0
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, described) as writer:
+        for group in range(file.num_row_groups):
+            block = file.read_row_group(group).combine_chunks()
+            texts = block["text"].to_pylist()
+            if fast is not None and texts:
+                check_sample(fast, reference, texts, block["id"].to_numpy())
+            offsets, ids = with_special((fast or reference).encode(texts), bos, eos)
+            kind = described.field("input_ids").type
+            lists = pa.LargeListArray.from_arrays(
+                pa.array(offsets), pa.array(ids.astype(kind.value_type.to_pandas_dtype())), type=kind)
+            for head in block.select(["id", "heldout"]).to_batches():
+                writer.write_batch(pa.RecordBatch.from_arrays([head["id"], head["heldout"], lists], schema=described))
+            documents, tokens = documents + len(texts), tokens + len(ids)
+            progress.add(len(texts))
+    progress.close()
+    return {"documents": documents, "tokens": tokens}
+
+
+def with_special(encoded: Encoded, bos: int | None, eos: int | None) -> Encoded:
+    """Every document with `bos` before it and `eos` after it, where they are not None."""
+    offsets, ids = encoded
+    places = [offsets[:-1] for token in (bos,) if token is not None] + [offsets[1:] for token in (eos,)
+                                                                       if token is not None]
+    if not places:
+        return encoded
+    # An end and the next begin fall on the same place: in document order, the end comes first.
+    marks = [token for token in (bos, eos) if token is not None]
+    where = np.stack(places, axis=1).ravel()
+    return offsets + np.arange(len(offsets)) * len(marks), np.insert(ids, where, np.tile(marks, len(offsets) - 1))
+
+
+def _special(token: int | None, wanted: bool, name: str) -> int | None:
+    if wanted and token is None:
+        raise UserError(f"tokenized_corpus.{name} = true, but {TOKENIZER}/tokenizer_config.json names no {name}_token. "
                         f"Set it to false, or name the token there.")
-    return [token]
-
-
-def _as_lists(encoded: list[list[int]], kind: pa.DataType) -> pa.LargeListArray:
-    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    values = np.fromiter((token for ids in encoded for token in ids), kind.value_type.to_pandas_dtype(), offsets[-1])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values), type=kind)
+    return token if wanted else None
 
 
 if __name__ == "__main__":

@@ -84,9 +84,9 @@ def _train(config: TokenizerConfig, folder: Path) -> None:
 
 def _train_texts(files: list[Path]) -> Iterator[str]:
     for path in files:
-        for batch in pq.ParquetFile(path).iter_batches(columns=["text", "split"]):
-            for text, split in zip(batch["text"].to_pylist(), batch["split"].to_pylist(), strict=True):
-                if split == "train":
+        for batch in pq.ParquetFile(path).iter_batches(columns=["text", "heldout"]):
+            for text, heldout in zip(batch["text"].to_pylist(), batch["heldout"].to_pylist(), strict=True):
+                if not heldout:
                     yield text
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from assets import page
 from assets.stage import Config, UserError, command, output, read_json, read_params, write_json
-from evaluation import page, plots
+from evaluation import plots
 
 DATA = Path("data")
 PAPER_NEEDLE = pd.DataFrame({

@@ -88,7 +88,7 @@ def measure(model: PreTrainedModel, domain: str, store: TokenStore, config: Loss
 
 def chosen_documents(domain: str, store: TokenStore, config: LossReportConfig) -> list[int]:
     """Held-out documents in a keyed random order, until they hold `tokens_per_domain` tokens that count."""
-    heldout = np.flatnonzero(np.array(store.split) == "heldout")
+    heldout = np.flatnonzero(store.heldout)
     order = generator(config.seed, "loss", domain).permutation(heldout)
     scored = np.cumsum(np.minimum(store.lengths[order], config.bands[-1]))
     return [int(row) for row in order[:int(np.searchsorted(scored, config.tokens_per_domain)) + 1]]

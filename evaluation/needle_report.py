@@ -98,10 +98,10 @@ def make_needle(config: NeedleReportConfig, store: TokenStore, tokenizer: Tokeni
     """Trial number `trial`: a span of a held-out document, and a key and a value that do not occur in it."""
     longest = max(config.lengths)
     draw = generator(config.seed, "needle", trial)
-    roomy = [row for row, split in enumerate(store.split) if split == "heldout" and store.lengths[row] >= longest]
+    roomy = [int(row) for row in np.flatnonzero(store.heldout & (store.lengths >= longest))]
     if not roomy:
         raise UserError(f"needle_report.haystack = {config.haystack!r}: no held-out document of {longest:,} tokens "
-                        f"(longest of {len(store.split):,}: {int(store.lengths.max(initial=0)):,}). Choose a domain "
+                        f"(longest of {len(store.ids):,}: {int(store.lengths.max(initial=0)):,}). Choose a domain "
                         "with longer documents, lower needle_report.lengths or raise raw_corpus.heldout_fraction.")
     row = int(roomy[int(draw.integers(len(roomy)))])
     document = store.document(row).astype(np.int64)

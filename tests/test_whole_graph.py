@@ -13,6 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = [64, 128]
+SHARED = ("data/comparison/", "data/data_report/")
 OPTIMIZER = {"learning_rate": 1e-3, "batch_tokens": 512, "micro_batch_tokens": 512}
 
 
@@ -20,7 +21,8 @@ def params() -> dict[str, object]:
     """The sample profile, made tiny: two domains, two recipes, a base pretrained for four steps."""
     world = yaml.safe_load((ROOT / "profiles" / "sample.yaml").read_text())
     world["raw_corpus"] |= {"heldout_fraction": 0.3, "domains": {
-        name: {"source": f"sources/{name}.yaml"} for name in ("book", "c4")}}
+        name: {"source": f"sources/{name}.yaml"} for name in ("book", "c4")},
+        "decontamination": {"against": "sources/evaluation.jsonl", "run": 18}}
     world["tokenizer"] |= {"source": "data/raw_corpus", "vocab_size": 600}
     world["mixed_dataset"] |= {"weights": {"book": 0.4, "c4": 0.6}, "token_budget": 4000, "long_over": 32, "recipes": {
         "original": {"cut": 128}, "per_source": {"cut": 128, "long_share": 0.6}}}
@@ -71,6 +73,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
     (root / "sources").mkdir()
     (root / "data").mkdir()
+    (root / "sources" / "evaluation.jsonl").write_text('{"text": "nothing of this stands anywhere else"}\n')
     (root / "sources" / "book.yaml").write_text(source(400, 6000))
     (root / "sources" / "c4.yaml").write_text(source(30, 6000))
     (root / "params.yaml").write_text(yaml.safe_dump(params()))
@@ -113,10 +116,13 @@ def test_one_changed_recipe_remakes_its_own_branch_and_comes_back_from_the_cache
     changed["mixed_dataset"]["recipes"]["per_source"]["cut"] = 64  # type: ignore[index]
     (world / "params.yaml").write_text(yaml.safe_dump(changed))
     assert ran(repro(world)) == {f"{stage}@per_source" for stage in (
-        "mixed_dataset", "packed_shards", "checkpoint", "needle_report", "loss_report")} | {"comparison"}
+        "mixed_dataset", "packed_shards", "checkpoint", "needle_report", "loss_report")} | {
+            "comparison", "data_report", "token_demand"}
     after = files(world)
     touched = {path for path in before if before[path] != after.get(path)}
-    assert touched and all("per_source" in path or path.startswith("data/comparison/") for path in touched)
+    demands = {path for path in touched if path.startswith("data/token_demand/")}
+    assert demands and all(before[path][1] == after[path][1] for path in demands), "asked again, nothing more is needed"
+    assert touched > demands and all("per_source" in path or path.startswith(SHARED) for path in touched - demands)
     (world / "params.yaml").write_text(original)
     assert ran(repro(world)) == set()
     assert {path: content for path, (_, content) in files(world).items()} == {

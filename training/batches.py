@@ -43,7 +43,7 @@ def document_rows(corpus: Path, row_length: int, seed: int) -> NDArray[np.uint16
     documents = []
     for domain in sorted(path.name for path in corpus.iterdir() if not path.name.startswith(".")):
         store = open_tokens(corpus / domain)
-        documents += [store.document(i) for i, split in enumerate(store.split) if split == "train"]
+        documents += [store.document(int(i)) for i in np.flatnonzero(~store.heldout)]
     order = generator(seed, "documents").permutation(len(documents))
     tokens = np.concatenate([documents[i] for i in order])
     if len(tokens) < row_length:

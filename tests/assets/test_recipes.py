@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.recipes import Pieces, Recipe, budgets, cut_documents, fill, keyed_order
+from assets.domains import MIXTURES
+from assets.mixed_dataset import choose
+from assets.recipes import Mixing, Pieces, Recipe, cut_documents, domain_weights, fill, keyed_order, solve
 from assets.stage import UserError
 
 WEIGHTS = {"book": 0.2, "web": 0.8}
@@ -28,25 +30,96 @@ def test_cutting_keeps_every_token_once_in_order(lengths: list[int], cut: int) -
     assert cuts.length.max() <= cut
 
 
+def mixing(recipe: Recipe, tokens: int = 1000, weights: str | dict[str, float] | None = None) -> Mixing:
+    """The recipe with the world's weights and a budget."""
+    return Mixing(recipe=recipe, seed=0, weights=weights or WEIGHTS, token_budget=tokens, long_over=10)
+
+
+def supply(passes: float = 100) -> dict[tuple[str, bool], int]:
+    """So many times the budget of 1,000 in each domain, divided as LONG says."""
+    return {(domain, is_long): round(1000 * passes * (share if is_long else 1 - share))
+            for domain, share in LONG.items() for is_long in (True, False)}
+
+
 def test_per_source_keeps_each_domains_share_and_lifts_the_long_share_inside_it() -> None:
-    wanted = budgets(Recipe(cut=100, long_share=0.7), WEIGHTS, LONG, 1000)
+    wanted = solve(mixing(Recipe(cut=100, long_share=0.7)), WEIGHTS, supply())
     assert wanted["web", True] + wanted["web", False] == pytest.approx(800)
     assert wanted["web", True] == pytest.approx(560)
     assert wanted["book", True] == pytest.approx(180), "a domain already above the target keeps its own share"
 
 
 def test_pooled_upsampling_reaches_the_share_in_all_and_lets_domains_drift() -> None:
-    wanted = budgets(Recipe(cut=100, long_share=0.7, across_domains=True), WEIGHTS, LONG, 1000)
+    wanted = solve(mixing(Recipe(cut=100, long_share=0.7, across_domains=True)), WEIGHTS, supply())
     assert sum(wanted.values()) == pytest.approx(1000)
     assert wanted["book", True] + wanted["web", True] == pytest.approx(700)
     assert wanted["book", True] + wanted["book", False] > 200
 
 
-@given(st.floats(0, 1), st.booleans())
-def test_budgets_sum_to_the_token_budget(long_share: float, across: bool) -> None:
-    wanted = budgets(Recipe(cut=100, long_share=long_share, across_domains=across), WEIGHTS, LONG, 1000)
+@given(st.one_of(st.fixed_dictionaries({"long_share": st.floats(0, 1)}),
+                 st.fixed_dictionaries({"keep_ratio": st.floats(0.01, 1)})), st.booleans())
+def test_what_is_wanted_sums_to_the_token_budget(target: dict[str, float], across: bool) -> None:
+    wanted = solve(mixing(Recipe(cut=100, across_domains=across, **target)), WEIGHTS, supply())
     assert sum(wanted.values()) == pytest.approx(1000)
     assert min(wanted.values()) >= -1e-9
+
+
+def test_a_raised_domain_takes_its_weight_and_the_others_keep_their_proportions() -> None:
+    recipe = mixing(Recipe(cut=100, raised={"book": 0.6}), weights={"book": 0.2, "web": 0.6, "code": 0.2})
+    weights = domain_weights(recipe, {"book": 1, "web": 1, "code": 1})
+    assert weights == pytest.approx({"book": 0.6 / 1.4, "web": 0.6 / 1.4, "code": 0.2 / 1.4})
+
+
+def test_natural_weights_are_the_tokens_that_are_there() -> None:
+    assert domain_weights(mixing(Recipe(cut=100), weights="natural"), {"book": 30, "web": 10}) == {
+        "book": 0.75, "web": 0.25}
+
+
+def test_a_share_out_of_reach_is_refused_with_what_can_be_reached() -> None:
+    little = {("book", True): 900, ("book", False): 100, ("web", True): 120, ("web", False): 880}
+    with pytest.raises(UserError, match=r"web: 560 tokens of documents over 10 .* there are 120 and 880, used at most "
+                                        r"4 times.*token_budget 857.*long share of 0.000 to 0.600"):
+        solve(mixing(Recipe(cut=100, long_share=0.7)), WEIGHTS, little)
+    wanted = solve(mixing(Recipe(cut=100, long_share=0.7, as_far_as_possible=True)), WEIGHTS, little)
+    assert wanted["web", True] == pytest.approx(480) and wanted["web", False] == pytest.approx(320)
+    reached = solve(mixing(Recipe(cut=100, long_share=0.6)), WEIGHTS, little)
+    assert reached["web", True] == pytest.approx(480)
+
+
+def test_two_ways_to_say_one_target_are_refused_together() -> None:
+    with pytest.raises(ValueError, match="set one"):
+        Recipe(cut=100, long_share=0.7, keep_ratio=0.1)
+
+
+def test_a_keep_ratio_gives_the_distribution_of_the_released_procedure() -> None:
+    """Theirs: drop documents under 4,096 tokens with probability 0.9, fill each domain's share of the budget from a
+    shuffled stream. Lengths are SlimPajama's medians, log-normal, at one sixteenth; means over 20 draws of each."""
+    draw = np.random.default_rng(0)
+    medians = {"commoncrawl": 1066, "c4": 315, "github": 520, "wikipedia": 409, "book": 121_602, "arxiv": 14_565,
+               "stackexchange": 507}
+    corpus = {domain: np.minimum(draw.lognormal(np.log(median / 16), 1.2, 60_000), 131_072 / 16).astype(np.int64) + 1
+              for domain, median in medians.items()}
+    budget, threshold, weights = 1_000_000, 256, MIXTURES["slimpajama"]
+    weights = {domain: weight / sum(weights.values()) for domain, weight in weights.items()}
+    candidates = {domain: pieces(list(lengths)) for domain, lengths in corpus.items()}
+    ours, theirs = [], []
+    for seed in range(20):
+        settings = Mixing(recipe=Recipe(cut=10**6, keep_ratio=0.1, max_repeats=1), seed=seed, weights=weights,
+                          token_budget=budget, long_over=threshold)
+        chosen, _ = choose(settings, candidates, weights)
+        ours.append({domain: np.concatenate([chosen[domain, is_long].length for is_long in (True, False)])
+                     for domain in corpus})
+        theirs.append({})
+        for domain, lengths in corpus.items():
+            stream = draw.permutation(lengths)
+            kept = stream[(stream > threshold) | (draw.random(len(stream)) < 0.1)]
+            theirs[-1][domain] = kept[:np.searchsorted(np.cumsum(kept), weights[domain] * budget) + 1]
+    edges = [0, 32, 64, 128, 256, 512, 1024, 2048, 4096, 10**6]
+    for domain in corpus:
+        share, expected_share = (np.mean([run[domain].sum() / budget for run in runs]) for runs in (ours, theirs))
+        assert abs(share - weights[domain]) < 0.003 and abs(share - expected_share) < 0.005
+        got, expected = (np.mean([np.histogram(run[domain], edges, weights=run[domain])[0] / run[domain].sum()
+                                  for run in runs], axis=0) for runs in (ours, theirs))
+        assert np.abs(got - expected).sum() / 2 < 0.06, (domain, got.round(3), expected.round(3))
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.floats(0.05, 2.9))

@@ -1,0 +1,132 @@
+"""The data half on one page: how long the documents of each domain are, and what each recipe made of them.
+
+The paper's figure 2 for this corpus: for each recipe the share of tokens by domain and by document length, requested
+beside realised. The same numbers as CSV, for `dvc plots` and for anyone's own tools.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+from assets import page
+from assets.stage import Config, command, output, read_json, read_params
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+from matplotlib.figure import Figure  # noqa: E402
+
+COLOURS = ("#1f6f8b", "#c9a227", "#3a7d44", "#8a8f98", "#b5651d", "#7a4988", "#c0392b", "#2c3e50")
+HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
+
+
+class DataReportConfig(Config):
+    """What stands above the page."""
+
+    title: str = "The data"
+
+
+class Names(Config):
+    """The keys of a map in params.yaml."""
+
+    model_config = {**Config.model_config, "extra": "ignore"}
+    domains: dict[str, object] = {}
+    recipes: dict[str, object] = {}
+
+
+def run() -> None:
+    """Make data/data_report."""
+    config = read_params("data_report", DataReportConfig)
+    domains = list(read_params("raw_corpus", Names).domains)
+    recipes = list(read_params("mixed_dataset", Names).recipes)
+    with output("data_report") as out:
+        corpus = pd.concat([pd.read_csv(f"data/length_histograms/{domain}/histogram.csv") for domain in domains])
+        mixed = _tables(recipes, "lengths.csv")
+        shares = _tables(recipes, "shares.csv")
+        kept = pd.DataFrame([{"domain": domain, **read_json(Path("metrics/raw_corpus") / f"{domain}.json")}
+                             for domain in domains]).fillna(0)
+        summary = pd.DataFrame([{"domain": domain, **read_json(Path("metrics/length_histograms") / f"{domain}.json")}
+                                for domain in domains])
+        packed = pd.DataFrame([{"recipe": name, **read_json(Path("metrics/packed_shards") / f"{name}.json")}
+                               for name in recipes])
+        for name, table in (("corpus_lengths", corpus), ("lengths", mixed), ("shares", shares)):
+            table.to_csv(out.folder / f"{name}.csv", index=False, lineterminator="\n")
+        by_length = {"corpus": corpus} | {name: mixed[mixed["recipe"] == name] for name in recipes}
+        _save(stacked({name: _by_bin(table) for name, table in by_length.items()}, "document length (tokens)"),
+              out.folder / "by_length.png")
+        _save(stacked({name: table.groupby("domain", sort=False)["tokens"].sum() for name, table in by_length.items()},
+                      "domain"), out.folder / "by_domain.png")
+        (out.folder / "report.html").write_text(_html(config, out.folder, kept, summary, shares, packed))
+        out.metrics = {name: round(float(shares[(shares["recipe"] == name) & (shares["domain"] == "all")]["long_share"]
+                                         .iloc[0]), 4) for name in recipes}
+
+
+def stacked(columns: Mapping[str, "pd.Series[int]"], title: str) -> Figure:
+    """One bar for each column, of height 1, divided by the share of tokens of each entry."""
+    table = pd.DataFrame(columns).fillna(0)
+    table = table / table.sum()
+    figure, axes = plt.subplots(figsize=(1.6 + 1.1 * len(columns), 4), layout="constrained")
+    bottom = np.zeros(len(columns))
+    for number, (name, row) in enumerate(table.iterrows()):
+        axes.bar(list(table.columns), row, bottom=bottom, label=str(name), color=COLOURS[number % len(COLOURS)],
+                 hatch=HATCHES[number // len(COLOURS) % len(HATCHES)], edgecolor="white", linewidth=0.6, width=0.72)
+        bottom += row.to_numpy()
+    axes.set(ylabel="share of tokens", ylim=(0, 1))
+    axes.tick_params(axis="x", rotation=30)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=8, title=title,
+                  title_fontsize=8)
+    return figure
+
+
+def _by_bin(table: pd.DataFrame) -> "pd.Series[int]":
+    """Tokens by length, below 1,024 in one bin; the bins named by their range."""
+    lower = table["lower"].where(table["lower"] >= 1024, 0)
+    tokens = table.groupby(lower)["tokens"].sum()
+    tokens.index = pd.Index([f"{bound // 1024}K-{bound // 512}K" if bound else "below 1K" for bound in tokens.index])
+    return tokens
+
+
+def _tables(recipes: Sequence[str], file: str) -> pd.DataFrame:
+    tables = []
+    for name in recipes:
+        table = pd.read_csv(Path("data/mixed_dataset") / name / file)
+        table.insert(0, "recipe", name)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(
+        {"recipe": [], "domain": [], "lower": [], "tokens": [], "long_share": []})
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _html(config: DataReportConfig, folder: Path, kept: pd.DataFrame, summary: pd.DataFrame, shares: pd.DataFrame,
+          packed: pd.DataFrame) -> str:
+    percent = shares.copy()
+    for column in ("weight", "requested", "realised", "long_share_requested", "long_share"):
+        if column in percent:
+            percent[column] *= 100
+    return page.page(f"Needlework: {config.title}", [
+        page.heading("Share of tokens by document length"),
+        page.paragraph("A piece of a document that a recipe cuts counts as a document. First the corpus as read, "
+                       "held-out documents too, then each recipe."),
+        page.picture(folder / "by_length.png", "Share of tokens by document length, for each recipe"),
+        page.heading("Share of tokens by domain"),
+        page.picture(folder / "by_domain.png", "Share of tokens by domain, for each recipe"),
+        page.heading("Requested and realised, percent of tokens"),
+        page.paragraph("weight: the domain's share by the recipe's weights. requested: what the recipe solves to; it "
+                       "differs where a recipe works across domains. long_share: tokens in documents above long_over.",
+                       note=True),
+        page.table(percent, 2),
+        page.heading("Rows"), page.table(packed, 0),
+        page.heading("Documents by domain"), page.table(summary, 3),
+        page.heading("What became of every record"), page.table(kept, 0)])
+
+
+if __name__ == "__main__":
+    command(run)

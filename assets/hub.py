@@ -1,0 +1,85 @@
+"""A dataset of the Hugging Face Hub as a source of documents, file by file, at a pinned revision.
+
+Files go through the Hub's own cache: seven domains that read the same files fetch each once, an interrupted download
+goes on, and reading may stop after any file, so 627B tokens need not be fetched for 5B. The cost is the disk of the
+cache (HF_HOME), of which nothing is deleted here.
+"""
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from pydantic import Field, field_validator
+
+from assets.documents import SUFFIXES
+from assets.stage import Config, UserError
+
+COMMIT_DIGITS = 40
+
+
+class HubSource(Config):
+    """Which files of which commit of which dataset."""
+
+    hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    """The dataset's id, owner/name."""
+    revision: str
+    """The full commit, 40 hexadecimal digits."""
+    files: str
+    """Which files, as a pattern in which * stands for anything, slashes too: "train/chunk1/*.jsonl.zst"."""
+
+    @field_validator("revision")
+    @classmethod
+    def _pinned(cls, revision: str) -> str:
+        if len(revision) != COMMIT_DIGITS or not set(revision) <= set("0123456789abcdef"):
+            raise ValueError("not a full commit of 40 hexadecimal digits. A branch moves, so the run could not be "
+                             "repeated: take the commit from the dataset's page, Files, History")
+        return revision
+
+
+def hub_files(source: HubSource) -> list[str]:
+    """Paths of the files that match and hold documents, sorted. Raises UserError where none does."""
+    try:
+        paths = sorted(HfApi().list_repo_files(source.hub, revision=source.revision, repo_type="dataset"))
+    except Exception as error:
+        raise _explained(source, error) from None
+    chosen = [path for path in paths if fnmatchcase(path, source.files) and path.endswith(SUFFIXES)]
+    if not chosen:
+        raise UserError(f"{source.hub} at {source.revision[:8]}: no file matches {source.files!r} and ends with one of "
+                        f"{', '.join(SUFFIXES)}. There are: {', '.join(paths[:8])}{', ...' if len(paths) > 8 else ''}. "
+                        "Change `files`.")
+    return chosen
+
+
+def fetch(source: HubSource, path: str) -> Path:
+    """One file, here: from the cache, or downloaded into it. Raises UserError."""
+    try:
+        return Path(hf_hub_download(source.hub, path, revision=source.revision, repo_type="dataset"))
+    except Exception as error:
+        raise _explained(source, error) from None
+
+
+def _explained(source: HubSource, error: Exception) -> Exception:
+    """What went wrong as something to mend; an error of another kind stays as it is."""
+    where = f"{source.hub} at {source.revision[:8]}"
+    if constants.HF_HUB_OFFLINE and isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
+        return UserError(f"{where}: HF_HUB_OFFLINE=1 forbids fetching it. Run with HF_HUB_OFFLINE=0.")
+    if isinstance(error, GatedRepoError):
+        return UserError(f"{where}: access must be asked for on its page; then put your token into HF_TOKEN.")
+    if isinstance(error, RepositoryNotFoundError):
+        return UserError(f"{where}: no such dataset, or it is private. Check `hub`, or put your token into HF_TOKEN.")
+    if isinstance(error, RevisionNotFoundError):
+        return UserError(f"{where}: no such revision. Take the commit from the dataset's page.")
+    if isinstance(error, (EntryNotFoundError, HfHubHTTPError, OSError)):
+        return UserError(f"{where}: could not be fetched ({type(error).__name__}: {error}). Run again: what is fetched "
+                         "stays in the cache.")
+    return error

@@ -1,0 +1,57 @@
+"""How many tokens each domain must bring for the recipes: the largest need of any of them, times a margin.
+
+A stage of its own, so that reading a corpus hangs on what is needed and not on how it is used: another recipe that
+needs no more leaves data/token_demand/DOMAIN.json as it was, byte for byte, and nothing is read again. Needs are of one
+pass; a recipe that repeats documents does with less. With the weights "natural" a domain's share is known only when all
+of it is read, so all of it is.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from assets.demand import Demand
+from assets.recipes import Domains, MixedDatasetConfig, Mixing, domain_weights, of_recipe
+from assets.stage import Config, command, output, read_params, write_json
+
+
+class TokenDemandConfig(Config):
+    """How far ahead of the recipes to read."""
+
+    margin: Annotated[float, Field(ge=1)] | None
+    """Candidates for each token that trains; null reads every source to its end."""
+    bytes_per_token: Annotated[float, Field(gt=0)] = 3.68
+    """Tells tokens before there is a tokenizer (the released code's figure, for characters); the margin forgives it."""
+
+
+def run() -> None:
+    """Make data/token_demand."""
+    config = read_params("token_demand", TokenDemandConfig)
+    mixing = read_params("mixed_dataset", MixedDatasetConfig)
+    domains = list(read_params("raw_corpus", Domains).domains)
+    mixings = [of_recipe(recipe, mixing) for recipe in mixing.recipes.values()]
+    with output("token_demand") as out:
+        for domain in domains:
+            wanted = demand(domain, domains, mixings, config)
+            write_json(out.folder / f"{domain}.json", wanted.model_dump())
+            out.metrics[domain] = wanted.tokens
+
+
+def demand(domain: str, domains: list[str], mixings: list[Mixing], config: TokenDemandConfig) -> Demand:
+    """The largest need of any recipe, times the margin."""
+    long_over = max((mixing.long_over for mixing in mixings), default=1)
+    if config.margin is None or not mixings or any(mixing.weights == "natural" for mixing in mixings):
+        return Demand(tokens=None, long_tokens=0, long_over=long_over, bytes_per_token=config.bytes_per_token)
+    needs = []
+    for mixing in mixings:
+        tokens = mixing.token_budget * domain_weights(mixing, dict.fromkeys(domains, 0))[domain]
+        # With a keep ratio the share of long tokens follows from the corpus; it is never more than all of them.
+        share = 1.0 if mixing.recipe.keep_ratio is not None else mixing.recipe.long_share or 0.0
+        needs.append((tokens, tokens * share))
+    return Demand(tokens=config.margin * max(need for need, _ in needs),
+                  long_tokens=config.margin * max(need for _, need in needs),
+                  long_over=long_over, bytes_per_token=config.bytes_per_token)
+
+
+if __name__ == "__main__":
+    command(run)
