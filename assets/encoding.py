@@ -5,6 +5,7 @@ documents picked by their id, one in 64 and at least one in each block, are enco
 the whole domain back to the reference. Which of the two worked never shows in the ids; the log says it.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ except ImportError:  # the extra `fast` is not installed
     gigatoken = None
 
 FAST_IS_HERE = gigatoken is not None
+ONE_THREAD = os.environ.get("RAYON_NUM_THREADS") == "1" or os.cpu_count() == 1
 
 ONE_IN = 64
 COMPARED_CHARACTERS = 2000
@@ -62,6 +64,10 @@ class Fast:
         if self._characters > FRESH_AFTER:
             self._tokenizer, self._characters = gigatoken.Tokenizer(str(self._path)), 0
         self._characters += sum(map(len, texts))
+        if ONE_THREAD:  # the batch interface brings a slow import and gains nothing
+            each = [self._tokenizer.encode(text) for text in texts]
+            offsets = np.cumsum([0, *map(len, each)], dtype=np.int64)
+            return offsets, np.concatenate(each) if each else np.empty(0, np.uint32)
         layout = self._tokenizer.encode_batch(list(texts)).layout
         return np.asarray(layout.offsets.data, np.int64), np.asarray(layout.content.data, np.uint32)
 

@@ -7,6 +7,7 @@ parts.csv says which records of which files were read. Work goes in blocks of a 
 8 bytes for every document seen (to know duplicates) and the index of the evaluation texts.
 """
 
+import csv
 import sys
 from bisect import bisect_left
 from collections import Counter
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -288,7 +288,8 @@ def _described(path: Path) -> HubSource | SampleDomain:
 
 
 def _table(rows: list[tuple[str, int]] | list[tuple[str, str, int]], columns: list[str], path: Path) -> None:
-    pd.DataFrame(rows, columns=columns).to_csv(path, index=False, lineterminator="\n")
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 if __name__ == "__main__":

@@ -179,7 +179,8 @@ def _signal(processes: Sequence[subprocess.Popen[str]], number: int) -> list[sub
 def _environment() -> dict[str, str]:
     """Ours, with this Python first on the path, so that `python -m ...` in a command is this one."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+    threads = {"RAYON_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs(), 1))}  # tokenizers of items side by side
+    return {**threads, **os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _make_one(children: Children, address: str, events: "SimpleQueue[Line | Finished]") -> None:
