@@ -18,6 +18,7 @@ from assets.documents import Fields, Skipped, document_files, read_texts
 
 LANE = 8
 LONGEST_TEXT = 64 << 20
+SETTING = "raw_corpus.decontamination.against"
 TABLE_BITS = 20
 LOWER = bytes(range(256)).lower()
 DROPPED = bytes(code for code in range(1, 128) if not chr(code).isalnum())
@@ -55,7 +56,7 @@ class Index:
 def read_index(source: Path, text_field: str, run: int) -> Index:
     """The index of every text in `source`: a file or folder as raw_corpus takes them. run: at least 15."""
     fields = Fields(text=text_field)
-    texts = [text for path in document_files(source) for _, text in read_texts(path, fields, LONGEST_TEXT)]
+    texts = [text for path in document_files(source, SETTING) for _, text in read_texts(path, fields, LONGEST_TEXT)]
     return build_index([text for text in texts if not isinstance(text, Skipped)], run)
 
 

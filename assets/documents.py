@@ -51,17 +51,20 @@ OVERSIZE = Skipped(reason="oversize")
 OTHER_DOMAIN = Skipped(reason="other_domain")
 
 
-def document_files(source: Path) -> list[Path]:
-    """The files of a source, sorted: itself, or every file below it with a known suffix. Raises UserError if none."""
+def document_files(source: Path, setting: str = "raw_corpus.domains.*.source") -> list[Path]:
+    """The files of a source, sorted: itself, or every file below it with a known suffix. Raises UserError if none.
+
+    setting: what in params.yaml names the source, for the message.
+    """
     if source.is_file():
         if not source.name.endswith(SUFFIXES):
             raise UserError(f"{source}: unknown format. Known endings: {', '.join(SUFFIXES)}. Rename or convert it.")
         return [source]
     if not source.is_dir():
-        raise UserError(f"{source}: no such file or folder. Set raw_corpus.domains.*.source in params.yaml.")
+        raise UserError(f"{source}: no such file or folder. Set {setting} in params.yaml.")
     files = sorted(path for path in source.rglob("*") if path.name.endswith(SUFFIXES))
     if not files:
-        raise UserError(f"{source}: holds no {', '.join(SUFFIXES)} file. Point the domain's source at its documents.")
+        raise UserError(f"{source}: holds no {', '.join(SUFFIXES)} file. Point {setting} at documents.")
     return files
 
 

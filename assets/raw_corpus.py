@@ -144,7 +144,7 @@ def run(name: str) -> None:
     """Make data/raw_corpus/NAME."""
     config = read_params("raw_corpus", RawCorpusConfig)
     domain = read_params(f"raw_corpus.domains.{name}", Domain)
-    demand = validated(Demand, read_json(DEMAND / f"{name}.json"), f"{DEMAND}/{name}.json")
+    demand = read_demand(DEMAND / f"{name}.json")
     index = read_index(config.decontamination.against, config.text_field, config.decontamination.run)
     with output("raw_corpus", name) as out:
         tally = Tally()
@@ -158,6 +158,13 @@ def run(name: str) -> None:
         _table(sorted(tally.parts.items()), ["file", "records"], out.folder / "parts.csv")
         _table(tally.skipped, ["reason", "file", "line"], out.folder / "skipped.csv")
         out.facts = out.metrics = dict(sorted(tally.counts.items())) | {"records": tally.records}
+
+
+def read_demand(path: Path) -> Demand:
+    """What token_demand says this domain must bring. Raises UserError where it was not made."""
+    if not path.is_file():
+        raise UserError(f"{path}: not there. Make it first: dvc repro token_demand")
+    return validated(Demand, read_json(path), str(path))
 
 
 def ingest(records: Iterable[Located], config: RawCorpusConfig, source: Path, demand: Demand, index: Index,
