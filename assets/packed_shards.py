@@ -24,7 +24,7 @@ from assets.token_store import TokenStore, open_tokens
 
 INDEX = "index.parquet"
 SHARD_BYTES = 512 << 20
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 2 << 20  # small, for reading a scattered document maps up to 64 KB around it until it is given back
 SOURCE = pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
 
 
