@@ -24,7 +24,7 @@ from assets.token_store import TokenStore, open_tokens
 
 INDEX = "index.parquet"
 SHARD_BYTES = 512 << 20
-BLOCK_BYTES = 2 << 20  # small, for reading a scattered document maps up to 64 KB around it until it is given back
+BLOCK_BYTES = 8 << 20
 SOURCE = pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
 
 
@@ -94,8 +94,6 @@ def write_shards(layout: Layout, spans: Spans, stores: Mapping[str, TokenStore],
             for begin, end in _ranges(first, last, a_block):
                 writer.write_batch(_rows(layout, begin, end, spans, stores, chunk_length, kind, schema))
                 progress.add(end - begin)
-                for store in stores.values():
-                    store.release()
     progress.close()
     return len(starts)
 
@@ -113,11 +111,11 @@ def _rows(layout: Layout, begin: int, end: int, spans: Spans, stores: Mapping[st
     places = (layout.row[low:high] - begin) * chunk_length + at
     tokens = np.empty((end - begin) * chunk_length, kind)
     first = spans.start[span] + layout.start[low:high]
-    documents = [stores[name].document for name in spans.names]
+    read = [stores[name].read for name in spans.names]
     for domain, document, start, size, place in zip(
             spans.domain[span].tolist(), spans.document[span].tolist(), first.tolist(), length.tolist(),
             places.tolist(), strict=True):
-        tokens[place:place + size] = documents[domain](document, start, start + size)
+        tokens[place:place + size] = read[domain](document, start, start + size)
     offsets = np.searchsorted(layout.row[low:high], np.arange(begin, end + 1)).astype(np.int32)
     names = pa.array(spans.names, pa.string()).take(pa.array(spans.domain[span]))
     sources = pa.StructArray.from_arrays(

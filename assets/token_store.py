@@ -1,13 +1,15 @@
 """Tokenized documents on disk: one Arrow IPC stream per domain, opened memory-mapped, nothing copied until asked for.
 
 Columns: id (uint64), heldout (bool), input_ids (large_list of uint16 or uint32, by vocabulary). Stock `datasets` opens
-it too. Each record batch is a contiguous run of tokens; a document is a view into one of them. Pages that were read
-count as this process's memory until `release` gives them back.
+it too. Each record batch is a contiguous run of tokens; a document is a view into one of them. A view's pages count as
+this process's memory, and 64 KB around each; `read` copies instead, for work that touches the whole file.
 """
 
 import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +33,9 @@ class TokenStore:
     batches: list[tuple[NDArray[np.int64], Tokens]]
     """Per record batch: offsets int64[n + 1] and the tokens they cut."""
     first_of_batch: NDArray[np.int64]
-    mapping: mmap.mmap
+    file: BinaryIO
+    address: int
+    """Where in memory the mapped file begins."""
 
     def document(self, number: int, start: int = 0, stop: int | None = None) -> Tokens:
         """Tokens `start` to `stop` of document `number`: a read-only view, uint16 or uint32."""
@@ -40,10 +44,11 @@ class TokenStore:
         local = number - int(self.first_of_batch[batch])
         return tokens[offsets[local]:offsets[local + 1]][start:stop]
 
-    def release(self) -> None:
-        """Give the pages read so far back to the system; they are read again where needed."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self.mapping.madvise(mmap.MADV_DONTNEED)
+    def read(self, number: int, start: int, stop: int) -> Tokens:
+        """The same tokens, copied from the file."""
+        view = self.document(number, start, stop)
+        place = view.__array_interface__["data"][0] - self.address
+        return np.frombuffer(os.pread(self.file.fileno(), view.nbytes, place), view.dtype)
 
 
 def token_type(vocabulary: int) -> pa.DataType:
@@ -61,9 +66,9 @@ def open_tokens(folder: Path) -> TokenStore:
     """Open data/tokenized_corpus/DOMAIN. Raises UserError if its file is missing or broken."""
     path = folder / FILE
     try:
-        with path.open("rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        table = pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(mapping))).read_all()
+        file = path.open("rb")
+        mapping = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        table = pa.ipc.open_stream(pa.BufferReader(mapping)).read_all()
     except (OSError, ValueError) as error:  # ArrowInvalid, and an empty file, are ValueErrors
         raise UserError(f"{path}: {error}. Make it again: dvc repro tokenized_corpus") from None
     chunks = table.column("input_ids").chunks
@@ -71,6 +76,7 @@ def open_tokens(folder: Path) -> TokenStore:
     counts = [len(chunk) for chunk in chunks]
     lengths = [np.diff(offsets) for offsets, _ in batches]
     return TokenStore(
-        ids=table.column("id").to_numpy(), heldout=table.column("heldout").to_numpy(), mapping=mapping,
+        ids=table.column("id").to_numpy(), heldout=table.column("heldout").to_numpy(), file=file,
+        address=mapping.address,
         lengths=np.concatenate(lengths) if lengths else np.empty(0, np.int64), batches=batches,
         first_of_batch=np.cumsum([0, *counts])[:-1].astype(np.int64))
