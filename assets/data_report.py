@@ -19,6 +19,8 @@ from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first
 from matplotlib.figure import Figure  # noqa: E402
 
 COLOURS = ("#1f6f8b", "#c9a227", "#3a7d44", "#8a8f98", "#b5651d", "#7a4988", "#c0392b", "#2c3e50")
+LOWEST = 256
+"""Lengths up to this are not told apart in the picture; the CSV files do."""
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
 
 
@@ -54,24 +56,31 @@ def run() -> None:
         for name, table in (("corpus_lengths", corpus), ("lengths", mixed), ("shares", shares)):
             table.to_csv(out.folder / f"{name}.csv", index=False, lineterminator="\n")
         by_length = {"corpus": corpus} | {name: mixed[mixed["recipe"] == name] for name in recipes}
-        _save(stacked({name: _by_bin(table) for name, table in by_length.items()}, "document length (tokens)"),
-              out.folder / "by_length.png")
-        _save(stacked({name: table.groupby("domain", sort=False)["tokens"].sum() for name, table in by_length.items()},
-                      "domain"), out.folder / "by_domain.png")
+        bounds = sorted({*corpus["lower"], *mixed["lower"]})
+        bins = [_bin(0), *(_bin(bound) for bound in bounds if bound >= LOWEST)]
+        _save(stacked({name: _by_bin(table) for name, table in by_length.items()}, bins, "document length (tokens)",
+                      ordered=True), out.folder / "by_length.png")
+        _save(stacked({name: table.groupby("domain")["tokens"].sum() for name, table in by_length.items()}, domains,
+                      "domain", ordered=False), out.folder / "by_domain.png")
         (out.folder / "report.html").write_text(_html(config, out.folder, kept, summary, shares, packed))
         out.metrics = {name: round(float(shares[(shares["recipe"] == name) & (shares["domain"] == "all")]["long_share"]
                                          .iloc[0]), 4) for name in recipes}
 
 
-def stacked(columns: Mapping[str, "pd.Series[int]"], title: str) -> Figure:
-    """One bar for each column, of height 1, divided by the share of tokens of each entry."""
-    table = pd.DataFrame(columns).fillna(0)
+def stacked(columns: Mapping[str, "pd.Series[int]"], order: Sequence[str], title: str, ordered: bool) -> Figure:
+    """One bar for each column, of height 1, divided by the share of tokens of each entry, in `order` from below.
+
+    ordered: the entries are sizes, so colours run from light to dark.
+    """
+    table = pd.DataFrame(columns).reindex(list(order)).fillna(0)
     table = table / table.sum()
+    shades = mpl.colormaps["YlGnBu"](np.linspace(0.12, 1, len(order)))
     figure, axes = plt.subplots(figsize=(1.6 + 1.1 * len(columns), 4), layout="constrained")
     bottom = np.zeros(len(columns))
     for number, (name, row) in enumerate(table.iterrows()):
-        axes.bar(list(table.columns), row, bottom=bottom, label=str(name), color=COLOURS[number % len(COLOURS)],
-                 hatch=HATCHES[number // len(COLOURS) % len(HATCHES)], edgecolor="white", linewidth=0.6, width=0.72)
+        axes.bar(list(table.columns), row, bottom=bottom, label=str(name), edgecolor="white", linewidth=0.6,
+                 width=0.72, color=shades[number] if ordered else COLOURS[number % len(COLOURS)],
+                 hatch="" if ordered else HATCHES[number // len(COLOURS) % len(HATCHES)])
         bottom += row.to_numpy()
     axes.set(ylabel="share of tokens", ylim=(0, 1))
     axes.tick_params(axis="x", rotation=30)
@@ -83,11 +92,13 @@ def stacked(columns: Mapping[str, "pd.Series[int]"], title: str) -> Figure:
 
 
 def _by_bin(table: pd.DataFrame) -> "pd.Series[int]":
-    """Tokens by length, below 1,024 in one bin; the bins named by their range."""
-    lower = table["lower"].where(table["lower"] >= 1024, 0)
-    tokens = table.groupby(lower)["tokens"].sum()
-    tokens.index = pd.Index([f"{bound // 1024}K-{bound // 512}K" if bound else "below 1K" for bound in tokens.index])
-    return tokens
+    """Tokens by length, up to LOWEST in one bin; the bins named by their range."""
+    return table.groupby(table["lower"].where(table["lower"] >= LOWEST, 0).map(_bin))["tokens"].sum()
+
+
+def _bin(lower: int) -> str:
+    """The name of the bin above `lower`."""
+    return f"{lower:,}-{2 * lower:,}" if lower else f"up to {LOWEST:,}"
 
 
 def _tables(recipes: Sequence[str], file: str) -> pd.DataFrame:
