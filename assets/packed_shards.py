@@ -7,6 +7,7 @@ holds a few megabytes of rows and 60 bytes for each piece of the layout.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,7 +53,7 @@ def run(name: str) -> None:
     domains = index["domain"].combine_chunks()
     names = domains.dictionary.to_pylist()
     stores = {domain: open_tokens(Path("data/tokenized_corpus") / domain) for domain in names}
-    where = Spans(names, domains.indices.to_numpy(), index["document"].to_numpy(), start)
+    where = Spans(names=names, domain=domains.indices.to_numpy(), document=index["document"].to_numpy(), start=start)
     with output("packed_shards", name) as out:
         shards = write_shards(layout, where, stores, config.chunk_length, out.folder)
         tokens = layout.rows * config.chunk_length
@@ -61,13 +62,18 @@ def run(name: str) -> None:
             "spans_cut": spans_cut(layout, lengths, config.chunk_length)}
 
 
+@dataclass(frozen=True, kw_only=True)
 class Spans:
-    """Which part of which document each span is: names of the domains; per span its domain's number, its document's row
-    in that domain's store, and its first token there."""
+    """Which part of which document each span is. All arrays have one length."""
 
-    def __init__(self, names: list[str], domain: NDArray[np.int16], document: NDArray[np.int32],
-                 start: NDArray[np.int64]) -> None:
-        self.names, self.domain, self.document, self.start = names, domain, document, start
+    names: list[str]
+    """The domains."""
+    domain: NDArray[np.int8 | np.int16]
+    """Each span's place in `names`."""
+    document: NDArray[np.int32]
+    """Its document's row in that domain's store."""
+    start: NDArray[np.int64]
+    """Its first token there."""
 
 
 def laid_out(lengths: NDArray[np.int64], config: PackedShardsConfig) -> Layout:

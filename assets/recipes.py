@@ -86,12 +86,10 @@ class Mixing:
 
 def of_recipe(recipe: Recipe, shared: MixedDatasetConfig) -> Mixing:
     """The recipe's own values, or those all recipes share."""
-    def own(value: object, otherwise: object) -> object:
-        return otherwise if value is None else value
-
-    values = {name: own(getattr(recipe, name), getattr(shared, name))
-              for name in ("seed", "weights", "token_budget", "long_over")}
-    return Mixing(recipe=recipe, **values)  # type: ignore[arg-type]
+    return Mixing(recipe=recipe, seed=shared.seed if recipe.seed is None else recipe.seed,
+                  weights=shared.weights if recipe.weights is None else recipe.weights,
+                  token_budget=recipe.token_budget or shared.token_budget,
+                  long_over=recipe.long_over or shared.long_over)
 
 
 def domain_weights(mixing: Mixing, tokens: Mapping[str, int]) -> dict[str, float]:
