@@ -97,21 +97,44 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
     """The frame of one run: yields where to write, and puts it in place only if the body ends without an error."""
     target = DATA / stage / item if item else DATA / stage
     metrics_file = METRICS / stage / f"{item}.json" if item else METRICS / f"{stage}.json"
-    aside = target.with_name(f".{target.name}.partial")
+    facts: dict[str, Any] = {"stage": stage, "item": item}
+    with sealed(target, facts) as folder:
+        out = Output(folder=folder)
+        yield out
+        facts |= out.facts
+        metrics_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(metrics_file, out.metrics)
+
+
+@contextmanager
+def sealed(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
+    """Yields a folder to write into; it becomes `target`, with `facts` and every file's hash in its record, only if the
+    body ends without an error. `facts` is read at the end."""
+    aside = beside(target)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    out = Output(folder=aside)
     try:
-        yield out
+        yield aside
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    facts = {"stage": stage, "item": item, **out.facts, "files": _hashes(aside)}
-    write_json(aside / RECORD, facts)
+    write_json(aside / RECORD, {**facts, "files": _hashes(aside)})
     _fsync_folder(aside)
-    metrics_file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(metrics_file, out.metrics)
     _replace_folder(aside, target)
+
+
+def beside(target: Path) -> Path:
+    """The folder in which `sealed` gathers what becomes `target`."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file of a sealed folder is there and has the hash its record gives. Reads all of it."""
+    try:
+        return bool(read_json(folder / RECORD)["files"] == {
+            name: found for name, found in _hashes(folder).items() if name != RECORD})
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def write_json(path: Path, value: Any) -> None:

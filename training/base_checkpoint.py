@@ -8,11 +8,8 @@ The curriculum is short rows first, part of them random spans repeated verbatim,
 with fewer of those. Without the first act the model stays on a plateau where it recalls nothing (docs/log.md).
 """
 
-import csv
 import json
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +18,15 @@ from pydantic import Field
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from assets.stage import Config, UserError, command, output, read_params
-from training.batches import document_rows, with_repeats
-from training.loop import OptimizerConfig, StepLog, train
+from training import attention
+from training.batches import RowsInMemory, document_rows, with_repeats
+from training.curves import write_log
+from training.loop import Task, train
+from training.loss import TokenLoss
 from training.model import load_model, make_reproducible, rope_base, save_model
-
-LOG = "log.csv"
+from training.optimizer import OptimizerConfig, make_optimizer
+from training.parallel import alone
+from training.snapshots import StepLog
 
 
 class Architecture(Config):
@@ -72,7 +73,7 @@ def run() -> None:
             model = load_model(out.folder)
         else:
             model = _pretrain(config, tokenizer, out.folder)
-        out.facts = {"base_context": int(model.config.max_position_embeddings), "rope_base": rope_base(model),
+        out.facts = {"base_context": int(model.config.max_position_embeddings), "rope_base": rope_base(model.config),
                      "tokens_trained": 0}
         out.metrics = {"parameters": model.num_parameters(), "vocabulary": int(model.config.vocab_size), **out.facts}
 
@@ -95,11 +96,13 @@ def _pretrain(config: BaseCheckpointConfig, tokenizer_folder: Path, folder: Path
     make_reproducible(config.seed)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     model = LlamaForCausalLM(_llama_config(config.architecture, len(tokenizer), tokenizer.bos_token_id))
+    attention.register(alone().device, None)
+    model.set_attn_implementation(attention.NAME)
     log: list[StepLog] = []
     for number, act in enumerate(config.acts):
         log += _perform(model, act, config, number)
-    write_log(folder / LOG, log)
-    save_model(model, tokenizer_folder, folder)
+    write_log(folder, log)
+    save_model(dict(model.named_parameters()), model.config, tokenizer_folder, folder)
     return model
 
 
@@ -111,22 +114,14 @@ def _llama_config(shape: Architecture, vocabulary: int, bos: int | None) -> Llam
         tie_word_embeddings=True, bos_token_id=bos, eos_token_id=None, pad_token_id=None)
 
 
-def _perform(model: PreTrainedModel, act: Act, config: BaseCheckpointConfig, number: int) -> Iterable[StepLog]:
+def _perform(model: PreTrainedModel, act: Act, config: BaseCheckpointConfig, number: int) -> list[StepLog]:
     plain = document_rows(config.source, act.row_length, config.seed)
     seen = np.flatnonzero(np.bincount(plain.ravel(), minlength=1)).astype(np.int64)
-    rows = with_repeats(plain, act.repeated_share, seen, config.seed)
-    steps = max(act.tokens // act.optimizer.batch_tokens, 1)
-    return list(train(model, lambda chosen: rows[chosen].astype(np.int64), len(rows), act.row_length, steps,
-                      act.optimizer, config.seed + number, f"pretrain, act {number + 1} of {len(config.acts)}"))
-
-
-def write_log(path: Path, log: Iterable[StepLog]) -> None:
-    """The loss curve as CSV: step, tokens, loss, learning_rate."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "tokens", "loss", "learning_rate"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**asdict(line), "loss": f"{line.loss:.5f}", "learning_rate": f"{line.learning_rate:.6g}"}
-                         for line in log)
+    rows = RowsInMemory(ids=with_repeats(plain, act.repeated_share, seen, config.seed))
+    loss = TokenLoss(model)
+    task = Task(what=f"pretrain, act {number + 1} of {len(config.acts)}", rows=rows, optimizer=act.optimizer,
+                steps=max(act.tokens // act.optimizer.batch_tokens, 1), seed=config.seed + number)
+    return list(train(loss, make_optimizer(loss, act.optimizer), task, alone()))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Rows of token ids for training: from packed shards, or cut here from whole documents for pretraining a small base.
 
-Packed rows stay on disk, memory-mapped, and are copied one batch at a time. The rows of the sample base are cut in
-memory (16 MB for 6M tokens), because its curriculum needs them at two lengths.
+Packed rows stay on disk, memory-mapped, and are copied one batch at a time, so a run over terabytes holds one batch.
+The rows of the sample base are cut in memory (16 MB for 6M tokens), because its curriculum needs them at two lengths.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,31 +17,101 @@ from assets.randomness import generator
 from assets.stage import UserError
 from assets.token_store import open_tokens
 
+Ids = NDArray[np.uint16 | np.uint32]
 
-def open_rows(folder: Path) -> NDArray[np.uint16 | np.uint32]:
-    """The packed rows of a shard folder, in order: uint16 or uint32 [rows, chunk_length].
 
-    One shard is a view of the memory-mapped file; several are joined by a copy. Raises UserError if there is no row.
-    """
-    shards = [_shard_rows(path) for path in sorted(folder.glob("train-*.arrow"))]
-    filled = [rows for rows in shards if len(rows)]
-    if not filled:
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some rows."""
+
+    ids: NDArray[np.int64]
+    """Token ids, int64[n, row_length]."""
+    starts: Sequence[NDArray[np.int64]]
+    """For each row, where its documents begin, ascending from 0."""
+
+
+class Rows(Protocol):
+    """What can be trained on: rows of one length, by number."""
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+    @property
+    def length(self) -> int:
+        """Tokens in each."""
+    def take(self, numbers: NDArray[np.int64]) -> Batch:
+        """The rows of these numbers, in this order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsInMemory:
+    """Rows whose documents are not known: each counts as one. ids: [count, length]."""
+
+    ids: Ids
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+        return len(self.ids)
+
+    @property
+    def length(self) -> int:
+        """Tokens in each."""
+        return int(self.ids.shape[1])
+
+    def take(self, numbers: NDArray[np.int64]) -> Batch:
+        """The rows of these numbers, in this order."""
+        return Batch(ids=self.ids[numbers].astype(np.int64), starts=[np.zeros(1, np.int64)] * len(numbers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedRows:
+    """The rows of a folder of packed shards, in order, memory-mapped."""
+
+    length: int
+    first: NDArray[np.int64]
+    """Number of the first row of each block, and last of all the count, int64[blocks + 1]."""
+    blocks: Sequence[pa.RecordBatch]
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+        return int(self.first[-1])
+
+    def take(self, numbers: NDArray[np.int64]) -> Batch:
+        """The rows of these numbers, in this order. Raises IndexError for one that is not there."""
+        ids, starts = np.empty((len(numbers), self.length), np.int64), []
+        for place, number in enumerate(numbers):
+            if not 0 <= number < self.count:
+                raise IndexError(f"row {number} of {self.count}")
+            block = int(np.searchsorted(self.first, number, side="right")) - 1
+            batch, local = self.blocks[block], int(number - self.first[block])
+            tokens, sources = batch.column("input_ids"), batch.column("source")
+            ids[place] = tokens.values.slice((tokens.offset + local) * self.length, self.length).to_numpy()
+            starts.append(sources[local].values.field("start").to_numpy(zero_copy_only=False).astype(np.int64))
+        return Batch(ids=ids, starts=starts)
+
+
+def open_rows(folder: Path) -> PackedRows:
+    """The packed rows of a shard folder. Raises UserError if there is no row, or rows of several lengths."""
+    blocks: list[pa.RecordBatch] = []
+    for path in sorted(folder.glob("train-*.arrow")):
+        try:
+            blocks += [batch for batch in pa.ipc.open_stream(pa.memory_map(str(path))) if len(batch)]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{path}: {error}. Make it again: dvc repro packed_shards") from None
+    if not blocks:
         raise UserError(f"{folder}: no packed row there. Raise mixed_dataset.token_budget to at least "
                         "packed_shards.chunk_length.")
-    return filled[0] if len(filled) == 1 else np.concatenate(filled)
+    lengths = {block.schema.field("input_ids").type.list_size for block in blocks}
+    if len(lengths) > 1:
+        raise UserError(f"{folder}: rows of {sorted(lengths)} tokens side by side. Make them again: "
+                        "dvc repro packed_shards")
+    return PackedRows(length=lengths.pop(), blocks=blocks,
+                      first=np.cumsum([0, *(len(block) for block in blocks)]).astype(np.int64))
 
 
-def _shard_rows(path: Path) -> NDArray[np.uint16 | np.uint32]:
-    table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-    batches = [_batch_rows(chunk) for chunk in table.column("input_ids").chunks if len(chunk)]
-    return np.concatenate(batches) if batches else np.empty((0, 1), np.uint16)
-
-
-def _batch_rows(column: pa.FixedSizeListArray) -> NDArray[np.uint16 | np.uint32]:
-    return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
-
-
-def document_rows(corpus: Path, row_length: int, seed: int) -> NDArray[np.uint16 | np.uint32]:
+def document_rows(corpus: Path, row_length: int, seed: int) -> Ids:
     """Training documents of every domain, shuffled, joined, cut into [rows, row_length]. A remainder is dropped."""
     documents = []
     for domain in sorted(path.name for path in corpus.iterdir() if not path.name.startswith(".")):
@@ -51,8 +124,7 @@ def document_rows(corpus: Path, row_length: int, seed: int) -> NDArray[np.uint16
     return tokens[: len(tokens) // row_length * row_length].reshape(-1, row_length)
 
 
-def with_repeats(rows: NDArray[np.uint16 | np.uint32], share: float, tokens: NDArray[np.int64], seed: int
-                 ) -> NDArray[np.uint16 | np.uint32]:
+def with_repeats(rows: Ids, share: float, tokens: NDArray[np.int64], seed: int) -> Ids:
     """`rows` with a `share` of them replaced by a random span of `tokens` repeated until the row is full.
 
     Such rows teach copying by content before the language does; spans are 8 to half a row long.
@@ -63,3 +135,9 @@ def with_repeats(rows: NDArray[np.uint16 | np.uint32], share: float, tokens: NDA
         span = draw.choice(tokens, int(draw.integers(8, rows.shape[1] // 2)))
         out[row] = np.resize(span, rows.shape[1])
     return out
+
+
+def row_order(count: int, needed: int, seed: int) -> NDArray[np.int64]:
+    """`needed` row numbers out of `count`: each row once per epoch, every epoch in its own order. int64[needed]."""
+    epochs = [generator(seed, "epoch", epoch).permutation(count) for epoch in range(-(-needed // count))]
+    return np.concatenate(epochs)[:needed].astype(np.int64)

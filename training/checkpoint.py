@@ -1,66 +1,113 @@
-"""Continual pretraining at long context: raise the RoPE base in the config, then train on packed rows.
+"""Continual pretraining at long context: stretch the rotary embedding in the config, then train on packed rows.
 
-A model is a name, the rows it trains on and the RoPE base it trains with. Two controls are models too: `base` is the
-base untouched and `base_rope_raised` has the new base and no training, so every report treats all alike. All
-parameters move, with full attention, as in the paper. The result is a plain `transformers` folder.
+A model is a name, the rows it trains on and how its rotary embedding is stretched. Two controls are models too: `base`
+is the base untouched and `base_rope_raised` is stretched and not trained, so every report treats all alike; and so is a
+snapshot of another model, so the curve over tokens is one training. All parameters move, with full attention, as in
+the paper. The result is a plain `transformers` folder.
+
+NEEDLEWORK_ACCELERATE names a file of training/accelerate/ that says which devices train; without it one CPU process
+does. The stage itself never divides: it has the model trained in a scratch folder and takes it from there.
 """
 
+import os
+import shutil
+import sys
 from pathlib import Path
-from typing import Annotated
 
-import numpy as np
-from pydantic import Field
+from assets.stage import RECORD, UserError, command, output, read_json
+from training.curves import write_log
+from training.extension import (
+    BASE,
+    SCRATCH,
+    STOPPED,
+    CheckpointConfig,
+    ModelConfig,
+    clear_others,
+    extend,
+    scratch_folder,
+    settings,
+)
+from training.loop import Stopped
+from training.model import load_model, make_reproducible, read_config, rope_base, save_model
+from training.parallel import alone
 
-from assets.stage import Config, command, output, read_json, read_params
-from training.base_checkpoint import LOG, write_log
-from training.batches import open_rows
-from training.loop import OptimizerConfig, StepLog, train
-from training.model import load_model, make_reproducible, rope_base, save_model
-
-BASE = Path("data/base_checkpoint")
-
-
-class ModelConfig(Config):
-    """What one model of the comparison is made from."""
-
-    rows: Path
-    """Folder of packed rows to train on; the base checkpoint itself for a control that is not trained."""
-    rope_base: Annotated[float, Field(gt=1)] | None = None
-    """The RoPE base written into the config before training; None keeps the base model's."""
-
-
-class CheckpointConfig(Config):
-    """Continual pretraining, the same for every model."""
-
-    seed: int = 0
-    tokens: Annotated[int, Field(ge=1)]
-    """Tokens to train on, rounded down to whole optimizer steps (at least one)."""
-    context: Annotated[int, Field(ge=16)]
-    """Context length written into the trained model's config, in tokens."""
-    optimizer: OptimizerConfig
-    models: dict[str, ModelConfig]
+ACCELERATE = "NEEDLEWORK_ACCELERATE"
 
 
 def run(name: str) -> None:
     """Make data/checkpoint/NAME."""
-    config = read_params("checkpoint", CheckpointConfig)
-    chosen = read_params(f"checkpoint.models.{name}", ModelConfig)
-    make_reproducible(config.seed)
+    config, chosen = settings(name)
+    if chosen.rows == BASE:
+        source = None
+    elif chosen.at is not None:
+        source = chosen.rows / "at" / str(chosen.at)
+    else:
+        source = train_in_scratch(name, scratch_folder(name, config, chosen))
     with output("checkpoint", name) as out:
-        model = load_model(BASE, chosen.rope_base)
-        log: list[StepLog] = []
-        if chosen.rows != BASE:
-            rows = open_rows(chosen.rows)
-            steps = max(config.tokens // config.optimizer.batch_tokens, 1)
-            log = list(train(model, lambda numbers: rows[numbers].astype(np.int64), len(rows), rows.shape[1], steps,
-                             config.optimizer, config.seed, name))
-        if chosen.rope_base is not None:
-            model.config.max_position_embeddings = config.context
-        save_model(model, BASE, out.folder)
-        write_log(out.folder / LOG, log)
-        out.facts = {"base_context": read_json(BASE / "record.json")["base_context"], "rope_base": rope_base(model),
-                     "tokens_trained": log[-1].tokens if log else 0}
-        out.metrics = {**out.facts, **({"loss": log[-1].loss} if log else {})}
+        if source is None:
+            _control(config, chosen, out.folder)
+            facts = {"tokens": 0}
+        else:
+            _take(source, out.folder, name)
+            facts = read_json(source / RECORD)
+            for snapshot in chosen.snapshots:
+                shutil.copytree(source.parent / "at" / str(snapshot), out.folder / "at" / str(snapshot))
+        out.facts = {"base_context": read_json(BASE / RECORD)["base_context"],
+                     "rope_base": rope_base(read_config(out.folder)), "tokens_trained": facts["tokens"]}
+        out.metrics = {**out.facts, **({"loss": facts["loss"]} if "loss" in facts else {})}
+    shutil.rmtree(SCRATCH / name, ignore_errors=True)
+
+
+def train_in_scratch(name: str, scratch: Path) -> Path:
+    """Have the model trained, here or by the processes that NEEDLEWORK_ACCELERATE says; returns its folder."""
+    clear_others(scratch)
+    file = os.environ.get(ACCELERATE)
+    if not file:
+        try:
+            return extend(name, alone())
+        except Stopped:
+            sys.exit(STOPPED)
+    if not Path(file).is_file():
+        raise UserError(f"{ACCELERATE} = {file}: no such file. training/accelerate/ has some; `accelerate config` "
+                        "writes others.")
+    _launch(file, name)
+    return scratch / "final"
+
+
+def _launch(file: str, name: str) -> None:
+    """`accelerate launch` of training.extension; its own errors are on the screen already."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch_command(launch_command_parser().parse_args(["--config_file", file, "--module", "training.extension",
+                                                           name]))
+    except SignalException:
+        sys.exit(STOPPED)
+    except ChildFailedError as error:
+        codes = sorted({failure.exitcode for failure in error.failures.values()})
+        if STOPPED in codes:
+            sys.exit(STOPPED)
+        raise UserError(f"training under {file} ended with exit status {', '.join(map(str, codes))}; the reason is "
+                        "above.") from None
+
+
+def _control(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> None:
+    """The base, stretched or as it is, untrained."""
+    make_reproducible(config.seed)
+    model = load_model(BASE, read_config(BASE, chosen.rope, config.context))
+    save_model(dict(model.named_parameters()), model.config, BASE, folder, config.saved_as)
+    write_log(folder, [])
+
+
+def _take(source: Path, folder: Path, name: str) -> None:
+    """Copy a trained model, without its record."""
+    if not (source / RECORD).is_file():
+        known = ", ".join(sorted(path.name for path in source.parent.glob("*"))) or "none"
+        raise UserError(f"checkpoint.models.{name}.at: no {source}. Its model has these snapshots: {known}. "
+                        "Name one, or add it to the model's `snapshots`.")
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD))
 
 
 if __name__ == "__main__":

@@ -1,124 +1,155 @@
-"""The training loop: rows in a fixed order, AdamW, one optimizer step per batch of tokens, a rate known from the step.
+"""The training loop: rows in an order known before, one optimizer step per batch of tokens, a rate known from the step.
 
-Rows are chosen by step index from a keyed permutation, never from a loader's state, so the order of the data is known
-before training and is the same for every run. Documents in a row see each other (no document mask), as in the paper.
-A batch is cut into micro-batches of whole rows; their gradients add up, at the cost of a longer step. The loss takes
-the logits of one micro-batch at a time.
+Rows are chosen by step index from a keyed permutation, never from a loader's state, so the order of the data is the
+same for every run, on any number of processes, stopped or not. A batch is cut into passes of whole rows; their
+gradients add up, at the cost of a longer step. A step whose loss is not a number, or jumps, is not taken.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Annotated, Literal
+import signal
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import Field
-from torch.nn import functional
-from transformers import PreTrainedModel
 
 from assets.progress import Progress
-from assets.randomness import generator
-from assets.stage import Config, UserError
+from assets.stage import UserError
+from training.batches import Rows, row_order
+from training.flops import PEAK_BF16, named_gpu, shape_of
+from training.loss import TokenLoss
+from training.optimizer import OptimizerConfig, clip, learning_rate_at
+from training.parallel import World
+from training.passes import counted, forward, shares
+from training.snapshots import StepLog
 
-Rows = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""Row numbers, int64[n] -> token ids, int64[n, row_length]."""
+REMEMBERED = 20
+"""Losses that a spike is measured against."""
 
 
-class OptimizerConfig(Config):
-    """How the weights move. The paper: AdamW, constant rate 2e-5, 4M tokens a batch."""
+class Diverged(UserError):
+    """The loss is no number any more, or has jumped."""
 
-    learning_rate: Annotated[float, Field(gt=0)]
-    """Peak learning rate."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or a cosine down to a tenth of the peak."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    batch_tokens: Annotated[int, Field(ge=1)]
-    """Tokens in one optimizer step; rounded down to whole rows, at least one."""
-    micro_batch_tokens: Annotated[int, Field(ge=1)]
-    """Tokens held in memory at once; changes memory and the order of sums, hence the last bits of the result."""
+
+class Stopped(Exception):
+    """Somebody asked to stop; the weights are those after the last whole step."""
+
+
+@dataclass(kw_only=True)
+class Patience:
+    """Whether somebody asked to stop: SIGTERM, from a scheduler, Dagster or a person."""
+
+    stop: bool = False
+
+    def listen(self) -> None:
+        """Heed SIGTERM from now on, by stopping after the pass at work."""
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.stop = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepLog:
-    """One optimizer step: its number from 1, tokens seen after it, mean loss in nats per token, rate used."""
+class Task:
+    """What to train on and how, whatever the hardware."""
 
-    step: int
-    tokens: int
-    loss: float
-    learning_rate: float
+    what: str
+    rows: Rows
+    steps: int
+    optimizer: OptimizerConfig
+    seed: int
+    document_mask: bool = False
+    bf16: bool = True
+    patience: Patience = field(default_factory=Patience)
 
+    @property
+    def rows_per_step(self) -> int:
+        """Rows in one optimizer step."""
+        return max(self.optimizer.batch_tokens // self.rows.length, 1)
 
-def learning_rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The rate of step `step` (from 0) of `steps`."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.learning_rate
-    done = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
-    return config.learning_rate * (0.1 + 0.45 * (1 + float(np.cos(np.pi * done))))
-
-
-def row_order(count: int, needed: int, seed: int) -> NDArray[np.int64]:
-    """`needed` row numbers out of `count`: each row once per epoch, every epoch in its own order. int64[needed]."""
-    epochs = [generator(seed, "epoch", epoch).permutation(count) for epoch in range(-(-needed // count))]
-    return np.concatenate(epochs)[:needed].astype(np.int64)
+    @property
+    def rows_per_pass(self) -> int:
+        """Rows that a group of processes holds at once."""
+        return max(self.optimizer.micro_batch_tokens // self.rows.length, 1)
 
 
-def train(model: PreTrainedModel, rows: Rows, count: int, row_length: int, steps: int, config: OptimizerConfig,
-          seed: int, what: str) -> Iterator[StepLog]:
-    """Train `model` in place for `steps` steps on `count` rows of `row_length` tokens, yielding a log line per step.
+def train(loss: TokenLoss, optimizer: torch.optim.Optimizer, task: Task, world: World, before: Sequence[StepLog] = ()
+          ) -> Iterator[StepLog]:
+    """Train in place from where the log `before` ends, yielding a line for each step after it was taken.
 
-    Raises UserError when the loss is not a number, naming the step.
+    Raises Diverged before a step whose loss or gradient is not a number or whose loss jumps, and Stopped between two
+    passes once asked to; in both cases the weights are those after the step before.
     """
-    rows_per_step = max(config.batch_tokens // row_length, 1)
-    rows_per_pass = max(config.micro_batch_tokens // row_length, 1)
-    optimizer = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.learning_rate,
-                                  betas=config.betas, fused=True)
-    order = row_order(count, steps * rows_per_step, seed)
-    progress = Progress(what, steps * rows_per_step * row_length, "tok")
-    model.train()
-    for step in range(steps):
-        rate = learning_rate_at(config, step, steps)
+    order = row_order(task.rows.count, task.steps * task.rows_per_step, task.seed)
+    tokens_per_step = task.rows_per_step * task.rows.length
+    progress = Progress(task.what, (task.steps - len(before)) * tokens_per_step, "tok") if world.main else None
+    losses = [line.loss for line in before][-REMEMBERED:]
+    begun = time.monotonic()
+    loss.train()
+    for step in range(len(before), task.steps):
+        rate = learning_rate_at(task.optimizer, step, task.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = rows(order[step * rows_per_step:(step + 1) * rows_per_step])
-        loss = accumulate(model, torch.from_numpy(batch), rows_per_pass)
-        if not np.isfinite(loss):
-            raise UserError(f"{what}: the loss at step {step + 1} is {loss}. Lower the learning rate "
-                            f"(now {config.learning_rate:g}) or lengthen the warm-up ({config.warmup_steps} steps).")
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        value = accumulate(loss, order[step * task.rows_per_step:(step + 1) * task.rows_per_step], task, world)
+        norm = clip(loss, task.optimizer.clip_norm, world)
+        _check(value, norm, losses, step, task)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        progress.add(batch.size, f"loss {loss:.3f}")
-        yield StepLog(step=step + 1, tokens=(step + 1) * rows_per_step * row_length, loss=loss, learning_rate=rate)
-    progress.close()
+        losses = [*losses, value][-REMEMBERED:]
+        line = StepLog(step=step + 1, tokens=(step + 1) * tokens_per_step, loss=value, learning_rate=rate,
+                       gradient_norm=norm)
+        if progress is not None:
+            done = (step + 1 - len(before)) * tokens_per_step
+            speed = done / (time.monotonic() - begun)
+            note = f"step {step + 1}/{task.steps}, loss {value:.3f}{_mfu(speed, loss, task, world)}"
+            progress.add(tokens_per_step, note)
+        yield line
+    if progress is not None:
+        progress.close()
 
 
-def next_token_loss(model: PreTrainedModel, rows: torch.Tensor) -> torch.Tensor:
-    """Summed cross-entropy in nats of every token but the first of each row. rows: int64[n, length] -> fp32 scalar."""
-    with torch.autocast(rows.device.type, torch.bfloat16):
-        hidden = model.base_model(input_ids=rows[:, :-1], use_cache=False).last_hidden_state
-        logits = model.get_output_embeddings()(hidden)
-    return functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
+def accumulate(loss: TokenLoss, numbers: np.ndarray, task: Task, world: World) -> float:
+    """Gradients of the mean loss over the rows of these numbers, a pass at a time; returns that mean.
+
+    Gradients are first those of the sum over the tokens there would be without document masks, and are set right at
+    the end, for only then is it known how many were predicted.
+    """
+    nominal = len(numbers) * (task.rows.length - 1)
+    total, predicted = 0.0, 0
+    for mine, counts in shares(numbers, task.rows_per_pass, world):
+        batch = task.rows.take(mine)
+        value = forward(loss, batch, world, task.document_mask, task.bf16, None if counts else ())
+        (value * (world.size / nominal)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        total += value.item()
+        predicted += counted(batch.starts, task.rows.length, task.document_mask) if counts and not world.stretch else 0
+        _, stop = world.sum([0.0, float(task.patience.stop)])
+        if stop:
+            loss.zero_grad(set_to_none=True)
+            raise Stopped
+    total, predicted = world.sum([total, float(predicted)])  # type: ignore[assignment]  # a whole number
+    if predicted != nominal:
+        for part in loss.parameters():
+            if part.grad is not None:
+                part.grad.mul_(nominal / max(predicted, 1))
+    return total / max(predicted, 1)
 
 
-def accumulate(model: PreTrainedModel, batch: torch.Tensor, rows_per_pass: int) -> float:
-    """Gradients of the batch's mean loss, one micro-batch at a time; returns that mean."""
-    targets = batch.shape[0] * (batch.shape[1] - 1)
-    total = 0.0
-    for micro_batch in batch.split(rows_per_pass):
-        loss = next_token_loss(model, micro_batch) / targets
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        total += loss.item()
-    return total
+def _check(value: float, norm: float, losses: Sequence[float], step: int, task: Task) -> None:
+    advice = (f"Lower optimizer.learning_rate (now {task.optimizer.learning_rate:g}) or raise optimizer.warmup_steps "
+              f"(now {task.optimizer.warmup_steps}).")
+    if not (np.isfinite(value) and np.isfinite(norm)):
+        raise Diverged(f"{task.what}: at step {step + 1} the loss is {value} and the gradient's norm {norm}. {advice}")
+    limit = task.optimizer.spike_nats
+    if limit is not None and len(losses) == REMEMBERED and value > statistics.median(losses) + limit:
+        raise Diverged(f"{task.what}: at step {step + 1} the loss jumped to {value:.3f} from about "
+                       f"{statistics.median(losses):.3f}, more than optimizer.spike_nats = {limit:g}. {advice}")
 
 
-def _decay_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay, vectors (norms, biases) do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+def _mfu(tokens_per_second: float, loss: TokenLoss, task: Task, world: World) -> str:
+    if world.device.type != "cuda":
+        return ""
+    gpu = named_gpu(torch.cuda.get_device_name())
+    flops = shape_of(loss.model.config).training_flops(task.rows.length)
+    return f", MFU {tokens_per_second * flops / (PEAK_BF16[gpu] * world.size):.0%}" if gpu else ""

@@ -1,20 +1,25 @@
 """Models as plain `transformers` folders: loaded and saved so that anyone's loader gives the same logits.
 
-Weights stay fp32 (the optimizer needs them), matrix products run in bf16 under autocast. On a CPU one process uses
-one thread: then the sums have one order and the same inputs give the same bytes on machines with the same instruction
-set. The cost is that one training cannot use two cores; the graph runs two trainings side by side instead.
+Weights stay fp32 (the optimizer needs them), matrix products run in bf16. On a CPU one process uses one thread: then
+the sums have one order and the same inputs give the same bytes on machines with the same instruction set. The cost is
+that one training cannot use two cores; the graph runs two trainings side by side instead.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from assets.stage import UserError
+from training.rope import RopeConfig, stretched
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+                   "chat_template.jinja", "generation_config.json")
 
 
 def make_reproducible(seed: int) -> None:
@@ -25,37 +30,61 @@ def make_reproducible(seed: int) -> None:
     transformers_logging.disable_progress_bar()
 
 
-def load_model(folder: Path, rope_base: float | None = None) -> PreTrainedModel:
-    """The causal language model in `folder` in fp32, with its RoPE base replaced where one is given.
+def read_config(folder: Path, rope: RopeConfig | None = None, context: int | None = None) -> PretrainedConfig:
+    """The config in `folder`; with `rope`, its rotary embedding stretched to `context` and the context written in.
 
-    Raises UserError where the folder is no such model. Never runs code from the folder and never asks the Hub.
+    Raises UserError where there is none. Never runs code from the folder and never asks the Hub.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json there. A base model is a transformers folder: config.json, "
                         "*.safetensors, tokenizer.json. Set base_checkpoint.source to one.")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False,
-            use_safetensors=True, local_files_only=True)
-        if rope_base is None:
-            return model
-        model.config.rope_parameters = {**model.config.rope_parameters, "rope_theta": rope_base}
-        raised = AutoModelForCausalLM.from_config(model.config, attn_implementation="sdpa", dtype=torch.float32)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}/config.json: transformers cannot read it: {error}") from None
+    if rope is not None and context is not None:
+        config.rope_parameters = stretched(config, rope, context)
+        config.max_position_embeddings = context
+    return config
+
+
+def load_model(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
+    """The causal language model in `folder` in fp32 on the CPU, under `config` or its own.
+
+    Raises UserError where the folder is no such model. Never runs code from the folder and never asks the Hub.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, config=config or read_config(folder), dtype=torch.float32, attn_implementation="sdpa",
+            trust_remote_code=False, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: transformers cannot load it: {error}") from None
-    # Rotary tables are made when a model is built, so the weights move into one built with the new base.
-    raised.load_state_dict(model.state_dict())
-    return raised
 
 
-def rope_base(model: PreTrainedModel) -> float:
-    """The RoPE base (theta) in the model's config."""
-    return float(model.config.rope_parameters["rope_theta"])
+def shell_of(config: PretrainedConfig) -> PreTrainedModel:
+    """The model of `config` in fp32 with weights that nobody set: memory is taken only where something is written."""
+    with no_init_weights():
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
 
 
-def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
-    """Write config, safetensors and the tokenizer's files into `folder`."""
-    model.save_pretrained(folder)
+def rope_base(config: PretrainedConfig) -> float:
+    """The RoPE base (theta) in a config; 0 for a model without one base for all its layers."""
+    parameters = getattr(config, "rope_parameters", None)
+    return float(parameters.get("rope_theta", 0)) if isinstance(parameters, dict) else 0.0
+
+
+def save_model(weights: Mapping[str, torch.Tensor], config: PretrainedConfig, tokenizer_folder: Path, folder: Path,
+               kind: Literal["float32", "bfloat16"] = "float32") -> None:
+    """Write config, weights as safetensors of that type, and the tokenizer's files into `folder`."""
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    shell.load_state_dict({name: part.to(getattr(torch, kind)) for name, part in weights.items()}, assign=True,
+                          strict=False)
+    shell.tie_weights()
+    bare = [name for name, part in shell.named_parameters() if part.is_meta]
+    if bare:
+        raise RuntimeError(f"no weights for {', '.join(bare)}: the model would not load")
+    shell.save_pretrained(folder)
     for name in TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file() and not (folder / name).exists():
             shutil.copyfile(tokenizer_folder / name, folder / name)

@@ -1,0 +1,87 @@
+"""Two processes train what one trains: sharded, along the row, masked, and when their number changes on the way."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from worlds import LENGTH
+from safetensors.torch import load_file
+
+from training.checkpoint import run
+
+ROOT = Path(__file__).parents[2]
+Project = Callable[..., Path]
+
+
+def accelerate_file(root: Path, processes: int = 2, **options: object) -> Path:
+    """training/accelerate/cpu-2.yaml with changes."""
+    values = yaml.safe_load((ROOT / "training/accelerate/cpu-2.yaml").read_text())
+    values["num_processes"] = processes
+    values["fsdp_config"] |= options.pop("fsdp", {})
+    values |= options
+    path = root / "accelerate.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def launched(file: Path, until: str | None = None, **environment: str) -> str:
+    """Run the stage under that file, or kill it when a snapshot of the name `until` is there; returns what it said."""
+    process = subprocess.Popen([sys.executable, "-m", "training.checkpoint", "model"], stderr=subprocess.PIPE, text=True,
+                               start_new_session=True,
+                               env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_ACCELERATE": str(file),
+                                    "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", **environment})
+    if until is not None:
+        while process.poll() is None and not list(Path(".training").rglob(until)):
+            pass
+        os.killpg(process.pid, 9)
+    said = process.communicate()[1]
+    assert until is not None or process.returncode == 0, said[-3000:]
+    return said
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    """The trained model's."""
+    return load_file(root / "data/checkpoint/model/model.safetensors")
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Equal up to the order of fp32 sums over six steps."""
+    return one.keys() == other.keys() and all(torch.allclose(one[name], other[name], atol=2e-5) for name in one)
+
+
+@pytest.mark.parametrize("case", ["sharded", "sharded, masked, recomputed", "along the row", "along the row, masked"])
+def test_two_processes_train_the_model_that_one_trains(project: Project, case: str) -> None:
+    settings = {"document_mask": "masked" in case, "tokens": 3 * 5 * LENGTH,
+                "optimizer": {"batch_tokens": 5 * LENGTH}, "models": {"model": {"rows": "data/packed_shards/rows"}}}
+    alone = project(**settings)
+    run("model")
+    together = project(**settings)
+    row = {"parallelism_config": {"parallelism_config_sp_size": 2}} if "along" in case else {}
+    fsdp = {"fsdp_activation_checkpointing": True, "fsdp_offload_params": True} if "recomputed" in case else {}
+    said = launched(accelerate_file(together, fsdp=fsdp, **row))
+    assert "2 x cpu" in said and ("Ulysses" in said) == ("along" in case)
+    assert close(weights(alone), weights(together))
+    assert not close(weights(alone), load_file(alone / "data/base_checkpoint/model.safetensors"))
+
+
+def test_a_training_goes_on_with_another_number_of_processes(project: Project) -> None:
+    alone = project()
+    run("model")
+    changed = project()
+    launched(accelerate_file(changed, 2), until="step-00000003", NEEDLEWORK_SNAPSHOT_SECONDS="0")
+    assert "going on after step" in launched(accelerate_file(changed, 1))
+    assert close(weights(alone), weights(changed))
+
+
+def test_a_mistake_under_several_processes_is_a_line_and_no_traceback(project: Project) -> None:
+    root = project()
+    file = accelerate_file(root, parallelism_config={"parallelism_config_cp_size": 2})
+    process = subprocess.run([sys.executable, "-m", "training.checkpoint", "model"], capture_output=True, text=True,
+                             env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_ACCELERATE": str(file)})
+    assert process.returncode == 1 and "documents would silently see each other" in process.stderr
+    assert "Traceback" not in process.stderr

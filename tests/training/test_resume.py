@@ -1,0 +1,147 @@
+"""Stopped anywhere and run again, a training ends with the bytes of one never stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from worlds import LENGTH
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from assets.stage import UserError
+from training.checkpoint import run
+
+ROOT = Path(__file__).parents[2]
+Project = Callable[..., Path]
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Every file of the artefact and its hash."""
+    return {name: facts["sha256"] for name, facts in json.loads((folder / "record.json").read_text())["files"].items()}
+
+
+def start(**environment: str) -> subprocess.Popen[str]:
+    """The stage, as a user runs it, with a snapshot after every step."""
+    return subprocess.Popen([sys.executable, "-m", "training.checkpoint", "model"], stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_SNAPSHOT_SECONDS": "0",
+                                 **environment})
+
+
+def scratch(root: Path) -> Path:
+    """The one scratch folder of the model."""
+    return next((root / ".training/checkpoint/model").iterdir())
+
+
+def test_killed_at_random_points_and_run_again_gives_the_same_bytes(project: Project) -> None:
+    undisturbed = project()
+    run("model")
+    wanted = files(undisturbed / "data/checkpoint/model")
+    assert "model.safetensors" in wanted and f"at/{2 * 4 * LENGTH}/model.safetensors" in wanted
+    struck, draw = project(), random.Random(0)
+    for step in sorted(draw.sample(range(1, 6), 3)):
+        process = start()
+        parent = struck / ".training/checkpoint/model"
+        while process.poll() is None and not list(parent.glob(f"*/step-{step:08d}")):
+            pass
+        process.kill()
+        process.communicate()
+    assert not (struck / "data/checkpoint/model").exists()
+    finished = start()
+    assert "going on after step" in finished.communicate()[1] and finished.returncode == 0
+    assert files(struck / "data/checkpoint/model") == wanted
+    assert not (struck / ".training/checkpoint/model").exists()
+
+
+def test_sigterm_leaves_a_snapshot_and_the_next_run_goes_on(project: Project) -> None:
+    root = project(tokens=100_000 * 4 * LENGTH)
+    process = start(NEEDLEWORK_SNAPSHOT_SECONDS="3600")
+    while process.poll() is None and not list(root.glob(".training/checkpoint/model/*/at/*/record.json")):
+        pass
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert process.returncode == 143 and "Traceback" not in said
+    (left,) = scratch(root).glob("step-*")
+    assert f"stopped as asked after step {int(left.name[-8:])}; the same command goes on from" in said
+    again = start()
+    while again.poll() is None and not (left.with_name(f"step-{int(left.name[-8:]) + 1:08d}")).is_dir():
+        pass
+    again.send_signal(signal.SIGTERM)
+    assert f"going on after step {int(left.name[-8:])}" in again.communicate()[1]
+
+
+def test_a_damaged_snapshot_is_named_and_an_older_one_taken(project: Project, capsys: pytest.CaptureFixture[str],
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
+    root = project(optimizer={"spike_nats": None})
+    run("model")
+    wanted = files(root / "data/checkpoint/model")
+    process = start()
+    while process.poll() is None and not list(root.glob(".training/checkpoint/model/*/step-00000004")):
+        pass
+    process.kill()
+    process.communicate()
+    newest = sorted(scratch(root).glob("step-*"))[-1]
+    part = newest / "part-00000.safetensors"
+    content = part.read_bytes()
+    part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    run("model")
+    said = capsys.readouterr().err
+    assert f"{newest.relative_to(root)}: damaged" in said
+    assert f"going on after step {int(newest.name[-8:]) - 1}" in said
+    assert files(root / "data/checkpoint/model") == wanted
+
+
+def test_at_most_two_snapshots_are_kept(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
+    root = project(optimizer={"learning_rate": 1e30, "clip_norm": 1e30})
+    with pytest.raises(UserError, match="the gradient's norm|jumped"):
+        run("model")
+    assert len(list(scratch(root).glob("step-*"))) <= 2
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_last_good_snapshot(project: Project,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
+    root = project(optimizer={"learning_rate": 1e30, "clip_norm": 1e30})
+    with pytest.raises(UserError, match=r"Lower optimizer.learning_rate .* The last good snapshot is .*step-0000"):
+        run("model")
+    assert not (root / "data/checkpoint/model").exists()
+
+
+def test_a_snapshot_by_tokens_is_the_model_of_a_shorter_training(project: Project) -> None:
+    longer = project()
+    run("model")
+    shorter = project(tokens=2 * 4 * LENGTH)
+    run("model")
+    one, other = (load_file(path / "model.safetensors") for path in
+                  (longer / f"data/checkpoint/model/at/{2 * 4 * LENGTH}", shorter / "data/checkpoint/model"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_trained_model_has_its_new_base_in_its_config_and_stock_transformers_computes_the_same(project: Project
+                                                                                                 ) -> None:
+    root = project()
+    run("model")
+    stock = AutoModelForCausalLM.from_pretrained(root / "data/checkpoint/model", dtype=torch.float32)
+    assert stock.config.rope_parameters["rope_theta"] == 50000 and stock.config.max_position_embeddings == LENGTH
+    assert (root / "data/checkpoint/model/dvclive/plots/metrics/loss.tsv").is_file()
+
+
+def test_a_snapshot_can_be_a_model_of_the_comparison(project: Project) -> None:
+    tokens = 2 * 4 * LENGTH
+    models = {"model": {"rows": "data/packed_shards/rows", "snapshots": [tokens]},
+              "early": {"rows": "data/checkpoint/model", "at": tokens},
+              "wrong": {"rows": "data/checkpoint/model", "at": 7}}
+    root = project(models=models)
+    run("model")
+    run("early")
+    assert json.loads((root / "data/checkpoint/early/record.json").read_text())["tokens_trained"] == tokens
+    with pytest.raises(UserError, match=f"has these snapshots: {tokens}"):
+        run("wrong")

@@ -1,0 +1,212 @@
+"""Continual pretraining of one model, by however many processes: from the base, or from where it was stopped.
+
+What `accelerate launch` starts on every device; alone on a CPU, the stage calls it. It leaves the trained model in a
+scratch folder that no one versions, named by a hash of all that decides the result, and the stage takes it from there.
+So a killed run goes on from its newest whole snapshot, and one whose settings changed never does.
+
+NEEDLEWORK_SNAPSHOT_SECONDS says how often to snapshot (15 minutes); it changes how much a kill costs, nothing else.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from transformers import PretrainedConfig
+
+from assets.stage import RECORD, Config, UserError, is_whole, read_params, sealed
+from training import attention, probe, snapshots
+from training.batches import PackedRows, open_rows
+from training.curves import write_log
+from training.loop import Diverged, Patience, Stopped, Task, train
+from training.loss import TokenLoss
+from training.model import load_model, make_reproducible, read_config, save_model, shell_of
+from training.optimizer import OptimizerConfig, make_optimizer
+from training.parallel import World, alone, divide, join_world, whole_weights
+from training.rope import RopeConfig
+
+BASE = Path("data/base_checkpoint")
+SCRATCH = Path(".training/checkpoint")
+SECONDS_BETWEEN_SNAPSHOTS = 900.0
+STOPPED = 143
+"""Exit status after SIGTERM, as a shell gives it."""
+
+
+class ModelConfig(Config):
+    """What one model of the comparison is made from."""
+
+    rows: Path
+    """Folder of packed rows to train on; the base checkpoint itself for a control that is not trained; or another
+    model of the comparison, to take its snapshot `at`."""
+    rope: RopeConfig | None = None
+    """How the rotary embedding is stretched before training; None keeps the base model's."""
+    snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Tokens after which to keep the model as it is then, each at the end of the step that reaches it."""
+    at: int | None = None
+    """Which of those snapshots of the model in `rows` this one is."""
+
+
+class CheckpointConfig(Config):
+    """Continual pretraining, the same for every model."""
+
+    seed: int = 0
+    tokens: Annotated[int, Field(ge=1)]
+    """Tokens to train on, rounded down to whole optimizer steps (at least one)."""
+    context: Annotated[int, Field(ge=16)]
+    """Context length written into the trained model's config, in tokens."""
+    document_mask: bool = False
+    """Whether documents that share a row are kept from seeing each other (the paper: no)."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Of products of matrices; weights and sums are fp32 either way."""
+    saved_as: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights in the saved model."""
+    optimizer: OptimizerConfig
+    models: dict[str, ModelConfig]
+
+
+def extend(name: str, world: World) -> Path:
+    """Train the model `name` in its scratch folder, unless that is done; returns the folder of the finished model.
+
+    Raises UserError, Diverged naming the last good snapshot, or Stopped after a snapshot.
+    """
+    config, chosen = settings(name)
+    scratch = scratch_folder(name, config, chosen)
+    final = scratch / "final"
+    if is_whole(final):
+        return final
+    make_reproducible(config.seed)
+    rows = open_rows(chosen.rows)
+    task = Task(what=name, rows=rows, steps=steps_of(config, rows), optimizer=config.optimizer, seed=config.seed,
+                document_mask=config.document_mask, bf16=config.precision == "bf16", patience=Patience())
+    task.patience.listen()
+    changed = read_config(BASE, chosen.rope, config.context)
+    loss = _ready(changed, world, task)
+    optimizer = make_optimizer(loss, config.optimizer)
+    log = _go_on(scratch, loss, optimizer, world)
+    _say(world, f"{name}: {probe.check_sight(loss, world, task.document_mask, task.bf16)}")
+    last_snapshot = time.monotonic()
+    try:
+        for line in train(loss, optimizer, task, world, log):
+            log.append(line)
+            for tokens in chosen.snapshots:
+                if line.tokens >= tokens > line.tokens - task.rows_per_step * rows.length:
+                    _export(scratch / "at" / str(tokens), loss, changed, config, log, world)
+            if _due(last_snapshot, world) and line.step < task.steps:
+                snapshots.save(scratch, loss, optimizer, log, world)
+                last_snapshot = time.monotonic()
+    except Stopped:
+        if log:
+            where = snapshots.save(scratch, loss, optimizer, log, world)
+            _say(world, f"{name}: stopped as asked after step {log[-1].step}; the same command goes on from {where}")
+        raise
+    except Diverged as error:
+        good = snapshots.newest_valid(scratch) if world.main else None
+        raise Diverged(f"{error} The last good snapshot is {good}." if good else
+                       f"{error} There is no snapshot yet.") from None
+    _export(final, loss, changed, config, log, world)
+    return final
+
+
+def settings(name: str) -> tuple[CheckpointConfig, ModelConfig]:
+    """The parameters of the model `name`. Raises UserError where they don't fit together."""
+    config = read_params("checkpoint", CheckpointConfig)
+    chosen = read_params(f"checkpoint.models.{name}", ModelConfig)
+    late = [tokens for tokens in chosen.snapshots if tokens > config.tokens]
+    if late:
+        raise UserError(f"checkpoint.models.{name}.snapshots: {late[0]:,} tokens are more than checkpoint.tokens = "
+                        f"{config.tokens:,}. Take it out, or train longer.")
+    return config, chosen
+
+
+def steps_of(config: CheckpointConfig, rows: PackedRows) -> int:
+    """Optimizer steps of a whole training."""
+    per_step = max(config.optimizer.batch_tokens // rows.length, 1) * rows.length
+    return max(config.tokens // per_step, 1)
+
+
+def scratch_folder(name: str, config: CheckpointConfig, chosen: ModelConfig) -> Path:
+    """Where this very training keeps its state: named by its parameters, base, rows and code."""
+    digest = sha256(config.model_dump_json(exclude={"models"}).encode() + chosen.model_dump_json().encode())
+    for record in (BASE / RECORD, chosen.rows / RECORD):
+        if not record.is_file():
+            raise UserError(f"{record}: not there. Make what it belongs to first: dvc repro checkpoint@{name}")
+        digest.update(record.read_bytes())
+    for code in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(code.read_bytes())
+    return SCRATCH / name / digest.hexdigest()[:16]
+
+
+def clear_others(scratch: Path) -> None:
+    """Remove what earlier settings of this model left, but for the newest: its snapshots may still be wanted."""
+    others = [path for path in scratch.parent.glob("*") if path != scratch]
+    for old in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
+        shutil.rmtree(old)
+
+
+def _ready(config: PretrainedConfig, world: World, task: Task) -> TokenLoss:
+    """The base under its new config, looked at and divided over the world."""
+    model = load_model(BASE, config) if world.main else shell_of(config)
+    attention.register(alone().device, None)
+    if world.main:
+        probe.agrees_with_stock(model)
+    model.set_attn_implementation(attention.NAME)
+    words = attention.register(world.device, world.row_group)
+    _say(world, f"{task.what}: {task.steps} steps of {task.rows_per_step} rows of {task.rows.length:,} tokens, "
+                f"{world.size} x {world.device.type}, {words}")
+    return divide(TokenLoss(model), world, task.bf16)
+
+
+def _go_on(scratch: Path, loss: TokenLoss, optimizer: Any, world: World) -> list[snapshots.StepLog]:
+    """Put the newest whole snapshot in place, the same on every process; returns its log, or an empty one."""
+    newest = snapshots.newest_valid(scratch) if world.main else None
+    step = int(world.sum([float(newest.name.split("-")[1]) if newest else 0.0])[0])
+    if not step:
+        return []
+    log = snapshots.load(scratch / f"step-{step:08d}", loss, optimizer)
+    _say(world, f"going on after step {step}")
+    return log
+
+
+def _due(last: float, world: World) -> bool:
+    """Whether the main process's clock says that it is time for a snapshot."""
+    seconds = float(os.environ.get("NEEDLEWORK_SNAPSHOT_SECONDS", SECONDS_BETWEEN_SNAPSHOTS))
+    return bool(world.sum([float(world.main and time.monotonic() - last >= seconds)])[0])
+
+
+def _export(target: Path, loss: TokenLoss, config: PretrainedConfig, settings: CheckpointConfig,
+            log: list[snapshots.StepLog], world: World) -> None:
+    """Write the model as it is now as a plain transformers folder, with the log so far. Every process must call it."""
+    weights = whole_weights(loss.named_parameters(), world)
+    if world.main:
+        with sealed(target, {"tokens": log[-1].tokens, "loss": log[-1].loss}) as folder:
+            save_model({name.removeprefix("model."): part for name, part in weights.items()}, config, BASE, folder,
+                       settings.saved_as)
+            write_log(folder, log)
+    world.wait()
+
+
+def _say(world: World, text: str) -> None:
+    if world.main:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def plain_errors(name: str) -> Iterator[None]:
+    """A user's mistake or wish ends the process with a line, not a traceback."""
+    try:
+        yield
+    except Stopped:
+        sys.exit(STOPPED)
+    except UserError as error:
+        sys.exit(f"{name}: {error}")
+
+
+if __name__ == "__main__":
+    with plain_errors("extension"):
+        extend(sys.argv[1], join_world())

@@ -1,0 +1,74 @@
+"""What a token costs: parameters and floating-point operations of a decoder, from its config alone.
+
+Counted as is usual (PaLM, appendix B; and what MFU means everywhere): a product of matrices is 2 per weight and token
+forwards and 4 backwards, causal attention half of the square. What activation checkpointing computes again is not
+counted: MFU is about useful work. The embedding is a look-up and costs nothing; the head counts.
+"""
+
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig
+
+from training.rope import head_dim
+
+PEAK_BF16 = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L40S": 362e12, "MI300X": 1307e12}
+"""Dense bf16 FLOP/s by the makers' data sheets."""
+MEMORY_GIB = {"A100": 80, "H100": 80, "H200": 141, "B200": 180, "L40S": 48, "MI300X": 192}
+"""The larger version where there are two, in the makers' GB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A decoder's dimensions."""
+
+    layers: int
+    width: int
+    heads: int
+    key_value_heads: int
+    head_dim: int
+    feed_forward: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights of one layer's matrices: attention, and a gated feed-forward."""
+        attention = self.width * self.head_dim * (2 * self.heads + 2 * self.key_value_heads)
+        return attention + 3 * self.width * self.feed_forward
+
+    @property
+    def matrix_weights(self) -> int:
+        """Weights that every token is multiplied with: all layers and the head."""
+        return self.layers * self.layer_weights + self.vocabulary * self.width
+
+    @property
+    def parameters(self) -> int:
+        """All, norms included; small biases and query-key norms are not."""
+        norms = self.width * (2 * self.layers + 1)
+        return self.matrix_weights + norms + (0 if self.tied else self.vocabulary * self.width)
+
+    def linear_flops(self) -> float:
+        """FLOP per trained token in matrices of weights."""
+        return 6.0 * self.matrix_weights
+
+    def attention_flops(self, length: int) -> float:
+        """FLOP per trained token in attention, for causal rows of `length` tokens."""
+        return 6.0 * self.layers * self.heads * self.head_dim * length
+
+    def training_flops(self, length: int) -> float:
+        """FLOP per trained token in all, for rows of `length` tokens."""
+        return self.linear_flops() + self.attention_flops(length)
+
+
+def shape_of(config: PretrainedConfig) -> Shape:
+    """The dimensions in a transformers config of a dense decoder."""
+    heads = int(config.num_attention_heads)
+    return Shape(layers=int(config.num_hidden_layers), width=int(config.hidden_size), heads=heads,
+                 key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads), head_dim=head_dim(config),
+                 feed_forward=int(config.intermediate_size), vocabulary=int(config.vocab_size),
+                 tied=bool(config.tie_word_embeddings))
+
+
+def named_gpu(name: str) -> str | None:
+    """The entry of PEAK_BF16 that a device's name means, if any: "NVIDIA H200 NVL" is an H200."""
+    return next((gpu for gpu in PEAK_BF16 if gpu in name), None)

@@ -1,0 +1,79 @@
+"""How the weights move: AdamW, in full or with moments of 8 bits, and a rate known from the step.
+
+Cost for each parameter, beside its 4 bytes of weight and 4 of gradient: `adamw` keeps 8 bytes of moments, `adamw_8bit`
+(torchao, extra `memory`) 2. Keeping all of that in the host's memory is a matter of hardware, not of the recipe:
+fsdp_offload_params in the accelerate file, at the cost of moving the weights over the bus once for each pass, which a
+row of 80K tokens hides.
+"""
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from assets.stage import Config, UserError
+from training.parallel import World
+
+
+class OptimizerConfig(Config):
+    """How the weights move. The paper: AdamW, constant rate 2e-5, 4M tokens a batch."""
+
+    kind: Literal["adamw", "adamw_8bit"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant, or a cosine down to a tenth of the peak."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Of matrices; vectors (norms, biases) do not decay."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    batch_tokens: Annotated[int, Field(ge=1)]
+    """Tokens in one optimizer step; rounded down to whole rows, at least one."""
+    micro_batch_tokens: Annotated[int, Field(ge=1)]
+    """Tokens each device holds at once, in whole rows, at least one; changes memory and the order of sums, hence the
+    last bits of the result."""
+    spike_nats: Annotated[float, Field(gt=0)] | None = 2.0
+    """Stop when a step's loss is this far above the median of the last 20; null: never."""
+
+
+def learning_rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The rate of step `step` (from 0) of `steps`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+    return config.learning_rate * (0.1 + 0.45 * (1 + float(np.cos(np.pi * done))))
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer over the model's parameters, sharded as they are. Raises UserError where its library is missing."""
+    parameters = [part for part in model.parameters() if part.requires_grad]
+    groups = [{"params": [part for part in parameters if part.ndim >= 2], "weight_decay": config.weight_decay},
+              {"params": [part for part in parameters if part.ndim < 2], "weight_decay": 0.0}]
+    if config.kind == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError:
+        raise UserError("optimizer.kind = adamw_8bit needs torchao: pip install 'needlework[memory]', or set adamw "
+                        "and keep the moments in the host's memory (fsdp_offload_params).") from None
+    return AdamW8bit(groups, lr=config.learning_rate, betas=config.betas)
+
+
+def clip(model: nn.Module, limit: float, world: World) -> float:
+    """Scale the gradients down to a norm of `limit` over all processes; returns the norm they had."""
+    gradients = [_local(part.grad) for part in model.parameters() if part.grad is not None]
+    here = torch.nn.utils.get_total_norm(gradients).item()
+    norm = float(np.sqrt(world.sum([here ** 2])[0])) if world.size > 1 else here
+    if norm > limit:
+        torch._foreach_mul_(gradients, limit / norm)
+    return norm
+
+
+def _local(part: torch.Tensor) -> torch.Tensor:
+    return part.to_local() if isinstance(part, DTensor) else part

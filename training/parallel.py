@@ -1,0 +1,187 @@
+"""Where training runs: one CPU process, or the processes that `accelerate launch` started, on GPUs or CPUs.
+
+How the model is divided is read from the environment that accelerate makes of a file in training/accelerate/, so
+hardware never becomes part of an artefact's identity. Alone on a CPU nothing is divided. Otherwise every parameter is
+sharded over all processes (FSDP2), and rows are divided along groups of `sp` processes. The products are in bf16, the
+weights and the sums over processes in fp32. The order of the data depends on neither.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch import nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from assets.stage import UserError
+from training.loss import TokenLoss
+
+LAUNCHED = "ACCELERATE_USE_FSDP"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What an accelerate file says beyond how many processes there are."""
+
+    sp: int = 1
+    """Processes along which a row is divided (parallelism_config_sp_size)."""
+    checkpoint_activations: bool = False
+    """Keep only what enters each layer and compute the rest again: a third more FLOP for a tenth of the memory."""
+    offload_activations: bool = False
+    """Keep that in the host's memory (fsdp_activation_checkpointing_offload)."""
+    offload_weights: bool = False
+    """Keep weights, gradients and the optimizer's moments in the host's memory and update them there."""
+    reshard: bool = True
+    """Give up a layer's gathered weights after its forward pass."""
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str]) -> "Hardware":
+        """What `accelerate launch` left there. Raises UserError for what is refused."""
+        def size(name: str) -> int:
+            return int(environment.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1"))
+
+        def on(name: str, default: bool = False) -> bool:
+            return environment.get(f"FSDP_{name}", str(default)).lower() in ("true", "1", "full_shard")
+
+        if size("CP") > 1:
+            raise UserError("parallelism_config_cp_size > 1: context parallelism drops attention masks and is plain "
+                            "causal whatever is asked, so with checkpoint.document_mask documents would silently see "
+                            "each other. Divide rows with parallelism_config_sp_size instead (Ulysses).")
+        if size("TP") > 1:
+            raise UserError("parallelism_config_tp_size > 1: tensor parallelism is not offered; weights are sharded "
+                            "over all processes anyway (FSDP2). Remove it.")
+        return cls(sp=size("SP"), checkpoint_activations=on("ACTIVATION_CHECKPOINTING"),
+                   offload_activations=on("ACTIVATION_CHECKPOINTING_OFFLOAD"), offload_weights=on("OFFLOAD_PARAMS"),
+                   reshard=on("RESHARD_AFTER_FORWARD", True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The processes at work, and this one's place among them."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    hardware: Hardware = Hardware()
+    sharded: bool = False
+    """Whether the model is divided; alone on a CPU it is not."""
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    @property
+    def groups(self) -> int:
+        """How many rows are read at once: one by each group of sp processes."""
+        return self.size // self.hardware.sp
+
+    @property
+    def group(self) -> int:
+        """Number of this process's group."""
+        return self.rank // self.hardware.sp
+
+    @property
+    def stretch(self) -> int:
+        """Which stretch of its group's row this process holds."""
+        return self.rank % self.hardware.sp
+
+    @cached_property
+    def mesh(self) -> DeviceMesh:
+        """All processes in a line."""
+        return init_device_mesh(self.device.type, (self.size,), mesh_dim_names=("all",))
+
+    @cached_property
+    def row_group(self) -> dist.ProcessGroup | None:
+        """The processes that share this one's row; None where rows are whole."""
+        if self.hardware.sp == 1:
+            return None
+        shape = (self.groups, self.hardware.sp)
+        return init_device_mesh(self.device.type, shape, mesh_dim_names=("rows", "stretch")).get_group("stretch")
+
+    def sum(self, values: list[float]) -> list[float]:
+        """The sums over all processes, the same on each."""
+        if self.size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def alone() -> World:
+    """One process on the CPU, nothing divided."""
+    return World(device=torch.device("cpu"))
+
+
+def join_world() -> World:
+    """The world that accelerate launched, or this process alone. Raises UserError where rows can't be divided so."""
+    if LAUNCHED not in os.environ:
+        return alone()
+    state = PartialState(cpu=not torch.cuda.is_available())
+    hardware = Hardware.of_environment(os.environ)
+    if state.num_processes % hardware.sp:
+        raise UserError(f"{state.num_processes} processes can't be divided into groups of parallelism_config_sp_size = "
+                        f"{hardware.sp}. Set num_processes to a multiple of it.")
+    if not dist.is_initialized():  # one process, whose weights may still be kept in the host's memory
+        dist.init_process_group("cuda:nccl,cpu:gloo" if state.device.type == "cuda" else "gloo",
+                                store=HashStore(), rank=0, world_size=1)
+    device = state.device if state.device.type == "cuda" else torch.device("cpu")
+    return World(device=device, rank=state.process_index, size=state.num_processes, hardware=hardware, sharded=True)
+
+
+def divide(loss: TokenLoss, world: World, bf16: bool) -> TokenLoss:
+    """The model, in place: sharded over the world, each layer by itself, with the weights that the main process has."""
+    hardware = world.hardware
+    if hardware.checkpoint_activations:
+        loss.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if not world.sharded:
+        return loss
+    whole = dict(loss.named_parameters()) if world.main else {}
+    options: dict[str, Any] = {
+        "mesh": world.mesh, "reshard_after_forward": hardware.reshard,
+        "mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if bf16 else MixedPrecisionPolicy(),
+        "offload_policy": CPUOffloadPolicy() if hardware.offload_weights else OffloadPolicy()}
+    layers = loss.model.base_model.layers
+    assert isinstance(layers, nn.ModuleList)
+    for layer in layers:
+        fully_shard(layer, **options)
+    fully_shard(loss, **options | {"reshard_after_forward": False})
+    if world.size > 1:
+        _hand_out(whole, loss, world)
+    return loss
+
+
+def _hand_out(whole: Mapping[str, torch.Tensor], loss: TokenLoss, world: World) -> None:
+    """Give every process its part of the main process's weights, one parameter at a time."""
+    with torch.no_grad():
+        for name, part in loss.named_parameters():
+            assert isinstance(part, DTensor)
+            full = whole[name].detach() if world.main else torch.empty(part.shape, dtype=part.dtype)
+            given = distribute_tensor(full.to(world.device), world.mesh, part.placements, src_data_rank=0)
+            part.to_local().copy_(given.to_local())
+
+
+def whole_weights(parameters: Iterable[tuple[str, torch.Tensor]], world: World) -> dict[str, torch.Tensor]:
+    """Every parameter, put together in the host's memory of the main process; empty elsewhere."""
+    found = {}
+    for name, part in parameters:
+        full = part.detach()
+        if isinstance(full, DTensor):
+            full = full.to(world.device).full_tensor()  # type: ignore[attr-defined]  # still a DTensor
+        if world.main:
+            found[name] = full.cpu()
+    return found

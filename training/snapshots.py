@@ -1,0 +1,156 @@
+"""Where a training stands, on disk: written whole or not at all, hashed, and readable by any number of processes.
+
+A snapshot holds the fp32 weights, the optimizer's moments, the step and the log so far; the order of the rows and the
+rate follow from the step, and nothing is drawn at random, so going on from it gives the bytes of never having stopped.
+Every process writes its own part of every tensor as safetensors, with the place of that part in its name's metadata;
+reading takes whatever parts overlap, so a run may go on with fewer or more processes. The main process seals the
+folder when all parts are there. With several machines the folder must be on storage that all of them see.
+
+Cost: 12 bytes a parameter (7B: 84 GB) for each of the two newest that are kept. Hashing reads them once more.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from assets.stage import beside, is_whole, read_json, sealed, write_json
+from training.parallel import World
+
+KEPT = 2
+STATE = "state.json"
+PLACES = "places"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLog:
+    """One optimizer step: its number from 1, tokens seen after it, mean loss in nats per token, rate, gradient norm."""
+
+    step: int
+    tokens: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: Sequence[StepLog], world: World
+         ) -> Path:
+    """Write the snapshot of the step that `log` ends with, and remove all but the newest KEPT. Returns its folder.
+
+    Every process of the world must call it.
+    """
+    target = folder / f"step-{log[-1].step:08d}"
+    facts = {"step": log[-1].step, "tokens": log[-1].tokens, "processes": world.size}
+    if world.main:
+        with sealed(target, facts) as aside:
+            world.wait()
+            _write_part(aside, model, optimizer, world)
+            write_json(aside / STATE, {"log": [asdict(line) for line in log]})
+            world.wait()
+        for old in snapshots(folder)[:-KEPT]:
+            shutil.rmtree(old)
+    else:
+        world.wait()
+        _write_part(beside(target), model, optimizer, world)
+        world.wait()
+    return target
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """The snapshots in `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def newest_valid(folder: Path) -> Path | None:
+    """The newest snapshot whose every file has the hash of its record; others are named and passed over."""
+    for path in reversed(snapshots(folder)):
+        if is_whole(path):
+            return path
+        print(f"{path}: damaged, so an older snapshot is taken", file=sys.stderr)
+    return None
+
+
+def load(snapshot: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[StepLog]:
+    """Put the snapshot's weights and moments in place; returns the log up to its step."""
+    _make_moments(optimizer)
+    parts = [safe_open(path, "pt") for path in sorted(snapshot.glob("part-*.safetensors"))]
+    places = [json.loads(part.metadata()[PLACES]) for part in parts]
+    with torch.no_grad():
+        for name, tensor in _tensors(model, optimizer).items():
+            local, first = _part(tensor)
+            for part, place in zip(parts, places, strict=True):
+                if name in place:
+                    _copy_overlap(local, first, part.get_slice(name), place[name])
+    return [StepLog(**line) for line in read_json(snapshot / STATE)["log"]]
+
+
+def _copy_overlap(local: torch.Tensor, first: int, stored: Any, stored_first: int) -> None:
+    if local.ndim == 0:
+        local.copy_(stored[...])
+        return
+    low = max(first, stored_first)
+    high = min(first + local.shape[0], stored_first + stored.get_shape()[0])
+    if low < high:
+        local[low - first:high - first].copy_(stored[low - stored_first:high - stored_first])
+
+
+def _write_part(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> None:
+    """This process's part of every tensor; what every process has whole, the main process alone writes."""
+    tensors, places = {}, {}
+    for name, tensor in _tensors(model, optimizer).items():
+        if isinstance(tensor, DTensor) or world.main:
+            local, first = _part(tensor)
+            if local.numel():
+                tensors[name], places[name] = local.detach().cpu().contiguous(), first
+    save_file(tensors, folder / f"part-{world.rank:05d}.safetensors", {PLACES: json.dumps(places, sort_keys=True)})
+
+
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Everything that moves, by name: weights, and each one's moments."""
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        found[f"weight/{name}"] = parameter
+        for key, value in optimizer.state.get(parameter, {}).items():
+            found |= {f"{key}{inner}/{name}": tensor for inner, tensor in _plain(value).items()}
+    return found
+
+
+def _plain(value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A tensor itself, or the plain tensors that a quantised one is made of (those only go back to as many processes
+    as wrote them)."""
+    local = value.to_local() if isinstance(value, DTensor) else value
+    if not hasattr(local, "__tensor_flatten__"):
+        return {"": value}
+    names, _ = local.__tensor_flatten__()
+    return {f".{name}": getattr(local, name) for name in names}
+
+
+def _part(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """What this process holds of a tensor, and the number of its first row there. FSDP2 shards along rows, as
+    torch.chunk does."""
+    if not isinstance(tensor, DTensor):
+        return tensor, 0
+    size = -(-tensor.shape[0] // tensor.device_mesh.size())
+    return tensor.to_local(), min(size * tensor.device_mesh.get_local_rank(), tensor.shape[0])
+
+
+def _make_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimizer make its state: a step with gradients and a rate of zero, which moves nothing."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
