@@ -64,7 +64,9 @@ def load_model(folder: Path, config: PretrainedConfig | None = None) -> PreTrain
 def shell_of(config: PretrainedConfig) -> PreTrainedModel:
     """The model of `config` in fp32 with weights that nobody set: memory is taken only where something is written."""
     with no_init_weights():
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        shell = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    shell.tie_weights()
+    return shell
 
 
 def rope_base(config: PretrainedConfig) -> float:

@@ -154,7 +154,7 @@ def divide(loss: TokenLoss, world: World, bf16: bool) -> TokenLoss:
         "mesh": world.mesh, "reshard_after_forward": hardware.reshard,
         "mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         if bf16 else MixedPrecisionPolicy(),
-        "offload_policy": CPUOffloadPolicy() if hardware.offload_weights else OffloadPolicy()}
+        "offload_policy": CPUOffloadPolicy() if hardware.offload_weights and world.device.type != "cpu" else OffloadPolicy()}
     layers = loss.model.base_model.layers
     assert isinstance(layers, nn.ModuleList)
     for layer in layers:
