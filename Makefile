@@ -1,6 +1,7 @@
 # Every verb a user needs. `make demo` runs the main job, `make test` the tests.
 PYTHON ?= python3
 NAME ?= sample
+PROFILE ?= llama2-7b-80k
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -9,7 +10,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test ui setup profile packed clean help
+.PHONY: demo test ui setup profile packed plan clean help
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -41,5 +42,8 @@ packed: profile  ## make the packed rows of profile NAME alone: make packed NAME
 	dvc repro data_report
 	@echo data/data_report/report.html
 
+plan: $(READY)   ## what a training costs, before it is paid: make plan PROFILE=llama2-7b-80k ARGS="--gpu H100"
+	python -m training.plan $(PROFILE) $(ARGS)
+
 clean:           ## remove what was made here (the DVC cache stays)
-	rm -rf data metrics .dagster
+	rm -rf data metrics .dagster .training

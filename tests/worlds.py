@@ -38,7 +38,7 @@ def write_rows(folder: Path, count: int = 12) -> None:
             writer.write_batch(pa.RecordBatch.from_arrays(
                 [pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), type=kind),
                  pa.array(spans, pa.list_(SOURCE))], schema=schema))
-    (folder / "record.json").write_text('{"rows": %d}' % count)
+    (folder / "record.json").write_text(f'{{"rows": {count}}}')
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ So a killed run goes on from its newest whole snapshot, and one whose settings c
 NEEDLEWORK_SNAPSHOT_SECONDS says how often to snapshot (15 minutes); it changes how much a kill costs, nothing else.
 """
 
+import ctypes
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -34,6 +36,8 @@ from training.rope import RopeConfig
 BASE = Path("data/base_checkpoint")
 SCRATCH = Path(".training/checkpoint")
 SECONDS_BETWEEN_SNAPSHOTS = 900.0
+PR_SET_PDEATHSIG = 1
+"""Linux: <sys/prctl.h>."""
 STOPPED = 143
 """Exit status after SIGTERM, as a shell gives it."""
 
@@ -207,6 +211,14 @@ def plain_errors(name: str) -> Iterator[None]:
         sys.exit(f"{name}: {error}")
 
 
+def leave_with_launcher() -> None:
+    """Have the kernel kill this process when the launcher is killed, which gives its workers sessions of their own: the
+    next run must not meet them still at work. Only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    leave_with_launcher()
     with plain_errors("extension"):
         extend(sys.argv[1], join_world())

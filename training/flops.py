@@ -13,8 +13,8 @@ from training.rope import head_dim
 
 PEAK_BF16 = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L40S": 362e12, "MI300X": 1307e12}
 """Dense bf16 FLOP/s by the makers' data sheets."""
-MEMORY_GIB = {"A100": 80, "H100": 80, "H200": 141, "B200": 180, "L40S": 48, "MI300X": 192}
-"""The larger version where there are two, in the makers' GB."""
+MEMORY_GIB = {"A100": 79, "H100": 79, "H200": 139, "B200": 178, "L40S": 44, "MI300X": 191}
+"""What a driver shows, about; the larger version where there are two."""
 
 
 @dataclass(frozen=True, kw_only=True)

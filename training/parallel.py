@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import yaml
 from accelerate import PartialState
 from torch import nn
-from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -36,11 +37,21 @@ class Hardware:
     checkpoint_activations: bool = False
     """Keep only what enters each layer and compute the rest again: a third more FLOP for a tenth of the memory."""
     offload_activations: bool = False
-    """Keep that in the host's memory (fsdp_activation_checkpointing_offload)."""
+    """Keep that in the host's memory, at the cost of two copies a layer (fsdp_activation_checkpointing_offload)."""
     offload_weights: bool = False
     """Keep weights, gradients and the optimizer's moments in the host's memory and update them there."""
     reshard: bool = True
     """Give up a layer's gathered weights after its forward pass."""
+
+    @classmethod
+    def of_file(cls, path: Path) -> tuple["Hardware", int]:
+        """What `accelerate launch` would make of that file, and how many processes it starts. Raises UserError."""
+        try:
+            values = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: {error}. training/accelerate/ has some that are right.") from None
+        return cls.of_environment({name.upper(): str(value) for part in ("fsdp_config", "parallelism_config")
+                                   for name, value in (values.get(part) or {}).items()}), int(values["num_processes"])
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> "Hardware":
@@ -137,24 +148,25 @@ def join_world() -> World:
                         f"{hardware.sp}. Set num_processes to a multiple of it.")
     if not dist.is_initialized():  # one process, whose weights may still be kept in the host's memory
         dist.init_process_group("cuda:nccl,cpu:gloo" if state.device.type == "cuda" else "gloo",
-                                store=HashStore(), rank=0, world_size=1)
+                                store=dist.HashStore(), rank=0, world_size=1)
     device = state.device if state.device.type == "cuda" else torch.device("cpu")
     return World(device=device, rank=state.process_index, size=state.num_processes, hardware=hardware, sharded=True)
 
 
 def divide(loss: TokenLoss, world: World, bf16: bool) -> TokenLoss:
     """The model, in place: sharded over the world, each layer by itself, with the weights that the main process has."""
-    hardware = world.hardware
+    hardware, has_host = world.hardware, world.device.type != "cpu"
     if hardware.checkpoint_activations:
-        loss.model.gradient_checkpointing_enable({"use_reentrant": False})
+        loss.model.activation_checkpointing_enable({"use_reentrant": False},
+                                                   offload=hardware.offload_activations and has_host)
     if not world.sharded:
         return loss
     whole = dict(loss.named_parameters()) if world.main else {}
+    in_bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     options: dict[str, Any] = {
         "mesh": world.mesh, "reshard_after_forward": hardware.reshard,
-        "mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        if bf16 else MixedPrecisionPolicy(),
-        "offload_policy": CPUOffloadPolicy() if hardware.offload_weights and world.device.type != "cpu" else OffloadPolicy()}
+        "mp_policy": in_bf16 if bf16 else MixedPrecisionPolicy(),
+        "offload_policy": CPUOffloadPolicy() if hardware.offload_weights and has_host else OffloadPolicy()}
     layers = loss.model.base_model.layers
     assert isinstance(layers, nn.ModuleList)
     for layer in layers:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from worlds import LENGTH
 from safetensors.torch import load_file
+from worlds import LENGTH
 
 from training.checkpoint import run
 
@@ -31,8 +31,8 @@ def accelerate_file(root: Path, processes: int = 2, **options: object) -> Path:
 
 def launched(file: Path, until: str | None = None, **environment: str) -> str:
     """Run the stage under that file, or kill it when a snapshot of the name `until` is there; returns what it said."""
-    process = subprocess.Popen([sys.executable, "-m", "training.checkpoint", "model"], stderr=subprocess.PIPE, text=True,
-                               start_new_session=True,
+    process = subprocess.Popen([sys.executable, "-m", "training.checkpoint", "model"], stderr=subprocess.PIPE,
+                               text=True, start_new_session=True,
                                env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_ACCELERATE": str(file),
                                     "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", **environment})
     if until is not None:

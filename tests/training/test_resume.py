@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from worlds import LENGTH
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from worlds import LENGTH
 
 from assets.stage import UserError
 from training.checkpoint import run
