@@ -124,7 +124,7 @@ def write_tables(folder: Path, results: pd.DataFrame, summary: dict[str, Any], l
     needle = pd.concat([pd.DataFrame(model["needle"]).rename(columns={"lengths": "length"}).assign(model=name)
                         for name, model in summary["models"].items()])
     training = pd.concat([log.assign(model=name) for name, log in logs.items()]) if logs else pd.DataFrame(
-        columns=["step", "tokens", "loss", "learning_rate", "model"])
+        columns=["step", "tokens", "loss", "learning_rate", "gradient_norm", "model"])
     for name, table in (("results", results), ("needle", needle), ("training", training), ("shares", shares),
                         ("loss", losses)):
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")

@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from assets.stage import RECORD, UserError, command, output, read_json
+from assets.stage import RECORD, UserError, command, is_whole, output, read_json
 from training.curves import write_log
 from training.extension import (
     BASE,
@@ -71,6 +71,9 @@ def train_in_scratch(name: str, scratch: Path) -> Path:
         raise UserError(f"{ACCELERATE} = {file}: no such file. training/accelerate/ has some; `accelerate config` "
                         "writes others.")
     _launch(file, name)
+    if not is_whole(scratch / "final"):
+        raise UserError(f"{name}: trained, but not into {scratch}: parameters, rows or code changed while it ran. "
+                        "Run it again.")
     return scratch / "final"
 
 

@@ -19,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 from transformers import PretrainedConfig
 
@@ -26,8 +27,10 @@ from assets.stage import RECORD, Config, UserError, is_whole, read_params, seale
 from training import attention, probe, snapshots
 from training.batches import PackedRows, open_rows
 from training.curves import write_log
+from training.flops import shape_of
 from training.loop import Diverged, Patience, Stopped, Task, train
 from training.loss import TokenLoss
+from training.memory import GIB, USABLE, on_device
 from training.model import load_model, make_reproducible, read_config, save_model, shell_of
 from training.optimizer import OptimizerConfig, make_optimizer
 from training.parallel import World, alone, divide, join_world, whole_weights
@@ -113,6 +116,8 @@ def extend(name: str, world: World) -> Path:
         good = snapshots.newest_valid(scratch) if world.main else None
         raise Diverged(f"{error} The last good snapshot is {good}." if good else
                        f"{error} There is no snapshot yet.") from None
+    if world.device.type == "cuda":
+        _say(world, f"{name}: peak memory {torch.cuda.max_memory_allocated(world.device) / GIB:.1f} GiB")
     _export(final, loss, changed, config, log, world)
     return final
 
@@ -163,7 +168,19 @@ def _ready(config: PretrainedConfig, world: World, task: Task) -> TokenLoss:
     words = attention.register(world.device, world.row_group)
     _say(world, f"{task.what}: {task.steps} steps of {task.rows_per_step} rows of {task.rows.length:,} tokens, "
                 f"{world.size} x {world.device.type}, {words}")
+    _say(world, f"{task.what}: {_room(config, world, task)}")
     return divide(TokenLoss(model), world, task.bf16)
+
+
+def _room(config: PretrainedConfig, world: World, task: Task) -> str:
+    """Whether the plan fits this device, in words: an estimate, so it warns and does not refuse."""
+    if world.device.type != "cuda":
+        return "in the host's memory"
+    parts = on_device(shape_of(config), world.hardware, world.size, task.rows_per_pass * task.rows.length,
+                      task.optimizer.kind)
+    planned, there = sum(parts.values()) / GIB, torch.cuda.get_device_properties(world.device).total_memory / GIB
+    words = f"planned {planned:.1f} GiB of this device's {there:.1f}"
+    return words if planned <= USABLE * there else f"{words}: IT MAY NOT FIT. `make plan` shows the parts"
 
 
 def _go_on(scratch: Path, loss: TokenLoss, optimizer: Any, world: World) -> list[snapshots.StepLog]:

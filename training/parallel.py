@@ -148,7 +148,8 @@ def join_world() -> World:
                         f"{hardware.sp}. Set num_processes to a multiple of it.")
     if not dist.is_initialized():  # one process, whose weights may still be kept in the host's memory
         dist.init_process_group("cuda:nccl,cpu:gloo" if state.device.type == "cuda" else "gloo",
-                                store=dist.HashStore(), rank=0, world_size=1)
+                                rank=0, world_size=1,
+                                store=dist.HashStore())  # type: ignore[attr-defined]  # documented, not re-exported
     device = state.device if state.device.type == "cuda" else torch.device("cpu")
     return World(device=device, rank=state.process_index, size=state.num_processes, hardware=hardware, sharded=True)
 

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, PretrainedConfig
 from assets.recipes import MixedDatasetConfig
 from assets.stage import UserError
 from training.base_checkpoint import BaseCheckpointConfig
-from training.checkpoint import BASE, CheckpointConfig
+from training.extension import BASE, CheckpointConfig
 from training.flops import MEMORY_GIB, PEAK_BF16, Shape, shape_of
 from training.memory import GIB, MOMENT_BYTES, USABLE, on_device, on_host
 from training.model import read_config
@@ -102,8 +102,9 @@ def describe(job: Job, mfu: float, trainings: int) -> str:
     """The plan in words and figures."""
     shape, step = job.shape, job.per_step * job.length
     linear, attention = shape.linear_flops(), shape.attention_flops(job.length)
-    unit, size_of_unit = ("GiB", GIB) if shape.parameters > 1e8 else ("MiB", GIB / 1024)
+    unit, one = ("GiB", GIB) if shape.parameters > 1e8 else ("MiB", GIB / 1024)
     parts = on_device(shape, job.hardware, job.gpus, job.in_pass, job.config.optimizer.kind)
+    host = on_host(shape, job.hardware, job.gpus, job.in_pass, job.config.optimizer.kind)
     total, limit = sum(parts.values()), USABLE * MEMORY_GIB[job.gpu] * GIB
     days = job.seconds(mfu) / DAY
     lines = [
@@ -116,17 +117,17 @@ def describe(job: Job, mfu: float, trainings: int) -> str:
         f"devices      {job.gpus} x {job.gpu}, rows along {job.hardware.sp}, "
         f"{_passes(job)} passes a step of {job.in_pass // job.hardware.sp:,} tokens a device",
         "", f"memory on each device, {unit}",
-        *(f"  {part:<28}{size / size_of_unit:>8.1f}" for part, size in parts.items()),
-        f"  {'in all':<28}{total / size_of_unit:>8.1f}   of {limit / size_of_unit:,.0f} usable: {'fits' if total <= limit else 'DOES NOT FIT'}",
-        f"  {'in the host, each process':<28}"
-        f"{on_host(shape, job.hardware, job.gpus, job.in_pass, job.config.optimizer.kind) / size_of_unit:>8.1f}"]
+        *(f"  {part:<28}{size / one:>8.1f}" for part, size in parts.items()),
+        f"  {'in all':<28}{total / one:>8.1f}   of {limit / one:,.0f} usable: "
+        f"{'fits' if total <= limit else 'DOES NOT FIT'}",
+        f"  {'in the host, each process':<28}{host / one:>8.1f}"]
     if total > limit:
         lines.append(f"  In this order, what makes it smaller: {'; '.join(ADVICE)}.")
     lines += ["", f"time at an MFU of {mfu:.0%}, which is assumed",
               f"  one training {days:>10,.1f} days = {days * 24 * job.gpus:,.0f} GPU-hours, "
               f"{job.tokens / job.seconds(mfu) / job.gpus:,.0f} tokens/s on each device",
               f"  all {trainings} of the profile {days * trainings:,.1f} days", "", f"disk, {unit}",
-              *(f"  {what:<44}{size / size_of_unit:>8.1f}" for what, size in disk(job).items())]
+              *(f"  {what:<44}{size / one:>8.1f}" for what, size in disk(job).items())]
     return "\n".join(lines)
 
 
@@ -169,7 +170,7 @@ def beside_the_paper(mfu: float) -> str:
 
 
 def main() -> None:
-    """Print the plan; exit status 1 if it does not fit."""
+    """Print the plan."""
     parse = argparse.ArgumentParser(prog="python -m training.plan", description=__doc__)
     parse.add_argument("profile")
     parse.add_argument("--accelerate", type=Path, default=Path("training/accelerate/gpus-8.yaml"), metavar="FILE")

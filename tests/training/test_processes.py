@@ -36,7 +36,7 @@ def launched(file: Path, until: str | None = None, **environment: str) -> str:
                                env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_ACCELERATE": str(file),
                                     "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", **environment})
     if until is not None:
-        while process.poll() is None and not list(Path(".training").rglob(until)):
+        while process.poll() is None and not list(Path(".training/checkpoint/model").glob(f"*/{until}")):
             pass
         os.killpg(process.pid, 9)
     said = process.communicate()[1]
