@@ -1,50 +1,202 @@
-"""Needle prompts: where the statement goes in the haystack, and what the model must say.
+"""Needle prompts: where the statement goes in the haystack, and what is asked.
 
-A trial draws a key and a value that occur nowhere in its haystack, so the answer can come from the needle alone. The
-same needle and the same haystack serve every length and depth of a trial (the haystack of a length is a prefix of the
-longest), so cells differ in length and depth and in nothing else. The statement enters after the begin token, at the
-sentence end nearest before the depth. Protocol of Fu et al. 2024 (released code), with a value drawn for each trial
-where they ask for one fixed sandwich.
+A needle is drawn for each trial (a key and a value that occur nowhere in its haystack, so the answer can come from the
+needle alone) or given by the user, as the paper's one sandwich. The same needle and haystack serve every length and
+depth of a trial: a shorter haystack is a prefix of a longer one, so cells differ in length and depth and in nothing
+else, and most of what one prompt reads another has read. The statement enters at the sentence end nearest before its
+place, counted in tokens. Protocol: Fu et al. 2024, released code.
+
+Two grids. `percent` puts it at exact depths of every length. `shared` puts it at absolute places that all lengths
+share, so that one walk along the haystack serves them all: 820 cells for 40 places and 40 lengths to 128K, at a tenth
+of the tokens; a cell's depth is then whatever it comes to.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from assets.randomness import generator
+from assets.sample_corpus import NAMES
+from assets.stage import Config, UserError
+from evaluation.subject import Subject
 
 Ids = NDArray[np.int64]
+TOUCHING = 100
+"""Depth in percent at which the statement touches the question."""
+
+
+class Drawn(Config):
+    """Needles drawn anew for each trial."""
+
+    words: Literal["sample"] | Annotated[tuple[str, ...], Field(min_length=8)]
+    """Keys and values are drawn from these: the sample's names, or words of your own."""
+    value_words: Annotated[int, Field(ge=1, le=8)] = 2
+    """Words in a value."""
+    statement: str
+    """What is hidden, with {key} and {value}."""
+    question: str
+    """What is asked, with {key}; the value must be what follows."""
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> Self:
+        if "{key}" not in self.statement or "{value}" not in self.statement or "{key}" not in self.question:
+            raise ValueError("statement needs {key} and {value}, question needs {key}")
+        return self
+
+
+class Given(Config):
+    """A needle of the user's own."""
+
+    statement: str
+    question: str
+    answer: str
+
+
+class Grid(Config):
+    """Which cells there are."""
+
+    kind: Literal["percent", "shared"] = "percent"
+    lengths: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(min_length=1)]
+    """Context lengths in tokens, question and answer included."""
+    depths: tuple[Annotated[float, Field(ge=0, le=100)], ...] = tuple(np.linspace(0, 100, 10).round(2).tolist())
+    """Where the statement stands, in percent of the haystack; of a percent grid."""
+    places: Annotated[int, Field(ge=2)] = 40
+    """How many places along the longest haystack; of a shared grid."""
+
+    @model_validator(mode="after")
+    def _some_counts(self) -> Self:
+        if self.kind == "percent" and all(depth == TOUCHING for depth in self.depths):
+            raise ValueError("depths needs one below 100: depth 100 is never averaged")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needle:
-    """One trial: token ids of the haystack (begin token first), of the statement, of the question, of the answer."""
+    """One trial: token ids of what comes before the haystack, of haystack, statement, question, answer."""
 
+    before: Ids
     haystack: Ids
     statement: Ids
     question: Ids
+    """All that comes after the haystack."""
     answer: Ids
+    said: Given
+    """Statement, question and answer in words."""
     rivals: Ids
     """First tokens of the other values that the haystack shows, int64[n]: what a guess from the context would say."""
 
+    def room(self, length: int, reserve: int) -> int:
+        """Tokens of haystack in a context of `length` that leaves `reserve` for the answer."""
+        return length - reserve - len(self.before) - len(self.statement) - len(self.question)
 
-def prompt(needle: Needle, length: int, depth: float | None, sentence_ends: Ids) -> Ids:
-    """Haystack, statement at `depth` percent, question and answer: int64[length].
 
-    `depth` None leaves the statement out and fills its room with haystack. Raises ValueError if the haystack is short.
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A length, and where the statement stands, `place`, in haystack tokens; None leaves the statement out."""
+
+    length: int
+    depth: float
+    place: int | None
+
+
+def cells(grid: Grid, rooms: Sequence[int]) -> list[Cell]:
+    """Every cell of the grid. rooms: tokens of haystack at each of its lengths, the least over the trials."""
+    if grid.kind == "percent":
+        return [Cell(length=length, depth=depth, place=round(room * depth / 100))
+                for length, room in zip(grid.lengths, rooms, strict=True) for depth in grid.depths]
+    places = np.linspace(0, max(rooms), grid.places).round().astype(int).tolist()
+    return [Cell(length=length, depth=round(100 * place / room, 2), place=place)
+            for length, room in zip(grid.lengths, rooms, strict=True) for place in places if place <= room]
+
+
+def prompt(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> Ids:
+    """Frame, haystack with the statement in it, question: int64[cell.length - reserve].
+
+    A cell without a place leaves the statement out and fills its room with haystack. Raises ValueError if the haystack
+    is short.
     """
-    statement = needle.statement if depth is not None else needle.statement[:0]
-    room = length - len(statement) - len(needle.question) - len(needle.answer)
+    statement = needle.statement if cell.place is not None else needle.statement[:0]
+    room = needle.room(cell.length, reserve) + len(needle.statement) - len(statement)
     if not 1 <= room <= len(needle.haystack):
-        raise ValueError(f"length {length} leaves {room} tokens of haystack; it has {len(needle.haystack)}")
+        raise ValueError(f"length {cell.length} leaves {room} tokens of haystack; it has {len(needle.haystack)}")
     body = needle.haystack[:room]
-    at = insertion_point(body, depth or 0, sentence_ends)
-    return np.concatenate([body[:at], statement, body[at:], needle.question, needle.answer])
+    at = insertion_point(body, cell.place or 0, sentence_ends) if cell.depth < TOUCHING else room
+    return np.concatenate([needle.before, body[:at], statement, body[at:], needle.question])
 
 
-def insertion_point(body: Ids, depth: float, sentence_ends: Ids) -> int:
-    """Position of the statement: after the last sentence end at or before `depth` percent, and never before token 1."""
-    at = max(round(len(body) * depth / 100), 1)
-    if at >= len(body):
+def insertion_point(body: Ids, place: int, sentence_ends: Ids) -> int:
+    """Position of the statement: after the last sentence end before `place`, or at the very beginning."""
+    if place >= len(body):
         return len(body)
-    ends = np.flatnonzero(np.isin(body[:at], sentence_ends))
-    return int(ends[-1]) + 1 if len(ends) else 1
+    ends = np.flatnonzero(np.isin(body[:place], sentence_ends))
+    return int(ends[-1]) + 1 if len(ends) else 0
+
+
+def make_needle(subject: Subject, kind: Drawn | Sequence[Given], frame: str, texts: Sequence[str], longest: int,
+                seed: int, trial: int) -> Needle:
+    """Trial number `trial`: a haystack out of the texts, and a needle. frame: with {context} and {question}.
+
+    Raises UserError where too few words are absent from the haystack.
+    """
+    before, after = frame.split("{context}")
+    begin = np.array(subject.begin + subject.encode(before) if before else subject.begin, np.int64)
+    haystack = make_haystack(subject, texts, longest, seed, trial)
+    rivals = haystack[:0]
+    if isinstance(kind, Drawn):
+        said, rivals = _draw(subject, kind, haystack, seed, trial)
+    else:
+        said = kind[trial % len(kind)]
+    return Needle(before=begin, haystack=haystack, said=said, rivals=rivals,
+                  statement=_ids(subject, _spaced(said.statement)),
+                  question=_ids(subject, after.replace("{question}", said.question)),
+                  answer=_ids(subject, _spaced(said.answer)))
+
+
+def make_haystack(subject: Subject, texts: Sequence[str], longest: int, seed: int, trial: int) -> Ids:
+    """`longest` token ids: of a drawn text that is long enough, from a random start; or, where none is, all texts in a
+    drawn order, again and again until they are enough."""
+    draw = generator(seed, "needle", trial)
+    order = draw.permutation(len(texts))
+    for number in order:
+        text = texts[int(number)]
+        if len(text) >= longest and len(ids := _ids(subject, text)) >= longest:
+            start = int(draw.integers(len(ids) - longest + 1))
+            return ids[start:start + longest]
+    joined = np.concatenate([_ids(subject, texts[int(number)]) for number in order])
+    if not len(joined):
+        raise UserError("needle_report.haystack: its texts hold no token. Name a folder with longer ones.")
+    return np.resize(joined, longest)
+
+
+def sentence_ends(subject: Subject) -> Ids:
+    """Ids of the tokens that end a sentence: their text ends with a full stop, a ? or !, or the end of a line."""
+    vocabulary = subject.tokenizer.get_vocab()
+    return np.array(sorted(token for text, token in vocabulary.items()
+                           if text.endswith((".", "?", "!", "Ċ", "\n")) or text == "<0x0A>"))
+
+
+def _draw(subject: Subject, kind: Drawn, haystack: Ids, seed: int, trial: int) -> tuple[Given, Ids]:
+    draw = generator(seed, "needle words", trial)
+    words = list(NAMES) if kind.words == "sample" else list(kind.words)
+    first_tokens = np.array([subject.encode(" " + word)[0] for word in words])
+    present = np.isin(first_tokens, haystack)
+    absent = [word for word, is_there in zip(words, present, strict=True) if not is_there]
+    if len(absent) <= kind.value_words:
+        raise UserError(f"needle_report.drawn.words: {len(absent)} of {len(words)} words are not in the haystack, "
+                        f"{kind.value_words + 1} are needed. Give more words, or rarer ones.")
+    key, *value = (absent[i] for i in draw.choice(len(absent), kind.value_words + 1, replace=False))
+    said = {"key": key, "value": " ".join(value)}
+    return Given(statement=kind.statement.format(**said), question=kind.question.format(**said),
+                 answer=said["value"]), np.unique(first_tokens[present])
+
+
+def _ids(subject: Subject, text: str) -> Ids:
+    return np.array(subject.encode(text), np.int64)
+
+
+def _spaced(text: str) -> str:
+    return text if text[:1].isspace() else f" {text}"

@@ -1,179 +1,285 @@
-"""Needle in a haystack for one model: exact match, retrieval gain and choice, by context length and depth.
+"""Needle in a haystack for one model, by context length and depth.
 
-- exact_match: share of trials in which greedy decoding gives the whole value.
-- gain: mean log-probability of the value's tokens with the needle in the context less without it, in nats per token.
+- exact_match: share of trials in which greedy decoding gives the whole answer.
+- gain: mean log-probability of the answer's tokens with the needle in the context less without it, in nats per token.
   It misleads on a broken model (large gains at 0 % exact match were seen), so it never stands without exact match.
-- choice: share of trials in which the value's first token beats the first token of every other value in the context.
-  A model that only narrows the answer to "something I saw" scores low here.
+- choice: share of trials in which the answer's first token beats the first token of every other value in the context.
+  A model that only narrows the answer to "something I saw" scores low here. Of drawn needles.
+- word_overlap, rouge_1: of what the model says in `new_tokens` tokens (evaluation/answers.py), as published.
 
 Depth 100 % touches the question: it can be answered by looking at the last words, so it is shown and never averaged.
-Cost: one forward pass a trial, length and depth, and one more a length for the context without the needle.
+Cost: one walk along the haystack without the needle, then one for each distinct place, the last place first, asking at
+every length on its way (evaluation/walk.py). What is answered is kept: a killed report goes on after the last place
+that was finished. An endpoint gets each prompt in full and only says words.
 """
 
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from tokenizers import Tokenizer
-from transformers import PreTrainedModel
 
 from assets.progress import Progress
-from assets.randomness import generator
-from assets.sample_corpus import NAMES
-from assets.stage import Config, UserError, command, output, read_json, read_params, write_json
-from assets.token_store import TokenStore, open_tokens
-from assets.tokenizer import load_tokenizer
-from evaluation.needle import Ids, Needle, prompt
+from assets.stage import RECORD, Config, UserError, write_json
+from evaluation.answers import rouge_1, word_overlap
+from evaluation.needle import (
+    TOUCHING,
+    Cell,
+    Drawn,
+    Given,
+    Grid,
+    Ids,
+    Needle,
+    cells,
+    insertion_point,
+    make_needle,
+    prompt,
+    sentence_ends,
+)
 from evaluation.plots import heatmaps, save
-from evaluation.scoring import answer_log_probs
-from training.model import load_model, make_reproducible
+from evaluation.subject import Subject, complete, report
+from evaluation.texts import read_texts
+from evaluation.walk import Walk, rows_that_fit
+from training.model import make_reproducible
 
-TOUCHING = 100
+SCORES = ("exact_match", "gain", "choice", "word_overlap", "rouge_1")
+SCRATCH = Path(".training/needle_report")
+Answered = dict[str, list[dict[str, Any]]]
+"""Records by what was asked."""
 
 
 class NeedleReportConfig(Config):
     """The grid and the words of the test."""
 
     seed: int = 0
-    haystack: str
-    """Held-out documents of this domain are the haystack."""
-    words: Literal["sample"] | Annotated[tuple[str, ...], Field(min_length=8)]
-    """Keys and values are drawn from these: the sample's names, or words of your own."""
-    statement: str
-    """What is hidden, with {key} and {value}."""
-    question: str
-    """What is asked, with {key}; the value must be what follows."""
-    value_words: Annotated[int, Field(ge=1, le=8)] = 2
-    """Words in a value."""
-    lengths: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(min_length=1)]
-    """Context lengths in tokens, question and answer included."""
-    depths: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1)]
-    """Where the statement stands, in percent of the haystack."""
-    trials: Annotated[int, Field(ge=1)]
+    haystack: Path
+    """data/raw_corpus/DOMAIN, whose held-out documents are the haystack; or a folder of .txt files."""
+    frame: str = "{context} {question}"
+    """How a prompt is put together."""
+    drawn: Drawn | None = None
+    needles: tuple[Given, ...] = ()
+    """Needles of your own, taken in turns; or `drawn` ones."""
+    grid: Grid
+    trials: Annotated[int, Field(ge=1)] = 1
     """Trials in every cell."""
-    batch_tokens: Annotated[int, Field(ge=1)]
-    """Most tokens in one forward pass."""
+    new_tokens: Annotated[int, Field(ge=0)] = 50
+    """Tokens that the model may say; 0: only the answer's probability is asked, and nothing is said."""
+    tokens_at_once: Annotated[int, Field(ge=1)] = 8192
+    """Tokens read in one forward pass."""
 
     @model_validator(mode="after")
-    def _placeholders(self) -> Self:
-        if "{key}" not in self.statement or "{value}" not in self.statement or "{key}" not in self.question:
-            raise ValueError("statement needs {key} and {value}, question needs {key}")
-        if all(depth == TOUCHING for depth in self.depths):
-            raise ValueError("depths needs one below 100: depth 100 is never averaged")
+    def _one_kind(self) -> Self:
+        if (self.drawn is None) == (not self.needles):
+            raise ValueError("give either `drawn` or a list of `needles`")
+        if self.frame.count("{context}") != 1 or "{question}" not in self.frame.split("{context}")[1]:
+            raise ValueError("frame needs {context} once, and {question} after it")
         return self
 
 
-def run(name: str) -> None:
-    """Make data/needle_report/NAME."""
-    config = read_params("needle_report", NeedleReportConfig)
-    folder = Path("data/checkpoint") / name
+@dataclass(frozen=True, kw_only=True)
+class Test:
+    """What is asked of a subject: the needles side by side, and how much room their answers have."""
+
+    config: NeedleReportConfig
+    needles: list[Needle]
+    ends: Ids
+
+    @property
+    def reserve(self) -> int:
+        """Tokens kept free for the answer."""
+        return max(self.config.new_tokens, *(len(needle.answer) for needle in self.needles))
+
+    @property
+    def answers(self) -> Ids:
+        """The answers, filled up at the right with zeros: int64[trials, longest]."""
+        longest = max(len(needle.answer) for needle in self.needles)
+        return np.stack([np.pad(needle.answer, (0, longest - len(needle.answer))) for needle in self.needles])
+
+    def prompts(self, cell: Cell) -> Ids:
+        """int64[trials, length - reserve]."""
+        return np.stack([prompt(needle, cell, self.reserve, self.ends) for needle in self.needles])
+
+    def cells(self) -> list[Cell]:
+        """The grid's."""
+        rooms = [min(needle.room(length, self.reserve) for needle in self.needles)
+                 for length in self.config.grid.lengths]
+        if min(rooms) < 1:
+            raise UserError(f"needle_report.grid.lengths: {min(self.config.grid.lengths)} tokens leave no room for a "
+                            f"haystack beside frame, statement, question and {self.reserve} tokens of answer.")
+        return cells(self.config.grid, rooms)
+
+    def points(self, cell: Cell) -> tuple[int, ...]:
+        """Where each trial's statement really begins."""
+        rooms = (needle.room(cell.length, self.reserve) for needle in self.needles)
+        return tuple(room if cell.depth >= TOUCHING else
+                     insertion_point(needle.haystack[:room], cell.place or 0, self.ends)
+                     for needle, room in zip(self.needles, rooms, strict=True))
+
+
+def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[str, Any]:
+    """Write trials.csv, cells.csv, needle.json and heatmap.png; returns the means."""
     make_reproducible(config.seed)
-    model = load_model(folder).eval()
-    facts = read_json(folder / "record.json")
-    tokenizer = load_tokenizer(folder)
-    store = open_tokens(Path("data/tokenized_corpus") / config.haystack)
-    needles = [make_needle(config, store, tokenizer, trial) for trial in range(config.trials)]
-    with output("needle_report", name) as out:
-        trials = pd.DataFrame(measure(model, needles, sentence_ends(tokenizer), config, name))
-        cells = trials.groupby(["length", "depth"], as_index=False)[["exact_match", "gain", "choice"]].mean()
-        trials.round(5).to_csv(out.folder / "trials.csv", index=False, lineterminator="\n")
-        cells.round(5).to_csv(out.folder / "cells.csv", index=False, lineterminator="\n")
-        context = int(model.config.max_position_embeddings)
-        save(heatmaps({name: cells}, context, facts["base_context"]), out.folder / "heatmap.png")
-        summary = summarise(cells)
-        write_json(out.folder / "needle.json", summary)
-        within = [exact for length, exact in zip(summary["lengths"], summary["exact_match"], strict=True)
-                  if length <= facts["base_context"]]
-        out.metrics = {"mean_exact_match": round(float(np.mean(summary["exact_match"])), 5),
-                       "within_base_context": round(float(np.mean(within)), 5) if within else None,
-                       "mean_gain": round(float(np.mean(summary["gain"])), 5),
-                       "mean_choice": round(float(np.mean(summary["choice"])), 5), "trials": config.trials}
-        out.facts = {key: facts[key] for key in ("base_context", "rope_base", "tokens_trained")}
+    texts = read_texts(config.haystack)
+    longest = max(config.grid.lengths)
+    kind = config.drawn or config.needles
+    needles = [make_needle(subject, kind, config.frame, texts, longest, config.seed, trial)
+               for trial in range(config.trials)]
+    kept = _kept(subject, config)
+    ask = _ask_endpoint if subject.model is None else _ask_model
+    records = list(ask(subject, Test(config=config, needles=needles, ends=sentence_ends(subject)), kept))
+    trials = pd.DataFrame(records).sort_values(["length", "depth", "trial"], kind="stable")
+    by_cell = trials.groupby(["length", "depth"], as_index=False)[list(SCORES)].mean()
+    trials.round(5).to_csv(folder / "trials.csv", index=False, lineterminator="\n")
+    by_cell.round(5).to_csv(folder / "cells.csv", index=False, lineterminator="\n")
+    save(heatmaps({subject.name: by_cell}, subject.context, subject.base_context), folder / "heatmap.png")
+    summary = summarise(trials)
+    write_json(folder / "needle.json", summary)
+    shutil.rmtree(kept.parent, ignore_errors=True)
+    inside = [score for length, score in zip(summary["lengths"], summary["exact_match"], strict=True)
+              if length <= subject.base_context and score is not None]
+    means = {f"mean_{score}": _mean(summary[score]) for score in SCORES}
+    return {**means, "mean_gain_standard_error": summary["gain_standard_error"], "trials": config.trials,
+            "within_base_context": _mean(inside)}
 
 
-def make_needle(config: NeedleReportConfig, store: TokenStore, tokenizer: Tokenizer, trial: int) -> Needle:
-    """Trial number `trial`: a span of a held-out document, and a key and a value that do not occur in it."""
-    longest = max(config.lengths)
-    draw = generator(config.seed, "needle", trial)
-    roomy = [int(row) for row in np.flatnonzero(store.heldout & (store.lengths >= longest))]
-    if not roomy:
-        raise UserError(f"needle_report.haystack = {config.haystack!r}: no held-out document of {longest:,} tokens "
-                        f"(longest of {len(store.ids):,}: {int(store.lengths.max(initial=0)):,}). Choose a domain "
-                        "with longer documents, lower needle_report.lengths or raise raw_corpus.heldout_fraction.")
-    row = int(roomy[int(draw.integers(len(roomy)))])
-    document = store.document(row).astype(np.int64)
-    start = int(draw.integers(1, max(len(document) - longest, 1) + 1))
-    haystack = np.concatenate([document[:1], document[start:start + longest - 1]])
-    words = list(NAMES) if config.words == "sample" else list(config.words)
-    first_tokens = np.array([_encode(tokenizer, " " + word)[0] for word in words])
-    present = np.isin(first_tokens, haystack)
-    absent = [word for word, is_there in zip(words, present, strict=True) if not is_there]
-    if len(absent) <= config.value_words:
-        raise UserError(f"needle_report.words: {len(absent)} of {len(words)} words are not in the haystack, "
-                        f"{config.value_words + 1} are needed. Give more words, or rarer ones.")
-    key, *value = (absent[i] for i in draw.choice(len(absent), config.value_words + 1, replace=False))
-    said = {"key": key, "value": " ".join(value)}
-    return Needle(haystack=haystack, statement=_encode(tokenizer, " " + config.statement.format(**said)),
-                  question=_encode(tokenizer, " " + config.question.format(**said)),
-                  answer=_encode(tokenizer, " " + said["value"]), rivals=np.unique(first_tokens[present]))
-
-
-def sentence_ends(tokenizer: Tokenizer) -> Ids:
-    """Ids of the tokens that end a sentence: their text ends with a full stop, a ? or !, or the end of a line."""
-    vocabulary = tokenizer.get_vocab()
-    return np.array(sorted(token for text, token in vocabulary.items() if text.endswith((".", "?", "!", "Ċ", "\n"))))
-
-
-def measure(model: PreTrainedModel, needles: list[Needle], ends: Ids, config: NeedleReportConfig, what: str
-            ) -> list[dict[str, Any]]:
-    """A record for each trial, length and depth: exact_match and choice (0 or 1), gain (nats per token)."""
-    progress = Progress(what, len(needles) * sum(config.lengths) * (len(config.depths) + 1), "tok")
-    records = []
-    for length in config.lengths:
-        for trial, needle in enumerate(needles):
-            rows = np.stack([prompt(needle, length, depth, ends) for depth in (None, *config.depths)])
-            scores = [answer_log_probs(model, part, len(needle.answer))
-                      for part in np.array_split(rows, -(-rows.size // config.batch_tokens)) if len(part)]
-            without, *with_needle = np.concatenate(scores)
-            rivals = needle.rivals[np.isin(needle.rivals, rows[0])]
-            for depth, log_probs in zip(config.depths, with_needle, strict=True):
-                records.append({"length": length, "depth": depth, "trial": trial,
-                                **judge(log_probs, without, needle.answer, rivals)})
-            progress.add(rows.size)
+def _ask_model(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str, Any]]:
+    """A record for each trial and cell, as many trials side by side as the cache may hold."""
+    assert subject.model is not None
+    room = max(test.config.grid.lengths)
+    at_once = rows_that_fit(subject.model, room, len(test.needles))
+    done = _read_kept(kept)
+    progress = Progress(subject.name, len(test.needles) * len(test.cells()), "cell")
+    for first in range(0, len(test.needles), at_once):
+        some = Test(config=test.config, needles=test.needles[first:first + at_once], ends=test.ends)
+        yield from _walk(subject, some, first, done, kept, progress)
     progress.close()
-    return records
 
 
-def judge(log_probs: NDArray[np.float32], without: NDArray[np.float32], answer: Ids, rivals: Ids) -> dict[str, float]:
-    """The three scores of one prompt. log_probs, without: float32[answer, vocabulary]."""
+def _walk(subject: Subject, test: Test, first: int, done: Answered, kept: Path, progress: Progress
+          ) -> Iterator[dict[str, Any]]:
+    """The last place first: what stands before a place has then been read for it already."""
+    assert subject.model is not None
+    walk = Walk(subject.model, len(test.needles), max(test.config.grid.lengths), test.config.tokens_at_once)
+    without = {length: walk.ask(test.prompts(Cell(length=length, depth=0, place=None)), test.answers)
+               for length in sorted(test.config.grid.lengths)}
+    ordered = sorted(test.cells(), key=lambda cell: ([-point for point in test.points(cell)], cell.length))
+    for points, group in groupby(ordered, key=test.points):
+        key = f"{first}: {' '.join(map(str, points))}"
+        if key not in done:
+            done[key] = [record for cell in group
+                         for record in _judge_cell(subject, test, cell, walk, without[cell.length], first)]
+            _keep(kept, key, done[key])
+        yield from done[key]
+        progress.add(len(done[key]))
+
+
+def _judge_cell(subject: Subject, test: Test, cell: Cell, walk: Walk, without: NDArray[np.float32], first: int
+                ) -> Iterator[dict[str, Any]]:
+    prompts = test.prompts(cell)
+    log_probs = walk.ask(prompts, test.answers)
+    said = walk.say(prompts, test.config.new_tokens)
+    for number, needle in enumerate(test.needles):
+        shown = needle.rivals[np.isin(needle.rivals, prompts[number])]
+        yield {"length": cell.length, "depth": cell.depth, "trial": first + number,
+               **judge(log_probs[number], without[number], needle.answer, shown if test.config.drawn else None),
+               **_judge_words(subject, needle, said[number].tolist() if test.config.new_tokens else None)}
+
+
+def judge(log_probs: NDArray[np.float32], without: NDArray[np.float32], answer: Ids, rivals: Ids | None
+          ) -> dict[str, float | None]:
+    """What the probabilities say of one prompt. log_probs, without: float32[at least answer, vocabulary]."""
     at = np.arange(len(answer))
-    exact = bool((log_probs.argmax(-1) == answer).all())
-    others = rivals[rivals != answer[0]]
-    beats_all = bool((log_probs[0, answer[0]] > log_probs[0, others]).all())
+    exact = bool((log_probs[at].argmax(-1) == answer).all())
+    choice = None
+    if rivals is not None:
+        choice = float((log_probs[0, answer[0]] > log_probs[0, rivals[rivals != answer[0]]]).all())
     gain = float((log_probs[at, answer] - without[at, answer]).mean())
-    return {"exact_match": float(exact), "gain": gain, "choice": float(beats_all)}
+    return {"exact_match": float(exact), "gain": round(gain, 5), "choice": choice}
 
 
-def summarise(cells: pd.DataFrame) -> dict[str, Any]:
-    """Means over the depths below 100 %, a value for each length."""
-    means = cells[cells["depth"] < TOUCHING].groupby("length")[["exact_match", "gain", "choice"]].mean().round(5)
-    columns = ("exact_match", "gain", "choice")
-    return {"lengths": means.index.tolist(), **{column: means[column].tolist() for column in columns}}
+def _judge_words(subject: Subject, needle: Needle, said: list[int] | None) -> dict[str, Any]:
+    if said is None:
+        return {"word_overlap": None, "rouge_1": None, "said": ""}
+    if subject.end in said:
+        said = said[:said.index(subject.end)]
+    return _words(subject.decode(said), needle)
 
 
-def _encode(tokenizer: Tokenizer, text: str) -> Ids:
-    """Token ids of text that continues a text; where the tokenizer adds the leading space itself, it gets none."""
-    ids = tokenizer.encode(text.removeprefix(" ") if _adds_space(tokenizer) else text, add_special_tokens=False).ids
-    return np.array(ids, np.int64)
+def _words(response: str, needle: Needle) -> dict[str, Any]:
+    return {"word_overlap": round(word_overlap(response, needle.said.answer), 5),
+            "rouge_1": round(rouge_1(response, needle.said.statement), 5), "said": response}
 
 
-def _adds_space(tokenizer: Tokenizer) -> bool:
-    plain, spaced = (tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", " a"))
-    return plain == spaced or len(plain) < len(spaced)
+def _ask_endpoint(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str, Any]]:
+    """As words: exact match is then the answer standing in what was said."""
+    assert subject.endpoint is not None
+    done = _read_kept(kept)
+    progress = Progress(subject.name, len(test.needles) * len(test.cells()), "cell")
+    for cell in test.cells():
+        for trial, (needle, ids) in enumerate(zip(test.needles, test.prompts(cell), strict=True)):
+            key = f"{trial}: {cell.length} {cell.depth}"
+            if key not in done:
+                said = complete(subject.endpoint, subject.decode(ids.tolist()), test.reserve)
+                done[key] = [{"length": cell.length, "depth": cell.depth, "trial": trial, "gain": None, "choice": None,
+                              "exact_match": float(needle.said.answer.strip() in said), **_words(said, needle)}]
+                _keep(kept, key, done[key])
+            yield from done[key]
+            progress.add(1)
+    progress.close()
+
+
+def _kept(subject: Subject, config: NeedleReportConfig) -> Path:
+    """Where answers wait until all are there, named by all that decides them."""
+    digest = sha256(config.model_dump_json().encode())
+    record = subject.folder / RECORD
+    parts = [record] if record.is_file() else sorted(subject.folder.glob("*.json"))
+    for path in [*parts, *sorted(Path(__file__).parent.glob("*.py"))]:
+        digest.update(path.read_bytes())
+    if subject.endpoint is not None:
+        digest.update(subject.endpoint.model_dump_json().encode())
+    return SCRATCH / subject.name.replace("/", "-").strip(".-") / f"{digest.hexdigest()[:16]}.jsonl"
+
+
+def _read_kept(path: Path) -> Answered:
+    """What was answered before. A last line cut off by a kill is taken out of the file."""
+    if not path.is_file():
+        return {}
+    whole = path.read_bytes()[:path.read_bytes().rfind(b"\n") + 1]
+    os.truncate(path, len(whole))
+    return dict(json.loads(line) for line in whole.splitlines())
+
+
+def _keep(path: Path, key: str, records: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps([key, records]) + "\n")
+
+
+def summarise(trials: pd.DataFrame) -> dict[str, Any]:
+    """Means over trials and the depths below 100 %, a value for each length (None: not asked), and the standard error
+    of the mean gain over all: of its means by trial."""
+    counted = trials[trials["depth"] < TOUCHING].astype({score: float for score in SCORES})
+    means = counted.groupby("length")[list(SCORES)].mean().round(5)
+    by_trial = counted.groupby("trial")["gain"].mean()
+    error = by_trial.std() / len(by_trial) ** 0.5 if len(by_trial) > 1 else np.nan
+    return {"lengths": [int(length) for length in means.index],
+            **{score: [None if np.isnan(value) else float(value) for value in means[score]] for score in SCORES},
+            "gain_standard_error": None if np.isnan(error) else round(float(error), 5)}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return round(float(np.mean(there)), 5) if there else None
 
 
 if __name__ == "__main__":
-    command(run, "model")
+    report("needle_report", NeedleReportConfig, measure)

@@ -54,7 +54,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
         optimizer = {"learning_rate": 1e-2, "batch_tokens": 4 * LENGTH, "micro_batch_tokens": 2 * LENGTH,
                      **overrides.pop("optimizer", {})}
         section = {"seed": 0, "tokens": 6 * 4 * LENGTH, "context": LENGTH, "precision": "fp32", "optimizer": optimizer,
-                   "models": {"model": {"rows": "data/packed_shards/rows", "rope": {"base": 50000},
+                   "models": {"model": {"source": "data/packed_shards/rows", "rope": {"base": 50000},
                                         "snapshots": [2 * 4 * LENGTH]}}, **overrides}
         (root / "params.yaml").write_text(yaml.safe_dump({"checkpoint": section}))
         monkeypatch.chdir(root)

@@ -1,9 +1,9 @@
 """Continual pretraining at long context: stretch the rotary embedding in the config, then train on packed rows.
 
-A model is a name, the rows it trains on and how its rotary embedding is stretched. Two controls are models too: `base`
-is the base untouched and `base_rope_raised` is stretched and not trained, so every report treats all alike; and so is a
-snapshot of another model, so the curve over tokens is one training. All parameters move, with full attention, as in
-the paper. The result is a plain `transformers` folder.
+A model is a name, the rows it trains on and how its rotary embedding is stretched. What stands beside it is a model
+too, so every report treats all alike: the base untouched, the base stretched and not trained, a snapshot of another
+model (the curve over tokens is one training), and models that others made. All parameters move, with full attention, as
+in the paper. The result is a plain `transformers` folder.
 
 NEEDLEWORK_ACCELERATE names a file of training/accelerate/ that says which devices train; without it one CPU process
 does. The stage itself never divides: it has the model trained in a scratch folder and takes it from there.
@@ -13,9 +13,11 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from assets.stage import RECORD, UserError, command, is_whole, output, read_json
-from training.curves import write_log
+from training.baselines import ENDPOINT, bring
+from training.curves import LOG, write_log
 from training.extension import (
     BASE,
     SCRATCH,
@@ -30,6 +32,7 @@ from training.extension import (
 from training.loop import Stopped
 from training.model import load_model, make_reproducible, read_config, rope_base, save_model
 from training.parallel import alone
+from training.rope import trained_context
 
 ACCELERATE = "NEEDLEWORK_ACCELERATE"
 
@@ -37,23 +40,28 @@ ACCELERATE = "NEEDLEWORK_ACCELERATE"
 def run(name: str) -> None:
     """Make data/checkpoint/NAME."""
     config, chosen = settings(name)
-    if chosen.rows == BASE:
-        source = None
-    elif chosen.at is not None:
-        source = chosen.rows / "at" / str(chosen.at)
-    else:
-        source = train_in_scratch(name, scratch_folder(name, config, chosen))
     with output("checkpoint", name) as out:
-        if source is None:
-            _control(config, chosen, out.folder)
-            facts = {"tokens": 0}
+        facts = {"tokens": 0}
+        if chosen.source.suffix in (".yaml", ".yml"):
+            context = bring(chosen.source, out.folder)
+        elif chosen.at is not None:
+            facts, context = _take(chosen.source / "at" / str(chosen.at), out.folder), 0
+        elif (chosen.source / "config.json").is_file():
+            _as_it_is(config, chosen, out.folder)
+            context = trained_context(read_config(chosen.source)) if chosen.source != BASE else 0
         else:
-            _take(source, out.folder, name)
-            facts = read_json(source / RECORD)
+            made = train_in_scratch(name, scratch_folder(name, config, chosen))
+            facts, context = _take(made, out.folder), 0
             for snapshot in chosen.snapshots:
-                shutil.copytree(source.parent / "at" / str(snapshot), out.folder / "at" / str(snapshot))
-        out.facts = {"base_context": read_json(BASE / RECORD)["base_context"],
-                     "rope_base": rope_base(read_config(out.folder)), "tokens_trained": facts["tokens"]}
+                shutil.copytree(made.parent / "at" / str(snapshot), out.folder / "at" / str(snapshot))
+        served = (out.folder / ENDPOINT).is_file()
+        own = None if served else read_config(out.folder)
+        if own is not None and chosen.source.suffix:
+            context = trained_context(own)
+        if not (out.folder / LOG).is_file():
+            write_log(out.folder, [])
+        out.facts = {"base_context": context or read_json(BASE / RECORD)["base_context"],
+                     "rope_base": rope_base(own) if own else 0.0, "tokens_trained": facts["tokens"]}
         out.metrics = {**out.facts, **({"loss": facts["loss"]} if "loss" in facts else {})}
     shutil.rmtree(SCRATCH / name, ignore_errors=True)
 
@@ -96,21 +104,26 @@ def _launch(file: str, name: str) -> None:
                         "above.") from None
 
 
-def _control(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> None:
-    """The base, stretched or as it is, untrained."""
+def _as_it_is(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> None:
+    """A model's folder, untrained; with its rotary embedding stretched if asked."""
+    if chosen.rope is None:
+        for path in sorted(chosen.source.iterdir()):
+            if path.suffix in {".json", ".safetensors", ".model", ".jinja"} and path.name != RECORD:
+                shutil.copyfile(path, folder / path.name)
+        return
     make_reproducible(config.seed)
-    model = load_model(BASE, read_config(BASE, chosen.rope, config.context))
-    save_model(dict(model.named_parameters()), model.config, BASE, folder, config.saved_as)
-    write_log(folder, [])
+    model = load_model(chosen.source, read_config(chosen.source, chosen.rope, config.context))
+    save_model(dict(model.named_parameters()), model.config, chosen.source, folder, config.saved_as)
 
 
-def _take(source: Path, folder: Path, name: str) -> None:
-    """Copy a trained model, without its record."""
+def _take(source: Path, folder: Path) -> dict[str, Any]:
+    """Copy a trained model, without its record; returns what that says."""
     if not (source / RECORD).is_file():
         known = ", ".join(sorted(path.name for path in source.parent.glob("*"))) or "none"
-        raise UserError(f"checkpoint.models.{name}.at: no {source}. Its model has these snapshots: {known}. "
-                        "Name one, or add it to the model's `snapshots`.")
+        raise UserError(f"checkpoint.models: no {source}. Its model has these snapshots: {known}. Name one in `at`, or "
+                        "add it to that model's `snapshots`.")
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD))
+    return dict(read_json(source / RECORD))
 
 
 if __name__ == "__main__":

@@ -48,9 +48,10 @@ STOPPED = 143
 class ModelConfig(Config):
     """What one model of the comparison is made from."""
 
-    rows: Path
-    """Folder of packed rows to train on; the base checkpoint itself for a control that is not trained; or another
-    model of the comparison, to take its snapshot `at`."""
+    source: Path
+    """A folder of packed rows, to train on them; a model's folder, to take it as it is (data/base_checkpoint for a
+    control that is not trained); another model of the comparison, to take its snapshot `at`; or a YAML file that names
+    somebody else's model (training/baselines.py)."""
     rope: RopeConfig | None = None
     """How the rotary embedding is stretched before training; None keeps the base model's."""
     snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
@@ -88,7 +89,7 @@ def extend(name: str, world: World) -> Path:
     if is_whole(final):
         return final
     make_reproducible(config.seed)
-    rows = open_rows(chosen.rows)
+    rows = open_rows(chosen.source)
     task = Task(what=name, rows=rows, steps=steps_of(config, rows), optimizer=config.optimizer, seed=config.seed,
                 document_mask=config.document_mask, bf16=config.precision == "bf16", patience=Patience())
     task.patience.listen()
@@ -142,7 +143,7 @@ def steps_of(config: CheckpointConfig, rows: PackedRows) -> int:
 def scratch_folder(name: str, config: CheckpointConfig, chosen: ModelConfig) -> Path:
     """Where this very training keeps its state: named by its parameters, base, rows and code."""
     digest = sha256(config.model_dump_json(exclude={"models"}).encode() + chosen.model_dump_json().encode())
-    for record in (BASE / RECORD, chosen.rows / RECORD):
+    for record in (BASE / RECORD, chosen.source / RECORD):
         if not record.is_file():
             raise UserError(f"{record}: not there. Make what it belongs to first: dvc repro checkpoint@{name}")
         digest.update(record.read_bytes())

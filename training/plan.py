@@ -180,7 +180,7 @@ def main() -> None:
     try:
         hardware, gpus = Hardware.of_file(given.accelerate)
         job = read_job(given.profile, given.gpu, hardware, gpus)
-        trained = [model for model in job.config.models.values() if model.rows != BASE and model.at is None]
+        trained = [model for model in job.config.models.values() if model.source != BASE and model.at is None]
         print(f"{given.profile} under {given.accelerate}\n\n{describe(job, given.mfu, len(trained))}\n\n"
               f"{beside_the_paper(given.mfu)}")
     except UserError as error:

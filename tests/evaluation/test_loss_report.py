@@ -28,5 +28,7 @@ def test_depth_one_hundred_is_in_no_mean() -> None:
     import pandas as pd
 
     cells = pd.DataFrame({"length": [64] * 3, "depth": [0, 50, 100], "exact_match": [0.0, 0.5, 1.0],
-                          "gain": [0.0, 1.0, 9.0], "choice": [0.0, 1.0, 1.0]})
-    assert summarise(cells) == {"lengths": [64], "exact_match": [0.25], "gain": [0.5], "choice": [0.5]}
+                          "gain": [0.0, 1.0, 9.0], "choice": [0.0, 1.0, 1.0], "word_overlap": None, "rouge_1": None,
+                          "trial": 0})
+    assert summarise(cells) == {"lengths": [64], "exact_match": [0.25], "gain": [0.5], "choice": [0.5],
+                                "word_overlap": [None], "rouge_1": [None], "gain_standard_error": None}

@@ -2,85 +2,84 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from evaluation.needle import Needle, prompt
+from evaluation.needle import Cell, Given, Grid, Needle, cells, prompt
 from evaluation.needle_report import judge
-from evaluation.scoring import answer_log_probs, token_losses
-from training.model import make_reproducible
 
-BEGIN, STOP = 0, 1
-HAYSTACK = np.array([BEGIN, *([5, 6, 7, STOP] * 30)])
-NEEDLE = Needle(haystack=HAYSTACK, statement=np.array([20, 21, 22, STOP]), question=np.array([20]),
-                answer=np.array([21, 22]), rivals=np.array([5, 6, 7]))
+BEGIN, STOP, RESERVE = 0, 1, 3
+NEEDLE = Needle(before=np.array([BEGIN]), haystack=np.array([5, 6, 7, STOP] * 30), statement=np.array([20, 21, 22, STOP]),
+                question=np.array([20]), answer=np.array([21, 22]), rivals=np.array([5, 6, 7]),
+                said=Given(statement="a", question="b", answer="c"))
 ENDS = np.array([STOP])
 
 
-@given(st.integers(16, 100), st.sampled_from([0, 10, 33, 50, 90, 100, None]))
-def test_a_prompt_has_exactly_the_length_asked_and_ends_in_question_and_answer(length: int, depth: float | None
-                                                                               ) -> None:
-    row = prompt(NEEDLE, length, depth, ENDS)
-    assert len(row) == length and row[0] == BEGIN
-    assert row[-3:].tolist() == [20, 21, 22]
+def row(length: int, depth: float, without: bool = False) -> np.ndarray:
+    """The prompt of that cell."""
+    place = round(NEEDLE.room(length, RESERVE) * depth / 100)
+    return prompt(NEEDLE, Cell(length=length, depth=depth, place=None if without else place), RESERVE, ENDS)
+
+
+@given(st.integers(16, 100), st.sampled_from([0, 10, 33, 50, 90, 100]), st.booleans())
+def test_a_prompt_leaves_exactly_the_room_of_the_answer_and_ends_in_the_question(length: int, depth: float,
+                                                                                 without: bool) -> None:
+    asked = row(length, depth, without)
+    assert len(asked) == length - RESERVE and asked[0] == BEGIN and asked[-1] == 20
 
 
 @given(st.integers(16, 100), st.sampled_from([0, 10, 33, 50, 90]))
-def test_the_statement_stands_once_after_a_sentence_end_or_the_begin_token(length: int, depth: float) -> None:
-    row = prompt(NEEDLE, length, depth, ENDS)
-    at = [i for i in range(length - 6) if row[i:i + 4].tolist() == [20, 21, 22, STOP]]
+def test_the_statement_stands_once_after_a_sentence_end_or_at_the_beginning(length: int, depth: float) -> None:
+    asked = row(length, depth)
+    at = [i for i in range(len(asked) - 3) if asked[i:i + 4].tolist() == [20, 21, 22, STOP]]
     assert len(at) == 1
-    assert row[at[0] - 1] in (BEGIN, STOP)
+    assert asked[at[0] - 1] in (BEGIN, STOP)
     assert at[0] <= max(depth / 100 * length, 1) + 1
-    assert np.delete(row, np.s_[at[0]:at[0] + 4])[:-3].tolist() == HAYSTACK[:length - 7].tolist()
+    rest = np.delete(asked, np.s_[at[0]:at[0] + 4])
+    assert rest[1:-1].tolist() == NEEDLE.haystack[:length - RESERVE - 6].tolist()
+
+
+def test_at_depth_one_hundred_the_statement_touches_the_question() -> None:
+    assert row(50, 100)[-5:].tolist() == [20, 21, 22, STOP, 20]
 
 
 def test_without_a_needle_there_is_only_haystack_before_the_question() -> None:
-    assert prompt(NEEDLE, 50, None, ENDS)[:-3].tolist() == HAYSTACK[:47].tolist()
+    assert row(50, 0, without=True)[1:-1].tolist() == NEEDLE.haystack[:45].tolist()
 
 
 def test_a_shorter_context_is_a_prefix_of_a_longer_one() -> None:
-    short, long = prompt(NEEDLE, 40, 0, ENDS), prompt(NEEDLE, 80, 0, ENDS)
-    assert short[:37].tolist() == long[:37].tolist()
+    assert row(40, 0)[:-1].tolist() == row(80, 0)[:36].tolist()
 
 
 def test_a_haystack_too_short_for_the_length_is_refused() -> None:
     with pytest.raises(ValueError, match="length 500 leaves"):
-        prompt(NEEDLE, 500, 50, ENDS)
+        row(500, 50)
 
 
-def tiny() -> LlamaForCausalLM:
-    """A random Llama of a few thousand parameters."""
-    make_reproducible(0)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-                                        num_attention_heads=2, max_position_embeddings=64)).eval()
+def test_a_percent_grid_has_every_depth_and_a_shared_grid_every_place_that_fits() -> None:
+    percent = cells(Grid(lengths=(100, 200), depths=(0, 50)), (80, 180))
+    assert [(cell.length, cell.place) for cell in percent] == [(100, 0), (100, 40), (200, 0), (200, 90)]
+    shared = cells(Grid(kind="shared", lengths=(100, 200), places=4), (80, 180))
+    assert [(cell.length, cell.place, cell.depth) for cell in shared] == [
+        (100, 0, 0), (100, 60, 75), (200, 0, 0), (200, 60, 33.33), (200, 120, 66.67), (200, 180, 100)]
 
 
-def test_exact_match_is_what_greedy_decoding_would_say() -> None:
-    model = tiny()
-    row = prompt(NEEDLE, 30, 50, ENDS)
-    with torch.autocast("cpu", torch.bfloat16):
-        said = model.generate(torch.from_numpy(row[None, :-2]), max_new_tokens=2, do_sample=False, pad_token_id=0,
-                              eos_token_id=None)[0, -2:].numpy()
-    for answer in (said, (said + 1) % 32):
-        asked = np.concatenate([row[:-2], answer])
-        log_probs = answer_log_probs(model, asked[None], 2)[0]
-        assert judge(log_probs, log_probs, answer, NEEDLE.rivals)["exact_match"] == float((answer == said).all())
+def test_forty_places_and_forty_lengths_to_128k_are_820_cells() -> None:
+    lengths = tuple(np.linspace(1000, 128_000, 40).round().astype(int).tolist())
+    assert len(cells(Grid(kind="shared", lengths=lengths, places=40), [length - 100 for length in lengths])) == 820
 
 
 def test_gain_is_the_mean_difference_and_choice_is_against_values_in_sight() -> None:
     with_needle, without = np.full((2, 32), -5, np.float32), np.full((2, 32), -6, np.float32)
     with_needle[0, 21], with_needle[1, 22], with_needle[0, 30] = -2, -3, -1
     scores = judge(with_needle, without, np.array([21, 22]), np.array([5, 6, 21]))
-    assert scores == {"exact_match": 0.0, "gain": pytest.approx(3.5), "choice": 1.0}
+    assert scores == {"exact_match": 0.0, "gain": 3.5, "choice": 1.0}
     assert judge(with_needle, without, np.array([21, 22]), np.array([30]))["choice"] == 0.0
+    with_needle[0, 30] = -9
+    assert judge(with_needle, without, np.array([21, 22]), None) == {"exact_match": 1.0, "gain": 3.5, "choice": None}
 
 
-def test_token_losses_are_those_of_the_whole_row() -> None:
-    model, row = tiny(), HAYSTACK[:40]
-    with torch.no_grad():
-        logits = model(torch.from_numpy(row[None])).logits[0, :-1]
-    reference = torch.nn.functional.cross_entropy(logits, torch.from_numpy(row[1:]), reduction="none")
-    assert np.allclose(token_losses(model, row, tokens_at_once=7), reference, atol=0.02)
+def test_what_fills_up_a_shorter_answer_is_not_judged() -> None:
+    log_probs = np.full((3, 32), -5, np.float32)
+    log_probs[0, 21] = log_probs[1, 22] = log_probs[2, 9] = -1
+    assert judge(log_probs, log_probs, np.array([21, 22]), None)["exact_match"] == 1.0

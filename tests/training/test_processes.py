@@ -57,7 +57,7 @@ def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("case", ["sharded", "sharded, masked, recomputed", "along the row", "along the row, masked"])
 def test_two_processes_train_the_model_that_one_trains(project: Project, case: str) -> None:
     settings = {"document_mask": "masked" in case, "tokens": 3 * 5 * LENGTH,
-                "optimizer": {"batch_tokens": 5 * LENGTH}, "models": {"model": {"rows": "data/packed_shards/rows"}}}
+                "optimizer": {"batch_tokens": 5 * LENGTH}, "models": {"model": {"source": "data/packed_shards/rows"}}}
     alone = project(**settings)
     run("model")
     together = project(**settings)

@@ -136,9 +136,9 @@ def test_a_trained_model_has_its_new_base_in_its_config_and_stock_transformers_c
 
 def test_a_snapshot_can_be_a_model_of_the_comparison(project: Project) -> None:
     tokens = 2 * 4 * LENGTH
-    models = {"model": {"rows": "data/packed_shards/rows", "snapshots": [tokens]},
-              "early": {"rows": "data/checkpoint/model", "at": tokens},
-              "wrong": {"rows": "data/checkpoint/model", "at": 7}}
+    models = {"model": {"source": "data/packed_shards/rows", "snapshots": [tokens]},
+              "early": {"source": "data/checkpoint/model", "at": tokens},
+              "wrong": {"source": "data/checkpoint/model", "at": 7}}
     root = project(models=models)
     run("model")
     run("early")

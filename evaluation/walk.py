@@ -1,0 +1,146 @@
+"""Many prompts that begin alike, asked with one cache: what the model has read once it does not read again.
+
+A prompt's keys and values depend on what stands before them and on nothing after. So a walk keeps those of the last
+prompt, cuts them back to where the next one differs, and reads on from there. Whoever orders the prompts decides what
+is saved; the answers are those of a naive run up to the order of fp32 sums. Several rows walk side by side, cut back to
+where the first of them differs.
+
+The cache is made once at its full size: it takes as much as one naive prompt, and nothing is copied when it grows.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+from assets.stage import UserError
+from training.rope import head_dim
+
+Ids = NDArray[np.int64]
+LIMIT = "NEEDLEWORK_CACHE_GIB"
+GIB = 1 << 30
+
+
+class _Room(DynamicLayer):
+    """Keys and values of one layer, in memory taken once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        self.room, self.used = room, 0
+        self.stored: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+               ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append, and give all there is."""
+        new = key_states, value_states
+        if self.stored is None:
+            keys, values = (part.new_empty(*part.shape[:2], self.room, part.shape[-1]) for part in new)
+            self.stored, self.is_initialized = (keys, values), True
+        end = self.used + key_states.shape[-2]
+        for whole, part in zip(self.stored, new, strict=True):
+            whole[:, :, self.used:end] = part
+        self.used = end
+        return self.stored[0][:, :, :end], self.stored[1][:, :, :end]
+
+    def get_seq_length(self) -> int:
+        """Tokens held."""
+        return self.used
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ones (a negative number, as transformers has it)."""
+        self.used -= abs(tokens_to_remove)
+
+
+class Walk:
+    """One model's way through prompts of `rows` rows side by side, at most `room` tokens long.
+
+    at_once: tokens read in one forward pass, all rows together; bounds the memory that reading takes.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: int, room: int, at_once: int) -> None:
+        self.model, self.step = model, max(at_once // rows, 1)
+        self.cache = Cache(layers=[_Room(room) for _ in range(model.config.get_text_config().num_hidden_layers)])
+        self.told: Ids = np.empty((rows, 0), np.int64)
+        self.read = 0
+        """Tokens read so far, all rows together: what the walk has cost."""
+
+    def ask(self, prompts: Ids, answers: Ids) -> NDArray[np.float32]:
+        """Log-probabilities of whatever could stand in the place of each answer token, given those before it.
+
+        prompts: int64[rows, length]; answers: int64[rows, n], filled up at the right with anything ->
+        float32[rows, n, vocabulary].
+        """
+        hidden = self._read(np.concatenate([prompts, answers[:, :-1]], axis=1), answers.shape[1])
+        return self._log_probs(hidden).cpu().numpy()
+
+    @torch.inference_mode()
+    def say(self, prompts: Ids, count: int) -> Ids:
+        """What greedy decoding says after the prompts: int64[rows, count]."""
+        said = prompts[:, :0]
+        for _ in range(count):
+            hidden = self._read(np.concatenate([prompts, said], axis=1), 1)
+            said = np.concatenate([said, self._log_probs(hidden).argmax(-1).cpu().numpy()], axis=1)
+        return said
+
+    @torch.inference_mode()
+    def _read(self, rows: Ids, last: int) -> torch.Tensor:
+        """The hidden states of the last `last` tokens of the rows, after cutting back to what is already known."""
+        known = min(_common(self.told, rows), rows.shape[1] - last)
+        self.cache.crop(known - self.told.shape[1])
+        tail: list[torch.Tensor] = []
+        for start in range(known, rows.shape[1], self.step):
+            part = torch.from_numpy(rows[:, start:start + self.step]).to(self.model.device)
+            hidden = self.model.base_model(input_ids=part, past_key_values=self.cache, use_cache=True
+                                           ).last_hidden_state
+            tail = [*tail, hidden[:, -last:]][-last:]
+            self.read += part.numel()
+        self.told = rows
+        return torch.cat(tail, dim=1)[:, -last:]
+
+    @torch.inference_mode()
+    def _log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The head in fp32: a first choice decided by bf16 rounding would be no choice."""
+        head = self.model.get_output_embeddings()
+        assert isinstance(head, torch.nn.Linear)
+        bias = None if head.bias is None else head.bias.float()
+        logits = functional.linear(hidden.to(head.weight.device).float(), head.weight.float(), bias)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return functional.log_softmax(torch.tanh(logits / cap) * cap if cap else logits, dim=-1)
+
+
+def cache_bytes(config: PretrainedConfig, room: int, number_bytes: int) -> int:
+    """Of one row with room for so many tokens."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * head_dim(text) * room * number_bytes)
+
+
+def rows_that_fit(model: PreTrainedModel, room: int, wanted: int) -> int:
+    """How many rows may walk side by side within NEEDLEWORK_CACHE_GIB (by default half of the memory that is free).
+
+    Raises UserError if not one fits.
+    """
+    one = cache_bytes(model.config, room, model.dtype.itemsize)
+    limit = float(os.environ.get(LIMIT, 0)) * GIB or 0.5 * _free_memory(model.device)
+    if one > limit:
+        raise UserError(f"a cache for {room:,} tokens takes {one / GIB:.1f} GiB, more than {limit / GIB:.1f}: half of "
+                        f"what is free, or {LIMIT}. Ask for shorter contexts, or raise {LIMIT}.")
+    return max(min(wanted, int(limit // one)), 1)
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _common(told: Ids, rows: Ids) -> int:
+    """Tokens that all rows have in common with what was told before, from the left."""
+    most = min(told.shape[1], rows.shape[1])
+    differ = (told[:, :most] != rows[:, :most]).any(axis=0)
+    return int(differ.argmax()) if differ.any() else most

@@ -1,0 +1,70 @@
+"""Models that others made, in the comparison as they are: from a folder, the Hub, or behind an endpoint.
+
+A model's `source` may be a YAML file: `{hub: owner/name, revision: ...}`, or `{endpoint: http://…/v1, model: NAME,
+tokenizer: FOLDER, context: 131072}`. Weights of the Hub are fetched as safetensors, never code.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+
+from assets.stage import Config, UserError, validated, write_json
+
+ENDPOINT = "endpoint.json"
+WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+
+
+class HubConfig(Config):
+    """A model of the Hub."""
+
+    hub: str
+    """owner/name."""
+    revision: str | None = None
+    """Its commit; without one, whatever is newest when it is fetched."""
+
+
+class EndpointConfig(Config):
+    """A model that answers over HTTP as OpenAI's do."""
+
+    endpoint: str
+    """Up to and without /completions or /chat/completions."""
+    model: str
+    kind: Literal["completions", "chat"] = "chat"
+    tokenizer: Path
+    """A folder with tokenizer.json and tokenizer_config.json by which lengths are counted."""
+    context: Annotated[int, Field(ge=32)]
+    """Tokens it is meant to read."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; the key itself is never written down."""
+
+
+def hub_folder(name: str, revision: str | None) -> Path:
+    """The folder of the Hub's cache that holds this model, fetched if the Hub may be asked. Raises UserError."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"{name}: neither a folder nor a model of the Hub that can be had: "
+                        f"{str(error).splitlines()[0]} Name a folder, or set HF_HUB_OFFLINE=0 and check the name."
+                        ) from None
+
+
+def bring(source: Path, folder: Path) -> int:
+    """Copy what the YAML file `source` names into `folder`; returns the context of an endpoint, or 0 for a model."""
+    values = yaml.safe_load(source.read_text())
+    if isinstance(values, dict) and "hub" in values:
+        hub = validated(HubConfig, values, str(source))
+        shutil.copytree(hub_folder(hub.hub, hub.revision), folder, dirs_exist_ok=True)
+        return 0
+    endpoint = validated(EndpointConfig, values, str(source))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not (endpoint.tokenizer / name).is_file():
+            raise UserError(f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. Lengths are counted by it.")
+        shutil.copyfile(endpoint.tokenizer / name, folder / name)
+    write_json(folder / ENDPOINT, endpoint.model_dump(mode="json"))
+    return endpoint.context
