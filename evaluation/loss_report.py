@@ -1,10 +1,16 @@
 """Held-out loss of one model by domain and by position, the paper's table 5: does long context cost anything short?
 
-A document is read alone from its begin token, up to the last band's end; a token's band is its position in its
+A document is read alone from its begin token, up to the last position asked; a token's band is its position in its
 document. So the first band holds the start of every document, and a later one what long documents say with that much
-context behind them. Loss by band is not retrieval: two models within 0.01 nats can differ wholly on the needle.
+context behind them. A point is the last eighth before a position, of documents that reach it: figures 3 and 4. Loss by
+band is not retrieval: two models within 0.01 nats can differ wholly on the needle.
+
+Every document's sums are kept, so that two models can be compared document by document (evaluation/comparison.py). A
+model with another tokenizer, or behind an endpoint, has no loss per token of ours: its report is empty and says why.
 """
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -12,16 +18,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from transformers import PreTrainedModel
 
 from assets.progress import Progress
 from assets.randomness import generator
-from assets.stage import Config, command, output, read_json, read_params, write_json
+from assets.stage import Config, read_params, write_json
 from assets.token_store import TokenStore, open_tokens
 from evaluation.scoring import token_losses
-from training.model import load_model, make_reproducible
+from evaluation.subject import Subject, report
+from training.model import make_reproducible
 
 CORPUS = Path("data/tokenized_corpus")
+TOKENIZER = Path("data/tokenizer")
+COLUMNS = ["domain", "document", "band", "sum", "tokens"]
 
 
 class LossReportConfig(Config):
@@ -30,6 +38,8 @@ class LossReportConfig(Config):
     seed: int = 0
     bands: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
     """Upper ends of the bands of positions, in tokens, rising: [256, 2048] are 0-256 and 256-2048."""
+    points: tuple[Annotated[int, Field(ge=16)], ...] = ()
+    """Positions at which the loss is reported besides, as the mean over the eighth before them."""
     tokens_per_domain: Annotated[int, Field(ge=1)]
     """Whole documents are drawn until this many tokens of the domain are scored."""
 
@@ -47,26 +57,58 @@ class Domains(Config):
     domains: dict[str, object]
 
 
-def run(name: str) -> None:
-    """Make data/loss_report/NAME."""
-    config = read_params("loss_report", LossReportConfig)
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Positions low to high (high not included) of a document; `whole`: only of documents that reach its end."""
+
+    name: str
+    low: int
+    high: int
+    whole: bool = False
+
+
+def spans(config: LossReportConfig) -> list[Span]:
+    """Bands and points: "0-256", "256-2048", "at 1024"."""
+    names = band_names(config.bands)
+    bands = [Span(name=name, low=low, high=high)
+             for name, low, high in zip(names, (0, *config.bands[:-1]), config.bands, strict=True)]
+    return bands + [Span(name=f"at {point}", low=point - point // 8, high=point, whole=True)
+                    for point in config.points]
+
+
+def measure(subject: Subject, config: LossReportConfig, folder: Path) -> dict[str, Any]:
+    """Write documents.csv, loss.csv and loss.json; returns the mean loss of each band and point."""
     domains = list(read_params("raw_corpus", Domains).domains)
-    folder = Path("data/checkpoint") / name
     make_reproducible(config.seed)
-    model = load_model(folder).eval()
-    with output("loss_report", name) as out:
-        progress = Progress(name, config.tokens_per_domain * len(domains), "tok")
-        records = [record for domain in domains
-                   for record in measure(model, domain, open_tokens(CORPUS / domain), config, progress)]
-        progress.close()
-        table = pd.DataFrame(records, columns=["domain", "band", "loss", "tokens"]).round({"loss": 5})
-        table.to_csv(out.folder / "loss.csv", index=False, lineterminator="\n")
-        facts = read_json(folder / "record.json")
-        write_json(out.folder / "loss.json", {domain: dict(zip(part["band"], part["loss"], strict=True))
-                                              for domain, part in table.groupby("domain", sort=False)})
-        by_band = table.assign(sum=table["loss"] * table["tokens"]).groupby("band", sort=False)[["sum", "tokens"]].sum()
-        out.metrics = {f"loss_{band}": round(loss, 5) for band, loss in (by_band["sum"] / by_band["tokens"]).items()}
-        out.facts = {key: facts[key] for key in ("base_context", "rope_base", "tokens_trained")}
+    reason = _why_not(subject)
+    progress = Progress(subject.name, config.tokens_per_domain * len(domains), "tok")
+    records = [] if reason else [record for domain in domains for record in of_domain(
+        subject, domain, open_tokens(CORPUS / domain), config, progress)]
+    progress.close()
+    documents = pd.DataFrame(records, columns=COLUMNS)
+    documents.round({"sum": 4}).to_csv(folder / "documents.csv", index=False, lineterminator="\n")
+    table = by_domain(documents)
+    table.to_csv(folder / "loss.csv", index=False, lineterminator="\n")
+    write_json(folder / "loss.json", {str(domain): dict(zip(part["band"], part["loss"], strict=True))
+                                      for domain, part in table.groupby("domain", sort=False)})
+    sums = documents.groupby("band", sort=False)[["sum", "tokens"]].sum()
+    means = {f"loss_{band}": round(loss, 5) for band, loss in (sums["sum"] / sums["tokens"]).items()}
+    return {**means, **({"not_measured": reason} if reason else {})}
+
+
+def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
+    """A row a domain and band: mean loss in nats, and how many tokens it is of."""
+    sums = documents.groupby(["domain", "band"], sort=False, as_index=False)[["sum", "tokens"]].sum()
+    sums["loss"] = (sums["sum"] / sums["tokens"]).round(5)
+    return sums[["domain", "band", "loss", "tokens"]]
+
+
+def _why_not(subject: Subject) -> str | None:
+    if subject.model is None:
+        return "an endpoint gives no probabilities"
+    ours, theirs = (json.loads((folder / "tokenizer.json").read_text())["model"]
+                    for folder in (TOKENIZER, subject.folder))
+    return None if ours == theirs else "its tokenizer is not that of data/tokenized_corpus"
 
 
 def band_names(bands: tuple[int, ...]) -> list[str]:
@@ -74,33 +116,40 @@ def band_names(bands: tuple[int, ...]) -> list[str]:
     return [f"{low}-{high}" for low, high in zip((0, *bands[:-1]), bands, strict=True)]
 
 
-def measure(model: PreTrainedModel, domain: str, store: TokenStore, config: LossReportConfig, progress: Progress
-            ) -> list[dict[str, Any]]:
-    """A record for each band with a token in it: mean loss in nats, tokens scored."""
-    sums, counts = np.zeros(len(config.bands)), np.zeros(len(config.bands), np.int64)
-    for row in chosen_documents(domain, store, config):
-        tokens = store.document(row, 0, config.bands[-1]).astype(np.int64)
-        add_by_band(token_losses(model, tokens), config.bands, sums, counts)
+def of_domain(subject: Subject, domain: str, store: TokenStore, config: LossReportConfig, progress: Progress
+              ) -> list[dict[str, Any]]:
+    """A record for each document and span with a token in it: sum of losses in nats, tokens scored."""
+    assert subject.model is not None
+    wanted, records = spans(config), []
+    for number in chosen_documents(domain, store, config):
+        tokens = store.document(number, 0, longest(config)).astype(np.int64)
+        losses = token_losses(subject.model, tokens)
+        records += [{"domain": domain, "document": f"{int(store.ids[number]):016x}", "band": span.name, "sum": total,
+                     "tokens": count} for span in wanted for total, count in [in_span(losses, span)] if count]
         progress.add(len(tokens))
-    return [{"domain": domain, "band": band, "loss": sums[i] / counts[i], "tokens": int(counts[i])}
-            for i, band in enumerate(band_names(config.bands)) if counts[i]]
+    return records
+
+
+def longest(config: LossReportConfig) -> int:
+    """The last position asked."""
+    return max(*config.bands, *config.points)
+
+
+def in_span(losses: NDArray[np.float32], span: Span) -> tuple[float, int]:
+    """Sum and count of the losses in it, where entry i is the loss of the document's token i + 1."""
+    if span.whole and len(losses) + 1 < span.high:
+        return 0.0, 0
+    part = losses[max(span.low - 1, 0):span.high - 1]
+    return float(part.sum(dtype=np.float64)), len(part)
 
 
 def chosen_documents(domain: str, store: TokenStore, config: LossReportConfig) -> list[int]:
     """Held-out documents in a keyed random order, until they hold `tokens_per_domain` tokens that count."""
     heldout = np.flatnonzero(store.heldout)
     order = generator(config.seed, "loss", domain).permutation(heldout)
-    scored = np.cumsum(np.minimum(store.lengths[order], config.bands[-1]))
+    scored = np.cumsum(np.minimum(store.lengths[order], longest(config)))
     return [int(row) for row in order[:int(np.searchsorted(scored, config.tokens_per_domain)) + 1]]
 
 
-def add_by_band(losses: NDArray[np.float32], bands: tuple[int, ...], sums: NDArray[np.float64],
-                counts: NDArray[np.int64]) -> None:
-    """Add the losses of one document, whose entry i is token i + 1, to the sums and counts of their bands."""
-    band = np.searchsorted(bands, np.arange(1, len(losses) + 1), side="right")
-    sums += np.bincount(band, losses.astype(np.float64), len(bands))
-    counts += np.bincount(band, minlength=len(bands))
-
-
 if __name__ == "__main__":
-    command(run, "model")
+    report("loss_report", LossReportConfig, measure)

@@ -76,7 +76,7 @@ class Walk:
         float32[rows, n, vocabulary].
         """
         hidden = self._read(np.concatenate([prompts, answers[:, :-1]], axis=1), answers.shape[1])
-        return self._log_probs(hidden).cpu().numpy()
+        return log_probs(self.model, hidden).cpu().numpy()
 
     @torch.inference_mode()
     def say(self, prompts: Ids, count: int) -> Ids:
@@ -84,7 +84,7 @@ class Walk:
         said = prompts[:, :0]
         for _ in range(count):
             hidden = self._read(np.concatenate([prompts, said], axis=1), 1)
-            said = np.concatenate([said, self._log_probs(hidden).argmax(-1).cpu().numpy()], axis=1)
+            said = np.concatenate([said, log_probs(self.model, hidden).argmax(-1).cpu().numpy()], axis=1)
         return said
 
     @torch.inference_mode()
@@ -102,15 +102,16 @@ class Walk:
         self.told = rows
         return torch.cat(tail, dim=1)[:, -last:]
 
-    @torch.inference_mode()
-    def _log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The head in fp32: a first choice decided by bf16 rounding would be no choice."""
-        head = self.model.get_output_embeddings()
-        assert isinstance(head, torch.nn.Linear)
-        bias = None if head.bias is None else head.bias.float()
-        logits = functional.linear(hidden.to(head.weight.device).float(), head.weight.float(), bias)
-        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return functional.log_softmax(torch.tanh(logits / cap) * cap if cap else logits, dim=-1)
+
+@torch.inference_mode()
+def log_probs(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """The head in fp32: a first choice decided by bf16 rounding would be no choice."""
+    head = model.get_output_embeddings()
+    assert isinstance(head, torch.nn.Linear)
+    bias = None if head.bias is None else head.bias.float()
+    logits = functional.linear(hidden.to(head.weight.device).float(), head.weight.float(), bias)
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return functional.log_softmax(torch.tanh(logits / cap) * cap if cap else logits, dim=-1)
 
 
 def cache_bytes(config: PretrainedConfig, room: int, number_bytes: int) -> int:

@@ -27,7 +27,6 @@ def make_reproducible(seed: int) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(seed)
-    transformers_logging.disable_progress_bar()
 
 
 def read_config(folder: Path, rope: RopeConfig | None = None, context: int | None = None) -> PretrainedConfig:
@@ -53,6 +52,7 @@ def load_model(folder: Path, config: PretrainedConfig | None = None) -> PreTrain
 
     Raises UserError where the folder is no such model. Never runs code from the folder and never asks the Hub.
     """
+    transformers_logging.disable_progress_bar()
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder, config=config or read_config(folder), dtype=torch.float32, attn_implementation="sdpa",

@@ -1,34 +1,50 @@
 """Loss by band: every scored token counts once, in the band of its position."""
 
 import numpy as np
+import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.loss_report import add_by_band, band_names
+from evaluation.loss_report import LossReportConfig, band_names, by_domain, in_span, spans
 from evaluation.needle_report import summarise
 
+CONFIG = LossReportConfig(bands=(4, 16, 40), points=(16, 32), tokens_per_domain=1)
 
-@given(st.lists(st.integers(2, 40), min_size=1, max_size=8))
-def test_every_token_but_the_first_is_counted_once_in_the_band_of_its_position(lengths: list[int]) -> None:
-    bands = (4, 16, 40)
-    sums, counts = np.zeros(3), np.zeros(3, np.int64)
-    for length in lengths:
-        add_by_band(np.arange(1, length, dtype=np.float32), bands, sums, counts)
-    positions = [position for length in lengths for position in range(1, length)]
-    expected = [[p for p in positions if low <= p < high] for low, high in ((0, 4), (4, 16), (16, 40))]
-    assert counts.tolist() == [len(part) for part in expected]
-    assert np.allclose(sums, [sum(part) for part in expected])
+
+@given(st.integers(1, 40))
+def test_every_token_but_the_first_is_counted_once_in_the_band_of_its_position(length: int) -> None:
+    losses = np.arange(1, length, dtype=np.float32)
+    found = [in_span(losses, span) for span in spans(CONFIG)[:3]]
+    expected = [[p for p in range(1, length) if low <= p < high] for low, high in ((0, 4), (4, 16), (16, 40))]
+    assert found == [(sum(part), len(part)) for part in expected]
+
+
+def test_a_point_is_the_eighth_before_it_of_documents_that_reach_it() -> None:
+    at_16, at_32 = spans(CONFIG)[3:]
+    assert in_span(np.arange(1, 32, dtype=np.float32), at_32) == (28 + 29 + 30 + 31, 4)
+    assert in_span(np.arange(1, 31, dtype=np.float32), at_32) == (0, 0)
+    assert in_span(np.arange(1, 31, dtype=np.float32), at_16) == (14 + 15, 2)
 
 
 def test_bands_are_named_by_their_ends() -> None:
     assert band_names((256, 2048)) == ["0-256", "256-2048"]
 
 
-def test_depth_one_hundred_is_in_no_mean() -> None:
-    import pandas as pd
+def test_a_domains_loss_is_the_mean_over_tokens_not_over_documents() -> None:
+    documents = pd.DataFrame({"domain": "c4", "document": ["a", "b"], "band": "0-4", "sum": [3.0, 6.0],
+                              "tokens": [1, 5]})
+    assert by_domain(documents)["loss"].tolist() == [1.5]
 
+
+def test_depth_one_hundred_is_in_no_mean() -> None:
     cells = pd.DataFrame({"length": [64] * 3, "depth": [0, 50, 100], "exact_match": [0.0, 0.5, 1.0],
                           "gain": [0.0, 1.0, 9.0], "choice": [0.0, 1.0, 1.0], "word_overlap": None, "rouge_1": None,
                           "trial": 0})
     assert summarise(cells) == {"lengths": [64], "exact_match": [0.25], "gain": [0.5], "choice": [0.5],
                                 "word_overlap": [None], "rouge_1": [None], "gain_standard_error": None}
+
+
+def test_the_standard_error_is_over_trials_not_over_cells() -> None:
+    cells = pd.DataFrame({"length": 64, "depth": [0, 50, 0, 50], "trial": [0, 0, 1, 1], "gain": [1.0, 1.0, 3.0, 3.0],
+                          "exact_match": 0.0, "choice": None, "word_overlap": None, "rouge_1": None})
+    assert summarise(cells)["gain_standard_error"] == 1.0

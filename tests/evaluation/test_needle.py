@@ -9,9 +9,9 @@ from evaluation.needle import Cell, Given, Grid, Needle, cells, prompt
 from evaluation.needle_report import judge
 
 BEGIN, STOP, RESERVE = 0, 1, 3
-NEEDLE = Needle(before=np.array([BEGIN]), haystack=np.array([5, 6, 7, STOP] * 30), statement=np.array([20, 21, 22, STOP]),
-                question=np.array([20]), answer=np.array([21, 22]), rivals=np.array([5, 6, 7]),
-                said=Given(statement="a", question="b", answer="c"))
+NEEDLE = Needle(before=np.array([BEGIN]), haystack=np.array([5, 6, 7, STOP] * 30),
+                statement=np.array([20, 21, 22, STOP]), question=np.array([20]), answer=np.array([21, 22]),
+                rivals=np.array([5, 6, 7]), said=Given(statement="a", question="b", answer="c"))
 ENDS = np.array([STOP])
 
 

@@ -17,7 +17,8 @@ SHAPE = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 32, "num_hidd
          "max_position_embeddings": 128, "initializer_range": 0.4}
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 KINDS = {"llama": LlamaConfig(**SHAPE, tie_word_embeddings=True), "gqa": LlamaConfig(**SHAPE, num_key_value_heads=2),
-         "yarn": LlamaConfig(**SHAPE, rope_parameters=YARN), "qwen": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=8),
+         "yarn": LlamaConfig(**SHAPE, rope_parameters=YARN),
+         "qwen": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=8),
          "sliding": MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=8)}
 ROWS = 3
 
