@@ -1,24 +1,35 @@
 """A self-contained HTML page: text, tables and pictures in one file, without script, font or network."""
 
 from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+LONG = 24
+"""Characters from which a text is set to the left and may break."""
+
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #22262b; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #22262b; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #dfe3e8; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0; font-size: .9rem; }
+.wide { overflow-x: auto; margin: .8rem 0; } summary { cursor: pointer; color: #0b5394; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #eceff2; }
-th:first-child, td:first-child { text-align: left; } img { max-width: 100%; }
+th:first-child, td:first-child, td.words { text-align: left; } td.words { overflow-wrap: anywhere; }
+td a { color: inherit; text-decoration: underline dotted #9aa4af; } img { max-width: 100%; height: auto; }
 .note { color: #5b6570; font-size: .88rem; }
+@media (max-width: 40rem) { body { font-size: 14px; margin: 1rem auto; } th, td { padding: .2rem .4rem; } }
+@media print { body { max-width: none; margin: 0; font-size: 10pt; } img, tr { break-inside: avoid; }
+  .wide { overflow: visible; } details > * { display: block; } a { text-decoration: none; } }
 """
 
 
 def page(title: str, parts: list[str]) -> str:
     """The whole document."""
-    return (f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
+    return (f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+            f"<meta name='viewport' content='width=device-width, initial-scale=1'><title>{escape(title)}</title>"
             f"<style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n" + "\n".join(parts)
             + "\n</body></html>\n")
 
@@ -33,9 +44,32 @@ def paragraph(text: str, note: bool = False) -> str:
     return f"<p class='note'>{escape(text)}</p>" if note else f"<p>{escape(text)}</p>"
 
 
-def table(frame: pd.DataFrame, decimals: int = 2) -> str:
-    """A table whose first column names the row; missing values show as a dash."""
-    return str(frame.to_html(index=False, border=0, na_rep="–", float_format=lambda value: f"{value:,.{decimals}f}"))
+def table(frame: pd.DataFrame, decimals: int = 2, links: Mapping[str, Sequence[str]] | None = None) -> str:
+    """A table whose first column names the row; missing values show as a dash. links: for a column, where each of its
+    cells leads ("#per_source"), or "" for nowhere."""
+    head = "".join(f"<th>{escape(str(column))}</th>" for column in frame.columns)
+    rows = []
+    for number, row in enumerate(frame.to_dict("records")):
+        cells = []
+        for column, value in row.items():
+            text, target = _shown(value, decimals), (links or {}).get(str(column), [""] * len(frame))[number]
+            kind = " class='words'" if isinstance(value, str) and len(value) > LONG else ""
+            cells.append(f"<td{kind}>" + (f"<a href='{escape(target)}'>{text}</a>" if target else text) + "</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+
+
+def folded(title: str, content: str, anchor: str = "") -> str:
+    """Content that opens when its title is touched; printed in full."""
+    return f"<details id='{escape(anchor)}'><summary>{escape(title)}</summary>{content}</details>"
+
+
+def _shown(value: Any, decimals: int) -> str:
+    if isinstance(value, str):
+        return escape(value)
+    if value is None or value != value:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{decimals}f}"
 
 
 def picture(path: Path, alternative: str) -> str:

@@ -1,30 +1,23 @@
-"""Every model and recipe side by side on one page, each of our numbers beside the paper's for the same thing.
+"""Every model and recipe side by side on one page: the paper's tables and figures with our numbers beside its own.
 
-Reads the other reports and computes nothing anew, so it costs seconds and can be re-made at will. Means leave depth
-100 % out, as the reports do. The paper's figures are constants here, with their place in the paper.
+Reads the other reports and computes nothing anew but the bootstrap, so it costs seconds and can be re-made at will.
+From each number a link leads to the versions of the artefacts that made it. Means leave depth 100 % out, as the reports
+do.
 """
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from assets import page
 from assets.stage import Config, UserError, command, output, read_json, read_params, write_json
-from evaluation import plots
+from evaluation import paper, plots, provenance
+from evaluation.bootstrap import differences, marked
 
 DATA = Path("data")
-PAPER_NEEDLE = pd.DataFrame({
-    "model (7B unless said; paper, table 3)": ["paper, 80K", "paper, 13B, 64K", "LongLoRA, 100K", "YaRN Mistral, 128K",
-                                               "Together LLaMA-2, 32K", "GPT-4-Turbo, 128K"],
-    "needle": [88.0, 90.0, 70.0, 57.4, 27.9, 87.1]})
-PAPER_LOSS = {  # Fu et al. 2024, table 5: difference to "original" in nats, 0-4K and 4K-128K
-    "per_source": {"c4": (.002, -.010), "commoncrawl": (.008, -.010), "stackexchange": (-.001, -.006),
-                   "arxiv": (-.008, -.011), "wikipedia": (-.040, -.044), "book": (-.065, -.014),
-                   "github": (-.008, .002)},
-    "global": {"c4": (.008, -.010), "commoncrawl": (.010, -.006), "stackexchange": (.015, -.001),
-               "arxiv": (-.020, -.016), "wikipedia": (-.020, -.040), "book": (-.140, -.018), "github": (.015, -.007)},
-}
+NEEDLES = ("needle", "within C", "C to trained", "beyond", "gain", "± (gain)", "choice", "overlap")
 
 
 class ComparisonConfig(Config):
@@ -33,6 +26,8 @@ class ComparisonConfig(Config):
     title: str = "Comparison"
     baseline: str = "original"
     """Losses are shown as differences to this model."""
+    untrained: str = "base"
+    """The short-context drop is against this model."""
 
 
 class Names(Config):
@@ -47,29 +42,38 @@ class Names(Config):
 def run() -> None:
     """Make data/comparison."""
     config = read_params("comparison", ComparisonConfig)
-    models = list(read_params("checkpoint", Names).models)
+    chosen = read_params("checkpoint", Names).models
+    models = list(chosen)
     recipes = list(read_params("mixed_dataset", Names).recipes)
     domains = list(read_params("raw_corpus", Names).domains)
     if config.baseline not in models:
         raise UserError(f"comparison.baseline = {config.baseline!r}: known models are {', '.join(models)}.")
     summary = collect(models)
     with output("comparison") as out:
+        trained = trained_length(models)
+        losses = read_all("loss_report", "loss.csv", models, "model")
+        tables = {
+            "results": results_table(summary, trained, config.untrained),
+            "needle": needle_table(summary), "loss": losses,
+            "differences": differences(read_all("loss_report", "documents.csv", models, "model"), config.baseline),
+            "quantity": quantity_table(summary, chosen, losses, trained),
+            "training": read_all("checkpoint", "log.csv", models, "model"),
+            "shares": read_all("mixed_dataset", "shares.csv", recipes, "recipe")}
+        for name, table in tables.items():
+            table.to_csv(out.folder / f"{name}.csv", index=False, lineterminator="\n")
         cells = {name: pd.read_csv(DATA / "needle_report" / name / "cells.csv") for name in models}
-        results = results_table(summary, trained_length(models))
-        losses = pd.concat([pd.read_csv(DATA / "loss_report" / name / "loss.csv").assign(model=name)
-                            for name in models])
-        logs = {name: log for name in models
-                if len(log := pd.read_csv(DATA / "checkpoint" / name / "log.csv"))}
-        shares = pd.concat([pd.read_csv(DATA / "mixed_dataset" / name / "shares.csv").assign(recipe=name)
-                            for name in recipes])
         lengths = pd.concat([pd.read_csv(DATA / "length_histograms" / name / "histogram.csv") for name in domains])
-        write_tables(out.folder, results, summary, logs, shares, losses)
-        draw(out.folder, summary, cells, logs, shares, lengths, trained_length(models))
+        draw(out.folder, tables, cells, lengths, trained, summary["base_context"])
         write_json(out.folder / "summary.json", summary)
-        differences = loss_differences(losses, config.baseline)
-        text = report(config, out.folder, results, shares, differences, summary)
-        (out.folder / "report.html").write_text(text)
-        out.metrics = {f"needle_{row['model']}": row["needle"] for row in results.to_dict("records")}
+        (out.folder / "report.html").write_text(report(config, out.folder, tables, summary, provenance.versions()))
+        out.metrics = {f"needle_{row['model']}": row["needle"] for row in tables["results"].to_dict("records")}
+
+
+def read_all(stage: str, file: str, names: list[str], what: str) -> pd.DataFrame:
+    """That file of every item, one after the other, with a column that names the item."""
+    parts = [pd.read_csv(DATA / stage / name / file).assign(**{what: name}) for name in names]
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled) if filled else parts[0]
 
 
 def collect(models: list[str]) -> dict[str, Any]:
@@ -78,124 +82,194 @@ def collect(models: list[str]) -> dict[str, Any]:
     return {"base_context": next(iter(facts.values()))["base_context"], "models": {
         name: {"needle": read_json(DATA / "needle_report" / name / "needle.json"),
                "loss": read_json(DATA / "loss_report" / name / "loss.json"),
+               "book_qa": read_json(DATA / "book_qa_report" / name / "book_qa.json"),
+               "short_context": read_json(DATA / "short_context_report" / name / "short_context.json"),
                "tokens_trained": facts[name]["tokens_trained"], "rope_base": facts[name]["rope_base"]}
         for name in models}}
 
 
 def trained_length(models: list[str]) -> int:
     """The longest context any model was trained to, in tokens."""
-    configs = (read_json(DATA / "checkpoint" / name / "config.json") for name in models)
-    return max(int(config["max_position_embeddings"]) for config in configs)
+    configs = [read_json(file) for name in models if (file := DATA / "checkpoint" / name / "config.json").is_file()]
+    return max(int(config.get("text_config", config)["max_position_embeddings"]) for config in configs)
 
 
-def results_table(summary: dict[str, Any], trained: int) -> pd.DataFrame:
-    """A row a model: needle means (0-100) within C, up to the trained length and beyond; gain; choice."""
+def results_table(summary: dict[str, Any], trained: int, untrained: str) -> pd.DataFrame:
+    """A row a model: needle in percent within C, up to the trained length and beyond; gain; book QA; short context."""
+    base = _short_context(summary["models"].get(untrained, {}))
     rows = []
     for name, model in summary["models"].items():
-        needle = pd.DataFrame(model["needle"]).set_index("lengths")
+        needle = pd.DataFrame(model["needle"]).set_index("lengths").astype(float)
         inside, to_trained = needle.index <= summary["base_context"], needle.index <= trained
+        short = _short_context(model)
         rows.append({"model": name, "tokens trained": model["tokens_trained"], "RoPE base": int(model["rope_base"]),
                      "needle": needle.loc[to_trained, "exact_match"].mean() * 100,
                      "within C": needle.loc[inside, "exact_match"].mean() * 100,
                      "C to trained": needle.loc[~inside & to_trained, "exact_match"].mean() * 100,
                      "beyond": needle.loc[~to_trained, "exact_match"].mean() * 100,
                      "gain": needle.loc[to_trained, "gain"].mean(),
-                     "choice": needle.loc[to_trained, "choice"].mean() * 100})
+                     "± (gain)": model["needle"]["gain_standard_error"],
+                     "choice": needle.loc[to_trained, "choice"].mean() * 100,
+                     "overlap": needle.loc[to_trained, "word_overlap"].mean() * 100,
+                     "book QA": 100 * model["book_qa"]["f1"], "short context": short,
+                     "drop": None if short is None or base is None else base - short})
     return pd.DataFrame(rows).round(3)
 
 
-def loss_differences(losses: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """A row a band and model, a column a domain: the baseline's loss in nats, then differences to it."""
-    table = losses.pivot_table(index=["band", "model"], columns="domain", values="loss", sort=False)
-    base = table.xs(baseline, level="model")
-    parts = []
-    for band in dict.fromkeys(losses["band"]):
-        own = table.loc[band] - base.loc[band]
-        own.loc[baseline] = base.loc[band]
-        order = [baseline, *[name for name in own.index if name != baseline]]
-        parts.append(own.loc[order].reset_index().assign(band=band))
-    joined = pd.concat(parts, ignore_index=True)
-    return joined[["band", "model", *[column for column in joined if column not in ("band", "model")]]]
+def _short_context(model: dict[str, Any]) -> float | None:
+    """The mean over tasks, in percent."""
+    scores = [task["score"] for task in model.get("short_context", {}).values()]
+    return float(np.mean(scores)) if scores else None
 
 
-def write_tables(folder: Path, results: pd.DataFrame, summary: dict[str, Any], logs: dict[str, pd.DataFrame],
-                 shares: pd.DataFrame, losses: pd.DataFrame) -> None:
-    """The page's numbers as CSV, for `dvc plots` and for anyone's own tools."""
-    needle = pd.concat([pd.DataFrame(model["needle"]).rename(columns={"lengths": "length"}).assign(model=name)
-                        for name, model in summary["models"].items()])
-    training = pd.concat([log.assign(model=name) for name, log in logs.items()]) if logs else pd.DataFrame(
-        columns=["step", "tokens", "loss", "learning_rate", "gradient_norm", "model"])
-    for name, table in (("results", results), ("needle", needle), ("training", training), ("shares", shares),
-                        ("loss", losses)):
-        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+def needle_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """A row a model and length, for `dvc plots`."""
+    return pd.concat([pd.DataFrame({**model["needle"], "model": name}).rename(columns={"lengths": "length"})
+                      for name, model in summary["models"].items()])
 
 
-def draw(folder: Path, summary: dict[str, Any], cells: dict[str, pd.DataFrame], logs: dict[str, pd.DataFrame],
-         shares: pd.DataFrame, lengths: pd.DataFrame, trained: int) -> None:
+def quantity_table(summary: dict[str, Any], chosen: dict[str, Any], losses: pd.DataFrame, trained: int) -> pd.DataFrame:
+    """Figure 3: a row a snapshot, in the order of tokens, its final model last; needle, and loss at each point."""
+    points = [band for band in dict.fromkeys(losses["band"]) if band.startswith("at ")]
+    at_points = losses[losses["band"].isin(points)].groupby(["model", "band"])["loss"].mean()
+    rows = []
+    for name, model in summary["models"].items():
+        of = Path(str((chosen[name] or {}).get("source", ""))).name if (chosen[name] or {}).get("at") else name
+        needle = pd.DataFrame(model["needle"]).astype(float)
+        rows.append({"training": of, "model": name, "tokens": model["tokens_trained"],
+                     "needle": needle.loc[needle["lengths"] <= trained, "exact_match"].mean() * 100,
+                     **{f"loss {point}": at_points.get((name, point)) for point in points}})
+    table = pd.DataFrame(rows)
+    several = table.groupby("training")["model"].transform("count") > 1
+    return table[several].sort_values(["training", "tokens"]).round(4)
+
+
+def draw(folder: Path, tables: dict[str, pd.DataFrame], cells: dict[str, pd.DataFrame], lengths: pd.DataFrame,
+         trained: int, base_context: int) -> None:
     """The page's pictures as PNG files in `folder`."""
-    plots.save(plots.heatmaps(cells, trained, summary["base_context"]), folder / "heatmaps.png")
-    by_length = {name: (model["needle"]["lengths"], [100 * value for value in model["needle"]["exact_match"]])
-                 for name, model in summary["models"].items()}
-    plots.save(plots.lines(by_length, "context length (tokens)", "exact match, %", "Needle by length"),
-               folder / "needle.png")
-    curves = {name: (log["tokens"].tolist(), log["loss"].tolist()) for name, log in logs.items()}
-    plots.save(plots.lines(curves, "tokens trained", "loss, nats per token", "Continual pretraining"),
-               folder / "training.png")
+    plots.save(plots.heatmaps(cells, trained, base_context), folder / "heatmaps.png")
+    plots.save(plots.lines(_series(tables["needle"], "model", "length", "exact_match", 100), "context length (tokens)",
+                           "exact match, %", "Needle by length"), folder / "needle.png")
+    plots.save(plots.lines(_series(tables["training"], "model", "tokens", "loss"), "tokens trained",
+                           "loss, nats per token", "Continual pretraining"), folder / "training.png")
+    quantity = tables["quantity"]
+    plots.save(plots.lines(_series(quantity, "training", "tokens", "needle"), "tokens trained", "exact match, %",
+                           "Needle by data quantity"), folder / "quantity.png")
+    losses = tables["loss"]
+    points = losses[losses["band"].str.startswith("at ")]
+    by_point: pd.DataFrame = points.assign(position=points["band"].str.removeprefix("at ").astype(int)).groupby(
+        ["model", "position"], sort=False, as_index=False)["loss"].mean()
+    plots.save(plots.lines(_series(by_point, "model", "position", "loss"), "position (tokens)", "loss, nats per token",
+                           "Loss by position, mean over domains"), folder / "loss_by_position.png")
     mass = {str(domain): (part["lower"].tolist(), (part["tokens"] / part["tokens"].sum()).tolist())
             for domain, part in lengths.groupby("domain", sort=False)}
     plots.save(plots.lines(mass, "document length (tokens)", "share of the domain's tokens", "Token mass by length",
                            log_x=True), folder / "lengths.png")
+    shares = tables["shares"]
     realised = shares[shares["domain"] != "all"].pivot(index="domain", columns="recipe", values="realised")
     plots.save(plots.bars(realised * 100, "% of tokens", "Domain mixture of each recipe"), folder / "mixture.png")
     long = shares.pivot(index="domain", columns="recipe", values="long_share")
     plots.save(plots.bars(long * 100, "% of tokens", "Tokens in long documents, by recipe"), folder / "long_share.png")
 
 
-def report(config: ComparisonConfig, folder: Path, results: pd.DataFrame, shares: pd.DataFrame,
-           differences: pd.DataFrame, summary: dict[str, Any]) -> str:
+def _series(table: pd.DataFrame, name: str, x: str, y: str, factor: float = 1
+            ) -> dict[str, tuple[list[float], list[float]]]:
+    return {str(key): (part[x].tolist(), (part[y] * factor).tolist()) for key, part in table.groupby(name, sort=False)}
+
+
+def report(config: ComparisonConfig, folder: Path, tables: dict[str, pd.DataFrame], summary: dict[str, Any],
+           known: dict[str, provenance.Version]) -> str:
     """The page. Pictures are read from `folder`."""
-    mixture = shares.pivot(index="recipe", columns="domain", values="realised").mul(100).drop(columns="all")
-    long = shares.pivot(index="recipe", columns="domain", values="long_share").mul(100)
+    shares = tables["shares"]
     return page.page(f"Needlework: {config.title}", [
-        page.heading("Needle in a haystack"),
-        page.paragraph("Exact match in percent: the share of trials in which greedy decoding gives the whole value. "
-                       "Means are over every length up to the trained one and every depth below 100 %, where the "
-                       "statement touches the question. Gain: log-probability of the value with the statement in the "
-                       "context less without it, nats per token; it can be large for a model that answers nothing, so "
-                       "read it beside exact match only. Choice: share of trials in which the true value beats every "
-                       "other value that the same context shows."),
-        page.table(results, 1),
-        page.picture(folder / "heatmaps.png", "Needle heatmaps of every model"),
-        page.picture(folder / "needle.png", "Exact match by context length"),
-        page.paragraph("The paper, 1K to 128K, on models of another size and a test of another kind: a place to stand "
-                       "beside, not a scale to compare on.", note=True),
-        page.table(PAPER_NEEDLE, 1),
-        page.heading("Held-out loss by domain and position"),
-        page.paragraph(f"Nats per token of {config.baseline}; for the other models the difference to it. A band counts "
-                       "positions in a document read alone."),
-        page.table(differences, 3),
-        page.paragraph("The paper's table 5 for the same recipes, difference to original, first band (0-4K) and second "
-                       "(4K-128K):", note=True),
-        page.table(paper_loss_table(), 3),
-        page.heading("What the recipes did to the data"),
-        page.paragraph("Share of each domain in percent of tokens:"), page.table(mixture.reset_index(), 1),
+        *_results(config, folder, tables, summary), *_quantity(folder, tables["quantity"]),
+        *_losses(config, folder, tables["differences"]),
+        page.heading("What the recipes did to the data (figure 2)"),
+        page.paragraph("Share of each domain in percent of tokens:"),
+        page.table(_wide(shares[shares["domain"] != "all"], "realised"), 1),
         page.picture(folder / "mixture.png", "Domain mixture of each recipe"),
         page.paragraph("Share of tokens in long documents, in percent of each domain:"),
-        page.table(long.reset_index(), 1), page.picture(folder / "long_share.png", "Long shares of each recipe"),
+        page.table(_wide(shares, "long_share"), 1),
+        page.picture(folder / "long_share.png", "Long shares of each recipe"),
         page.picture(folder / "lengths.png", "Token mass by document length in each domain"),
         page.heading("Training"), page.picture(folder / "training.png", "Loss while training"),
+        page.heading("Where each number comes from"),
+        page.paragraph(f"Code: git revision {provenance.revision()}. Data: the artefacts below, by DVC's hashes; "
+                       "`dvc checkout` with the dvc.lock that names them brings them back. A number's link opens the "
+                       "artefacts behind it."),
+        *[page.folded(f"{address}: {version.md5}", page.table(provenance.table(
+            {other.address: other for other in provenance.behind(address, known)})), address)
+          for address, version in known.items() if address.split("@")[0] in SHOWN],
         page.paragraph(f"C, the base context, is {summary['base_context']} tokens. Recipe and paper figures: Fu et al. "
                        "2024, Data Engineering for Scaling Language Models to 128K Context, arXiv 2402.10171.",
                        note=True)])
 
 
-def paper_loss_table() -> pd.DataFrame:
-    """Table 5 of the paper for the recipes we share with it."""
-    rows = []
-    for recipe, domains in PAPER_LOSS.items():
-        for band, name in enumerate(("0-4K", "4K-128K")):
-            rows.append({"band": name, "recipe": recipe, **{domain: pair[band] for domain, pair in domains.items()}})
-    return pd.DataFrame(rows).sort_values("band", kind="stable")
+SHOWN = ("needle_report", "loss_report", "book_qa_report", "short_context_report", "checkpoint", "mixed_dataset")
+"""Stages whose items have a fold on the page."""
+
+
+def _results(config: ComparisonConfig, folder: Path, tables: dict[str, pd.DataFrame], summary: dict[str, Any]
+             ) -> list[str]:
+    results = tables["results"]
+    links = {**{column: [f"#needle_report@{name}" for name in results["model"]] for column in NEEDLES},
+             "book QA": [f"#book_qa_report@{name}" for name in results["model"]],
+             **{column: [f"#short_context_report@{name}" for name in results["model"]]
+                for column in ("short context", "drop")},
+             **{column: [f"#checkpoint@{name}" for name in results["model"]]
+                for column in ("model", "tokens trained", "RoPE base")}}
+    return [
+        page.heading("Every model (tables 3 and 4)"),
+        page.paragraph("Needle: exact match in percent, the share of trials in which greedy decoding gives the whole "
+                       "value, over every length up to the trained one and every depth below 100 %, where the "
+                       "statement touches the question. Gain: log-probability of the value with the statement in the "
+                       "context less without it, nats per token, with its standard error over trials; it can be large "
+                       "for a model that answers nothing, so read it beside exact match only. Choice: share of trials "
+                       "in which the true value beats every other value that the same context shows. Overlap: the "
+                       "published score, share of the answer's words that were said. Book QA: F1. Short context: mean "
+                       f"of the tasks in percent, and the drop against {config.untrained} in points."),
+        page.table(results, 1, links),
+        page.paragraph("The paper, and what it measured of others, 1K to 128K. Other models, other tests: a place to "
+                       "stand beside, not a scale to compare on.", note=True),
+        page.table(paper.MODELS, 1),
+        page.heading("Needle in a haystack (figure 1)"),
+        page.picture(folder / "heatmaps.png", "Needle heatmaps of every model"),
+        page.picture(folder / "needle.png", "Exact match by context length")]
+
+
+def _quantity(folder: Path, quantity: pd.DataFrame) -> list[str]:
+    links = {"needle": [f"#needle_report@{name}" for name in quantity["model"]],
+             "model": [f"#checkpoint@{name}" for name in quantity["model"]]}
+    return [
+        page.heading("How much data it takes (figure 3)"),
+        page.table(quantity, 3, links) if len(quantity) else page.paragraph("No model here has snapshots."),
+        page.picture(folder / "quantity.png", "Needle by tokens trained"),
+        page.paragraph("The paper's 7B:", note=True),
+        page.table(paper.QUANTITY.assign(tokens=[f"{tokens / 1e9:g}B" for tokens in paper.QUANTITY["tokens"]]), 2)]
+
+
+def _losses(config: ComparisonConfig, folder: Path, table: pd.DataFrame) -> list[str]:
+    parts = [page.heading("Held-out loss by domain and position (table 5, figure 4)"),
+             page.paragraph(f"Nats per token of {config.baseline}; for the other models the difference to it on the "
+                            "same documents. A band counts positions in a document read alone; \"at\" is the eighth before "
+                            "a position. * beyond 0.01 nats, the paper's mark; ° where a 95 % bootstrap interval over "
+                            "documents excludes zero. Intervals are in differences.csv.")]
+    for band, part in table.groupby("band", sort=False):
+        shown = part.assign(shown=[f"{row['loss']:.3f}" if row["model"] == config.baseline else marked(row)
+                                   for _, row in part.iterrows()])
+        wide = shown.pivot_table(index="model", columns="domain", values="shown", aggfunc="first", sort=False)
+        wide = wide.loc[[config.baseline, *[name for name in wide.index if name != config.baseline]]].reset_index()
+        links = {str(column): [f"#loss_report@{name}" for name in wide["model"]] for column in wide}
+        parts += [page.paragraph(f"Positions {band}:"), page.table(wide.rename_axis(columns=None), 3, links)]
+    return [*parts, page.picture(folder / "loss_by_position.png", "Loss by position"),
+            page.paragraph("The paper's table 5 for its recipes, difference to original, 0-4K and then 4K-128K:",
+                           note=True),
+            page.table(paper.LOSS_0_4K, 3), page.table(paper.LOSS_4K_128K, 3)]
+
+
+def _wide(shares: pd.DataFrame, value: str) -> pd.DataFrame:
+    """A row a recipe, a column a domain, in percent."""
+    return shares.pivot(index="recipe", columns="domain", values=value).mul(100).reset_index().rename_axis(columns=None)
 
 
 if __name__ == "__main__":

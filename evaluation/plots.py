@@ -12,7 +12,11 @@ from matplotlib.figure import Figure
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
 
-COLOURS = ("#8a8f98", "#c9a227", "#b5651d", "#3a7d44", "#1f6f8b", "#7a4988", "#c0392b", "#2c3e50")
+COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#999999")
+"""Okabe and Ito's: told apart by the colour-blind."""
+MANY_DEPTHS = 25
+MANY_LENGTHS = 16
+DASHES = ("-", "--", "-.", ":")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -22,8 +26,11 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def grid(cells: pd.DataFrame, value: str) -> pd.DataFrame:
-    """cells (columns length, depth, `value`) as a table: a row a depth, a column a length."""
-    return cells.pivot(index="depth", columns="length", values=value)
+    """cells (columns length, depth, `value`) as a table: a row a depth, a column a length. Where lengths have depths of
+    their own, as in a shared grid, those are put into tenths."""
+    if cells["depth"].nunique() > MANY_DEPTHS:
+        cells = cells.assign(depth=(cells["depth"] / 10).round() * 10)
+    return cells.pivot_table(index="depth", columns="length", values=value, dropna=False)
 
 
 def heatmaps(models: Mapping[str, pd.DataFrame], trained_length: int, base_context: int) -> Figure:
@@ -31,11 +38,11 @@ def heatmaps(models: Mapping[str, pd.DataFrame], trained_length: int, base_conte
 
     models: name -> cells with columns length, depth, exact_match (0-1), gain (nats per answer token).
     """
-    highest = max(1.0, max(float(cells["gain"].max()) for cells in models.values()))
+    highest = max(1.0, *(float(cells["gain"].max()) for cells in models.values() if cells["gain"].notna().any()))
     figure, rows = plt.subplots(len(models), 2, figsize=(11, 0.5 + 2.15 * len(models)), layout="constrained",
                                 squeeze=False)
     for axes, (name, cells) in zip(rows, models.items(), strict=True):
-        _heatmap(axes[0], grid(cells, "exact_match"), f"{name}: exact match", 0, 1, "RdYlGn", 100)
+        _heatmap(axes[0], grid(cells, "exact_match"), f"{name}: exact match", 0, 1, "cividis", 100)
         _heatmap(axes[1], grid(cells, "gain"), f"{name}: gain (nats per token)", -highest, highest, "PuOr_r", 1)
         for axis in axes:
             lengths = sorted(cells["length"].unique())
@@ -46,16 +53,26 @@ def heatmaps(models: Mapping[str, pd.DataFrame], trained_length: int, base_conte
 
 def _heatmap(axes: Axes, table: pd.DataFrame, title: str, low: float, high: float, colours: str, factor: int) -> None:
     axes.imshow(table.to_numpy(), cmap=colours, vmin=low, vmax=high, aspect="auto")
+    many = table.shape[1] > MANY_LENGTHS
     for (row, column), value in np.ndenumerate(table.to_numpy()):
+        if np.isnan(value) or many:
+            continue
         shade = (value - low) / (high - low)
         axes.text(column, row, f"{value * factor:.0f}" if factor > 1 else f"{value:.1f}", ha="center", va="center",
-                  fontsize=7, color="white" if abs(shade - 0.5) > 0.35 else "black")
-    axes.set_xticks(range(table.shape[1]), [f"{length:,}" for length in table.columns], fontsize=7)
+                  fontsize=7, color="white" if _dark(colours, shade) else "black")
+    step = -(-table.shape[1] // MANY_LENGTHS)
+    axes.set_xticks(range(0, table.shape[1], step), [f"{length:,}" for length in table.columns[::step]], fontsize=7)
     axes.set_yticks(range(table.shape[0]), [f"{depth:g} %" + (" *" if depth == 100 else "") for depth in table.index],
                     fontsize=7)
     axes.set_title(title, fontsize=9, loc="left", pad=12)
     axes.set_ylabel("depth", fontsize=8)
     axes.set_xlabel("context length (tokens)    * touches the question, in no mean", fontsize=7)
+
+
+def _dark(colours: str, shade: float) -> bool:
+    """Whether white reads better than black on that shade (0 to 1)."""
+    red, green, blue, _ = mpl.colormaps[colours](shade)
+    return bool(0.299 * red + 0.587 * green + 0.114 * blue < 0.5)
 
 
 def _mark(axes: Axes, lengths: Sequence[int], limit: int, label: str) -> None:
@@ -70,8 +87,9 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label
           log_x: bool = False) -> Figure:
     """Named curves over one axis."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
-    for (name, (x, y)), colour in zip(series.items(), _colours(len(series)), strict=True):
-        axes.plot(x, y, label=name, color=colour, lw=1.8, marker="o" if len(x) < 20 else None, ms=3.5)
+    for number, ((name, (x, y)), colour) in enumerate(zip(series.items(), _colours(len(series)), strict=True)):
+        axes.plot(x, y, label=name, color=colour, lw=1.8, ls=DASHES[number // len(COLOURS) % len(DASHES)],
+                  marker="o" if len(x) < 20 else None, ms=3.5)
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
     if log_x:
         axes.set_xscale("log", base=2)
