@@ -17,10 +17,11 @@ def differences(documents: pd.DataFrame, baseline: str, seed: int = 0) -> pd.Dat
     columns model, domain, band, loss, difference, low, high.
     """
     keys = ["domain", "band", "document"]
-    base = documents[documents["model"] == baseline].set_index(keys)[["sum", "tokens"]]
+    base = documents[documents["model"] == baseline].set_index(keys)[["sum", "tokens"]].rename(
+        columns={"sum": "sum_base"})
     rows = []
     for model, own in documents.groupby("model", sort=False):
-        both = own.set_index(keys)[["sum"]].join(base, rsuffix="_base", how="inner")
+        both = own.set_index(keys)[["sum"]].join(base, how="inner")
         for (domain, band), part in both.groupby(level=["domain", "band"], sort=False):
             excess, tokens = (part["sum"] - part["sum_base"]).to_numpy(), part["tokens"].to_numpy()
             draw = generator(seed, "bootstrap", str(domain), str(band)).integers(0, len(part), (RESAMPLED, len(part)))

@@ -157,8 +157,8 @@ def draw(folder: Path, tables: dict[str, pd.DataFrame], cells: dict[str, pd.Data
                            "Needle by data quantity"), folder / "quantity.png")
     losses = tables["loss"]
     points = losses[losses["band"].str.startswith("at ")]
-    by_point: pd.DataFrame = points.assign(position=points["band"].str.removeprefix("at ").astype(int)).groupby(
-        ["model", "position"], sort=False, as_index=False)["loss"].mean()
+    placed = points.assign(position=points["band"].str.removeprefix("at ").astype(int))
+    by_point = placed.groupby(["model", "position"], sort=False)["loss"].mean().reset_index()
     plots.save(plots.lines(_series(by_point, "model", "position", "loss"), "position (tokens)", "loss, nats per token",
                            "Loss by position, mean over domains"), folder / "loss_by_position.png")
     mass = {str(domain): (part["lower"].tolist(), (part["tokens"] / part["tokens"].sum()).tolist())
@@ -251,9 +251,9 @@ def _quantity(folder: Path, quantity: pd.DataFrame) -> list[str]:
 def _losses(config: ComparisonConfig, folder: Path, table: pd.DataFrame) -> list[str]:
     parts = [page.heading("Held-out loss by domain and position (table 5, figure 4)"),
              page.paragraph(f"Nats per token of {config.baseline}; for the other models the difference to it on the "
-                            "same documents. A band counts positions in a document read alone; \"at\" is the eighth before "
-                            "a position. * beyond 0.01 nats, the paper's mark; ° where a 95 % bootstrap interval over "
-                            "documents excludes zero. Intervals are in differences.csv.")]
+                            "same documents. A band counts positions in a document read alone; \"at\" is the eighth "
+                            "before a position. * beyond 0.01 nats, the paper's mark; ° where a 95 % bootstrap "
+                            "interval over documents excludes zero. Intervals are in differences.csv.")]
     for band, part in table.groupby("band", sort=False):
         shown = part.assign(shown=[f"{row['loss']:.3f}" if row["model"] == config.baseline else marked(row)
                                    for _, row in part.iterrows()])

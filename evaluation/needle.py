@@ -13,6 +13,7 @@ of the tokens; a cell's depth is then whatever it comes to.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -136,15 +137,37 @@ def insertion_point(body: Ids, place: int, sentence_ends: Ids) -> int:
     return int(ends[-1]) + 1 if len(ends) else 0
 
 
-def make_needle(subject: Subject, kind: Drawn | Sequence[Given], frame: str, texts: Sequence[str], longest: int,
+class Haystacks:
+    """The texts, each turned into token ids at most once."""
+
+    def __init__(self, subject: Subject, texts: Sequence[str]) -> None:
+        self.texts = texts
+        self.ids = cache(lambda number: np.array(subject.encode(texts[number]), np.int64))
+
+    def draw(self, longest: int, seed: int, trial: int) -> Ids:
+        """`longest` token ids: of a drawn text that is long enough, from a random start; or, where none is, all texts
+        in a drawn order, again and again until they are enough."""
+        draw = generator(seed, "needle", trial)
+        order = draw.permutation(len(self.texts)).tolist()
+        for number in order:
+            if len(self.texts[number]) >= longest and len(ids := self.ids(number)) >= longest:
+                start = int(draw.integers(len(ids) - longest + 1))
+                return ids[start:start + longest]
+        joined = np.concatenate([self.ids(number) for number in order])
+        if not len(joined):
+            raise UserError("needle_report.haystack: its texts hold no token. Name a folder with longer ones.")
+        return np.resize(joined, longest)
+
+
+def make_needle(subject: Subject, kind: Drawn | Sequence[Given], frame: str, haystacks: Haystacks, longest: int,
                 seed: int, trial: int) -> Needle:
-    """Trial number `trial`: a haystack out of the texts, and a needle. frame: with {context} and {question}.
+    """Trial number `trial`: a haystack and a needle. frame: with {context} and {question}.
 
     Raises UserError where too few words are absent from the haystack.
     """
     before, after = frame.split("{context}")
     begin = np.array(subject.begin + subject.encode(before) if before else subject.begin, np.int64)
-    haystack = make_haystack(subject, texts, longest, seed, trial)
+    haystack = haystacks.draw(longest, seed, trial)
     rivals = haystack[:0]
     if isinstance(kind, Drawn):
         said, rivals = _draw(subject, kind, haystack, seed, trial)
@@ -154,22 +177,6 @@ def make_needle(subject: Subject, kind: Drawn | Sequence[Given], frame: str, tex
                   statement=_ids(subject, _spaced(said.statement)),
                   question=_ids(subject, after.replace("{question}", said.question)),
                   answer=_ids(subject, _spaced(said.answer)))
-
-
-def make_haystack(subject: Subject, texts: Sequence[str], longest: int, seed: int, trial: int) -> Ids:
-    """`longest` token ids: of a drawn text that is long enough, from a random start; or, where none is, all texts in a
-    drawn order, again and again until they are enough."""
-    draw = generator(seed, "needle", trial)
-    order = draw.permutation(len(texts))
-    for number in order:
-        text = texts[int(number)]
-        if len(text) >= longest and len(ids := _ids(subject, text)) >= longest:
-            start = int(draw.integers(len(ids) - longest + 1))
-            return ids[start:start + longest]
-    joined = np.concatenate([_ids(subject, texts[int(number)]) for number in order])
-    if not len(joined):
-        raise UserError("needle_report.haystack: its texts hold no token. Name a folder with longer ones.")
-    return np.resize(joined, longest)
 
 
 def sentence_ends(subject: Subject) -> Ids:

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -37,6 +37,7 @@ from evaluation.needle import (
     Drawn,
     Given,
     Grid,
+    Haystacks,
     Ids,
     Needle,
     cells,
@@ -92,11 +93,9 @@ class Test:
     config: NeedleReportConfig
     needles: list[Needle]
     ends: Ids
-
-    @property
-    def reserve(self) -> int:
-        """Tokens kept free for the answer."""
-        return max(self.config.new_tokens, *(len(needle.answer) for needle in self.needles))
+    reserve: int
+    """Tokens kept free for the answer."""
+    cells: list[Cell]
 
     @property
     def answers(self) -> Ids:
@@ -108,15 +107,6 @@ class Test:
         """int64[trials, length - reserve]."""
         return np.stack([prompt(needle, cell, self.reserve, self.ends) for needle in self.needles])
 
-    def cells(self) -> list[Cell]:
-        """The grid's."""
-        rooms = [min(needle.room(length, self.reserve) for needle in self.needles)
-                 for length in self.config.grid.lengths]
-        if min(rooms) < 1:
-            raise UserError(f"needle_report.grid.lengths: {min(self.config.grid.lengths)} tokens leave no room for a "
-                            f"haystack beside frame, statement, question and {self.reserve} tokens of answer.")
-        return cells(self.config.grid, rooms)
-
     def points(self, cell: Cell) -> tuple[int, ...]:
         """Where each trial's statement really begins."""
         rooms = (needle.room(cell.length, self.reserve) for needle in self.needles)
@@ -125,18 +115,28 @@ class Test:
                      for needle, room in zip(self.needles, rooms, strict=True))
 
 
+def make_test(subject: Subject, config: NeedleReportConfig) -> Test:
+    """The whole test. Raises UserError where a length has no room for a haystack."""
+    haystacks, lengths = Haystacks(subject, read_texts(config.haystack)), config.grid.lengths
+    kind = config.drawn or config.needles
+    needles = [make_needle(subject, kind, config.frame, haystacks, max(lengths), config.seed, trial)
+               for trial in range(config.trials)]
+    reserve = max(config.new_tokens, *(len(needle.answer) for needle in needles))
+    rooms = [min(needle.room(length, reserve) for needle in needles) for length in lengths]
+    if min(rooms) < 1:
+        raise UserError(f"needle_report.grid.lengths: {min(lengths)} tokens leave no room for a haystack beside frame, "
+                        f"statement, question and {reserve} tokens of answer. Leave such lengths out.")
+    return Test(config=config, needles=needles, ends=sentence_ends(subject), reserve=reserve,
+                cells=cells(config.grid, rooms))
+
+
 def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[str, Any]:
     """Write trials.csv, cells.csv, needle.json and heatmap.png; returns the means."""
     make_reproducible(config.seed)
-    texts = read_texts(config.haystack)
-    longest = max(config.grid.lengths)
-    kind = config.drawn or config.needles
-    needles = [make_needle(subject, kind, config.frame, texts, longest, config.seed, trial)
-               for trial in range(config.trials)]
     kept = _kept(subject, config)
     ask = _ask_endpoint if subject.model is None else _ask_model
-    records = list(ask(subject, Test(config=config, needles=needles, ends=sentence_ends(subject)), kept))
-    trials = pd.DataFrame(records).sort_values(["length", "depth", "trial"], kind="stable")
+    records = pd.DataFrame(list(ask(subject, make_test(subject, config), kept)))
+    trials = records.astype({score: float for score in SCORES}).sort_values(["length", "depth", "trial"], kind="stable")
     by_cell = trials.groupby(["length", "depth"], as_index=False)[list(SCORES)].mean()
     trials.round(5).to_csv(folder / "trials.csv", index=False, lineterminator="\n")
     by_cell.round(5).to_csv(folder / "cells.csv", index=False, lineterminator="\n")
@@ -157,9 +157,9 @@ def _ask_model(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str, A
     room = max(test.config.grid.lengths)
     at_once = rows_that_fit(subject.model, room, len(test.needles))
     done = _read_kept(kept)
-    progress = Progress(subject.name, len(test.needles) * len(test.cells()), "cell")
+    progress = Progress(subject.name, len(test.needles) * len(test.cells), "cell")
     for first in range(0, len(test.needles), at_once):
-        some = Test(config=test.config, needles=test.needles[first:first + at_once], ends=test.ends)
+        some = replace(test, needles=test.needles[first:first + at_once])
         yield from _walk(subject, some, first, done, kept, progress)
     progress.close()
 
@@ -171,7 +171,7 @@ def _walk(subject: Subject, test: Test, first: int, done: Answered, kept: Path, 
     walk = Walk(subject.model, len(test.needles), max(test.config.grid.lengths), test.config.tokens_at_once)
     without = {length: walk.ask(test.prompts(Cell(length=length, depth=0, place=None)), test.answers)
                for length in sorted(test.config.grid.lengths)}
-    ordered = sorted(test.cells(), key=lambda cell: ([-point for point in test.points(cell)], cell.length))
+    ordered = sorted(test.cells, key=lambda cell: ([-point for point in test.points(cell)], cell.length))
     for points, group in groupby(ordered, key=test.points):
         key = f"{first}: {' '.join(map(str, points))}"
         if key not in done:
@@ -223,8 +223,8 @@ def _ask_endpoint(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str
     """As words: exact match is then the answer standing in what was said."""
     assert subject.endpoint is not None
     done = _read_kept(kept)
-    progress = Progress(subject.name, len(test.needles) * len(test.cells()), "cell")
-    for cell in test.cells():
+    progress = Progress(subject.name, len(test.needles) * len(test.cells), "cell")
+    for cell in test.cells:
         for trial, (needle, ids) in enumerate(zip(test.needles, test.prompts(cell), strict=True)):
             key = f"{trial}: {cell.length} {cell.depth}"
             if key not in done:
@@ -267,7 +267,7 @@ def _keep(path: Path, key: str, records: list[dict[str, Any]]) -> None:
 def summarise(trials: pd.DataFrame) -> dict[str, Any]:
     """Means over trials and the depths below 100 %, a value for each length (None: not asked), and the standard error
     of the mean gain over all: of its means by trial."""
-    counted = trials[trials["depth"] < TOUCHING].astype({score: float for score in SCORES})
+    counted = trials[trials["depth"] < TOUCHING]
     means = counted.groupby("length")[list(SCORES)].mean().round(5)
     by_trial = counted.groupby("trial")["gain"].mean()
     error = by_trial.std() / len(by_trial) ** 0.5 if len(by_trial) > 1 else np.nan

@@ -38,7 +38,7 @@ def heatmaps(models: Mapping[str, pd.DataFrame], trained_length: int, base_conte
 
     models: name -> cells with columns length, depth, exact_match (0-1), gain (nats per answer token).
     """
-    highest = max(1.0, *(float(cells["gain"].max()) for cells in models.values() if cells["gain"].notna().any()))
+    highest = max([1.0, *(float(cells["gain"].max()) for cells in models.values() if cells["gain"].notna().any())])
     figure, rows = plt.subplots(len(models), 2, figsize=(11, 0.5 + 2.15 * len(models)), layout="constrained",
                                 squeeze=False)
     for axes, (name, cells) in zip(rows, models.items(), strict=True):

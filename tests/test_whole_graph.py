@@ -31,11 +31,13 @@ def params() -> dict[str, object]:
         "hidden_size": 16, "heads": 2, "feed_forward": 32, "context": 64},
         "acts": [{"row_length": 64, "tokens": 2048, "repeated_share": 0.5, "optimizer": OPTIMIZER}]}
     world["checkpoint"] |= {"tokens": 1024, "context": 128, "optimizer": OPTIMIZER, "models": {
-        "base": {"rows": "data/base_checkpoint"},
-        "original": {"rows": "data/packed_shards/original", "rope_base": 50_000},
-        "per_source": {"rows": "data/packed_shards/per_source", "rope_base": 50_000}}}
-    world["needle_report"] |= {"lengths": LENGTHS, "depths": [0, 50, 100], "trials": 2}
-    world["loss_report"] = {"bands": [32, 128], "tokens_per_domain": 500}
+        "base": {"source": "data/base_checkpoint"},
+        "original": {"source": "data/packed_shards/original", "rope": {"base": 50_000}},
+        "per_source": {"source": "data/packed_shards/per_source", "rope": {"base": 50_000}}}}
+    world["needle_report"] |= {"grid": {"lengths": LENGTHS, "depths": [0, 50, 100]}, "trials": 2}
+    world["loss_report"] = {"bands": [32, 128], "points": [64], "tokens_per_domain": 500}
+    world["book_qa_report"] |= {"count": 2, "context": 128}
+    world["short_context_report"]["tasks"]["choice"]["count"] = 4
     return dict(world)
 
 
@@ -90,10 +92,11 @@ def test_the_whole_graph_ends_in_a_summary_of_the_documented_form(world: Path) -
         assert model["needle"]["lengths"] == LENGTHS
         assert len(model["needle"]["exact_match"]) == len(model["needle"]["gain"]) == len(LENGTHS)
         assert set(model["loss"]) == {"book", "c4"}
-        assert set(model["loss"]["book"]) == {"0-32", "32-128"}
+        assert set(model["loss"]["book"]) == {"0-32", "32-128", "at 64"}
+        assert model["book_qa"]["questions"] == 2 and model["short_context"]["choice"]["questions"] == 4
     assert summary["models"]["base"]["tokens_trained"] == 0
-    assert summary["models"]["per_source"] | {"needle": 0, "loss": 0} == {
-        "needle": 0, "loss": 0, "tokens_trained": 1024, "rope_base": 50_000}
+    assert summary["models"]["per_source"]["tokens_trained"] == 1024
+    assert summary["models"]["per_source"]["rope_base"] == 50_000
 
 
 def test_the_report_is_one_file_with_its_pictures_inside(world: Path) -> None:
@@ -116,7 +119,8 @@ def test_one_changed_recipe_remakes_its_own_branch_and_comes_back_from_the_cache
     changed["mixed_dataset"]["recipes"]["per_source"]["cut"] = 64  # type: ignore[index]
     (world / "params.yaml").write_text(yaml.safe_dump(changed))
     assert ran(repro(world)) == {f"{stage}@per_source" for stage in (
-        "mixed_dataset", "packed_shards", "checkpoint", "needle_report", "loss_report")} | {
+        "mixed_dataset", "packed_shards", "checkpoint", "needle_report", "loss_report", "book_qa_report",
+        "short_context_report")} | {
             "comparison", "data_report", "token_demand"}
     after = files(world)
     touched = {path for path in before if before[path] != after.get(path)}

@@ -38,7 +38,7 @@ def test_a_domains_loss_is_the_mean_over_tokens_not_over_documents() -> None:
 
 def test_depth_one_hundred_is_in_no_mean() -> None:
     cells = pd.DataFrame({"length": [64] * 3, "depth": [0, 50, 100], "exact_match": [0.0, 0.5, 1.0],
-                          "gain": [0.0, 1.0, 9.0], "choice": [0.0, 1.0, 1.0], "word_overlap": None, "rouge_1": None,
+                          "gain": [0.0, 1.0, 9.0], "choice": [0.0, 1.0, 1.0], "word_overlap": np.nan, "rouge_1": np.nan,
                           "trial": 0})
     assert summarise(cells) == {"lengths": [64], "exact_match": [0.25], "gain": [0.5], "choice": [0.5],
                                 "word_overlap": [None], "rouge_1": [None], "gain_standard_error": None}
@@ -46,5 +46,5 @@ def test_depth_one_hundred_is_in_no_mean() -> None:
 
 def test_the_standard_error_is_over_trials_not_over_cells() -> None:
     cells = pd.DataFrame({"length": 64, "depth": [0, 50, 0, 50], "trial": [0, 0, 1, 1], "gain": [1.0, 1.0, 3.0, 3.0],
-                          "exact_match": 0.0, "choice": None, "word_overlap": None, "rouge_1": None})
+                          "exact_match": 0.0, "choice": np.nan, "word_overlap": np.nan, "rouge_1": np.nan})
     assert summarise(cells)["gain_standard_error"] == 1.0
