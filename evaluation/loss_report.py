@@ -85,7 +85,9 @@ def measure(subject: Subject, config: LossReportConfig, folder: Path) -> dict[st
     records = [] if reason else [record for domain in domains for record in of_domain(
         subject, domain, open_tokens(CORPUS / domain), config, progress)]
     progress.close()
-    documents = pd.DataFrame(records, columns=COLUMNS)
+    order = [span.name for span in spans(config)]
+    documents = pd.DataFrame(records, columns=COLUMNS).sort_values("band", key=lambda names: names.map(order.index),
+                                                                   kind="stable")
     documents.round({"sum": 4}).to_csv(folder / "documents.csv", index=False, lineterminator="\n")
     table = by_domain(documents)
     table.to_csv(folder / "loss.csv", index=False, lineterminator="\n")
