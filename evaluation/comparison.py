@@ -242,7 +242,8 @@ def _quantity(folder: Path, quantity: pd.DataFrame) -> list[str]:
              "model": [f"#checkpoint@{name}" for name in quantity["model"]]}
     return [
         page.heading("How much data it takes (figure 3)"),
-        page.table(quantity.drop(columns="training"), 3, links) if len(quantity) else page.paragraph("No model here has snapshots."),
+        page.table(quantity.drop(columns="training"), 3, links) if len(quantity)
+        else page.paragraph("No model here has snapshots."),
         page.picture(folder / "quantity.png", "Needle by tokens trained"),
         page.paragraph("The paper's 7B:", note=True),
         page.table(paper.QUANTITY.assign(tokens=[f"{tokens / 1e9:g}B" for tokens in paper.QUANTITY["tokens"]]), 2)]
