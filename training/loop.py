@@ -20,7 +20,7 @@ from assets.stage import UserError
 from training.batches import Rows, row_order
 from training.flops import PEAK_BF16, named_gpu, shape_of
 from training.loss import TokenLoss
-from training.optimizer import OptimizerConfig, clip, learning_rate_at
+from training.optimizer import OptimizerConfig, clip, learning_rate_at, set_rate
 from training.parallel import World
 from training.passes import counted, forward, shares
 from training.snapshots import StepLog
@@ -90,8 +90,7 @@ def train(loss: TokenLoss, optimizer: torch.optim.Optimizer, task: Task, world: 
     loss.train()
     for step in range(len(before), task.steps):
         rate = learning_rate_at(task.optimizer, step, task.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(optimizer, rate)
         value = accumulate(loss, order[step * task.rows_per_step:(step + 1) * task.rows_per_step], task, world)
         norm = clip(loss, task.optimizer.clip_norm, world)
         _check(value, norm, losses, step, task)

@@ -65,6 +65,15 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     return AdamW8bit(groups, lr=config.learning_rate, betas=config.betas)
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """For all parameters. torchao keeps the rate in a tensor, so that it needs no new kernel for each step."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
 def clip(model: nn.Module, limit: float, world: World) -> float:
     """Scale the gradients down to a norm of `limit` over all processes; returns the norm they had."""
     gradients = [_local(part.grad) for part in model.parameters() if part.grad is not None]

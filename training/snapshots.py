@@ -24,6 +24,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from assets.stage import beside, is_whole, read_json, sealed, write_json
+from training.optimizer import set_rate
 from training.parallel import World
 
 KEPT = 2
@@ -145,12 +146,11 @@ def _part(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 def _make_moments(optimizer: torch.optim.Optimizer) -> None:
     """Let the optimizer make its state: a step with gradients and a rate of zero, which moves nothing."""
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rate = float(optimizer.param_groups[0]["lr"])
+    set_rate(optimizer, 0.0)
     for group in optimizer.param_groups:
-        group["lr"] = 0.0
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    set_rate(optimizer, rate)

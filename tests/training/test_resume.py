@@ -145,3 +145,18 @@ def test_a_snapshot_can_be_a_model_of_the_comparison(project: Project) -> None:
     assert json.loads((root / "data/checkpoint/early/record.json").read_text())["tokens_trained"] == tokens
     with pytest.raises(UserError, match=f"has these snapshots: {tokens}"):
         run("wrong")
+
+
+def test_moments_of_eight_bits_resume_to_the_byte_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchao", reason="the extra `memory` is not installed")
+    settings = {"optimizer": {"kind": "adamw_8bit"}, "models": {"model": {"source": "data/packed_shards/rows"}}}
+    undisturbed = project(**settings)
+    run("model")
+    struck = project(**settings)
+    process = start()
+    while process.poll() is None and not list((struck / ".training/checkpoint/model").glob("*/step-00000003")):
+        pass
+    process.kill()
+    process.communicate()
+    run("model")
+    assert files(struck / "data/checkpoint/model") == files(undisturbed / "data/checkpoint/model")
