@@ -1,4 +1,5 @@
-"""The change sensor: off until switched on, it makes what has gone out of date, and tells Dagster what others made.
+"""The change sensor: off until switched on, it makes what has gone out of date. Beside it, the same once a night, and a
+sensor that runs nothing and tells Dagster what others made or lost.
 
 One sensor that asks DVC, rather than Dagster's automation conditions: those work in waves, must be fed observations,
 and see code only after a reload. The cost is one `status` (0.3 s, plus the hashing of what changed) at each tick.
@@ -9,6 +10,7 @@ that a run has already answered brings none.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,26 +20,32 @@ from dagster import (
     AssetMaterialization,
     DagsterInstance,
     DagsterRunStatus,
+    DefaultScheduleStatus,
     DefaultSensorStatus,
     RunRequest,
     RunsFilter,
+    ScheduleDefinition,
+    ScheduleEvaluationContext,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
+    schedule,
     sensor,
 )
 
-from orchestration.graph import Graph, GraphBusy, GraphError, Locked, read_graph, read_lock, read_status
+from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap, read_graph, read_lock, read_status
 from orchestration.translation import asset_key
 
 ACTIVE = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED,
           DagsterRunStatus.CANCELING]
 ENDED_BADLY = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 SECONDS_BETWEEN_TICKS = 30
+NIGHTLY = os.environ.get("NEEDLEWORK_NIGHTLY", "0 3 * * *")
 RUN_KEY_TAG = "dagster/run_key"
 UNKNOWN_VERSION = "unknown"
 OUTSIDE = "outside"
+LOST = "output lost"
 INPUT_VERSION = "dagster/input_data_version/"
 
 
@@ -68,6 +76,46 @@ class Cursor:
     def run_key(self) -> str:
         """The same for the same change, never the same for two."""
         return f"{self.counter}-{self.digest}"
+
+
+def truth_sensor(loaded: Graph) -> SensorDefinition:
+    """A sensor that runs nothing: it tells Dagster of what was made or lost without it, so the UI's marks are DVC's.
+
+    On from the start, for it changes nothing but what is shown.
+    """
+
+    @sensor(name="outside", minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=DefaultSensorStatus.RUNNING,
+            description="Shows what `dvc repro`, `dvc checkout` or a deleted file did outside Dagster; runs nothing")
+    def outside(context: SensorEvaluationContext) -> SkipReason:
+        if context.instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
+            return SkipReason("A run is active; it tells of what it makes itself.")
+        try:
+            graph = read_graph(loaded.root)
+            told = report_outside_state(context.instance, graph, read_lock(graph.root), read_status(graph.root))
+        except (GraphError, GraphBusy) as error:
+            return SkipReason(str(error))
+        return SkipReason(f"Told of {', '.join(key.to_user_string() for key in told)}." if told else "All as shown.")
+
+    return outside
+
+
+def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
+    """The same as the sensor once a night, for who wants no runs by day; off until switched on."""
+
+    @schedule(name="nightly", job=job, cron_schedule=NIGHTLY, default_status=DefaultScheduleStatus.STOPPED,
+              description="Makes what is out of date, once a night (NEEDLEWORK_NIGHTLY, a cron expression)")
+    def nightly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
+        if context.instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
+            return SkipReason("A run is active.")
+        try:
+            graph = read_graph(loaded.root)
+            stale = read_status(graph.root)
+        except (GraphError, GraphBusy) as error:
+            return SkipReason(str(error))
+        skip, requests = decide(context.instance, loaded, graph, stale, Cursor(0, graph.digest()))
+        return requests[0] if requests else SkipReason(skip)
+
+    return nightly
 
 
 def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
@@ -110,21 +158,25 @@ def decide(instance: DagsterInstance, loaded: Graph, graph: Graph, stale: Mappin
 
 def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[str, Locked],
                          stale: Mapping[str, Sequence[str]]) -> list[AssetKey]:
-    """Tell Dagster of what was made without it (a plain `dvc repro`, a `dvc checkout`); return the assets told of.
+    """Tell Dagster of what was made without it (a plain `dvc repro`, a `dvc checkout`), and of outputs that are gone or
+    were altered; return the assets told of.
 
     Compares everything an item came from, not its data alone: made anew from new code, the same data would else stay
     marked as outdated.
     """
-    there = {address: lock[address] for address in graph.items
-             if address in lock and not any(reason.startswith("changed outs") for reason in stale.get(address, ()))}
+    there = {address: lock[address] for address in graph.items if address in lock}
     records = instance.get_asset_records([asset_key(graph.items[address]) for address in there])
     known = {record.asset_entry.asset_key: _tags(record.asset_entry.last_materialization) for record in records}
     told = []
     for address, locked in there.items():
         key, tags = asset_key(graph.items[address]), provenance(graph, address, locked, lock, stale.get(address, ()))
-        if _versions(known.get(key, {})) != _versions(tags):
+        lost = [reason for reason in stale.get(address, ()) if reason.startswith("changed outs")]
+        if lost:  # Dagster has no word for it; a code version that no code has makes it out of date
+            tags["dagster/code_version"] = LOST
+        if _versions(known.get(key, {})) != _versions(tags) and not (lost and key not in known):
+            words = f"No longer as it was made: {', '.join(lost)}" if lost else "Made outside Dagster"
             instance.report_runless_asset_event(
-                AssetMaterialization(key, description="Made outside Dagster", metadata={"outcome": OUTSIDE}, tags=tags))
+                AssetMaterialization(key, description=words, metadata={"outcome": OUTSIDE}, tags=tags))
             told.append(key)
     return told
 
@@ -148,8 +200,8 @@ def provenance(graph: Graph, address: str, locked: Locked, lock: Mapping[str, Lo
 def _read_from(graph: Graph, upstream: str, locked: Locked) -> Iterator[str]:
     """The dependency paths through which an item reads the outputs of `upstream`."""
     outputs = graph.items[upstream].outputs
-    return (path for path in locked.dependencies
-            if any(f"{path}/".startswith(f"{out}/") or f"{out}/".startswith(f"{path}/") for out in outputs))
+    return (path.rstrip("/") for path in locked.dependencies
+            if any(overlap(path, out) for out in outputs))
 
 
 def _tags(entry: Any) -> dict[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from click import ClickException
 from dagster import AssetSelection, Definitions, define_asset_job, definitions, in_process_executor
 
-from orchestration.automation import change_sensor
+from orchestration.automation import change_sensor, nightly_schedule, truth_sensor
 from orchestration.graph import GraphError, read_graph
 from orchestration.step import Watcher, graph_assets
 from orchestration.translation import group_name
@@ -14,7 +14,8 @@ WHOLE_GRAPH = "whole_graph"
 
 
 def build_definitions(root: Path, watch: Watcher = lambda event: None) -> Definitions:
-    """The project in `root`: its assets, a job for the whole graph and one for each stage, the change sensor (off).
+    """The project in `root`: its assets, a job for the whole graph and one for each stage, the change
+    sensor and the nightly schedule (both off), and the sensor that tells of what happens outside.
 
     watch: told of every line and every finished item, in the process that runs them. Raises GraphError.
     """
@@ -24,7 +25,8 @@ def build_definitions(root: Path, watch: Watcher = lambda event: None) -> Defini
     return Definitions(
         assets=[graph_assets(graph, watch)],
         jobs=[whole, *(define_asset_job(stage, AssetSelection.groups(stage)) for stage in stages)],
-        sensors=[change_sensor(graph, whole)],
+        sensors=[change_sensor(graph, whole), truth_sensor(graph)],
+        schedules=[nightly_schedule(graph, whole)],
         executor=in_process_executor,
     )
 

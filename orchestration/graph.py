@@ -62,6 +62,8 @@ class Item:
     outputs: tuple[str, ...]
     metrics: tuple[str, ...]
     """Those of the outputs that are metrics files."""
+    pool: str = ""
+    """What it takes a place of while it is made (`meta: {pool: gpu}` in dvc.yaml); "": nothing scarce."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +96,7 @@ class Graph:
 
     def made(self, path: str) -> bool:
         """Whether `path` is, holds or lies in an output of some item."""
-        return any(_overlap(path, output) for item in self.items.values() for output in item.outputs)
+        return any(overlap(path, output) for item in self.items.values() for output in item.outputs)
 
     def code_version(self, address: str) -> str:
         """Version of command, code, sources and parameters as they are now."""
@@ -249,7 +251,7 @@ def _item(repo: Repo, stage: PipelineStage, items_of: dict[str, tuple[str, str |
     params = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
     files = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
     sources = [dep for dep in files if dep.protocol == "local"
-               and not any(_overlap(dep.def_path, output) for output in outputs)]
+               and not any(overlap(dep.def_path, output) for output in outputs)]
     return Item(
         address=stage.name,
         stage=group,
@@ -262,6 +264,7 @@ def _item(repo: Repo, stage: PipelineStage, items_of: dict[str, tuple[str, str |
         params={dep.def_path: dep.read_params() for dep in params},
         outputs=tuple(out.def_path for out in stage.outs),
         metrics=tuple(out.def_path for out in stage.outs if out.metric),
+        pool=str((stage.meta or {}).get("pool", "")),
     )
 
 
@@ -295,7 +298,7 @@ def _reasons(changes: list[Any]) -> Iterator[str]:
                     yield from (f"{kind}: {path}: {key} {state}" for key, state in how.items())
 
 
-def _overlap(one: str, other: str) -> bool:
+def overlap(one: str, other: str) -> bool:
     """Whether one path is the other, or lies in it."""
     one, other = f"{one.rstrip('/')}/", f"{other.rstrip('/')}/"
     return one.startswith(other) or other.startswith(one)

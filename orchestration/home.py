@@ -16,6 +16,15 @@ nux:
 concurrency:
   runs:
     max_concurrent_runs: 1
+run_monitoring:          # a run whose process died is ended, not left as running
+  enabled: true
+run_retries:             # and started again; what was finished before is found done. A failed item is not retried
+  enabled: true
+  max_retries: 2
+  retry_on_asset_or_op_failure: false
+retention:
+  sensor: {purge_after_days: {skipped: 3, failure: 30, success: -1}}
+  schedule: {purge_after_days: 30}
 """
 
 

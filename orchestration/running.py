@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -76,38 +76,58 @@ def jobs() -> int:
     return int(value) if value else os.cpu_count() or 1
 
 
-def make(graph: Graph, wanted: AbstractSet[str], stale: Mapping[str, Sequence[str]],
-         workers: int) -> Iterator[Line | Finished]:
+def pools() -> dict[str, int]:
+    """Places in each pool: NEEDLEWORK_POOLS, as in "gpu=1,memory=2". A pool it does not name has no bound."""
+    text = os.environ.get("NEEDLEWORK_POOLS", "")
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, places = part.partition("=")
+        if not (places.isdigit() and int(places) > 0):
+            raise ValueError(f"NEEDLEWORK_POOLS is {text!r}: write POOL=PLACES, as in gpu=1,memory=2.")
+        found[name.strip()] = int(places)
+    return found
+
+
+def make(graph: Graph, wanted: AbstractSet[str], stale: Mapping[str, Sequence[str]], workers: int,
+         accept: Callable[[Finished], bool] = lambda finished: True) -> Iterator[Line | Finished]:
     """Make the `wanted` addresses, yielding lines as they are written and one Finished for each, upstream first.
 
-    stale: `read_status` of now. A failure takes along only what reads the failed item; everything else goes on.
+    stale: `read_status` of now. A failure takes along only what reads the failed item; everything else goes on. accept:
+    asked about each item that is there; what reads one that is not accepted is not tried.
     Closing the generator, or an exception in its consumer, stops every child.
     """
     before = read_lock(graph.root)
     waiting = {address: set(item.upstream & wanted) for address, item in graph.items.items() if address in wanted}
-    changed, broken = set[str](), set[str]()
+    changed, broken, started = set[str](), set[str](), set[str]()
     children, events = Children(graph.root), SimpleQueue[Line | Finished]()
-    running = 0
+    running, places, taken = 0, pools(), Counter[str]()
 
     with ThreadPoolExecutor(workers) as pool:
         try:
             while waiting or running:
                 for address in [address for address, upstream in waiting.items() if not upstream]:
+                    item = graph.items[address]
+                    to_do = not item.upstream & broken and (address in stale or item.upstream & changed)
+                    if to_do and taken[item.pool] >= places.get(item.pool, sys.maxsize):
+                        continue
                     del waiting[address]
                     running += 1
-                    reads = graph.items[address].upstream
-                    if reads & broken:
+                    if item.upstream & broken:
                         events.put(Finished(address=address, outcome=Outcome.SKIPPED))
-                    elif address in stale or reads & changed:
+                    elif to_do:
+                        taken[item.pool] += 1
+                        started.add(address)
                         pool.submit(_make_one, children, address, events)
                     else:
                         events.put(Finished(address=address, outcome=Outcome.UNCHANGED, locked=before.get(address)))
                 event = events.get()
                 if isinstance(event, Finished):
                     running -= 1
+                    if event.address in started:
+                        taken[graph.items[event.address].pool] -= 1
                     for upstream in waiting.values():
                         upstream.discard(event.address)
-                    if event.outcome in (Outcome.FAILED, Outcome.SKIPPED):
+                    if event.outcome in (Outcome.FAILED, Outcome.SKIPPED) or not accept(event):
                         broken.add(event.address)
                     elif _outputs(event.locked) != _outputs(before.get(event.address)):
                         changed.add(event.address)

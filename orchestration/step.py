@@ -6,22 +6,41 @@ Dagster's timeline shows one bar, and a retry is of the run (which finds what is
 by one, as each is made.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from dagster import AssetExecutionContext, AssetsDefinition, DataVersion, Failure, MaterializeResult, multi_asset
+from dagster import (
+    AssetCheckKey,
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    DagsterInstance,
+    DataVersion,
+    Failure,
+    MaterializeResult,
+    MetadataValue,
+    multi_asset,
+)
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from orchestration.graph import Graph, GraphBusy, GraphError, read_status
+from orchestration.checks import BLOCKING, CHECKS, Verdict, look
+from orchestration.graph import Graph, GraphBusy, GraphError, Item, read_status
 from orchestration.metadata import describe
 from orchestration.running import Finished, Line, Outcome, jobs, make
 from orchestration.translation import asset_key, asset_specs
 
+ADVICE = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config core.autostage",
+          "Use `dvc push`")
+"""What DVC says after every item, for people at a terminal."""
 Watcher = Callable[[Line | Finished], None]
 
 
 def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
     """Every item as an asset, any of which can be selected."""
 
-    @multi_asset(specs=asset_specs(graph), can_subset=True, name="dvc_repro")
+    @multi_asset(specs=asset_specs(graph), check_specs=check_specs(graph), can_subset=True, name="dvc_repro")
     def dvc_repro(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
         selected = context.selected_asset_keys
         wanted = {address for address, item in graph.items.items() if asset_key(item) in selected}
@@ -32,35 +51,83 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
         left_stale = graph.downstream(stale) - wanted
         context.log.info(f"{len(wanted & stale.keys())} of {len(wanted)} items are out of date")
         failed: list[Finished] = []
-        for event in make(graph, wanted, stale, jobs()):
+        verdicts: dict[str, list[Verdict]] = {}
+
+        def accept(finished: Finished) -> bool:
+            item = graph.items[finished.address]
+            looked = look(graph.root, item, last_values(context.instance, item),
+                          costly=finished.outcome is not Outcome.UNCHANGED)
+            verdicts[finished.address] = looked
+            return all(verdict.passed for verdict in looked if verdict.blocking)
+
+        for event in make(graph, wanted, stale, jobs(), accept):
             watch(event)
             if isinstance(event, Line):
-                context.log.info(f"{event.address}: {event.text}")
+                if event.text.strip() and not event.text.lstrip().startswith(ADVICE):
+                    context.log.info(f"{event.address}: {event.text}")
             elif event.outcome in (Outcome.FAILED, Outcome.SKIPPED):
                 failed.append(event)
             else:
-                yield result(graph, event, sorted(graph.items[event.address].upstream & left_stale))
+                yield result(graph, event, sorted(graph.items[event.address].upstream & left_stale),
+                             verdicts.get(event.address, []))
         if failed:
-            raise failure(failed)
+            raise failure(failed, verdicts)
 
     return dvc_repro
 
 
-def result(graph: Graph, finished: Finished, stale_upstream: list[str]) -> MaterializeResult[None]:
-    """One made item, its version taken from dvc.lock."""
+def check_specs(graph: Graph) -> list[AssetCheckSpec]:
+    """The checks of every item; what each one means is its own first line."""
+    return [AssetCheckSpec(check.__name__, asset=asset_key(item), description=(check.__doc__ or "").splitlines()[0],
+                           blocking=check.__name__ in BLOCKING)
+            for item in graph.items.values() for check in CHECKS.get(item.stage, ())]
+
+
+def last_values(instance: DagsterInstance, item: Item) -> dict[str, float]:
+    """By check, the number of the last run that passed it."""
+    found = {}
+    for check in CHECKS.get(item.stage, ()):
+        records = instance.event_log_storage.get_asset_check_execution_history(
+            AssetCheckKey(asset_key(item), check.__name__), limit=1,
+            status={AssetCheckExecutionRecordStatus.SUCCEEDED})
+        for record in records:
+            event = record.event and record.event.dagster_event
+            value = event.asset_check_evaluation_data.metadata.get("value") if event else None
+            if value is not None and isinstance(value.value, float):
+                found[check.__name__] = value.value
+    return found
+
+
+def result(graph: Graph, finished: Finished, stale_upstream: list[str], verdicts: list[Verdict]
+           ) -> MaterializeResult[None]:
+    """One made item, its version taken from dvc.lock, with what was found of it."""
     locked = finished.locked
     return MaterializeResult(
         asset_key=asset_key(graph.items[finished.address]),
         metadata=describe(graph, finished, stale_upstream),
         data_version=DataVersion(graph.data_version(finished.address, locked)) if locked else None,
+        check_results=[_check_result(asset_key(graph.items[finished.address]), verdict) for verdict in verdicts],
     )
 
 
-def failure(finished: list[Finished]) -> Failure:
-    """The last lines of what failed, and what was not tried for it."""
+def _check_result(key: AssetKey, verdict: Verdict) -> AssetCheckResult:
+    severity = AssetCheckSeverity.ERROR if verdict.blocking else AssetCheckSeverity.WARN
+    return AssetCheckResult(
+        passed=verdict.passed, asset_key=key, check_name=verdict.name, severity=severity,
+        description=f"Expected {verdict.expected}; found {verdict.found}."
+                    + ("" if verdict.passed else f" {verdict.advice}"),
+        metadata={"expected": verdict.expected, "found": verdict.found, "what to do": verdict.advice,
+                  **({"value": MetadataValue.float(verdict.value)} if verdict.value is not None else {})})
+
+
+def failure(finished: list[Finished], verdicts: Mapping[str, list[Verdict]]) -> Failure:
+    """The last lines of what failed, the checks that did not hold, and what was not tried for either."""
     failed = [event for event in finished if event.outcome is Outcome.FAILED]
     skipped = [event.address for event in finished if event.outcome is Outcome.SKIPPED]
     told = [f"{event.address} failed. Its last lines:\n" + "\n".join(event.tail) for event in failed]
+    told += [f"{address}: check {verdict.name} did not hold: expected {verdict.expected}; found {verdict.found}. "
+             f"{verdict.advice}" for address, found in verdicts.items() for verdict in found
+             if verdict.blocking and not verdict.passed]
     if skipped:
         told.append(f"Not tried, for they read what failed: {', '.join(skipped)}")
     return Failure("\n\n".join(told), metadata={"failed": [event.address for event in failed], "not tried": skipped},

@@ -1,72 +1,16 @@
 """The bridge on a world of two domains and two recipes: it runs what is out of date and says what it did."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
+from dagster import AssetKey, DagsterInstance
+from dvc_world import PARAMS, dvc, make_world, materialize
 
-from orchestration.definitions import WHOLE_GRAPH, build_definitions
+from orchestration.definitions import build_definitions
 from orchestration.graph import GraphError, read_graph, read_status
-from orchestration.running import Finished, Outcome
-
-STAGE = """import pathlib, sys
-stage, item, *inputs = sys.argv[1:]
-text = "".join(sorted(p.read_text() for i in inputs for p in sorted(pathlib.Path(i).rglob("*")) if p.is_file()))
-if "poison" in text: sys.exit(f"{stage}: poison in {item}")
-out = pathlib.Path("data", stage, item)
-out.mkdir(parents=True, exist_ok=True)
-(out / "text").unlink(missing_ok=True)
-(out / "text").write_text(f"{stage} of {item}\\n" + text)
-"""
-PARAMS = {"raw": {"domains": {"book": {"source": "sources/book"}, "c4": {"source": "sources/c4"}}},
-          "mixed": {"recipes": {"short": {"cut": 1, "domain": "c4"}, "both": {"cut": 2, "domain": ""}}}}
-GRAPH = """
-stages:
-  raw:
-    foreach: ${raw.domains}
-    do:
-      desc: Documents of one domain
-      cmd: python stage.py raw ${key} ${item.source}
-      deps: ["${item.source}", stage.py]
-      outs: ["data/raw/${key}"]
-  mixed:
-    foreach: ${mixed.recipes}
-    do:
-      cmd: python stage.py mixed ${key} data/raw/${item.domain}
-      deps: ["data/raw/${item.domain}", stage.py]
-      params: ["mixed.recipes.${key}"]
-      outs: ["data/mixed/${key}"]
-  report:
-    cmd: python stage.py report all data/mixed
-    deps: [data/mixed, stage.py]
-    outs: [data/report/all]
-"""
-
-
-def make_world(root: Path) -> Path:
-    """A DVC project of five items, nothing made."""
-    (root / "sources").mkdir(parents=True)
-    for name in ("book", "c4"):
-        (root / "sources" / name).mkdir()
-        (root / "sources" / name / "documents").write_text(f"a document of {name}\n")
-    (root / "stage.py").write_text(STAGE)
-    (root / "unlisted.py").write_text("# no stage lists this\n")
-    (root / "dvc.yaml").write_text(GRAPH)
-    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    dvc(root, "init", "--no-scm", "--quiet")
-    return root
-
-
-def dvc(root: Path, *arguments: str) -> None:
-    """One DVC command, which must succeed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, check=True, capture_output=True,
-                   env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"})
+from orchestration.running import Finished, Line, Outcome, make, pools
 
 
 @pytest.fixture
@@ -78,19 +22,6 @@ def world(tmp_path: Path) -> Path:
 def instance() -> Iterator[DagsterInstance]:
     with DagsterInstance.ephemeral() as ephemeral:
         yield ephemeral
-
-
-def materialize(root: Path, instance: DagsterInstance, *keys: str) -> tuple[dict[str, Outcome], ExecuteInProcessResult]:
-    """Run the whole graph, or some assets ("raw/c4"), through Dagster: address -> outcome, and the run."""
-    seen: dict[str, Outcome] = {}
-
-    def watch(event: object) -> None:
-        if isinstance(event, Finished):
-            seen[event.address] = event.outcome
-
-    job = build_definitions(root, watch).resolve_job_def(WHOLE_GRAPH)
-    selection = [AssetKey(key.split("/")) for key in keys] or None
-    return seen, job.execute_in_process(instance=instance, asset_selection=selection, raise_on_error=False)
 
 
 def artefacts(root: Path) -> dict[str, tuple[int, str]]:
@@ -200,3 +131,26 @@ def test_what_we_use_of_dvcs_private_interface_is_there(world: Path) -> None:
     assert set(item.inputs) == {"stage.py"} and item.outputs == ("data/mixed/both",)
     assert set(read_status(world)) == ALL
     assert graph.downstream({"raw@c4"}) == ALL - {"raw@book"}
+
+
+def test_items_of_a_pool_wait_for_a_place_in_it(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (world / "dvc.yaml").read_text()
+    (world / "dvc.yaml").write_text(text.replace("      desc: Documents of one domain\n",
+                                                 "      desc: Documents of one domain\n      meta: {pool: gpu}\n"))
+    graph = read_graph(world)
+    assert graph.items["raw@book"].pool == "gpu" and graph.items["report"].pool == ""
+    monkeypatch.setenv("NEEDLEWORK_POOLS", "gpu=1")
+    begun: list[str] = []
+    for event in make(graph, set(graph.items), read_status(world), 4):
+        if isinstance(event, Line) and event.text.startswith("Running stage"):
+            begun.append(event.address)
+            assert len([address for address in begun if address.startswith("raw")]) <= 1
+        elif isinstance(event, Finished) and event.address in begun:
+            begun.remove(event.address)
+    assert not read_status(world)
+
+
+def test_a_pool_without_a_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEEDLEWORK_POOLS", "gpu")
+    with pytest.raises(ValueError, match="POOL=PLACES"):
+        pools()

@@ -76,7 +76,9 @@ def test_what_was_made_outside_dagster_is_told_to_it_once(world: Path) -> None:
 
 def test_the_sensor_is_off_until_someone_starts_it(world: Path) -> None:
     definitions = build_definitions(world)
-    assert [sensor.default_status.value for sensor in definitions.sensors or []] == ["STOPPED"]
+    assert {sensor.name: sensor.default_status.value for sensor in definitions.sensors or []} == {
+        "changes": "STOPPED", "outside": "RUNNING"}
+    assert [schedule.default_status.value for schedule in definitions.schedules or []] == ["STOPPED"]
     assert definitions.resolve_job_def(WHOLE_GRAPH).name == WHOLE_GRAPH
 
 

@@ -1,0 +1,212 @@
+"""What must hold of an artefact before anything is made from it, looked at where it lies.
+
+Each check is a function of the project's folder and one item, reads what the item wrote (its files are an open form: no
+stage's code is imported) and says what was expected, what was found and what to do. A blocking one that fails keeps
+back whatever reads the item, as a failure of the item itself would. The cost is a few milliseconds an item; only
+`loads_in_transformers` starts a process, and only for a model that was just made.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from orchestration.graph import Item
+
+SHARE_TOLERANCE = 0.005
+"""Of all tokens: by how much a domain's realised share may miss the requested one."""
+LONG_TOLERANCE = 0.02
+NEEDLE_TOLERANCE = 0.05
+"""Of exact match (0 to 1): how far a model may fall below its last accepted run."""
+LOAD = ("import sys; from transformers import AutoModelForCausalLM as M; "
+        "m, info = M.from_pretrained(sys.argv[1], output_loading_info=True, local_files_only=True); "
+        "bad = {k: list(v)[:3] for k, v in info.items() if v}; print(bad or 'whole'); sys.exit(bool(bad))")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """One check's result."""
+
+    name: str
+    passed: bool
+    expected: str
+    found: str
+    advice: str
+    blocking: bool = True
+    value: float | None = None
+    """A number to hold the next run against."""
+
+
+Look = Callable[[Path, Item, Mapping[str, Any]], Verdict]
+"""The project's folder, the item, by check the number of the last run that passed it (if there was one) -> verdict."""
+
+
+def domain_shares(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """Every domain has the share that the recipe gives it."""
+    rows = [row for row in _csv(root, item, "shares.csv") if row["domain"] != "all"]
+    worst = max(rows, key=lambda row: abs(float(row["realised"]) - float(row["requested"])))
+    missed = abs(float(worst["realised"]) - float(worst["requested"]))
+    return Verdict(name="domain_shares", passed=missed <= SHARE_TOLERANCE,
+                   expected=f"within {SHARE_TOLERANCE:.1%} of all tokens of what the recipe gives",
+                   found=f"{worst['domain']} misses by {missed:.2%}",
+                   advice="Raise mixed_dataset.token_budget: one document is too large a part of it.")
+
+
+def long_share(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """Every domain has the long documents that the recipe asks for."""
+    rows = [row for row in _csv(root, item, "shares.csv") if row["long_share_requested"] and row["domain"] != "all"]
+    short = [row for row in rows if float(row["long_share"]) < float(row["long_share_requested"]) - LONG_TOLERANCE]
+    return Verdict(name="long_share", passed=not short, blocking=False,
+                   expected=f"at least the requested share, less {LONG_TOLERANCE:.0%}",
+                   found=", ".join(f"{row['domain']} {float(row['long_share']):.1%} of "
+                                   f"{float(row['long_share_requested']):.1%}" for row in short)
+                   or "reached in every domain",
+                   advice="Give the domain more long documents, lower long_share, or accept what there is.")
+
+
+def no_heldout(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """No held-out document trains."""
+    found = int(_metrics(root, item)["heldout_spans"])
+    return Verdict(name="no_heldout", passed=found == 0, expected="0 spans of held-out documents", found=str(found),
+                   advice="Delete data/mixed_dataset and make it again; if it stays, tokenized_corpus is damaged.")
+
+
+def rows_of_one_length(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """Every row has packed_shards.chunk_length tokens."""
+    wanted = int(yaml.safe_load((root / "params.yaml").read_text())["packed_shards"]["chunk_length"])
+    lengths, rows = set(), 0
+    for path in sorted(_folder(root, item).glob("*.arrow")):
+        with pa.memory_map(str(path)) as file:
+            reader = pa.ipc.open_stream(file)
+            lengths.add(reader.schema.field("input_ids").type.list_size)
+            rows += sum(len(batch) for batch in reader)
+    told = int(_metrics(root, item)["rows"])
+    return Verdict(name="rows_of_one_length", passed=lengths == {wanted} and rows == told,
+                   expected=f"{told:,} rows of {wanted:,} tokens",
+                   found=f"{rows:,} rows of {', '.join(f'{length:,}' for length in sorted(lengths)) or 'nothing'}",
+                   advice=f"Make it again: dvc repro --force {item.address}")
+
+
+def tokens_conserved(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """What the recipe chose is packed or counted as dropped."""
+    packed = _metrics(root, item)
+    chosen = int(json.loads((root / "metrics" / "mixed_dataset" / f"{item.name}.json").read_text())["tokens"])
+    kept = int(packed["tokens"]) + sum(int(value) for key, value in packed.items() if key.startswith("dropped"))
+    return Verdict(name="tokens_conserved", passed=kept == chosen, expected=f"{chosen:,} tokens, packed or dropped",
+                   found=f"{kept:,}", advice=f"Make it again: dvc repro --force {item.address}")
+
+
+def little_contamination(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """Few documents hold a passage of the evaluation texts; those that do are dropped in any case."""
+    metrics = _metrics(root, item)
+    share = int(metrics.get("contaminated", 0)) / max(int(metrics["records"]), 1)
+    limits = yaml.safe_load((root / "params.yaml").read_text())["raw_corpus"].get("limits") or {}
+    limit = float(limits.get("contaminated", 0.05))
+    return Verdict(name="little_contamination", passed=share <= limit, expected=f"at most {limit:.1%} of records",
+                   found=f"{share:.2%}, all of them dropped",
+                   advice="Look at skipped.csv: the source may hold the benchmark itself.")
+
+
+def as_recorded(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """Every file has the hash that the record gives."""
+    folder = _folder(root, item)
+    files = json.loads((folder / "record.json").read_text())["files"]
+    wrong = [name for name, facts in files.items() if _sha256(folder / name) != facts["sha256"]]
+    return Verdict(name="as_recorded", passed=not wrong, expected=f"{len(files)} files with the recorded hashes",
+                   found=f"{', '.join(wrong)} differ" if wrong else "all the same",
+                   advice=f"Delete data/checkpoint/{item.name} and run again: DVC's cache brings it back.")
+
+
+def loads_in_transformers(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """Plain transformers loads the model, and no weight is missing or left over."""
+    folder = _folder(root, item)
+    if not (folder / "config.json").is_file():
+        return Verdict(name="loads_in_transformers", passed=True, expected="a model behind an endpoint", advice="",
+                       found="nothing to load")
+    done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True)
+    last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
+    return Verdict(name="loads_in_transformers", passed=done.returncode == 0, expected="every weight in its place",
+                   found=" ".join(last), advice="Its config and weights do not belong together: make it again.")
+
+
+def small_drop(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """The model is not much worse at short context than the model it is held against."""
+    section = yaml.safe_load((root / "params.yaml").read_text())["short_context_report"]
+    against, limit = section.get("against"), float(section.get("drop", 5))
+    base = root / "data" / "short_context_report" / str(against) / "short_context.json"
+    if against is None or not base.is_file():
+        return Verdict(name="small_drop", passed=True, expected="a model to hold it against", found="none yet",
+                       advice="Set short_context_report.against.", blocking=False)
+    scores, theirs = (json.loads(path.read_text()) for path in (_folder(root, item) / "short_context.json", base))
+    drops = {task: theirs[task]["score"] - scores[task]["score"] for task in scores.keys() & theirs.keys()}
+    worst = max(drops, key=lambda task: drops[task], default=None)
+    return Verdict(name="small_drop", passed=worst is None or drops[worst] <= limit, blocking=False,
+                   expected=f"at most {limit:g} points below {against}",
+                   found=f"{worst}: {-drops[worst]:+.1f} points" if worst else "no score",
+                   advice="Train on fewer tokens, at a lower rate, or mix in short rows.")
+
+
+def needle_holds(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """The needle is found about as often as in the last accepted run."""
+    now: Any = _metrics(root, item).get("mean_exact_match")
+    then = before.get("needle_holds")
+    least = then - NEEDLE_TOLERANCE if isinstance(now, float) and isinstance(then, float) else None
+    return Verdict(name="needle_holds", passed=least is None or now >= least, blocking=False, value=now,
+                   expected="a run to compare with" if least is None else f"at least {least:.3f}",
+                   found=f"{now:.3f}" if isinstance(now, float) else str(now),
+                   advice="Compare the two runs' parameters and data versions on this asset's page.")
+
+
+CHECKS: Mapping[str, Sequence[Look]] = {
+    "raw_corpus": [little_contamination], "mixed_dataset": [domain_shares, long_share, no_heldout],
+    "packed_shards": [rows_of_one_length, tokens_conserved], "checkpoint": [as_recorded, loads_in_transformers],
+    "short_context_report": [small_drop], "needle_report": [needle_holds]}
+"""By stage. A graph without these stages has no checks."""
+COSTLY = {"loads_in_transformers", "as_recorded"}
+"""Looked at only where the item was just made or restored."""
+BLOCKING = {"little_contamination", "domain_shares", "no_heldout", "rows_of_one_length", "tokens_conserved",
+            "as_recorded", "loads_in_transformers"}
+
+
+def look(root: Path, item: Item, before: Mapping[str, Any], costly: bool = True) -> list[Verdict]:
+    """Every check of the item, the costly ones if asked. One whose files are not there fails and says so."""
+    verdicts = []
+    for check in CHECKS.get(item.stage, ()):
+        if check.__name__ in COSTLY and not costly:
+            continue
+        try:
+            verdicts.append(check(root, item, before))
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            verdicts.append(Verdict(name=check.__name__, passed=False, expected="something to look at",
+                                    found=f"{type(error).__name__}: {error}", blocking=check.__name__ in BLOCKING,
+                                    advice=f"Make it again: dvc repro --force {item.address}"))
+    return verdicts
+
+
+def _folder(root: Path, item: Item) -> Path:
+    return root / next(path for path in item.outputs if path not in item.metrics)
+
+
+def _metrics(root: Path, item: Item) -> dict[str, Any]:
+    return dict(json.loads((root / item.metrics[0]).read_text()))
+
+
+def _csv(root: Path, item: Item, name: str) -> list[dict[str, str]]:
+    with (_folder(root, item) / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _sha256(path: Path) -> str:
+    hasher = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
