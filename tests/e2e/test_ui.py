@@ -1,0 +1,124 @@
+"""What a person does in the browser: look at the graph, make an asset, see its picture, see a change, let it be made.
+
+Needs Debian's chromium (apt-get install chromium) and Playwright; skipped where the browser is missing.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dvc_world import make_world
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from orchestration.home import prepare
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium")
+PATIENCE = 120_000.0
+"""Milliseconds; a sensor ticks every 30 s."""
+PICTURE = '''
+import base64
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+(out / "plot.png").unlink(missing_ok=True)
+(out / "plot.png").write_bytes(base64.b64decode(PIXEL))
+'''
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small project, with a picture in every asset."""
+    world = make_world(tmp_path_factory.mktemp("e2e") / "world")
+    code = (world / "stage.py").read_text().replace("p.is_file()", "p.is_file() and p.suffix != '.png'")
+    (world / "stage.py").write_text(code + PICTURE)
+    return world
+
+
+@pytest.fixture(scope="module")
+def address(world: Path) -> Iterator[str]:
+    """`dagster dev` on that project, as `make ui` starts it; ended with all it started."""
+    prepare(world / ".dagster")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "DAGSTER_HOME": str(world / ".dagster"), "PYTHONPATH": str(ROOT),
+                   "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    with (world / "server.log").open("w") as log:
+        server = subprocess.Popen(["dagster", "dev", "--host", "127.0.0.1", "--port", str(port), "-m",
+                                   "orchestration.definitions"], cwd=world, env=environment, stdout=log, stderr=log,
+                                  start_new_session=True)
+        while server.poll() is None:
+            with socket.socket() as door:
+                if door.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+        assert server.poll() is None, (world / "server.log").read_text()
+        yield f"http://127.0.0.1:{port}"
+        os.killpg(server.pid, signal.SIGINT)  # as Ctrl-C does, so that it ends what it started
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """A window."""
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    yield page
+    page.close()
+
+
+def make(page: Page, address: str, asset: str) -> None:
+    """Click Materialize on the asset's page and see that it was made."""
+    page.goto(f"{address}/assets/{asset}")
+    expect(page.get_by_text("Never materialized")).to_be_visible()
+    page.get_by_role("button", name="Materialize").first.click()
+    expect(page.get_by_text("Never materialized")).to_have_count(0)
+
+
+def test_the_graph_shows_every_stage(page: Page, address: str) -> None:
+    page.goto(f"{address}/asset-groups")
+    for stage in ("raw", "mixed", "report"):
+        expect(page.get_by_text(stage, exact=True).first).to_be_visible()
+
+
+def test_an_asset_is_made_by_a_click_and_shows_its_picture(page: Page, address: str, world: Path) -> None:
+    make(page, address, "raw/book")
+    assert (world / "data/raw/book/text").is_file()
+    page.goto(f"{address}/runs")
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible()
+    page.goto(f"{address}/assets/raw/book")
+    expect(page.get_by_role("row").filter(has_text="plot.png").locator("img[src^='data:image/png']")).to_be_visible()
+
+
+def test_a_changed_source_is_marked_and_the_sensor_has_it_made(page: Page, address: str, world: Path) -> None:
+    before = (world / "data/raw/book/text").read_text()
+    with (world / "sources/book/documents").open("a") as file:
+        file.write("a document more\n")
+    page.goto(f"{address}/asset-groups")
+    page.get_by_role("button", name="Reload definitions").click()
+    page.goto(f"{address}/assets/raw/book")
+    expect(page.get_by_text("Unsynced").first).to_be_visible()
+    page.goto(f"{address}/automation")
+    switch = page.get_by_role("link").filter(has_text="changes").locator("xpath=following-sibling::div")
+    switch.locator("label").click()
+    expect(switch.get_by_role("checkbox")).to_be_checked()
+    page.get_by_role("link").filter(has_text="changes").click()
+    expect(page.get_by_text("Run requested").or_(page.get_by_text("1 run")).first).to_be_visible()
+    page.goto(f"{address}/assets/report")
+    expect(page.get_by_text("plot.png")).to_be_visible()
+    assert "a document more" in (world / "data/raw/book/text").read_text() != before
+    assert "a document more" in (world / "data/report/all/text").read_text()
