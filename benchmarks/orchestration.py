@@ -17,7 +17,8 @@ from pathlib import Path
 
 import yaml
 
-STAGES = ["raw_corpus", "tokenizer", "tokenized_corpus", "length_histograms", "mixed_dataset", "packed_shards"]
+STAGES = ["token_demand", "raw_corpus", "tokenizer", "tokenized_corpus", "length_histograms", "mixed_dataset",
+          "packed_shards"]
 FOLDERS = ["assets", "training", "evaluation", "orchestration", "sources"]
 CHANGED = Path("sources/sample/arxiv.yaml")
 PLAIN = [sys.executable, "-m", "dvc", "repro"]

@@ -6,6 +6,7 @@ from click import ClickException
 from dagster import AssetSelection, Definitions, define_asset_job, definitions, in_process_executor
 
 from orchestration.automation import change_sensor, nightly_schedule, truth_sensor
+from orchestration.experiment import experiment_job
 from orchestration.graph import GraphError, read_graph
 from orchestration.step import Watcher, graph_assets
 from orchestration.translation import group_name
@@ -24,7 +25,8 @@ def build_definitions(root: Path, watch: Watcher = lambda event: None) -> Defini
     stages = dict.fromkeys(group_name(item.stage) for item in graph.items.values())
     return Definitions(
         assets=[graph_assets(graph, watch)],
-        jobs=[whole, *(define_asset_job(stage, AssetSelection.groups(stage)) for stage in stages)],
+        jobs=[whole, experiment_job(root),
+              *(define_asset_job(stage, AssetSelection.groups(stage)) for stage in stages)],
         sensors=[change_sensor(graph, whole), truth_sensor(graph)],
         schedules=[nightly_schedule(graph, whole)],
         executor=in_process_executor,

@@ -45,8 +45,8 @@ stages:
 """
 
 
-def make_world(root: Path) -> Path:
-    """A DVC project of five items, nothing made."""
+def make_world(root: Path, scm: bool = False) -> Path:
+    """A DVC project of five items, nothing made; a git repository too if asked."""
     (root / "sources").mkdir(parents=True)
     for name in ("book", "c4"):
         (root / "sources" / name).mkdir()
@@ -55,7 +55,9 @@ def make_world(root: Path) -> Path:
     (root / "unlisted.py").write_text("# no stage lists this\n")
     (root / "dvc.yaml").write_text(GRAPH)
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    dvc(root, "init", "--no-scm", "--quiet")
+    if scm:
+        subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    dvc(root, "init", "--quiet", *([] if scm else ["--no-scm"]))
     return root
 
 

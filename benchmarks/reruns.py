@@ -1,0 +1,110 @@
+"""`python -m benchmarks.reruns`: for each kind of change, how many items ran, came from the cache, or were not touched.
+
+The whole sample graph (every stage and item of profiles/sample.yaml) with sizes cut down so that it takes minutes, in a
+temporary copy with a cache of its own. Changes follow one another; each is answered by one run, as the sensor's would.
+Prints a Markdown table.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from orchestration.graph import read_graph, read_status
+from orchestration.running import Finished, Outcome, jobs, make
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("assets", "training", "evaluation", "orchestration", "sources", "models", "dvc.yaml", ".dvcignore",
+          "README.md")
+SMALLER = {"mixed_dataset.token_budget": 100_000, "checkpoint.tokens": 32_768, "needle_report.trials": 1,
+           "checkpoint.models.per_source.snapshots": [16_384, 32_768], "checkpoint.models.per_source_164k.at": 16_384,
+           "checkpoint.models.per_source_328k.at": 32_768, "loss_report.tokens_per_domain": 2000,
+           "book_qa_report.count": 2, "short_context_report.tasks.choice.count": 8}
+
+
+def copy(target: Path) -> Path:
+    """The project, nothing made, with the smaller sample."""
+    target.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, target / name)
+    shutil.copyfile(ROOT / "profiles/sample.yaml", target / "params.yaml")
+    for key, value in SMALLER.items():
+        set_param(target, key, value)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=target, check=True)
+    return target
+
+
+def set_param(root: Path, key: str, value: object) -> None:
+    """One parameter, its place given by dots."""
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    *path, last = key.split(".")
+    node = params
+    for part in path:
+        node = node[part]
+    node[last] = value
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def append(path: Path, text: str) -> None:
+    """To the end of a file."""
+    path.write_text(path.read_text() + text)
+
+
+def delete(root: Path, path: str) -> None:
+    """An output."""
+    shutil.rmtree(root / path)
+
+
+CHANGES: list[tuple[str, Callable[[Path], object]]] = [
+    ("everything, for the first time", lambda root: None),
+    ("nothing", lambda root: None),
+    ("a file that no stage lists", lambda root: append(root / "README.md", "\n")),
+    ("the page's title", lambda root: set_param(root, "comparison.title", "Another")),
+    ("the needle's grid", lambda root: set_param(root, "needle_report.grid.depths", [0, 50])),
+    ("a comment in the plots' code", lambda root: append(root / "evaluation/plots.py", "# a comment\n")),
+    ("an output deleted", lambda root: delete(root, "data/needle_report/base")),
+    ("one recipe", lambda root: set_param(root, "mixed_dataset.recipes.per_source.long_share", 0.6)),
+    ("that recipe back", lambda root: set_param(root, "mixed_dataset.recipes.per_source.long_share", 0.7)),
+    ("the training rate", lambda root: set_param(root, "checkpoint.optimizer.learning_rate", 5e-4)),
+    ("a source of one domain", lambda root: append(root / "sources/sample/arxiv.yaml", "# changed\n")),
+]
+
+
+def answer(root: Path) -> tuple[Counter[Outcome], float]:
+    """One run of what is out of date and what follows: items by outcome, seconds."""
+    start = time.monotonic()
+    graph, stale = read_graph(root), read_status(root)
+    wanted = graph.downstream(stale)
+    found = Counter(event.outcome for event in make(graph, wanted, stale, jobs()) if isinstance(event, Finished))
+    found[Outcome.UNCHANGED] += len(graph.items) - len(wanted)
+    if found[Outcome.FAILED]:
+        sys.exit(f"{found[Outcome.FAILED]} items failed")
+    return found, time.monotonic() - start
+
+
+def main() -> None:
+    """Print the table."""
+    os.environ["DVC_NO_ANALYTICS"] = "1"
+    print("| change | ran | from the cache | untouched | seconds |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        root = copy(Path(temporary) / "project")
+        for name, change in CHANGES:
+            change(root)
+            found, seconds = answer(root)
+            print(f"| {name} | {found[Outcome.RAN]} | {found[Outcome.RESTORED]} | {found[Outcome.UNCHANGED]} "
+                  f"| {seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
