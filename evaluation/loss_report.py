@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from assets.progress import Progress
 from assets.randomness import generator
-from assets.stage import Config, read_params, write_json
+from assets.stage import Config, UserError, read_params, write_json
 from assets.token_store import TokenStore, open_tokens
 from evaluation.scoring import token_losses
 from evaluation.subject import Subject, report
@@ -108,6 +108,9 @@ def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
 def _why_not(subject: Subject) -> str | None:
     if subject.model is None:
         return "an endpoint gives no probabilities"
+    if not (TOKENIZER / "tokenizer.json").is_file():
+        raise UserError(f"{TOKENIZER}: not there, and its tokens are what the loss is of. Make the corpus first: "
+                        "dvc repro tokenized_corpus")
     ours, theirs = (json.loads((folder / "tokenizer.json").read_text())["model"]
                     for folder in (TOKENIZER, subject.folder))
     return None if ours == theirs else "its tokenizer is not that of data/tokenized_corpus"

@@ -244,6 +244,10 @@ def _kept(subject: Subject, config: NeedleReportConfig) -> Path:
     parts = [record] if record.is_file() else sorted(subject.folder.glob("*.json"))
     for path in [*parts, *sorted(Path(__file__).parent.glob("*.py"))]:
         digest.update(path.read_bytes())
+    if not record.is_file():
+        weights = ((path.name, path.stat().st_size, path.stat().st_mtime_ns)
+                   for path in sorted(subject.folder.glob("*.safetensors")))
+        digest.update(repr(list(weights)).encode())
     if subject.endpoint is not None:
         digest.update(subject.endpoint.model_dump_json().encode())
     return SCRATCH / subject.name.replace("/", "-").strip(".-") / f"{digest.hexdigest()[:16]}.jsonl"

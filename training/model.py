@@ -23,10 +23,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 
 
 def make_reproducible(seed: int) -> None:
-    """One thread, deterministic kernels, a seeded global generator (used only to initialise weights)."""
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    """A seeded global generator (used only to initialise weights); without a GPU, one thread, deterministic kernels.
+
+    With a GPU the host's threads are needed for offloaded weights, and fast attention has no fixed order of sums.
+    """
     torch.manual_seed(seed)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(True)
 
 
 def read_config(folder: Path, rope: RopeConfig | None = None, context: int | None = None) -> PretrainedConfig:
