@@ -1,6 +1,7 @@
 """The change sensor asks for exactly what is out of date; a profile is put in place whole or not at all."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,31 @@ def test_the_sensor_asks_for_one_run_of_what_changed_and_again_when_it_changes_b
             assert [request.asset_selection for request in result.run_requests or []] == [[AssetKey(["copy", "book"])]]
             keys += [request.run_key for request in result.run_requests or []]
     assert len(set(keys)) == 3
+
+
+def test_a_burst_of_changes_is_one_run_and_a_change_of_nothing_none(world: Path) -> None:
+    with DagsterInstance.ephemeral() as instance:
+        result = tick(world, instance, None)
+        for name in ("book", "c4"):
+            for text in ("x", "y", "z"):
+                (world / "sources" / name / "documents").write_text(text)
+        result = tick(world, instance, result.cursor)
+        assert [set(request.asset_selection or []) for request in result.run_requests or []] == [
+            {AssetKey(["copy", "book"]), AssetKey(["copy", "c4"])}]
+        for name in ("book", "c4"):
+            (world / "sources" / name / "documents").write_text(name)
+        assert not tick(world, instance, result.cursor).run_requests
+
+
+def test_a_deleted_output_is_made_again_and_shown_as_lost_until_then(world: Path) -> None:
+    with DagsterInstance.ephemeral() as instance:
+        result = tick(world, instance, None)
+        shutil.rmtree(world / "data/copy/c4")
+        result = tick(world, instance, result.cursor)
+        assert [request.asset_selection for request in result.run_requests or []] == [[AssetKey(["copy", "c4"])]]
+        event = instance.get_latest_materialization_event(AssetKey(["copy", "c4"]))
+        assert event is not None and event.asset_materialization is not None
+        assert "data/copy/c4 deleted" in (event.asset_materialization.description or "")
 
 
 def test_what_was_made_outside_dagster_is_told_to_it_once(world: Path) -> None:
