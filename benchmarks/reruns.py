@@ -77,7 +77,8 @@ CHANGES: list[tuple[str, Callable[[Path], object]]] = [
     ("one recipe", lambda root: set_param(root, "mixed_dataset.recipes.per_source.long_share", 0.6)),
     ("that recipe back", lambda root: set_param(root, "mixed_dataset.recipes.per_source.long_share", 0.7)),
     ("the training rate", lambda root: set_param(root, "checkpoint.optimizer.learning_rate", 5e-4)),
-    ("a source of one domain", lambda root: append(root / "sources/sample/arxiv.yaml", "# changed\n")),
+    ("a source touched, the same documents", lambda root: append(root / "sources/sample/arxiv.yaml", "# changed\n")),
+    ("a source with other documents", lambda root: append(root / "sources/sample/arxiv.yaml", "spread: 0.5\n")),
 ]
 
 

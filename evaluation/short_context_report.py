@@ -104,8 +104,9 @@ def _run(subject: Subject, name: str, task: Task, config: ShortContextReportConf
         try:
             found = simple_evaluate(judge, tasks=tasks, num_fewshot=task.shots or None, bootstrap_iters=0,
                                     limit=task.count if task.harness else None, log_samples=False,
-                                    metadata={"max_seq_lengths": list(task.lengths)} if task.lengths else None, **seeds)
-        except (ConnectionError, FileNotFoundError, LookupError, KeyError, ImportError) as error:
+                                    metadata={"tokenizer": str(subject.folder), "max_seq_lengths": list(task.lengths)}
+                                    if task.lengths else None, **seeds)
+        except (ConnectionError, FileNotFoundError, LookupError, ImportError, AssertionError) as error:
             raise UserError(f"short_context_report.tasks.{name}: the harness cannot run {task.harness or task.file}: "
                             f"{str(error).splitlines()[0][:200]}. Without the Hub, give a local `file`.") from None
     rows = []
