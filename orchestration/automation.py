@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dagster import (
@@ -78,6 +79,20 @@ class Cursor:
         return f"{self.counter}-{self.digest}"
 
 
+class NotNow(Exception):
+    """A run is active, or the project can't be read; the message is for the tick's page."""
+
+
+def look(instance: DagsterInstance, root: Path) -> tuple[Graph, Mapping[str, Locked], Mapping[str, Sequence[str]]]:
+    """The graph, dvc.lock and what is out of date. Raises NotNow."""
+    if instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
+        raise NotNow("A run is active.")
+    try:
+        return read_graph(root), read_lock(root), read_status(root)
+    except (GraphError, GraphBusy) as error:
+        raise NotNow(str(error)) from None
+
+
 def truth_sensor(loaded: Graph) -> SensorDefinition:
     """A sensor that runs nothing: it tells Dagster of what was made or lost without it, so the UI's marks are DVC's.
 
@@ -87,13 +102,11 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
     @sensor(name="outside", minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=DefaultSensorStatus.RUNNING,
             description="Shows what `dvc repro`, `dvc checkout` or a deleted file did outside Dagster; runs nothing")
     def outside(context: SensorEvaluationContext) -> SkipReason:
-        if context.instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
-            return SkipReason("A run is active; it tells of what it makes itself.")
         try:
-            graph = read_graph(loaded.root)
-            told = report_outside_state(context.instance, graph, read_lock(graph.root), read_status(graph.root))
-        except (GraphError, GraphBusy) as error:
+            graph, lock, stale = look(context.instance, loaded.root)
+        except NotNow as error:
             return SkipReason(str(error))
+        told = report_outside_state(context.instance, graph, lock, stale)
         return SkipReason(f"Told of {', '.join(key.to_user_string() for key in told)}." if told else "All as shown.")
 
     return outside
@@ -105,14 +118,12 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
     @schedule(name="nightly", job=job, cron_schedule=NIGHTLY, default_status=DefaultScheduleStatus.STOPPED,
               description="Makes what is out of date, once a night (NEEDLEWORK_NIGHTLY, a cron expression)")
     def nightly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
-        if context.instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
-            return SkipReason("A run is active.")
         try:
-            graph = read_graph(loaded.root)
-            stale = read_status(graph.root)
-        except (GraphError, GraphBusy) as error:
+            graph, _, stale = look(context.instance, loaded.root)
+        except NotNow as error:
             return SkipReason(str(error))
-        skip, requests = decide(context.instance, loaded, graph, stale, Cursor(0, graph.digest()))
+        cursor = unanswered(context.instance, Cursor(0, graph.digest()))
+        skip, requests = decide(context.instance, loaded, graph, stale, cursor)
         return requests[0] if requests else SkipReason(skip)
 
     return nightly
@@ -126,15 +137,14 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
             description="Makes what changed code, parameters or sources have put out of date")
     def changes(context: SensorEvaluationContext) -> SensorResult:
         cursor = Cursor.parse(context.cursor)
-        if context.instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
-            return SensorResult(skip_reason=SkipReason("A run is active."))
         try:
-            graph = read_graph(loaded.root)
-            stale = read_status(graph.root)
-            report_outside_state(context.instance, graph, read_lock(graph.root), stale)
-        except (GraphError, GraphBusy) as error:
+            graph, lock, stale = look(context.instance, loaded.root)
+        except NotNow as error:
             return SensorResult(skip_reason=SkipReason(str(error)))
+        report_outside_state(context.instance, graph, lock, stale)
         cursor = cursor.seeing(graph.digest())
+        if stale:
+            cursor = unanswered(context.instance, cursor)
         skip, requests = decide(context.instance, loaded, graph, stale, cursor)
         return SensorResult(skip_reason=SkipReason(skip) if skip else None, run_requests=requests, cursor=cursor.text())
 
@@ -148,12 +158,25 @@ def decide(instance: DagsterInstance, loaded: Graph, graph: Graph, stale: Mappin
         return "Everything is up to date.", []
     if graph.items.keys() != loaded.items.keys():
         return "dvc.yaml or params.yaml now name other items: reload the code location.", []
-    runs = instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: cursor.run_key()}), limit=1)
-    if runs and runs[0].status in ENDED_BADLY:
-        return (f"Run {runs[0].run_id} for this change ended as {runs[0].status.value}. Change something, or start a "
-                "run by hand."), []
+    status = _status(instance, cursor)
+    if status in ENDED_BADLY:
+        return f"The run for this change ended as {status.value}. Change something, or start a run by hand.", []
     keys = [asset_key(graph.items[address]) for address in graph.items if address in graph.downstream(stale)]
     return "", [RunRequest(run_key=cursor.run_key(), asset_selection=keys)]
+
+
+def unanswered(instance: DagsterInstance, cursor: Cursor) -> Cursor:
+    """The cursor, counted on past runs that succeeded: what is out of date after them is so anew, as by a lost output,
+    and Dagster starts no second run with a key it has seen."""
+    while _status(instance, cursor) is DagsterRunStatus.SUCCESS:
+        cursor = Cursor(cursor.counter + 1, cursor.digest)
+    return cursor
+
+
+def _status(instance: DagsterInstance, cursor: Cursor) -> DagsterRunStatus | None:
+    """How the run for this change stands; None if there is none."""
+    runs = instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: cursor.run_key()}), limit=1)
+    return runs[0].status if runs else None
 
 
 def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[str, Locked],

@@ -6,13 +6,14 @@ metrics (`dvc exp show`), and can be brought into the project with `dvc exp appl
 tracks, so parameters that name files beside the project must be absolute paths, and the project a git repository.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from dagster import Config, Failure, JobDefinition, MetadataValue, OpExecutionContext, Output, job, op
 from pydantic import Field
+
+from orchestration.running import environment
 
 
 class Experiment(Config):  # type: ignore[misc]  # dagster leaves its base untyped
@@ -36,9 +37,7 @@ def experiment_job(root: Path) -> JobDefinition:
     def dvc_exp_run(context: OpExecutionContext, config: Experiment) -> Output[None]:
         if not (root / ".git").exists():
             raise Failure("An experiment needs a git repository, and this project is none: git init, and commit.")
-        environment = {**os.environ, "DVC_NO_ANALYTICS": "1",
-                       "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-        process = subprocess.Popen(experiment_command(config), cwd=root, env=environment, text=True, errors="replace",
+        process = subprocess.Popen(experiment_command(config), cwd=root, env=environment(), text=True, errors="replace",
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    start_new_session=True)
         assert process.stdout is not None
@@ -50,7 +49,7 @@ def experiment_job(root: Path) -> JobDefinition:
         if process.wait():
             raise Failure("dvc exp run failed. Its last lines:\n" + "\n".join(lines[-20:]))
         shown = subprocess.run([sys.executable, "-m", "dvc", "metrics", "diff", "HEAD", config.name, "--md"], cwd=root,
-                               env=environment, text=True, capture_output=True)
+                               env=environment(), text=True, capture_output=True)
         return Output(None, metadata={"experiment": config.name,
                                       "overrides": MetadataValue.json(dict(config.overrides)),
                                       "metrics, HEAD and experiment": MetadataValue.md(shown.stdout),

@@ -155,7 +155,7 @@ class Children:
         with self._lock:
             if self._stopped.is_set():
                 raise InterruptedError("stopped")
-            process = subprocess.Popen(command, cwd=self.root, env=_environment(), start_new_session=True, text=True,
+            process = subprocess.Popen(command, cwd=self.root, env=environment(), start_new_session=True, text=True,
                                        errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                        stderr=subprocess.STDOUT)
             self._processes.add(process)
@@ -196,7 +196,7 @@ def _signal(processes: Sequence[subprocess.Popen[str]], number: int) -> list[sub
     return alive
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, with this Python first on the path, so that `python -m ...` in a command is this one."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     threads = {"RAYON_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs(), 1))}  # tokenizers of items side by side

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from dagster import AssetKey, DagsterInstance, SensorResult, build_sensor_context
 
+from orchestration.automation import RUN_KEY_TAG
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.graph import GraphError
 from orchestration.profile import put_in_place
@@ -89,6 +90,20 @@ def test_a_deleted_output_is_made_again_and_shown_as_lost_until_then(world: Path
         event = instance.get_latest_materialization_event(AssetKey(["copy", "c4"]))
         assert event is not None and event.asset_materialization is not None
         assert "data/copy/c4 deleted" in (event.asset_materialization.description or "")
+
+
+def test_an_output_lost_after_a_run_that_succeeded_is_a_run_of_its_own(world: Path) -> None:
+    (world / "sources" / "book" / "documents").write_text("x")
+    with DagsterInstance.ephemeral() as instance:
+        first = tick(world, instance, None)
+        key = (first.run_requests or [])[0].run_key
+        job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
+        assert job.execute_in_process(instance=instance, tags={RUN_KEY_TAG: str(key)}).success
+        quiet = tick(world, instance, first.cursor)
+        assert not quiet.run_requests
+        shutil.rmtree(world / "data/copy/book")
+        again = tick(world, instance, quiet.cursor)
+        assert [request.run_key != key for request in again.run_requests or []] == [True]
 
 
 def test_what_was_made_outside_dagster_is_told_to_it_once(world: Path) -> None:
