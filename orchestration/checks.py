@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
 
 from orchestration.graph import Item
@@ -74,7 +76,12 @@ def long_share(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
 
 def no_heldout(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     """No held-out document trains."""
-    found = int(_metrics(root, item)["heldout_spans"])
+    index = pq.read_table(_folder(root, item) / "index.parquet", columns=["domain", "document"])
+    found = 0
+    for domain in index["domain"].unique().to_pylist():
+        with pa.memory_map(str(root / "data" / "tokenized_corpus" / domain / "documents.arrow")) as file:
+            heldout = pa.ipc.open_stream(file).read_all()["heldout"]
+            found += pc.sum(heldout.take(index.filter(pc.equal(index["domain"], domain))["document"])).as_py()
     return Verdict(name="no_heldout", passed=found == 0, expected="0 spans of held-out documents", found=str(found),
                    advice="Delete data/mixed_dataset and make it again; if it stays, tokenized_corpus is damaged.")
 

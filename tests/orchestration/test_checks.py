@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance
@@ -39,8 +40,15 @@ def verdict(root: Path, stage: str, name: str, before: Mapping[str, Any] = {}) -
     return next(found for found in look(root, item(stage), before) if found.name == name)
 
 
-def shares(folder: Path, realised: float, long: float) -> None:
-    """Of one domain that should have half of the tokens, and 70 % of them in long documents."""
+def shares(folder: Path, realised: float, long: float, document: int = 0) -> None:
+    """Of one domain that should have half of the tokens, and 70 % of them in long documents; one span is chosen, of its
+    first document, which trains, or of its second, which is held out."""
+    corpus = folder.parents[1] / "tokenized_corpus/book"
+    corpus.mkdir(parents=True, exist_ok=True)
+    held = pa.table({"heldout": [False, True]})
+    with pa.OSFile(str(corpus / "documents.arrow"), "wb") as out, pa.ipc.new_stream(out, held.schema) as stream:
+        stream.write_table(held)
+    pq.write_table(pa.table({"domain": ["book"], "document": [document]}), folder / "index.parquet")
     with (folder / "shares.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["domain", "requested", "realised", "long_share_requested", "long_share"])
         writer.writeheader()
@@ -54,6 +62,14 @@ def shares(folder: Path, realised: float, long: float) -> None:
 def test_a_recipe_is_held_to_its_shares(tmp_path: Path, realised: float, long: float, broken: set[str]) -> None:
     shares(write(tmp_path, "mixed_dataset", {"heldout_spans": 0}), realised, long)
     assert {found.name for found in look(tmp_path, item("mixed_dataset"), {}) if not found.passed} == broken
+
+
+def test_a_chosen_document_that_is_held_out_is_counted(tmp_path: Path) -> None:
+    folder = write(tmp_path, "mixed_dataset", {"heldout_spans": 0})
+    for document, passed in ((0, True), (1, False)):
+        shares(folder, 0.5, 0.7, document)
+        found = verdict(tmp_path, "mixed_dataset", "no_heldout")
+        assert found.passed is passed and found.found == str(document)
 
 
 def test_rows_are_counted_and_measured_and_no_token_is_lost(tmp_path: Path) -> None:
