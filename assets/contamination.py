@@ -20,9 +20,10 @@ LANE = 8
 LONGEST_TEXT = 64 << 20
 SETTING = "raw_corpus.decontamination.against"
 TABLE_BITS = 20
-LOWER = bytes(range(256)).lower()
-DROPPED = bytes(code for code in range(1, 128) if not chr(code).isalnum())
 BETWEEN = b"\0"  # the one byte that is neither dropped nor part of a text: no run crosses it
+DROPPED = 1
+MAPPED = bytes(DROPPED if 0 < code < 128 and not chr(code).isalnum() else code for code in bytes(range(256)).lower())
+"""Every byte to its lower case, and all that is not compared to one mark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def build_index(texts: Sequence[str], run: int) -> Index:
     """Index evaluation texts."""
     if run < 2 * LANE - 1:
         raise ValueError(f"run = {run}, but fewer than {2 * LANE - 1} characters say nothing about contamination")
-    reduced = [compared(text.encode("utf-8", "replace")) for text in texts]
+    reduced = [compared(text.encode("utf-8", "replace")).tobytes() for text in texts]
     joined = np.frombuffer(BETWEEN.join(reduced), np.uint8)
     blank = Index(run=run, texts=joined, hashes=np.empty(0, np.uint64), positions=np.empty(0, np.int64),
                   table=np.zeros(1 << TABLE_BITS, np.bool_), too_short=sum(len(text) < run for text in reduced))
@@ -75,16 +76,17 @@ def build_index(texts: Sequence[str], run: int) -> Index:
     return Index(run=run, texts=joined, hashes=hashes[order], positions=order, table=table, too_short=blank.too_short)
 
 
-def compared(text: bytes) -> bytes:
+def compared(text: bytes) -> NDArray[np.uint8]:
     """The letters and digits of a text, lower-cased: what is compared. Zero bytes stay."""
-    return text.translate(LOWER, DROPPED)
+    mapped = np.frombuffer(text.translate(MAPPED), np.uint8)
+    return mapped.compress(mapped != DROPPED)  # half the time of `translate` with bytes to delete
 
 
 def contaminated(index: Index, documents: Sequence[bytes]) -> list[int]:
     """Numbers of the documents (UTF-8, without zero bytes) that share a run with an evaluation text, ascending."""
     if not len(index.hashes) or not documents:
         return []
-    joined = np.frombuffer(compared(BETWEEN.join(documents)), np.uint8)
+    joined = compared(BETWEEN.join(documents))
     hashes = _window_hashes(joined, index.window, index.stride)
     likely = np.flatnonzero(index.table[hashes >> np.uint64(64 - TABLE_BITS)])
     first = np.searchsorted(index.hashes, hashes[likely], side="left")

@@ -2,24 +2,15 @@
 
 Files go through the Hub's own cache: seven domains that read the same files fetch each once, an interrupted download
 goes on, and reading may stop after any file, so 627B tokens need not be fetched for 5B. The cost is the disk of the
-cache (HF_HOME), of which nothing is deleted here. The Hub's library is imported where it is used, for most sources are
-local and it takes a third of the time of a small stage.
+cache (HF_HOME), of which nothing is deleted here. The Hub's library is imported where it is used (naming
+the package alone imports none of it), for most sources are local and it takes a third of the time of a small stage.
 """
 
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+import huggingface_hub
 from pydantic import Field, field_validator
 
 from assets.documents import SUFFIXES
@@ -51,7 +42,8 @@ def hub_files(source: HubSource) -> list[str]:
     """Paths of the files that match and hold documents, sorted. Raises UserError where none does."""
 
     try:
-        paths = sorted(HfApi().list_repo_files(source.hub, revision=source.revision, repo_type="dataset"))
+        hub = huggingface_hub.HfApi()
+        paths = sorted(hub.list_repo_files(source.hub, revision=source.revision, repo_type="dataset"))
     except Exception as error:
         raise _explained(source, error) from None
     chosen = [path for path in paths if fnmatchcase(path, source.files) and path.endswith(SUFFIXES)]
@@ -66,24 +58,25 @@ def fetch(source: HubSource, path: str) -> Path:
     """One file, here: from the cache, or downloaded into it. Raises UserError."""
 
     try:
-        return Path(hf_hub_download(source.hub, path, revision=source.revision, repo_type="dataset"))
+        return Path(huggingface_hub.hf_hub_download(source.hub, path, revision=source.revision, repo_type="dataset"))
     except Exception as error:
         raise _explained(source, error) from None
 
 
 def _explained(source: HubSource, error: Exception) -> Exception:
     """What went wrong as something to mend; an error of another kind stays as it is."""
+    from huggingface_hub import constants, errors
 
     where = f"{source.hub} at {source.revision[:8]}"
-    if constants.HF_HUB_OFFLINE and isinstance(error, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
+    if constants.HF_HUB_OFFLINE and isinstance(error, (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)):
         return UserError(f"{where}: HF_HUB_OFFLINE=1 forbids fetching it. Run with HF_HUB_OFFLINE=0.")
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, errors.GatedRepoError):
         return UserError(f"{where}: access must be asked for on its page; then put your token into HF_TOKEN.")
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(f"{where}: no such dataset, or it is private. Check `hub`, or put your token into HF_TOKEN.")
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{where}: no such revision. Take the commit from the dataset's page.")
-    if isinstance(error, (EntryNotFoundError, HfHubHTTPError, OSError)):
+    if isinstance(error, (errors.EntryNotFoundError, errors.HfHubHTTPError, OSError)):
         return UserError(f"{where}: could not be fetched ({type(error).__name__}: {error}). Run again: what is fetched "
                          "stays in the cache.")
     return error

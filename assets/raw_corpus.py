@@ -3,7 +3,7 @@
 The id is a hash of the text, so it survives reordering and re-ingestion, and a document is held out by its id alone:
 adding documents never moves another one from training to the held-out split, and a text that stands in two domains is
 held out in both or in neither. Reading stops as soon as the domain has what data/token_demand asks for, and
-parts.csv says which records of which files were read. Work goes in blocks of a few megabytes: memory holds one block,
+parts.csv says which records of which files were read. Work goes in blocks of a megabyte: memory holds one block,
 8 bytes for every document seen (to know duplicates) and the index of the evaluation texts.
 """
 
@@ -19,13 +19,13 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 
 from assets.contamination import Index, contaminated, read_index
 from assets.demand import Demand
+from assets.document_store import SCHEMA, document_writer
 from assets.documents import OVERSIZE, Fields, Skipped, document_files, read_texts
 from assets.domains import SET_NAMES
 from assets.hub import HubSource, fetch, hub_files
@@ -34,11 +34,9 @@ from assets.randomness import fraction
 from assets.sample_corpus import SampleDomain, records
 from assets.stage import Config, UserError, command, output, read_json, read_params, validated
 
-SCHEMA = pa.schema([("id", pa.uint64()), ("text", pa.string()), ("heldout", pa.bool_())])
-FILE = "documents.parquet"
 DEMAND = Path("data/token_demand")
-BLOCK = 8 << 20  # bytes; one row group of the file
-MANY = 100_000  # records in a block, for corpora of very short texts
+BLOCK = 1 << 20  # bytes of text: what is done to one stays in the processor's cache
+MANY = 10_000  # records in a block, for corpora of very short texts
 NAMED = 20  # records named on stderr for each reason; skipped.csv has all
 SETTLED = 1000  # while fewer records are read, a share is of this many; at the end it is of what was read
 
@@ -148,7 +146,7 @@ def run(name: str) -> None:
     index = read_index(config.decontamination.against, config.text_field, config.decontamination.run)
     with output("raw_corpus", name) as out:
         tally = Tally()
-        with pq.ParquetWriter(out.folder / FILE, SCHEMA, compression="lz4", use_dictionary=False) as writer:
+        with document_writer(out.folder) as writer:
             for batch in ingest(located(config, name, domain), config, domain.source, demand, index, tally):
                 writer.write_batch(batch)
         check(tally, config.limits, domain.source, tally.records)

@@ -6,17 +6,18 @@ block of documents. Threads (RAYON_NUM_THREADS) change the speed and nothing els
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from assets.encoding import FAST_IS_HERE, Encoded, Fast, IdsDiffer, Reference, check_sample
+from assets.document_store import read_documents
+from assets.encoding import FAST_IS_HERE, Fast, Ids, IdsDiffer, Reference, check_sample
 from assets.progress import Progress
-from assets.stage import Config, UserError, command, output, read_params
-from assets.token_store import FILE, schema
+from assets.stage import RECORD, Config, UserError, command, output, read_json, read_params
+from assets.token_store import FILE, Tokens, schema
 from assets.tokenizer import bos_eos_ids, load_tokenizer
 
 TOKENIZER = Path("data/tokenizer")
@@ -37,7 +38,7 @@ def run(name: str) -> None:
     tokenizer = load_tokenizer(TOKENIZER)
     bos, eos = bos_eos_ids(TOKENIZER, tokenizer)
     bos, eos = _special(bos, config.bos, "bos"), _special(eos, config.eos, "eos")
-    source = Path("data/raw_corpus") / name / "documents.parquet"
+    source = Path("data/raw_corpus") / name
     described = schema(tokenizer.get_vocab_size())
     reference = Reference(tokenizer)
     with output("tokenized_corpus", name) as out:
@@ -66,38 +67,38 @@ def _fast_first(folder: Path) -> Iterator[Fast | None]:
 def write(source: Path, fast: Fast | None, reference: Reference, bos: int | None, eos: int | None, described: pa.Schema,
           path: Path) -> dict[str, int]:
     """Encode the documents of `source` into `path`; returns how many documents and tokens. Raises IdsDiffer."""
-    file = pq.ParquetFile(source)
-    progress = Progress("documents", file.metadata.num_rows, "doc")
+    kind = described.field("input_ids").type
+    progress = Progress("documents", int(read_json(source / RECORD)["documents"]), "doc")
     documents = tokens = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, described) as writer:
-        for group in range(file.num_row_groups):
-            block = file.read_row_group(group).combine_chunks()
-            texts = block["text"].to_pylist()
+        for block in read_documents(source):
+            texts = block["text"].view(pa.large_binary()).to_pylist()
             if fast is not None and texts:
                 check_sample(fast, reference, texts, block["id"].to_numpy())
-            offsets, ids = with_special((fast or reference).encode(texts), bos, eos)
-            kind = described.field("input_ids").type
-            lists = pa.LargeListArray.from_arrays(
-                pa.array(offsets), pa.array(ids.astype(kind.value_type.to_pandas_dtype())), type=kind)
-            for head in block.select(["id", "heldout"]).to_batches():
-                writer.write_batch(pa.RecordBatch.from_arrays([head["id"], head["heldout"], lists], schema=described))
+            offsets, ids = with_special((fast or reference).encode(texts), bos, eos, kind.value_type.to_pandas_dtype())
+            lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids), type=kind)
+            writer.write_batch(pa.RecordBatch.from_arrays([block["id"], block["heldout"], lists], schema=described))
             documents, tokens = documents + len(texts), tokens + len(ids)
             progress.add(len(texts))
     progress.close()
     return {"documents": documents, "tokens": tokens}
 
 
-def with_special(encoded: Encoded, bos: int | None, eos: int | None) -> Encoded:
-    """Every document with `bos` before it and `eos` after it, where they are not None."""
-    offsets, ids = encoded
-    places = [offsets[:-1] for token in (bos,) if token is not None] + [offsets[1:] for token in (eos,)
-                                                                       if token is not None]
-    if not places:
-        return encoded
-    # An end and the next begin fall on the same place: in document order, the end comes first.
-    marks = [token for token in (bos, eos) if token is not None]
-    where = np.stack(places, axis=1).ravel()
-    return offsets + np.arange(len(offsets)) * len(marks), np.insert(ids, where, np.tile(marks, len(offsets) - 1))
+def with_special(each: Sequence[Ids], bos: int | None, eos: int | None, kind: type[np.uint16 | np.uint32]
+                 ) -> tuple[NDArray[np.int64], Tokens]:
+    """All documents end to end, with `bos` before and `eos` after each where they are not None: offsets,
+    int64[documents + 1], and the tokens, of that kind."""
+    marks = (bos is not None) + (eos is not None)
+    offsets = np.cumsum([0, *(len(ids) + marks for ids in each)], dtype=np.int64)
+    tokens = np.empty(int(offsets[-1]), kind)
+    first = int(bos is not None)
+    for start, ids in zip(offsets.tolist(), each, strict=False):
+        tokens[start + first:start + first + len(ids)] = ids
+    if bos is not None:
+        tokens[offsets[:-1]] = bos
+    if eos is not None:
+        tokens[offsets[1:] - 1] = eos
+    return offsets, tokens
 
 
 def _special(token: int | None, wanted: bool, name: str) -> int | None:

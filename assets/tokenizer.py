@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow.parquet as pq
 from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from assets.document_store import FILE, read_documents, texts_of
 from assets.stage import Config, UserError, command, output, read_params, write_json
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
@@ -72,22 +72,20 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _train(config: TokenizerConfig, folder: Path) -> None:
-    files = sorted(config.source.glob("*/documents.parquet"))
-    if not files:
+    folders = sorted(path.parent for path in config.source.glob(f"*/{FILE}"))
+    if not folders:
         raise UserError(f"tokenizer.source = {config.source}: neither a tokenizer.json nor raw documents there. "
                         "Name the base model's folder, or data/raw_corpus.")
-    tokenizer = train_bpe(_train_texts(files), config.vocab_size)
+    tokenizer = train_bpe(_train_texts(folders), config.vocab_size)
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast",
                                                   "bos_token": BOS, "eos_token": EOS, "add_prefix_space": True})
 
 
-def _train_texts(files: list[Path]) -> Iterator[str]:
-    for path in files:
-        for batch in pq.ParquetFile(path).iter_batches(columns=["text", "heldout"]):
-            for text, heldout in zip(batch["text"].to_pylist(), batch["heldout"].to_pylist(), strict=True):
-                if not heldout:
-                    yield text
+def _train_texts(folders: list[Path]) -> Iterator[str]:
+    for folder in folders:
+        for batch in read_documents(folder):
+            yield from texts_of(batch, heldout=False)
 
 
 def bos_eos_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int | None, int | None]:

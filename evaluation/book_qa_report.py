@@ -18,6 +18,7 @@ import pandas as pd
 import yaml
 from pydantic import Field, ValidationError
 
+from assets.document_store import FILE
 from assets.hub import HubSource, fetch, hub_files
 from assets.progress import Progress
 from assets.randomness import generator
@@ -25,7 +26,7 @@ from assets.sample_corpus import NAMES
 from assets.stage import Config, UserError, validated, write_json
 from evaluation.answers import f1
 from evaluation.subject import Subject, complete, report
-from evaluation.texts import DOCUMENTS, read_texts
+from evaluation.texts import read_texts
 from evaluation.walk import Walk, rows_that_fit
 from training.model import make_reproducible
 
@@ -118,7 +119,7 @@ def answer(subject: Subject, asked: Asked, config: BookQaReportConfig) -> str:
 def read_questions(config: BookQaReportConfig) -> list[Question]:
     """All of them. Raises UserError naming the file and line of one that can't be used."""
     path = config.questions
-    if (path / DOCUMENTS).is_file():
+    if (path / FILE).is_file():
         return made_questions(read_texts(path), config)
     questions = [question for file in _files(path) for question in _of_file(file)][:config.count]
     if not questions:

@@ -18,11 +18,12 @@ from typing import Annotated, Any, Self
 import pandas as pd
 from pydantic import Field, model_validator
 
+from assets.document_store import FILE
 from assets.randomness import generator
 from assets.sample_corpus import NAMES
 from assets.stage import Config, UserError, write_json
 from evaluation.subject import Subject, report
-from evaluation.texts import DOCUMENTS, read_texts
+from evaluation.texts import read_texts
 from training.model import make_reproducible
 
 LETTERS = "ABCD"
@@ -160,7 +161,7 @@ def _read_sets(task: Task, seed: int) -> dict[str, tuple[list[Item], list[Item]]
     """Examples and questions by subject. Raises UserError for what is no such set."""
     path = task.file
     assert path is not None
-    if (path / DOCUMENTS).is_file():
+    if (path / FILE).is_file():
         return {"made": ([], made_questions(read_texts(path), task.count or 200, seed))}
     if path.is_dir():
         return _mmlu(path)

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
+from assets.document_store import FILE, read_documents, texts_of
 from assets.stage import UserError
-
-DOCUMENTS = "documents.parquet"
 
 
 def read_texts(path: Path) -> list[str]:
@@ -14,9 +11,8 @@ def read_texts(path: Path) -> list[str]:
 
     Raises UserError if there is none.
     """
-    if (path / DOCUMENTS).is_file():
-        table = pq.read_table(path / DOCUMENTS, columns=["text"], filters=[("heldout", "=", True)])
-        texts = table["text"].to_pylist()
+    if (path / FILE).is_file():
+        texts = [text for batch in read_documents(path) for text in texts_of(batch, heldout=True)]
     else:
         files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
         try:

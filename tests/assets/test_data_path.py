@@ -24,6 +24,7 @@ from assets import (
     tokenized_corpus,
     tokenizer,
 )
+from assets.document_store import read_documents
 from assets.stage import UserError
 from assets.token_store import open_tokens
 
@@ -110,7 +111,8 @@ def test_rows_hold_training_documents_of_their_sources_and_nothing_held_out(worl
     make(world)
     names = tokenizer.load_tokenizer(Path("data/tokenizer"))
     stores = {domain: open_tokens(Path("data/tokenized_corpus") / domain) for domain in DOMAINS}
-    documents = {domain: pq.read_table(f"data/raw_corpus/{domain}/documents.parquet").to_pylist() for domain in DOMAINS}
+    documents = {domain: [row for batch in read_documents(Path("data/raw_corpus") / domain)
+                          for row in batch.to_pylist()] for domain in DOMAINS}
     marks = {held: {row["text"].split()[0] for domain in DOMAINS for row in documents[domain] if row["heldout"] == held}
              for held in (True, False)}
     assert len(marks[True]) > 20
@@ -154,7 +156,7 @@ def test_made_again_over_what_a_kill_left_behind_it_is_the_same(world: Path) -> 
     first = make(world)
     for left in ("data/raw_corpus/.book.partial", "data/packed_shards/.original.partial"):
         (world / left).mkdir()
-        (world / left / "documents.parquet").write_text("half a file")
+        (world / left / "documents.arrow").write_text("half a file")
     assert make(world) == first
 
 

@@ -1,5 +1,6 @@
 """Whichever tokenizer works, the ids are those of `tokenizers`."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.encoding import FAST_IS_HERE, Encoded, Fast, IdsDiffer, Reference, check_sample
+from assets.encoding import FAST_IS_HERE, Fast, IdsDiffer, Reference, check_sample
 from assets.tokenized_corpus import with_special
 from assets.tokenizer import load_tokenizer, train_bpe
 
@@ -15,10 +16,9 @@ WORDS = ["the", "cat", "sat", "on", "the", "mat", "with", "été", "and", "日�
 needs_fast = pytest.mark.skipif(not FAST_IS_HERE, reason="gigatoken is not installed (extra `fast`)")
 
 
-def lists(encoded: Encoded) -> list[list[int]]:
+def lists(encoder: Fast | Reference, texts: list[str]) -> list[list[int]]:
     """The ids of each text."""
-    offsets, ids = encoded
-    return [ids[start:stop].tolist() for start, stop in zip(offsets, offsets[1:], strict=False)]
+    return [ids.tolist() for ids in encoder.encode([text.encode() for text in texts])]
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_fast
 def test_the_fast_tokenizer_gives_the_reference_ids(folder: Path) -> None:
     texts = [" ".join(WORDS), "", "a", "naïve façade", " leading", "trailing ", "tabs\t\tand\n\nlines", "🙂" * 30]
-    assert lists(Fast(folder).encode(texts)) == lists(Reference(load_tokenizer(folder)).encode(texts))
+    assert lists(Fast(folder), texts) == lists(Reference(load_tokenizer(folder)), texts)
 
 
 @needs_fast
 def test_a_difference_in_the_sample_is_noticed_and_named(folder: Path, tmp_path: Path) -> None:
     train_bpe(iter(["entirely other text " * 9]), 300).save(str(tmp_path / "tokenizer.json"))
-    texts, identities = ["the cat sat"] * 3, np.array([1, 64, 3], np.uint64)
+    texts, identities = [b"xyz", b"the cat sat", b"xyz"], np.array([100, 64, 300], np.uint64)
     check_sample(Fast(folder), Reference(load_tokenizer(folder)), texts, identities)
     with pytest.raises(IdsDiffer, match="0000000000000040"):
         check_sample(Fast(folder), Reference(load_tokenizer(tmp_path)), texts, identities)
@@ -47,7 +47,8 @@ def test_a_difference_in_the_sample_is_noticed_and_named(folder: Path, tmp_path:
        st.sampled_from([None, 200]))
 def test_every_document_stands_between_its_special_tokens(documents: list[list[int]], bos: int | None, eos: int | None
                                                           ) -> None:
-    offsets = np.cumsum([0, *map(len, documents)], dtype=np.int64)
-    ids = np.array([token for document in documents for token in document], np.uint32)
     begin, end = [bos] if bos is not None else [], [eos] if eos is not None else []
-    assert lists(with_special((offsets, ids), bos, eos)) == [begin + document + end for document in documents]
+    offsets, tokens = with_special([np.array(ids, np.uint32) for ids in documents], bos, eos, np.uint16)
+    assert [tokens[start:stop].tolist() for start, stop in pairwise(offsets)] == [
+        begin + document + end for document in documents]
+    assert tokens.dtype == np.uint16
