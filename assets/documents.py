@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 import zstandard
 
 from assets.stage import UserError
@@ -110,11 +109,13 @@ def _text_of(record: Any, fields: Fields, path: Path, where: str) -> str | Skipp
 
 def _field(record: Any, field: str, path: Path, where: str, setting: str) -> Any:
     value = record
-    for key in field.split("."):
-        if not isinstance(value, dict) or key not in value:
-            known = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
-            raise UserError(f"{path}, {where}: no field {field!r}; the record holds {known}. Set raw_corpus.{setting}.")
-        value = value[key]
+    try:
+        for key in field.split("."):
+            value = value[key]
+    except (KeyError, TypeError, IndexError):
+        known = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
+        raise UserError(f"{path}, {where}: no field {field!r}; the record holds {known}. Set raw_corpus.{setting}."
+                        ) from None
     return value
 
 
@@ -171,6 +172,8 @@ def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _parquet_texts(path: Path, fields: Fields) -> Iterator[tuple[int, str | Skipped]]:
+    import pyarrow.parquet as pq  # here, for it takes as long to import as a small domain to read
+
     columns = {"text_field": fields.text} | ({"domain_field": fields.domain} if fields.domain else {})
     try:
         table = pq.ParquetFile(path)

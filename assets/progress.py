@@ -3,9 +3,10 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Item = TypeVar("Item")
 
@@ -20,7 +21,7 @@ class Progress:
 
     def __init__(self, what: str, total: int | None, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
-        self._bar = tqdm(total=total, desc=what, unit=unit, unit_scale=True) if sys.stderr.isatty() else None
+        self._bar = _bar(what, total, unit) if sys.stderr.isatty() else None
         self._done, self._start, self._last_line, self._note = 0, time.monotonic(), time.monotonic(), ""
 
     def add(self, count: int, note: str = "") -> None:
@@ -48,6 +49,12 @@ class Progress:
         note = f", {self._note}" if self._note else ""
         print(f"{self._what}: {self._done:,}{of} {self._unit}, {rate:,.0f} {self._unit}/s{left}{note}",
               file=sys.stderr, flush=True)
+
+
+def _bar(what: str, total: int | None, unit: str) -> "tqdm[Any]":
+    from tqdm import tqdm  # here, for without a terminal it is not needed, and small stages are mostly imports
+
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=True)
 
 
 def tracked(items: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:

@@ -11,11 +11,11 @@ import csv
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +26,11 @@ from pydantic import Field
 from assets.contamination import Index, contaminated, read_index
 from assets.demand import Demand
 from assets.document_store import SCHEMA, document_writer
-from assets.documents import OVERSIZE, Fields, Skipped, document_files, read_texts
+from assets.documents import OTHER_DOMAIN, OVERSIZE, Fields, Skipped, document_files, read_texts
 from assets.domains import SET_NAMES
 from assets.hub import HubSource, fetch, hub_files
 from assets.progress import Progress
-from assets.randomness import fraction
+from assets.randomness import fractions
 from assets.sample_corpus import SampleDomain, records
 from assets.stage import Config, UserError, command, output, read_json, read_params, validated
 
@@ -172,8 +172,8 @@ def ingest(records: Iterable[Located], config: RawCorpusConfig, source: Path, de
     supply = long_supply = 0.0
     for block in blocks(records):
         kept = without_contaminated(novel(block, config.longest, seen, tally), index, tally)
-        held = np.array([fraction(config.seed, "heldout", f"{document.identity:016x}") < config.heldout_fraction
-                         for document in kept], np.bool_)
+        draws = fractions((f"{document.identity:016x}" for document in kept), config.seed, "heldout")
+        held = np.array([draw < config.heldout_fraction for draw in draws], np.bool_)
         sizes = np.array([len(document.text) for document in kept], np.int64)
         tokens = sizes[~held] / demand.bytes_per_token
         supply, long_supply = supply + tokens.sum(), long_supply + tokens[tokens > demand.long_over].sum()
@@ -220,8 +220,7 @@ def blocks(records: Iterable[Located]) -> Iterator[list[Located]]:
         yield held
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A document on its way: its id, its normalised text as UTF-8, and where it came from."""
 
     identity: int
@@ -230,13 +229,13 @@ class Document:
     line: int
 
 
-def novel(block: Iterable[Located], longest: int, seen: Seen, tally: Tally) -> list[Document]:
+def novel(block: Sequence[Located], longest: int, seen: Seen, tally: Tally) -> list[Document]:
     """The records that are documents not seen before; every other one is counted under its reason."""
+    tally.parts.update(file for file, _, _ in block)
     kept = []
     for file, line, text in block:
-        tally.parts[file] += 1
-        if isinstance(text, Skipped):
-            if text.reason == "other_domain":
+        if not isinstance(text, str):
+            if text.reason == OTHER_DOMAIN.reason:
                 tally.counts[text.reason] += 1
             else:
                 tally.skip(text.reason, file, line)
@@ -250,7 +249,7 @@ def novel(block: Iterable[Located], longest: int, seen: Seen, tally: Tally) -> l
             continue
         identity = int.from_bytes(blake2b(normal, digest_size=8).digest(), "big")
         if seen.add(identity):
-            kept.append(Document(identity=identity, text=normal, file=file, line=line))
+            kept.append(Document(identity, normal, file, line))
         else:
             tally.counts["duplicates"] += 1
     return kept
