@@ -21,7 +21,7 @@ from assets.packing import Layout, best_fit, concatenate, shuffled_rows, spans_c
 from assets.progress import Progress
 from assets.randomness import generator
 from assets.stage import Config, UserError, command, output, read_params
-from assets.token_store import TokenStore, open_tokens
+from assets.token_store import Tokens, TokenStore, open_tokens
 
 INDEX = "index.parquet"
 SHARD_BYTES = 512 << 20
@@ -87,7 +87,7 @@ def laid_out(lengths: NDArray[np.int64], config: PackedShardsConfig) -> Layout:
 def write_shards(layout: Layout, spans: Spans, stores: Mapping[str, TokenStore], chunk_length: int, folder: Path
                  ) -> int:
     """Write train-00000.arrow and so on; returns how many."""
-    kind = np.result_type(*(store.batches[0][1].dtype for store in stores.values() if store.batches))
+    kind = next(iter(stores.values())).kind
     schema = pa.schema([("input_ids", pa.list_(pa.from_numpy_dtype(kind), chunk_length)), ("source", pa.list_(SOURCE))])
     row_bytes = chunk_length * kind.itemsize
     a_shard, a_block = max(SHARD_BYTES // row_bytes, 1), max(BLOCK_BYTES // row_bytes, 1)
@@ -98,7 +98,7 @@ def write_shards(layout: Layout, spans: Spans, stores: Mapping[str, TokenStore],
                 pa.ipc.new_stream(file, schema) as writer:
             last = min(first + a_shard, layout.rows)
             for begin, end in _ranges(first, last, a_block):
-                writer.write_batch(_rows(layout, begin, end, spans, stores, chunk_length, kind, schema))
+                writer.write_batch(_rows(layout, begin, end, spans, stores, chunk_length, schema))
                 progress.add(end - begin)
     progress.close()
     return len(starts)
@@ -110,18 +110,11 @@ def _ranges(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _rows(layout: Layout, begin: int, end: int, spans: Spans, stores: Mapping[str, TokenStore], chunk_length: int,
-          kind: np.dtype[np.uint16] | np.dtype[np.uint32], schema: pa.Schema) -> pa.RecordBatch:
+          schema: pa.Schema) -> pa.RecordBatch:
     """Rows `begin` to `end`."""
     low, high = np.searchsorted(layout.row, [begin, end])
     span, at, length = layout.span[low:high], layout.at[low:high], layout.length[low:high]
-    places = (layout.row[low:high] - begin) * chunk_length + at
-    tokens = np.empty((end - begin) * chunk_length, kind)
-    first = spans.start[span] + layout.start[low:high]
-    read = [stores[name].read for name in spans.names]
-    for domain, document, start, size, place in zip(
-            spans.domain[span].tolist(), spans.document[span].tolist(), first.tolist(), length.tolist(),
-            places.tolist(), strict=True):
-        tokens[place:place + size] = read[domain](document, start, start + size)
+    tokens = _tokens(span, layout.start[low:high], length, spans, stores)
     offsets = np.searchsorted(layout.row[low:high], np.arange(begin, end + 1)).astype(np.int32)
     names = pa.array(spans.names, pa.string()).take(pa.array(spans.domain[span]))
     sources = pa.StructArray.from_arrays(
@@ -129,6 +122,26 @@ def _rows(layout: Layout, begin: int, end: int, spans: Spans, stores: Mapping[st
     return pa.RecordBatch.from_arrays(
         [pa.FixedSizeListArray.from_arrays(pa.array(tokens), type=schema.field("input_ids").type),
          pa.ListArray.from_arrays(pa.array(offsets), sources)], schema=schema)
+
+
+def _tokens(span: NDArray[np.int64], start: NDArray[np.int64], length: NDArray[np.int64], spans: Spans,
+            stores: Mapping[str, TokenStore]) -> Tokens:
+    """The pieces' tokens, end to end: as pieces tile their rows, the rows. Each goes from the file to its place in one
+    call, for a piece of a web page is short."""
+    used = [stores[name] for name in spans.names]
+    kind = used[0].kind  # of all: one tokenizer made them
+    domain, document = spans.domain[span], spans.document[span]
+    place = (spans.start[span] + start) * kind.itemsize
+    for number, store in enumerate(used):
+        own = domain == number
+        place[own] += store.places[document[own]]
+    tokens = np.empty(int(length.sum()), kind)
+    target, begin = tokens.data.cast("B"), 0
+    for number, where, end in zip(domain.tolist(), place.tolist(), (np.cumsum(length) * kind.itemsize).tolist(),
+                                  strict=True):
+        used[number].read(where, target[begin:end])
+        begin = end
+    return tokens
 
 
 if __name__ == "__main__":

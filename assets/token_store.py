@@ -30,25 +30,20 @@ class TokenStore:
     """Whether no recipe may train on it."""
     lengths: NDArray[np.int64]
     """Tokens in each document, int64[documents]."""
-    batches: list[tuple[NDArray[np.int64], Tokens]]
-    """Per record batch: offsets int64[n + 1] and the tokens they cut."""
-    first_of_batch: NDArray[np.int64]
+    places: NDArray[np.int64]
+    """The byte of the file at which its first token stands, int64[documents]."""
+    kind: np.dtype[np.uint16 | np.uint32]
     file: BinaryIO
-    address: int
-    """Where in memory the mapped file begins."""
+    mapping: mmap.mmap
 
-    def document(self, number: int, start: int = 0, stop: int | None = None) -> Tokens:
-        """Tokens `start` to `stop` of document `number`: a read-only view, uint16 or uint32."""
-        batch = int(np.searchsorted(self.first_of_batch, number, side="right")) - 1
-        offsets, tokens = self.batches[batch]
-        local = number - int(self.first_of_batch[batch])
-        return tokens[offsets[local]:offsets[local + 1]][start:stop]
+    def document(self, number: int) -> Tokens:
+        """The tokens of document `number`: a read-only view, uint16 or uint32."""
+        return np.frombuffer(self.mapping, self.kind, int(self.lengths[number]), int(self.places[number]))
 
-    def read(self, number: int, start: int, stop: int) -> Tokens:
-        """The same tokens, copied from the file."""
-        view = self.document(number, start, stop)
-        place = view.__array_interface__["data"][0] - self.address
-        return np.frombuffer(os.pread(self.file.fileno(), view.nbytes, place), view.dtype)
+    def read(self, place: int, target: memoryview) -> None:
+        """Fill `target` with the bytes of the file from `place` on."""
+        if os.preadv(self.file.fileno(), [target], place) != len(target):
+            raise OSError(f"{self.file.name}: shorter than when it was opened")
 
 
 def token_type(vocabulary: int) -> pa.DataType:
@@ -67,16 +62,17 @@ def open_tokens(folder: Path) -> TokenStore:
     path = folder / FILE
     try:
         file = path.open("rb")
-        mapping = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        table = pa.ipc.open_stream(pa.BufferReader(mapping)).read_all()
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        buffer = pa.py_buffer(mapping)
+        table = pa.ipc.open_stream(pa.BufferReader(buffer)).read_all()
     except (OSError, ValueError) as error:  # ArrowInvalid, and an empty file, are ValueErrors
         raise UserError(f"{path}: {error}. Make it again: dvc repro tokenized_corpus") from None
-    chunks = table.column("input_ids").chunks
-    batches = [(chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=True)) for chunk in chunks]
-    counts = [len(chunk) for chunk in chunks]
-    lengths = [np.diff(offsets) for offsets, _ in batches]
+    kind = np.dtype(table.schema.field("input_ids").type.value_type.to_pandas_dtype())
+    lengths, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for chunk in table.column("input_ids").chunks:
+        offsets = chunk.offsets.to_numpy()
+        lengths.append(np.diff(offsets))
+        places.append(chunk.values.buffers()[1].address - buffer.address + offsets[:-1] * kind.itemsize)
     return TokenStore(
-        ids=table.column("id").to_numpy(), heldout=table.column("heldout").to_numpy(), file=file,
-        address=mapping.address,
-        lengths=np.concatenate(lengths) if lengths else np.empty(0, np.int64), batches=batches,
-        first_of_batch=np.cumsum([0, *counts])[:-1].astype(np.int64))
+        ids=table.column("id").to_numpy(), heldout=table.column("heldout").to_numpy(), kind=kind, file=file,
+        mapping=mapping, lengths=np.concatenate(lengths), places=np.concatenate(places))

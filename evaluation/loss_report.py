@@ -127,7 +127,7 @@ def of_domain(subject: Subject, domain: str, store: TokenStore, config: LossRepo
     assert subject.model is not None
     wanted, records = spans(config), []
     for number in chosen_documents(domain, store, config):
-        tokens = store.document(number, 0, longest(config)).astype(np.int64)
+        tokens = store.document(number)[:longest(config)].astype(np.int64)
         losses = token_losses(subject.model, tokens)
         records += [{"domain": domain, "document": f"{int(store.ids[number]):016x}", "band": span.name, "sum": total,
                      "tokens": count} for span in wanted for total, count in [in_span(losses, span)] if count]
