@@ -41,3 +41,8 @@ def texts_of(batch: pa.RecordBatch, heldout: bool | None = None) -> list[str]:
     texts = batch["text"] if heldout is None else batch["text"].filter(
         batch["heldout"] if heldout else pa.array(~batch["heldout"].to_numpy(zero_copy_only=False)))
     return list(texts.to_pylist())
+
+
+def utf8_of(batch: pa.RecordBatch) -> list[bytes]:
+    """The texts of a block as UTF-8."""
+    return list(batch["text"].view(pa.large_binary()).to_pylist())

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assets.document_store import read_documents
+from assets.document_store import read_documents, utf8_of
 from assets.encoding import FAST_IS_HERE, Fast, Ids, IdsDiffer, Reference, check_sample
 from assets.progress import Progress
 from assets.stage import RECORD, Config, UserError, command, output, read_json, read_params
@@ -72,7 +72,7 @@ def write(source: Path, fast: Fast | None, reference: Reference, bos: int | None
     documents = tokens = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, described) as writer:
         for block in read_documents(source):
-            texts = block["text"].view(pa.large_binary()).to_pylist()
+            texts = utf8_of(block)
             if fast is not None and texts:
                 check_sample(fast, reference, texts, block["id"].to_numpy())
             offsets, ids = with_special((fast or reference).encode(texts), bos, eos, kind.value_type.to_pandas_dtype())

@@ -2,8 +2,8 @@
 
 Ours runs as a user's does, a process for each stage and item, two at a time, each with one tokenizer thread; so every
 start of Python is counted. The peers (benchmarks/data_peers.py) get the same files, cores and tokenizer, in the same
-run. Then: what a further recipe costs; how the time divides against the bare speed of each step (zstd, JSON,
-tokenizer) on one core; memory at 1 and N times the corpus; and whether the bytes are the same for one worker, for two,
+run. Then: what a further recipe costs; which part of the CPU time is reading and tokenising, as the path does them and
+at the bare speed of the libraries (zstd, JSON, tokenizer) on one core; memory at 1 and N times the corpus; and whether the bytes are the same for one worker, for two,
 and after SIGKILL at random moments. Copies of the corpus differ in the first words of each document, or they would be
 duplicates.
 
@@ -148,6 +148,42 @@ def bare_steps(files: list[Path], tokenizer: Path) -> dict[str, float]:
     return seconds
 
 
+def own_steps(root: Path, names: list[str]) -> dict[str, float]:
+    """CPU seconds of reading (decompressing, parsing) and of tokenising as the stages do them, with every other thing
+    they do left out. In a process of its own, for it goes into the folder `root`."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_own_steps, root, names).result()
+
+
+def _own_steps(root: Path, names: list[str]) -> dict[str, float]:
+    os.chdir(root)
+    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    from assets import raw_corpus, tokenized_corpus
+    from assets.document_store import read_documents, utf8_of
+    from assets.encoding import Fast, Reference, check_sample
+    from assets.stage import read_params
+    from assets.tokenizer import load_tokenizer
+
+    config = read_params("raw_corpus", raw_corpus.RawCorpusConfig)
+    seconds = {"reading": 0.0, "tokenising": 0.0}
+    for name in names:
+        clock = time.process_time()
+        for _ in raw_corpus.located(config, name, config.domains[name]):
+            pass
+        seconds["reading"] += time.process_time() - clock
+        clock = time.process_time()
+        reference = Reference(load_tokenizer(tokenized_corpus.TOKENIZER))
+        fast = Fast(tokenized_corpus.TOKENIZER)
+        seconds["tokenising"] += time.process_time() - clock
+        for block in read_documents(Path("data/raw_corpus") / name):
+            texts = utf8_of(block)
+            clock = time.process_time()
+            check_sample(fast, reference, texts, block["id"].to_numpy())
+            fast.encode(texts)
+            seconds["tokenising"] += time.process_time() - clock
+    return seconds
+
+
 def _batches(texts: list[str]) -> Iterator[list[str]]:
     held: list[str] = []
     size = 0
@@ -243,6 +279,7 @@ def speed(folder: Path, files: list[Path], tokenizer: Path, workers: int) -> Non
     usage: Usage = run["usage"]
     index, rows = min(recipe(folder / "ours", "further", Usage()) for _ in range(2))
     bare = bare_steps(files, tokenizer)
+    own = own_steps(folder / "ours", [file.name.split(".")[0] for file in files])
     shutil.rmtree(folder / "ours")
     others = {name: peer(name, files, tokenizer, workers, folder / name) for name in ("datatrove", "group_texts")}
     print(f"{run['tokens']:,} tokens from {sum(file.stat().st_size for file in files) / 1e6:.0f} MB of .jsonl.zst to "
@@ -255,8 +292,9 @@ def speed(folder: Path, files: list[Path], tokenizer: Path, workers: int) -> Non
           f"its rows {rows:.1f} s ({rows / run['seconds']:.1%})")
     cpu = sum(usage.cpu.values())
     print(f"\nCPU seconds by stage: {', '.join(f'{name} {value:.1f}' for name, value in usage.cpu.items())}; {cpu:.1f}")
-    print(f"bare steps: {', '.join(f'{name} {value:.1f}' for name, value in bare.items())}; together "
-          f"{sum(bare.values()):.1f} = {sum(bare.values()) / cpu:.0%} of the path")
+    for title, steps in (("as the path does them", own), ("bare, by the libraries alone", bare)):
+        print(f"{title}: {', '.join(f'{name} {value:.1f}' for name, value in steps.items())}; together "
+              f"{sum(steps.values()):.1f} = {sum(steps.values()) / cpu:.0%} of the path's CPU")
 
 
 def memory(folder: Path, files: list[Path], tokenizer: Path, workers: int, times: int) -> None:
