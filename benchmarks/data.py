@@ -3,9 +3,9 @@
 Ours runs as a user's does, a process for each stage and item, two at a time, each with one tokenizer thread; so every
 start of Python is counted. The peers (benchmarks/data_peers.py) get the same files, cores and tokenizer, in the same
 run. Then: what a further recipe costs; which part of the CPU time is reading and tokenising, as the path does them and
-at the bare speed of the libraries (zstd, JSON, tokenizer) on one core; memory at 1 and N times the corpus; and whether the bytes are the same for one worker, for two,
-and after SIGKILL at random moments. Copies of the corpus differ in the first words of each document, or they would be
-duplicates.
+at the bare speed of the libraries (zstd, JSON, tokenizer) on one core; memory at 1 and N times the corpus; and whether
+the bytes are the same for one worker, for two, and after SIGKILL at random moments. Copies of the corpus differ in the
+first words of each document, or they would be duplicates.
 
 --corpus: a folder of *.jsonl.zst, one file a domain. --tokenizer: a folder with tokenizer.json.
 """
