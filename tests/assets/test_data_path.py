@@ -138,6 +138,19 @@ def test_rows_hold_training_documents_of_their_sources_and_nothing_held_out(worl
         f"reason,file,line\ncontaminated,{world}/sources/mixed/2.jsonl.gz,9\n")
 
 
+def test_documents_and_their_tokens_open_with_stock_datasets(world: Path) -> None:
+    make(world)
+    names, store = tokenizer.load_tokenizer(Path("data/tokenizer")), open_tokens(Path("data/tokenized_corpus/c4"))
+    opened = {stage: datasets.load_dataset("arrow", data_files=f"data/{stage}/c4/documents.arrow", split="train",
+                                           cache_dir=str(world / "cache")) for stage in
+              ("raw_corpus", "tokenized_corpus")}
+    assert len(opened["raw_corpus"]) == len(opened["tokenized_corpus"]) == len(store.ids) > 40
+    for number, (raw, tokens) in enumerate(zip(opened["raw_corpus"], opened["tokenized_corpus"], strict=True)):
+        assert raw["id"] == tokens["id"] == store.ids[number] and raw["heldout"] == tokens["heldout"]
+        assert tokens["input_ids"] == store.document(number).tolist()
+        assert names.decode(tokens["input_ids"]).strip() == raw["text"]
+
+
 def test_recipes_reach_the_shares_they_ask_for(world: Path) -> None:
     make(world)
     for recipe in ("original", "per_source", "mine_up"):
