@@ -47,6 +47,7 @@ RUN_KEY_TAG = "dagster/run_key"
 UNKNOWN_VERSION = "unknown"
 OUTSIDE = "outside"
 LOST = "output lost"
+UNLOCKED = "not in dvc.lock"
 INPUT_VERSION = "dagster/input_data_version/"
 
 
@@ -181,22 +182,26 @@ def _status(instance: DagsterInstance, cursor: Cursor) -> DagsterRunStatus | Non
 
 def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[str, Locked],
                          stale: Mapping[str, Sequence[str]]) -> list[AssetKey]:
-    """Tell Dagster of what was made without it (a plain `dvc repro`, a `dvc checkout`), and of outputs that are gone or
-    were altered; return the assets told of.
+    """Tell Dagster of what was made without it (a plain `dvc repro`, `dvc checkout`, `dvc pull`, `dvc exp apply`), of
+    outputs that are gone or were altered, and of what dvc.lock no longer names (a commit from before it was made);
+    return the assets told of.
 
     Compares everything an item came from, not its data alone: made anew from new code, the same data would else stay
     marked as outdated.
     """
-    there = {address: lock[address] for address in graph.items if address in lock}
-    records = instance.get_asset_records([asset_key(graph.items[address]) for address in there])
-    known = {record.asset_entry.asset_key: _tags(record.asset_entry.last_materialization) for record in records}
+    keys = {address: asset_key(item) for address, item in graph.items.items()}
+    known = {record.asset_entry.asset_key: _tags(record.asset_entry.last_materialization)
+             for record in instance.get_asset_records(list(keys.values()))}
     told = []
-    for address, locked in there.items():
-        key, tags = asset_key(graph.items[address]), provenance(graph, address, locked, lock, stale.get(address, ()))
-        lost = [reason for reason in stale.get(address, ()) if reason.startswith("changed outs")]
+    for address, key in keys.items():
+        locked, reasons = lock.get(address), stale.get(address, ())
+        lost = [UNLOCKED] if locked is None else [reason for reason in reasons if reason.startswith("changed outs")]
+        if lost and not known.get(key):
+            continue  # it never was there, and is marked as never made
+        tags = provenance(graph, address, locked, lock, reasons) if locked else {"dagster/data_version": UNLOCKED}
         if lost:  # Dagster has no word for it; a code version that no code has makes it out of date
             tags["dagster/code_version"] = LOST
-        if _versions(known.get(key, {})) != _versions(tags) and not (lost and key not in known):
+        if _versions(known.get(key, {})) != _versions(tags):
             words = f"No longer as it was made: {', '.join(lost)}" if lost else "Made outside Dagster"
             instance.report_runless_asset_event(
                 AssetMaterialization(key, description=words, metadata={"outcome": OUTSIDE}, tags=tags))
@@ -212,10 +217,10 @@ def provenance(graph: Graph, address: str, locked: Locked, lock: Mapping[str, Lo
             "dagster/code_version": graph.locked_code_version(locked)}
     for upstream in sorted(graph.items[address].upstream):
         key = asset_key(graph.items[upstream]).to_user_string()
-        read = upstream in lock and not any(f"changed deps: {path} " in f"{reason} " for reason in reasons
-                                            for path in _read_from(graph, upstream, locked))
-        tags[INPUT_VERSION + key] = (
-            graph.data_version(upstream, lock[upstream]) if read else UNKNOWN_VERSION)
+        altered = any(f"changed deps: {path} " in f"{reason} " for reason in reasons
+                      for path in _read_from(graph, upstream, locked))
+        there = graph.data_version(upstream, lock[upstream]) if upstream in lock else UNLOCKED
+        tags[INPUT_VERSION + key] = UNKNOWN_VERSION if altered else there
         tags[f"dagster/input_event_pointer/{key}"] = "NULL"
     return tags
 

@@ -56,7 +56,8 @@ def make_world(root: Path, scm: bool = False) -> Path:
     (root / "dvc.yaml").write_text(GRAPH)
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     if scm:
-        subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+        git(root, "init", "--quiet")
+        (root / ".gitignore").write_text("/data/\n")
     dvc(root, "init", "--quiet", *([] if scm else ["--no-scm"]))
     return root
 
@@ -66,6 +67,13 @@ def dvc(root: Path, *arguments: str, check: bool = True) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, check=check, capture_output=True,
                    env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"})
+
+
+def git(root: Path, *arguments: str) -> str:
+    """One git command, which must succeed; what it says."""
+    done = subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=root, check=True,
+                          capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def materialize(root: Path, instance: DagsterInstance, *keys: str) -> tuple[dict[str, Outcome], ExecuteInProcessResult]:

@@ -1,18 +1,11 @@
 """An experiment changes parameters for one run, in no file of the project, and shares the cache with all other runs."""
 
-import subprocess
 from pathlib import Path
 
 from dagster import DagsterInstance
-from dvc_world import PARAMS, dvc, make_world
+from dvc_world import PARAMS, dvc, git, make_world
 
 from orchestration.definitions import build_definitions
-
-
-def git(root: Path, *arguments: str) -> None:
-    """One git command."""
-    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=root, check=True,
-                   capture_output=True)
 
 
 def test_an_override_makes_what_hangs_on_it_and_leaves_the_project_as_it_is(tmp_path: Path) -> None:
