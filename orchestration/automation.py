@@ -23,6 +23,7 @@ from dagster import (
     DagsterRunStatus,
     DefaultScheduleStatus,
     DefaultSensorStatus,
+    MetadataValue,
     RunRequest,
     RunsFilter,
     ScheduleDefinition,
@@ -36,6 +37,8 @@ from dagster import (
 )
 
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap, read_graph, read_lock, read_status
+from orchestration.lineage import revision
+from orchestration.metadata import describe
 from orchestration.translation import asset_key
 
 ACTIVE = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED,
@@ -192,7 +195,7 @@ def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[
     keys = {address: asset_key(item) for address, item in graph.items.items()}
     known = {record.asset_entry.asset_key: _tags(record.asset_entry.last_materialization)
              for record in instance.get_asset_records(list(keys.values()))}
-    told = []
+    told, left_stale, commit = [], graph.downstream(stale), revision(graph.root)
     for address, key in keys.items():
         locked, reasons = lock.get(address), stale.get(address, ())
         lost = [UNLOCKED] if locked is None else [reason for reason in reasons if reason.startswith("changed outs")]
@@ -203,8 +206,9 @@ def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[
             tags["dagster/code_version"] = LOST
         if _versions(known.get(key, {})) != _versions(tags):
             words = f"No longer as it was made: {', '.join(lost)}" if lost else "Made outside Dagster"
-            instance.report_runless_asset_event(
-                AssetMaterialization(key, description=words, metadata={"outcome": OUTSIDE}, tags=tags))
+            shown = {"outcome": MetadataValue.text(OUTSIDE)} if lost else describe(
+                graph, address, lock, outcome=OUTSIDE, left_stale=left_stale, revision=commit)
+            instance.report_runless_asset_event(AssetMaterialization(key, description=words, metadata=shown, tags=tags))
             told.append(key)
     return told
 

@@ -94,6 +94,15 @@ class Graph:
                 reached.add(item.address)
         return reached
 
+    def upstream(self, address: str) -> list[str]:
+        """Everything that `address` depends on, however far, in the graph's order."""
+        reached, waiting = set[str](), [address]
+        while waiting:
+            new = self.items[waiting.pop()].upstream - reached
+            reached |= new
+            waiting += new
+        return [other for other in self.items if other in reached]
+
     def made(self, path: str) -> bool:
         """Whether `path` is, holds or lies in an output of some item."""
         return any(overlap(path, output) for item in self.items.values() for output in item.outputs)

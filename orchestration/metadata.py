@@ -1,38 +1,47 @@
-"""What Dagster shows of an item once it is made: outcome, sizes, numbers, pictures, tables.
+"""What Dagster shows of an item once it is made: outcome, sizes, numbers, pictures, tables, what it came from.
 
-All of it is read from what the item wrote, never computed again. Pictures and tables go inline into Dagster's database,
-so that the UI shows them without reaching the project's files; the cost is database space, hence the limits. Each has
-an entry of its own: Dagster shows a table inline, a picture in a window.
+All of it is read from what the item wrote and from dvc.lock, never computed again. Pictures and tables go inline into
+Dagster's database, so that the UI shows them without reaching the project's files; the cost is database space, hence
+the limits. Each has an entry of its own: Dagster shows a table inline, a picture in a window.
 """
 
 import csv
 import json
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 from dagster import MetadataValue
 
-from orchestration.graph import Graph
-from orchestration.running import Finished
+from orchestration.graph import Graph, Locked
+from orchestration.lineage import came_out, made_from, sources, table
 
 PICTURE_BYTES, PICTURES = 400_000, 8
 TABLE_BYTES, TABLES, TABLE_ROWS = 64_000, 6, 40
 
 
-def describe(graph: Graph, finished: Finished, stale_upstream: Sequence[str] = ()) -> dict[str, MetadataValue[Any]]:
+def describe(graph: Graph, address: str, lock: Mapping[str, Locked], *, outcome: str, seconds: float | None = None,
+             left_stale: AbstractSet[str] = frozenset(), revision: str = "") -> dict[str, MetadataValue[Any]]:
     """The metadata of one materialisation.
 
-    stale_upstream: addresses that this item reads, that are out of date, and that this run was not asked to make.
+    lock: dvc.lock at that moment. left_stale: the items that were out of date then, or read such a one. revision: of
+    the project in git; "" where there is none.
     """
-    item = graph.items[finished.address]
-    entries: dict[str, MetadataValue[Any]] = {"outcome": MetadataValue.text(finished.outcome.value),
-                                              "seconds": MetadataValue.float(round(finished.seconds, 2))}
-    if stale_upstream:
-        entries["stale upstream"] = MetadataValue.text(", ".join(stale_upstream))
-    if finished.locked:
-        entries["bytes"] = MetadataValue.int(sum(finished.locked.sizes.values()))
+    item = graph.items[address]
+    entries: dict[str, MetadataValue[Any]] = {"outcome": MetadataValue.text(outcome)}
+    if seconds is not None:
+        entries["seconds"] = MetadataValue.float(round(seconds, 2))
+    if item.upstream & left_stale:
+        entries["stale upstream"] = MetadataValue.text(", ".join(sorted(item.upstream & left_stale)))
+    if address in lock:
+        entries["bytes"] = MetadataValue.int(sum(lock[address].sizes.values()))
+        entries["came out"] = MetadataValue.md(came_out(lock[address]))
+        entries["made from"] = MetadataValue.md(made_from(graph, address, lock[address]))
+        entries["sources"] = MetadataValue.md(sources(graph, address, lock, left_stale))
+    if revision:
+        entries["git revision"] = MetadataValue.text(revision)
     for path in item.metrics:
         entries |= {name: number for name, number in numbers(graph.root / path) if name not in entries}
     for folder in [graph.root / path for path in item.outputs if path not in item.metrics]:
@@ -70,13 +79,8 @@ def _picture(path: Path) -> str:
 
 def _table(path: Path) -> str:
     with path.open(newline="") as file:
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in csv.reader(file) if row]
-    if not rows:
-        return "(empty)"
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body[:TABLE_ROWS]]
-    left_out = f"\n\n({len(body) - TABLE_ROWS} more rows)" if len(body) > TABLE_ROWS else ""
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + left_out
+        rows = [row for row in csv.reader(file) if row]
+    return table(rows[0], rows[1:], TABLE_ROWS) if rows else "(empty)"
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,9 @@ Dagster's timeline shows one bar, and a retry is of the run (which finds what is
 by one, as each is made.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from dagster import (
     AssetCheckKey,
@@ -26,8 +28,10 @@ from dagster import (
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from orchestration.checks import BLOCKING, CHECKS, Verdict, look
-from orchestration.graph import Graph, GraphBusy, GraphError, Item, read_status
+from orchestration.graph import Graph, GraphBusy, GraphError, Item, read_lock, read_status
+from orchestration.lineage import revision
 from orchestration.metadata import describe
+from orchestration.progress import Pace, observation, progress_of
 from orchestration.running import Finished, Line, Outcome, jobs, make
 from orchestration.translation import asset_key, asset_specs
 
@@ -48,10 +52,11 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
             stale = read_status(graph.root)
         except (GraphBusy, GraphError) as error:
             raise Failure(str(error)) from None
-        left_stale = graph.downstream(stale) - wanted
+        left_stale, lock, commit = graph.downstream(stale) - wanted, read_lock(graph.root), revision(graph.root)
         context.log.info(f"{len(wanted & stale.keys())} of {len(wanted)} items are out of date")
         failed: list[Finished] = []
         verdicts: dict[str, list[Verdict]] = {}
+        pace = Pace()
 
         def accept(finished: Finished) -> bool:
             item = graph.items[finished.address]
@@ -65,11 +70,17 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
             if isinstance(event, Line):
                 if event.text.strip() and not event.text.lstrip().startswith(ADVICE):
                     context.log.info(f"{event.address}: {event.text}")
+                step = progress_of(event.text)
+                if step is not None and pace.due(event.address, step, time.monotonic()):
+                    context.log_event(observation(asset_key(graph.items[event.address]), step, event.text))
             elif event.outcome in (Outcome.FAILED, Outcome.SKIPPED):
                 failed.append(event)
             else:
-                yield result(graph, event, sorted(graph.items[event.address].upstream & left_stale),
-                             verdicts.get(event.address, []))
+                if event.locked is not None:
+                    lock[event.address] = event.locked
+                shown = describe(graph, event.address, lock, outcome=event.outcome.value, seconds=event.seconds,
+                                 left_stale=left_stale, revision=commit)
+                yield result(graph, event, shown, verdicts.get(event.address, []))
         if failed:
             raise failure(failed, verdicts)
 
@@ -98,16 +109,14 @@ def last_values(instance: DagsterInstance, item: Item) -> dict[str, float]:
     return found
 
 
-def result(graph: Graph, finished: Finished, stale_upstream: list[str], verdicts: list[Verdict]
+def result(graph: Graph, finished: Finished, shown: Mapping[str, MetadataValue[Any]], verdicts: list[Verdict]
            ) -> MaterializeResult[None]:
     """One made item, its version taken from dvc.lock, with what was found of it."""
-    locked = finished.locked
+    locked, key = finished.locked, asset_key(graph.items[finished.address])
     return MaterializeResult(
-        asset_key=asset_key(graph.items[finished.address]),
-        metadata=describe(graph, finished, stale_upstream),
+        asset_key=key, metadata=shown,
         data_version=DataVersion(graph.data_version(finished.address, locked)) if locked else None,
-        check_results=[_check_result(asset_key(graph.items[finished.address]), verdict) for verdict in verdicts],
-    )
+        check_results=[_check_result(key, verdict) for verdict in verdicts])
 
 
 def _check_result(key: AssetKey, verdict: Verdict) -> AssetCheckResult:

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import yaml
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
+from orchestration.graph import read_graph
 from orchestration.running import Finished, Outcome
+from orchestration.translation import asset_key
 
 STAGE = """import pathlib, sys
 stage, item, *inputs = sys.argv[1:]
@@ -87,3 +91,11 @@ def materialize(root: Path, instance: DagsterInstance, *keys: str) -> tuple[dict
     job = build_definitions(root, watch).resolve_job_def(WHOLE_GRAPH)
     selection = [AssetKey(key.split("/")) for key in keys] or None
     return seen, job.execute_in_process(instance=instance, asset_selection=selection, raise_on_error=False)
+
+
+def out_of_date_in_dagster(root: Path, instance: DagsterInstance) -> set[str]:
+    """The addresses that the UI would mark, after a reload of the code location."""
+    assets = build_definitions(root).resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(instance, assets, LoadingContextForTest(instance))
+    return {address for address, item in read_graph(root).items.items()
+            if resolver.get_status(asset_key(item)) is not StaleStatus.FRESH}

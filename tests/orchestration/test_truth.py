@@ -10,12 +10,9 @@ from pathlib import Path
 
 import yaml
 from dagster import DagsterInstance
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.loader import LoadingContextForTest
-from dvc_world import dvc, git, make_world, materialize
+from dvc_world import dvc, git, make_world, materialize, out_of_date_in_dagster
 
 from orchestration.automation import report_outside_state
-from orchestration.definitions import build_definitions
 from orchestration.graph import Graph, read_graph, read_lock, read_status
 from orchestration.translation import asset_key
 
@@ -159,14 +156,6 @@ ANSWERS: list[Step] = [repro_all, repro_one, dvc_checkout, git_checkout, exp_app
 MUST_MATTER = {"repro_all", "git_checkout", "exp_apply", "pull", "materialise_all"}
 
 
-def marked(graph: Graph, instance: DagsterInstance) -> set[str]:
-    """What the UI would mark, after a reload of the code location."""
-    assets = build_definitions(graph.root).resolve_asset_graph()
-    resolver = CachingStaleStatusResolver(instance, assets, LoadingContextForTest(instance))
-    return {address for address, item in graph.items.items()
-            if resolver.get_status(asset_key(item)) is not StaleStatus.FRESH}
-
-
 def shown_versions(graph: Graph, instance: DagsterInstance) -> dict[str, str]:
     """By address, the data version of the latest materialisation."""
     found = {}
@@ -188,7 +177,7 @@ def compare(walk: Walk, told: str) -> set[str]:
     """Dagster and DVC agree, after a tick of the sensor `outside`; returns what is out of date."""
     graph, lock, stale = read_graph(walk.root), read_lock(walk.root), read_status(walk.root)
     report_outside_state(walk.instance, graph, lock, stale)
-    assert marked(graph, walk.instance) == set(stale), f"{told}: {stale}"
+    assert out_of_date_in_dagster(walk.root, walk.instance) == set(stale), f"{told}: {stale}"
     there = {address for address in lock
              if not any(reason.startswith("changed outs") for reason in stale.get(address, ()))}
     versions = {address: version for address, version in shown_versions(graph, walk.instance).items()
