@@ -28,6 +28,8 @@ class HubSource(Config):
     """The full commit, 40 hexadecimal digits."""
     files: str
     """Which files, as a pattern in which * stands for anything, slashes too: "train/chunk1/*.jsonl.zst"."""
+    follow: str | None = None
+    """A branch to whose newest commit assets/hub_branch.py moves `revision`. What is read is `revision` alone."""
 
     @field_validator("revision")
     @classmethod
@@ -45,7 +47,7 @@ def hub_files(source: HubSource) -> list[str]:
         hub = huggingface_hub.HfApi()
         paths = sorted(hub.list_repo_files(source.hub, revision=source.revision, repo_type="dataset"))
     except Exception as error:
-        raise _explained(source, error) from None
+        raise explained(source, error) from None
     chosen = [path for path in paths if fnmatchcase(path, source.files) and path.endswith(SUFFIXES)]
     if not chosen:
         raise UserError(f"{source.hub} at {source.revision[:8]}: no file matches {source.files!r} and ends with one of "
@@ -60,14 +62,15 @@ def fetch(source: HubSource, path: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(source.hub, path, revision=source.revision, repo_type="dataset"))
     except Exception as error:
-        raise _explained(source, error) from None
+        raise explained(source, error) from None
 
 
-def _explained(source: HubSource, error: Exception) -> Exception:
-    """What went wrong as something to mend; an error of another kind stays as it is."""
+def explained(source: HubSource, error: Exception, revision: str | None = None) -> Exception:
+    """What went wrong as something to mend; an error of another kind stays as it is. revision: what was asked for, if
+    not the source's own."""
     from huggingface_hub import constants, errors
 
-    where = f"{source.hub} at {source.revision[:8]}"
+    where = f"{source.hub} at {revision or source.revision[:8]}"
     if constants.HF_HUB_OFFLINE and isinstance(error, (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)):
         return UserError(f"{where}: HF_HUB_OFFLINE=1 forbids fetching it. Run with HF_HUB_OFFLINE=0.")
     if isinstance(error, errors.GatedRepoError):

@@ -11,11 +11,14 @@ that a run has already answered brings none.
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from dagster import (
     AssetKey,
     AssetMaterialization,
@@ -39,6 +42,7 @@ from dagster import (
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap, read_graph, read_lock, read_status
 from orchestration.lineage import revision
 from orchestration.metadata import describe
+from orchestration.running import environment
 from orchestration.translation import asset_key
 
 ACTIVE = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED,
@@ -120,8 +124,11 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
     """The same as the sensor once a night, for who wants no runs by day; off until switched on."""
 
     @schedule(name="nightly", job=job, cron_schedule=NIGHTLY, default_status=DefaultScheduleStatus.STOPPED,
-              description="Makes what is out of date, once a night (NEEDLEWORK_NIGHTLY, a cron expression)")
+              description="Makes what is out of date, once a night (NEEDLEWORK_NIGHTLY, a cron expression); before "
+                          "that, moves the pins of sources that follow a branch of the Hub")
     def nightly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
+        for line in move_pins(loaded):
+            context.log.info(line)
         try:
             graph, _, stale = look(context.instance, loaded.root)
         except NotNow as error:
@@ -131,6 +138,28 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
         return requests[0] if requests else SkipReason(skip)
 
     return nightly
+
+
+def move_pins(graph: Graph) -> list[str]:
+    """Ask the Hub about every source that follows a branch, which no look at files can tell; what came of it, in words.
+
+    A source that cannot be asked for stays as it is pinned.
+    """
+    described = sorted({path for item in graph.items.values() for path in item.inputs
+                        if path.endswith((".yaml", ".yml")) and _follows(graph.root / path)})
+    if not described:
+        return []
+    done = subprocess.run([sys.executable, "-m", "assets.hub_branch", *described], cwd=graph.root, env=environment(),
+                          capture_output=True, text=True)
+    return [*done.stdout.splitlines(), *done.stderr.splitlines()]
+
+
+def _follows(path: Path) -> bool:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and "hub" in content and "follow" in content
 
 
 def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
