@@ -2,7 +2,7 @@
 
 All of it is read from what the item wrote and from dvc.lock, never computed again. Pictures and tables go inline into
 Dagster's database, so that the UI shows them without reaching the project's files; the cost is database space, hence
-the limits. Each has an entry of its own: Dagster shows a table inline, a picture in a window.
+the limits. Each has an entry of its own: Dagster shows it on the asset's page, and from a run's log in a window.
 """
 
 import csv

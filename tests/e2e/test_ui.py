@@ -1,4 +1,5 @@
-"""What a person does in the browser: look at the graph, make an asset, see its picture, see a change, let it be made.
+"""What a person does in the browser: look at the graph, make an asset, see its picture, watch it at work, go back to
+its sources, see a change, let it be made.
 
 Needs Debian's chromium (apt-get install chromium) and Playwright; skipped where the browser is missing.
 """
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from dvc_world import make_world
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -28,15 +30,21 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 (out / "plot.png").unlink(missing_ok=True)
 (out / "plot.png").write_bytes(base64.b64decode(PIXEL))
 '''
+TALK = '''
+import time
+print(f"{item}: 8/32 (25%) tok, 1,234 tok/s, 3 s left, step 1/4, loss 4.125", file=sys.stderr, flush=True)
+while pathlib.Path("hold").exists():
+    time.sleep(0.05)
+'''
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small project, with a picture in every asset."""
+    """The small project, with a picture in every asset, whose stages tell of their progress and wait while held."""
     world = make_world(tmp_path_factory.mktemp("e2e") / "world")
     code = (world / "stage.py").read_text().replace("p.is_file()", "p.is_file() and p.suffix != '.png'")
-    (world / "stage.py").write_text(code + PICTURE)
+    (world / "stage.py").write_text(code + PICTURE + TALK)
     return world
 
 
@@ -100,8 +108,55 @@ def test_an_asset_is_made_by_a_click_and_shows_its_picture(page: Page, address: 
     assert (world / "data/raw/book/text").is_file()
     page.goto(f"{address}/runs")
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
+    page.locator("a[href^='/runs/']").first.click()
+    page.get_by_text("View full message").last.click()
+    page.get_by_role("dialog").get_by_text("[Show Markdown]").last.click()
+    window = page.get_by_role("dialog").filter(has_text="plot.png").last
+    expect(window.locator("img[src^='data:image/png']")).to_be_visible()
     page.goto(f"{address}/assets/raw/book")
     expect(page.get_by_role("row").filter(has_text="plot.png").locator("img[src^='data:image/png']")).to_be_visible()
+
+
+def test_progress_and_loss_are_seen_and_plotted_while_a_stage_is_at_work(
+        page: Page, address: str, world: Path) -> None:
+    (world / "hold").touch()
+    page.goto(f"{address}/assets/raw/c4")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.locator("a[href^='/runs/']").first.click()
+    expect(page.get_by_text("ASSET_OBSERVATION").first).to_be_visible()
+    expect(page.get_by_text("4.125").first).to_be_visible()
+    run = page.url
+    page.goto(f"{address}/assets/raw/c4")
+    page.get_by_text("Plots", exact=True).click()
+    for number in ("loss", "tok/s", "seconds left"):
+        expect(page.get_by_text(number, exact=True)).to_be_visible()
+    assert not (world / "dvc.lock").read_text().count("raw@c4"), "it was at work all the time"
+    (world / "hold").unlink()
+    page.goto(run)
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible()
+
+
+def test_a_picture_leads_back_to_the_hash_of_its_source(page: Page, address: str, world: Path) -> None:
+    page.set_viewport_size({"width": 2600, "height": 1400})  # the whole lineage in sight
+    page.goto(f"{address}/asset-groups")
+    page.get_by_role("button", name="Materialize all").click()
+    page.locator("a[href^='/runs/']").first.click()
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible()
+    page.goto(f"{address}/assets/report")
+    sources = page.get_by_role("row").filter(has_text="read by").first
+    expect(sources).to_be_visible()
+    locked = yaml.safe_load((world / "dvc.lock").read_text())["stages"]["raw@book"]["deps"]
+    known = {entry["path"]: entry["md5"] for entry in locked}["sources/book"]
+    expect(sources).to_contain_text(known)  # at once, on the page of the picture
+    page.get_by_role("tab", name="Lineage").click()
+    page.get_by_role("button", name="All", exact=True).click()
+    page.get_by_text("book", exact=True).first.click()
+    page.wait_for_url("**/assets/raw/book*")
+    page.get_by_role("tab", name="Overview").click()
+    expect(page.get_by_role("row").filter(has_text="hash or value").first).to_contain_text(known)
+    page.goto(f"{address}/assets/report")
+    sources.get_by_role("link", name="raw/book").click()
+    expect(page).to_have_url(f"{address}/assets/raw/book")
 
 
 def test_a_changed_source_is_marked_and_the_sensor_has_it_made(page: Page, address: str, world: Path) -> None:
