@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance
 from dvc_world import make_world, materialize
+from safetensors.torch import load_file, save_file
+from worlds import tiny
 
+from assets.raw_corpus import Limits
 from orchestration import checks, step
-from orchestration.checks import Verdict, look
+from orchestration.checks import CONTAMINATED, Verdict, look
 from orchestration.graph import Item
 from orchestration.running import Outcome
 
@@ -40,15 +44,8 @@ def verdict(root: Path, stage: str, name: str, before: Mapping[str, Any] = {}) -
     return next(found for found in look(root, item(stage), before) if found.name == name)
 
 
-def shares(folder: Path, realised: float, long: float, document: int = 0) -> None:
-    """Of one domain that should have half of the tokens, and 70 % of them in long documents; one span is chosen, of its
-    first document, which trains, or of its second, which is held out."""
-    corpus = folder.parents[1] / "tokenized_corpus/book"
-    corpus.mkdir(parents=True, exist_ok=True)
-    held = pa.table({"heldout": [False, True]})
-    with pa.OSFile(str(corpus / "documents.arrow"), "wb") as out, pa.ipc.new_stream(out, held.schema) as stream:
-        stream.write_table(held)
-    pq.write_table(pa.table({"domain": ["book"], "document": [document]}), folder / "index.parquet")
+def shares(folder: Path, realised: float, long: float) -> None:
+    """Of one domain that should have half of the tokens, and 70 % of them in long documents."""
     with (folder / "shares.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["domain", "requested", "realised", "long_share_requested", "long_share"])
         writer.writeheader()
@@ -60,32 +57,158 @@ def shares(folder: Path, realised: float, long: float, document: int = 0) -> Non
     (0.501, 0.7, set()), (0.52, 0.7, {"domain_shares"}), (0.5, 0.6, {"long_share"}), (0.4, 0.1, {"domain_shares",
                                                                                                  "long_share"})])
 def test_a_recipe_is_held_to_its_shares(tmp_path: Path, realised: float, long: float, broken: set[str]) -> None:
-    shares(write(tmp_path, "mixed_dataset", {"heldout_spans": 0}), realised, long)
+    index(tmp_path, [("book", 0, 0, 8)])
+    held_out(tmp_path, [False])
+    shares(tmp_path / "data/mixed_dataset/x", realised, long)
     assert {found.name for found in look(tmp_path, item("mixed_dataset"), {}) if not found.passed} == broken
 
 
-def test_a_chosen_document_that_is_held_out_is_counted(tmp_path: Path) -> None:
-    folder = write(tmp_path, "mixed_dataset", {"heldout_spans": 0})
-    for document, passed in ((0, True), (1, False)):
-        shares(folder, 0.5, 0.7, document)
-        found = verdict(tmp_path, "mixed_dataset", "no_heldout")
-        assert found.passed is passed and found.found == str(document)
+def index(root: Path, spans: list[tuple[str, int, int, int]]) -> None:
+    """The recipe's choice: domain, document, start and stop of each span."""
+    folder = write(root, "mixed_dataset", {"tokens": 0})
+    domain, document, start, stop = (list(column) for column in zip(*spans, strict=True))
+    pq.write_table(pa.table({"domain": pa.array(domain).dictionary_encode(), "document": pa.array(document, pa.int32()),
+                             "start": start, "stop": stop}), folder / "index.parquet")
 
 
-def test_rows_are_counted_and_measured_and_no_token_is_lost(tmp_path: Path) -> None:
-    folder = write(tmp_path, "packed_shards", {"rows": 3, "tokens": 12, "dropped_remainder": 1})
-    write(tmp_path, "mixed_dataset", {"tokens": 13})
-    (tmp_path / "params.yaml").write_text("packed_shards: {chunk_length: 4}")
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(range(12), pa.uint16()), 4)
-    with pa.OSFile(str(folder / "train-00000.arrow"), "wb") as file, \
-            pa.ipc.new_stream(file, pa.schema([("input_ids", rows.type)])) as writer:
-        writer.write_batch(pa.record_batch([rows], names=["input_ids"]))
-    assert all(found.passed for found in look(tmp_path, item("packed_shards"), {}))
-    write(tmp_path, "mixed_dataset", {"tokens": 14})
+def shard(folder: Path, number: int, rows: int, length: int, kind: pa.DataType | None = None) -> None:
+    """Rows of that many tokens, each from one document."""
+    ids = pa.array([list(range(length))] * rows, kind or pa.list_(pa.uint16(), length))
+    source = pa.array([[{"source": "book", "start": 0, "end": length}]] * rows,
+                      pa.list_(pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])))
+    batch = pa.record_batch([ids, source], names=["input_ids", "source"])
+    with pa.OSFile(str(folder / f"train-{number:05d}.arrow"), "wb") as file, \
+            pa.ipc.new_stream(file, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def packed(root: Path, chunk_length: int = 4) -> Path:
+    """Thirteen tokens chosen, three rows of four in two shards, one token dropped."""
+    index(root, [("book", 0, 0, 8), ("book", 1, 2, 7)])
+    folder = write(root, "packed_shards", {"rows": 3, "tokens": 12, "dropped_remainder": 1})
+    (root / "params.yaml").write_text(f"packed_shards: {{chunk_length: {chunk_length}}}")
+    shard(folder, 0, 2, 4)
+    shard(folder, 1, 1, 4)
+    return folder
+
+
+def test_rows_are_counted_and_measured_in_every_shard(tmp_path: Path) -> None:
+    def seen() -> Verdict:
+        return verdict(tmp_path, "packed_shards", "rows_of_one_length")
+
+    folder = packed(tmp_path)
+    assert seen().passed and seen().found == "3 rows of 4"
+    (folder / "train-00001.arrow").unlink()
+    assert not seen().passed and seen().found == "2 rows of 4"
+    shard(folder, 1, 1, 5)
+    assert not seen().passed and seen().found == "3 rows of 4, 5"
+    shard(folder, 1, 1, 3, pa.list_(pa.uint16()))
+    assert not seen().passed and seen().found == "3 rows of 3, 4", "rows need not all be of one length by their type"
+    shard(folder, 1, 1, 4)
+    whole = (folder / "train-00001.arrow").read_bytes()
+    (folder / "train-00001.arrow").write_bytes(whole[:len(whole) // 2])
+    assert not seen().passed, "a file that was cut off"
+    packed(tmp_path, chunk_length=8)
+    assert not seen().passed and seen().expected == "3 rows of 8 tokens"
+
+
+def test_no_token_is_lost_between_choice_and_rows(tmp_path: Path) -> None:
+    packed(tmp_path)
+    assert verdict(tmp_path, "packed_shards", "tokens_conserved").passed
+    index(tmp_path, [("book", 0, 0, 8), ("book", 1, 2, 8)])
     lost = verdict(tmp_path, "packed_shards", "tokens_conserved")
-    assert not lost.passed and lost.expected.startswith("14 tokens") and lost.found == "13"
-    (tmp_path / "params.yaml").write_text("packed_shards: {chunk_length: 8}")
-    assert "3 rows of 4" in verdict(tmp_path, "packed_shards", "rows_of_one_length").found
+    assert not lost.passed and lost.expected.startswith("14 tokens") and lost.found.startswith("13 (12 packed, 1 drop")
+
+
+def held_out(root: Path, held: list[bool]) -> None:
+    """A domain's documents, by whether they are held out; in two batches."""
+    folder = root / "data" / "tokenized_corpus" / "book"
+    folder.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([("heldout", pa.bool_())])
+    with pa.OSFile(str(folder / "documents.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for part in (held[:1], held[1:]):
+            writer.write_batch(pa.record_batch([pa.array(part, pa.bool_())], schema=schema))
+
+
+def test_a_chosen_document_that_is_held_out_is_found(tmp_path: Path) -> None:
+    index(tmp_path, [("book", 0, 0, 8), ("book", 2, 2, 7), ("book", 2, 0, 2)])
+    shares(tmp_path / "data/mixed_dataset/x", 0.5, 0.7)
+    held_out(tmp_path, [False, True, False])
+    assert verdict(tmp_path, "mixed_dataset", "no_heldout").passed
+    held_out(tmp_path, [False, False, True])
+    found = verdict(tmp_path, "mixed_dataset", "no_heldout")
+    assert not found.passed and found.blocking and found.found == "2 of book"
+
+
+def test_contamination_is_held_to_the_users_limit_and_by_default_to_the_stages_own(tmp_path: Path) -> None:
+    assert Limits().contaminated == CONTAMINATED
+    for count, limits, passed in ((1, {}, True), (2, {}, False), (2, {"contaminated": 0.02}, True)):
+        write(tmp_path, "raw_corpus", {"records": 100, "contaminated": count})
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump({"raw_corpus": {"limits": limits}}))
+        assert verdict(tmp_path, "raw_corpus", "little_contamination").passed is passed
+
+
+def model(root: Path) -> Path:
+    """A tiny Llama as a stage would leave it, with its record."""
+    folder = write(root, "checkpoint", {})
+    tiny().save_pretrained(folder)
+    record(folder)
+    return folder
+
+
+def record(folder: Path) -> None:
+    """Of the files as they are now."""
+    files = {path.name: {"sha256": sha256(path.read_bytes()).hexdigest()} for path in folder.iterdir()
+             if path.name != "record.json"}
+    (folder / "record.json").write_text(json.dumps({"files": files}))
+
+
+def test_a_model_that_is_not_what_was_written_is_found(tmp_path: Path) -> None:
+    folder = model(tmp_path)
+    assert verdict(tmp_path, "checkpoint", "as_recorded").passed
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    flipped = verdict(tmp_path, "checkpoint", "as_recorded")
+    assert not flipped.passed and flipped.found == "model.safetensors differ"
+    (folder / "model.safetensors").unlink()
+    assert not verdict(tmp_path, "checkpoint", "as_recorded").passed
+
+
+def test_a_model_with_a_weight_missing_or_left_over_does_not_load(tmp_path: Path) -> None:
+    folder = model(tmp_path)
+    assert verdict(tmp_path, "checkpoint", "loads_in_transformers").passed
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "q_proj" in name)
+    save_file({key: value for key, value in weights.items() if key != name}, folder / "model.safetensors", {
+        "format": "pt"})
+    missing = verdict(tmp_path, "checkpoint", "loads_in_transformers")
+    assert not missing.passed and missing.blocking and name in missing.found
+    save_file({**weights, "model.left.over": weights[name].clone()}, folder / "model.safetensors", {"format": "pt"})
+    assert "model.left.over" in verdict(tmp_path, "checkpoint", "loads_in_transformers").found
+
+
+def test_a_check_that_fails_says_what_was_expected_what_was_found_and_what_to_do(tmp_path: Path) -> None:
+    """With nothing there but what makes each of them fail."""
+    shares(write(tmp_path, "mixed_dataset", {}), 0.1, 0.1)
+    index(tmp_path, [("book", 0, 0, 8)])
+    held_out(tmp_path, [True])
+    write(tmp_path, "packed_shards", {"rows": 3})
+    write(tmp_path, "raw_corpus", {"records": 1, "contaminated": 1})
+    (write(tmp_path, "checkpoint", {}) / "config.json").write_text("{}")
+    (tmp_path / "data/checkpoint/x/record.json").write_text('{"files": {"config.json": {"sha256": "0"}}}')
+    for name, score in (("base", 90.0), ("x", 1.0)):
+        (write(tmp_path, "short_context_report", {}, name) / "short_context.json").write_text(
+            json.dumps({"mmlu": {"score": score}}))
+    write(tmp_path, "needle_report", {"mean_exact_match": 0.1})
+    (tmp_path / "params.yaml").write_text("packed_shards: {chunk_length: 4}\nraw_corpus: {}\n"
+                                          "short_context_report: {against: base}\n")
+    failed = [found for stage in checks.CHECKS for found in look(tmp_path, item(stage), {"needle_holds": 0.9})]
+    assert {found.name for found in failed} == {check.__name__ for stage in checks.CHECKS.values() for check in stage}
+    for found in failed:
+        assert not found.passed and found.blocking == (found.name in checks.BLOCKING), found
+        assert found.expected and found.found and found.advice.endswith((".", "@x")), found
+        assert "something to look at" not in found.expected, found
 
 
 def test_a_needle_below_the_last_accepted_run_is_a_warning(tmp_path: Path) -> None:
