@@ -20,7 +20,7 @@ setup: $(READY)  ## make .venv with the pinned versions
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,fast,eval]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,fast,eval,deploy]'
 	touch $(READY)
 
 demo: $(READY)   ## the whole graph on the sample, through Dagster, and a table of results

@@ -3,14 +3,19 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
-from dagster import AssetKey, DagsterInstance
-from dvc_world import make_world, materialize
+from dagster import AssetKey, DagsterInstance, DagsterInvalidConfigError
+from dagster._core.instance.ref import InstanceRef
+from dvc_world import make_world, materialize, out_of_date_in_dagster
+
+from orchestration.retention import delete, expired
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PG_CTL = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))), None)
@@ -41,37 +46,107 @@ def test_the_charts_values_keep_the_webserver_inside_the_cluster() -> None:
     assert values["ingress"]["enabled"] is False  # type: ignore[index]
 
 
+def test_every_service_stands_on_what_the_composition_has() -> None:
+    composition = read("compose.yaml")
+    services = composition["services"]
+    assert isinstance(services, dict)
+    for name, service in services.items():
+        assert set(service.get("depends_on", {})) <= set(services), name
+        assert all("healthcheck" in services[other] for other in service.get("depends_on", {})), name
+        assert set(service["networks"]) <= set(composition["networks"]), name  # type: ignore[call-overload]
+        named = {volume.split(":")[0] for volume in service.get("volumes", ()) if volume[0] not in "./$"}
+        assert named <= set(composition["volumes"]), name  # type: ignore[call-overload]
+        for volume in service.get("volumes", ()):
+            if volume.startswith("./"):
+                assert (DEPLOY / volume.split(":")[0]).is_file(), volume
+
+
 @pytest.fixture
-def postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DAGSTER_HOME with deploy/dagster.yaml as it stands, and what the composition sets."""
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(DEPLOY / "dagster.yaml", home)
+    for name, value in {"DAGSTER_HOME": str(home), "POSTGRES_HOST": "127.0.0.1", "POSTGRES_USER": "dagster",
+                        "POSTGRES_PASSWORD": "unused", "POSTGRES_DB": "postgres"}.items():
+        monkeypatch.setenv(name, value)
+    return home
+
+
+def test_dagster_takes_the_settings_and_the_docker_launcher_its_own(environment: Path) -> None:
+    docker = pytest.importorskip("dagster_docker", reason="the extra `deploy` is not installed")
+    reference = InstanceRef.from_dir(str(environment))  # Dagster checks every section by its schema
+    launcher = reference.run_launcher
+    assert isinstance(launcher, docker.DockerRunLauncher)
+    context = docker.container_context.DockerContainerContext.create_from_config(
+        {"docker": {}}).merge(docker.container_context.DockerContainerContext(
+            env_vars=launcher.env_vars, networks=launcher.networks, container_kwargs=launcher.container_kwargs))
+    services = read("compose.yaml")["services"]
+    assert isinstance(services, dict)
+    assert set(context.env_vars) <= set(services["code"]["environment"]), "a run gets what the code location has"
+    assert context.networks == [read("compose.yaml")["networks"]["needlework"]["name"]]  # type: ignore[index]
+    assert reference.settings["run_retries"]["retry_on_asset_or_op_failure"] is False
+    (environment / "dagster.yaml").write_text((DEPLOY / "dagster.yaml").read_text().replace("env_vars:", "env_varz:"))
+    with pytest.raises(DagsterInvalidConfigError, match="env_varz"):
+        assert InstanceRef.from_dir(str(environment)).run_launcher
+
+
+def test_the_charts_runs_have_the_project_once_and_its_secrets() -> None:
+    k8s = pytest.importorskip("dagster_k8s.container_context", reason="the extra `deploy` is not installed")
+    values = read("values.yaml")
+
+    def context(given: dict[str, object]) -> object:
+        known = {"envSecrets": "env_secrets", "volumes": "volumes", "volumeMounts": "volume_mounts"}
+        config = {new: given[old] for old, new in known.items() if old in given}
+        config["env_secrets"] = [secret["name"] for secret in config["env_secrets"]]  # type: ignore[attr-defined]
+        more = given.get("runK8sConfig", {})
+        config["run_k8s_config"] = {"container_config": more.get("containerConfig", {})}  # type: ignore[attr-defined]
+        return k8s.K8sContainerContext.create_from_config({"k8s": config})  # Dagster checks it by Kubernetes' models
+
+    deployment = values["dagster-user-deployments"]["deployments"][0]  # type: ignore[index]
+    launcher = values["runLauncher"]["config"]["k8sRunLauncher"]  # type: ignore[index]
+    merged = context(deployment).merge(context(launcher))  # type: ignore[attr-defined]
+    run = merged.run_k8s_config
+    assert [mount["mount_path"] for mount in run.container_config["volume_mounts"]] == ["/project"]
+    assert [volume["name"] for volume in run.pod_spec_config["volumes"]] == ["project"]
+    assert [source["secret_ref"]["name"] for source in run.container_config["env_from"]] == ["needlework-remote"]
+    assert run.container_config["resources"]["limits"] == {"nvidia.com/gpu": 8}
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def postgres(tmp_path: Path, environment: Path) -> Iterator[Path]:
     """A Postgres of its own on a socket in a temporary folder; DAGSTER_HOME with the storage of deploy/dagster.yaml."""
     pytest.importorskip("dagster_postgres", reason="the extra `deploy` is not installed")
     if PG_CTL is None:
         pytest.skip("no PostgreSQL: apt-get install postgresql")
-    data, owner = tmp_path / "pg", []
+    data, port, owner = tmp_path / "pg", free_port(), list[str]()
     if os.geteuid() == 0:  # Postgres refuses to run as root
         owner = ["runuser", "-u", "postgres", "--"]
-        for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-            folder.chmod(0o777)
+        shutil.chown(tmp_path, "postgres")
+        for folder in list(tmp_path.parents)[:2]:
+            folder.chmod(0o711)
     command = [*owner, str(PG_CTL), "-D", str(data)]
     subprocess.run([*command, "initdb", "-o", "--auth=trust --username=dagster"], check=True, capture_output=True)
-    options = f"-c listen_addresses=127.0.0.1 -p 54329 -k {tmp_path}"
+    options = f"-c listen_addresses=127.0.0.1 -p {port} -k {tmp_path}"
     subprocess.run([*command, "start", "-w", "-l", str(tmp_path / "log"), "-o", options], check=True,
                    capture_output=True)
-    home = tmp_path / "home"
-    home.mkdir()
     settings = read("dagster.yaml")
-    settings["storage"]["postgres"]["postgres_db"]["port"] = 54329  # type: ignore[index]
+    settings["storage"]["postgres"]["postgres_db"]["port"] = port  # type: ignore[index]
     del settings["run_launcher"]
-    (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
-    for name, value in {"DAGSTER_HOME": str(home), "POSTGRES_HOST": "127.0.0.1", "POSTGRES_USER": "dagster",
-                        "POSTGRES_PASSWORD": "unused", "POSTGRES_DB": "postgres"}.items():
-        monkeypatch.setenv(name, value)
-    yield home
+    (environment / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    yield environment
     subprocess.run([*command, "stop", "-m", "immediate"], check=True, capture_output=True)
     shutil.rmtree(data, ignore_errors=True)
 
 
-def test_runs_and_assets_are_kept_in_postgres(tmp_path: Path, postgres: Path) -> None:
+def test_runs_and_assets_are_kept_in_postgres_until_retention_lets_them_go(tmp_path: Path, postgres: Path) -> None:
     world = make_world(tmp_path / "world")
     with DagsterInstance.get() as instance:
         _, run = materialize(world, instance)
@@ -79,3 +154,8 @@ def test_runs_and_assets_are_kept_in_postgres(tmp_path: Path, postgres: Path) ->
     with DagsterInstance.get() as again:
         assert again.get_latest_materialization_event(AssetKey(["raw", "book"])) is not None
         assert "postgres" in type(again.event_log_storage).__module__
+        materialize(world, again)
+        old = expired(again, datetime.now(UTC), 0)
+        assert [gone.run_id for gone in old] == [run.run_id]
+        delete(again, old[0])
+        assert again.get_runs_count() == 1 and out_of_date_in_dagster(world, again) == set()

@@ -1,0 +1,67 @@
+"""Old runs can go, and what the assets' pages and marks stand on stays."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, DagsterInstance
+from dvc_world import make_world, materialize, out_of_date_in_dagster
+
+from orchestration.home import prepare
+from orchestration.retention import expired, main
+
+BOOK = AssetKey(["raw", "book"])
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With Dagster's folder in it."""
+    world = make_world(tmp_path / "world")
+    prepare(world / ".dagster")
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(world)
+    return world
+
+
+def instance(world: Path) -> DagsterInstance:
+    """The project's own."""
+    return DagsterInstance.from_config(str(world / ".dagster"))
+
+
+def test_runs_go_except_those_that_an_asset_stands_on(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with instance(world) as before:
+        (world / "sources/book/documents").write_text("poison")
+        _, failed = materialize(world, before)
+        for text in ("one", "two", "three"):
+            (world / "sources/book/documents").write_text(text)
+            _, run = materialize(world, before, "raw/book", "mixed/both", "report")
+        assert before.get_runs_count() == 4
+        marks = out_of_date_in_dagster(world, before)
+    main(["0"])
+    assert "2 of 4 runs would go" in capsys.readouterr().out
+    main(["0", "--delete"])
+    assert "2 runs deleted, 2 are left." in capsys.readouterr().out
+    with instance(world) as after:
+        kept = {kept.run_id for kept in after.get_runs()}
+        assert kept == {run.run_id, failed.run_id}, "what failed made raw/c4 and mixed/short all the same"
+        assert after.get_latest_materialization_event(BOOK) is not None
+        assert len(after.fetch_materializations(BOOK, limit=10).records) == 1, "the plot has lost two of its points"
+        assert out_of_date_in_dagster(world, after) == marks
+        assert {file.stem for file in (world / ".dagster").rglob("*.db") if len(file.stem) == 36} == kept
+
+
+def test_only_runs_older_than_so_many_days_go(world: Path) -> None:
+    with instance(world) as dagster:
+        for text in ("one", "two"):
+            (world / "sources/book/documents").write_text(text)
+            materialize(world, dagster, "raw/book")
+        now = datetime.now(UTC)
+        assert not expired(dagster, now, 1)
+        assert len(expired(dagster, now + timedelta(days=2), 1)) == 1
+
+
+def test_a_folder_without_dagster_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="no Dagster here"):
+        main(["30"])
