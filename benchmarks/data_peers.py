@@ -4,7 +4,8 @@ group_texts: `datasets.map` with the fast `transformers` tokenizer, then `map` w
 lists, as language-model training scripts have it. datatrove: its reader and its document tokenizer, one task a file;
 its rows are windows of the file that it writes, so they cost nothing more. Both get `--workers` processes with one
 tokenizer thread each, batches that suit long documents, and nothing to do that ours does not do; ours also removes
-duplicates, decontaminates, splits, mixes and hashes what it writes. Prints one line of JSON.
+duplicates, decontaminates, splits, mixes and hashes what it writes. Prints one line of JSON. datatrove is none of this
+project's dependencies: pip install --no-deps datatrove==0.10.1 loguru humanize
 """
 
 import argparse
