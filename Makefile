@@ -31,9 +31,8 @@ test: $(READY)   ## lint, types, tests
 	mypy
 	pytest
 
-ui: $(READY)     ## Dagster on http://127.0.0.1:3000
-	python -m orchestration.home
-	dagster dev --host 127.0.0.1 --port 3000
+ui: $(READY)     ## Dagster on http://127.0.0.1:3000, kept up until Ctrl-C
+	python -m orchestration.ui
 
 profile: $(READY) ## put profiles/NAME.yaml in place as params.yaml: make profile NAME=sample
 	python -m orchestration.profile $(NAME)

@@ -40,6 +40,7 @@ from dagster import (
 )
 
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap, read_graph, read_lock, read_status
+from orchestration.home import RELOAD
 from orchestration.lineage import revision
 from orchestration.metadata import describe
 from orchestration.running import environment
@@ -101,13 +102,21 @@ def look(instance: DagsterInstance, root: Path) -> tuple[Graph, Mapping[str, Loc
         raise NotNow(str(error)) from None
 
 
+def seconds_between_ticks() -> int:
+    """NEEDLEWORK_TICK_SECONDS, or 30; Dagster's daemon looks every 5 s at most. Raises GraphError."""
+    value = os.environ.get("NEEDLEWORK_TICK_SECONDS", "") or str(SECONDS_BETWEEN_TICKS)
+    if not (value.isdigit() and int(value) > 0):
+        raise GraphError(f"NEEDLEWORK_TICK_SECONDS is {value!r}: a whole number above 0 says how often to look.")
+    return int(value)
+
+
 def truth_sensor(loaded: Graph) -> SensorDefinition:
     """A sensor that runs nothing: it tells Dagster of what was made or lost without it, so the UI's marks are DVC's.
 
     On from the start, for it changes nothing but what is shown.
     """
 
-    @sensor(name="outside", minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=DefaultSensorStatus.RUNNING,
+    @sensor(name=OUTSIDE, minimum_interval_seconds=seconds_between_ticks(), default_status=DefaultSensorStatus.RUNNING,
             description="Shows what `dvc repro`, `dvc checkout` or a deleted file did outside Dagster; runs nothing")
     def outside(context: SensorEvaluationContext) -> SkipReason:
         try:
@@ -115,7 +124,8 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
         except NotNow as error:
             return SkipReason(str(error))
         told = report_outside_state(context.instance, graph, lock, stale)
-        return SkipReason(f"Told of {', '.join(key.to_user_string() for key in told)}." if told else "All as shown.")
+        words = f"Told of {', '.join(key.to_user_string() for key in told)}." if told else "All as shown."
+        return SkipReason(f"{words} {reload()}" if graph.digest() != loaded.digest() else words)
 
     return outside
 
@@ -165,7 +175,7 @@ def _follows(path: Path) -> bool:
 def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
     """A sensor on the project of `loaded`, the graph as it was when this code location was loaded."""
 
-    @sensor(name="changes", job=job, minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+    @sensor(name="changes", job=job, minimum_interval_seconds=seconds_between_ticks(),
             default_status=DefaultSensorStatus.STOPPED,
             description="Makes what changed code, parameters or sources have put out of date")
     def changes(context: SensorEvaluationContext) -> SensorResult:
@@ -184,13 +194,22 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
     return changes
 
 
+def reload() -> str:
+    """Have the code location loaded anew by who keeps it up (`make ui`); what was done about it, in words."""
+    asked = os.environ.get(RELOAD)
+    if not asked:
+        return "Reload the code location to see what it is now."
+    Path(asked).touch()
+    return "The code location is loaded anew."
+
+
 def decide(instance: DagsterInstance, loaded: Graph, graph: Graph, stale: Mapping[str, Sequence[str]],
            cursor: Cursor) -> tuple[str, list[RunRequest]]:
     """Why nothing is to be done, or the one run to ask for."""
     if not stale:
         return "Everything is up to date.", []
     if graph.items.keys() != loaded.items.keys():
-        return "dvc.yaml or params.yaml now name other items: reload the code location.", []
+        return f"dvc.yaml or params.yaml now name other items. {reload()}", []
     status = _status(instance, cursor)
     if status in ENDED_BADLY:
         return f"The run for this change ended as {status.value}. Change something, or start a run by hand.", []

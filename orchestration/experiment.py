@@ -13,7 +13,7 @@ from pathlib import Path
 from dagster import Config, Failure, JobDefinition, MetadataValue, OpExecutionContext, Output, job, op
 from pydantic import Field
 
-from orchestration.running import environment
+from orchestration.running import Children, environment
 
 
 class Experiment(Config):  # type: ignore[misc]  # dagster leaves its base untyped
@@ -37,17 +37,15 @@ def experiment_job(root: Path) -> JobDefinition:
     def dvc_exp_run(context: OpExecutionContext, config: Experiment) -> Output[None]:
         if not (root / ".git").exists():
             raise Failure("An experiment needs a git repository, and this project is none: git init, and commit.")
-        process = subprocess.Popen(experiment_command(config), cwd=root, env=environment(), text=True, errors="replace",
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   start_new_session=True)
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            if line.strip():
-                lines.append(line.rstrip())
-                context.log.info(line.rstrip())
-        if process.wait():
-            raise Failure("dvc exp run failed. Its last lines:\n" + "\n".join(lines[-20:]))
+        children, lines = Children(root), list[str]()
+        try:
+            for line in filter(None, children.lines(experiment_command(config))):
+                lines.append(line)
+                context.log.info(line)
+        except subprocess.CalledProcessError:
+            raise Failure("dvc exp run failed. Its last lines:\n" + "\n".join(lines[-20:])) from None
+        finally:
+            children.stop()
         shown = subprocess.run([sys.executable, "-m", "dvc", "metrics", "diff", "HEAD", config.name, "--md"], cwd=root,
                                env=environment(), text=True, capture_output=True)
         return Output(None, metadata={"experiment": config.name,

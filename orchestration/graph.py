@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from json import dumps
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from dvc.utils.serialize import modify_yaml
 from dvc.utils.strictyaml import YAMLValidationError
 
 MISSING = "missing"
+PROC = Path("/proc")
 SECONDS_BETWEEN_LOOKS = 0.02
 
 
@@ -149,6 +150,7 @@ def read_status(root: Path) -> dict[str, list[str]]:
 
     Raises GraphBusy while another DVC process writes, GraphError when the project is broken.
     """
+    drop_dead_locks(root)
     with _opened(root) as repo, lock_repo(repo):
         return {stage.name: list(_reasons(changes)) for stage in _stages(repo)
                 if (changes := [change for found in stage.status(check_updates=False).values() for change in found])}
@@ -197,6 +199,42 @@ def held_by_cache(root: Path) -> dict[str, bool]:
     with _opened(root) as repo, lock_repo(repo):
         return {out.def_path: not out.status() and not out.changed_cache() for stage in _stages(repo)
                 for out in stage.outs if out.exists}
+
+
+def drop_dead_locks(root: Path) -> None:
+    """Take the path locks of processes that were killed out of DVC's list of them.
+
+    DVC drops those whose process number is not in use. But numbers come back, and then it waits for ever for a process
+    that has nothing to do with it; and a process killed while it wrote the list leaves one that DVC refuses to read.
+    """
+    path = root / ".dvc" / "tmp" / "rwlock"
+    if not path.exists():
+        return
+    with _held(path.with_name("rwlock.lock")):
+        try:
+            locks = loads(path.read_text())
+            kept = {"write": {name: owner for name, owner in locks.get("write", {}).items() if _dvc_at_work(owner)},
+                    "read": {name: owners for name, all_owners in locks.get("read", {}).items()
+                             if (owners := [owner for owner in all_owners if _dvc_at_work(owner)])}}
+        except (ValueError, AttributeError, TypeError, KeyError):
+            path.unlink()
+            return
+        if kept != {"write": locks.get("write", {}), "read": locks.get("read", {})}:
+            aside = path.with_name("rwlock.partial")
+            aside.write_text(dumps(kept))
+            aside.replace(path)
+
+
+def _dvc_at_work(owner: Mapping[str, Any]) -> bool:
+    """Whether the process that DVC noted as the owner of a path lock is there: its number, and what it was called."""
+    pid, words = int(owner["pid"]), str(owner["cmd"]).split(" ")[1:]
+    if pid == os.getpid() or not PROC.is_dir():
+        return True
+    try:
+        called = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return bool(called) and called[len(called) - len(words):] == " ".join(words).split()
 
 
 @contextmanager

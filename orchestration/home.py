@@ -1,5 +1,7 @@
-"""`python -m orchestration.home`: give Dagster its folder, DAGSTER_HOME or .dagster in the project.
+"""`python -m orchestration.home`: give Dagster its folder, DAGSTER_HOME or .dagster in the project, and its database.
 
+The database is made here, by one process, before several use it: Dagster's processes make what they miss, and three
+that find none at once leave one that none of them opens again.
 Nothing is sent anywhere, and one run is worked at a time: parallelism lives inside the run, where the edges are known.
 A dagster.yaml that is there already is left alone, for its owner may have changed it.
 """
@@ -7,6 +9,8 @@ A dagster.yaml that is there already is left alone, for its owner may have chang
 import os
 from pathlib import Path
 
+RELOAD = "NEEDLEWORK_RELOAD"
+"""In the environment: the file by which `make ui` is asked to load the code location anew. Without `make ui`, unset."""
 SETTINGS = """\
 # Written by `python -m orchestration.home`; yours to change.
 telemetry:
@@ -16,9 +20,14 @@ nux:
 concurrency:
   runs:
     max_concurrent_runs: 1
-run_monitoring:          # a run whose process died is ended, not left as running
+run_launcher:            # a run is a process of its own, of which it can be told whether it is there
+  module: orchestration.launcher
+  class: ProcessRunLauncher
+run_monitoring:          # a run whose process died goes on in a new one; what was finished before is found done
   enabled: true
-run_retries:             # and started again; what was finished before is found done. A failed item is not retried
+  poll_interval_seconds: 15
+  max_resume_run_attempts: 5
+run_retries:             # a run that ended otherwise than by a failed item, as when `make ui` is ended, starts again
   enabled: true
   max_retries: 2
   retry_on_asset_or_op_failure: false
@@ -44,5 +53,15 @@ def prepare(folder: Path) -> Path:
     return file
 
 
+def make_database() -> None:
+    """Open each part of the database of DAGSTER_HOME once, which makes or completes it."""
+    from dagster import DagsterInstance  # 2 s, which who asks for `home` alone need not wait
+
+    with DagsterInstance.get() as instance:
+        for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+            assert storage is not None
+
+
 if __name__ == "__main__":
-    prepare(home(Path.cwd()))
+    os.environ["DAGSTER_HOME"] = str(prepare(home(Path.cwd())).parent)
+    make_database()

@@ -7,7 +7,8 @@ only if it was named then, or if something it reads came out different in this r
 therefore costs nothing).
 
 Each child leads a process session, so stopping it stops the trainer inside it too: killing DVC alone would orphan the
-trainer, which would go on writing while a second one starts.
+trainer, which would go on writing while a second one starts. And each has a guard, which stops it the same way when
+this process is killed.
 """
 
 import os
@@ -27,6 +28,7 @@ from queue import SimpleQueue
 from threading import Event, Lock
 
 from orchestration.graph import Graph, Locked, order_lock, read_lock
+from orchestration.guard import guarded
 
 TAIL_LINES = 20
 SECONDS_TO_STOP = 5.0
@@ -151,12 +153,15 @@ class Children:
 
     def repro(self, address: str) -> Iterator[str]:
         """Yield the lines of one `dvc repro --single-item`; raises CalledProcessError when it fails."""
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", address]
+        return self.lines([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", address])
+
+    def lines(self, command: Sequence[str]) -> Iterator[str]:
+        """Yield what a command writes, line by line; raises CalledProcessError when it fails."""
         with self._lock:
             if self._stopped.is_set():
                 raise InterruptedError("stopped")
-            process = subprocess.Popen(command, cwd=self.root, env=environment(), start_new_session=True, text=True,
-                                       errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            process = subprocess.Popen(guarded(command), cwd=self.root, env=environment(), start_new_session=True,
+                                       text=True, errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                        stderr=subprocess.STDOUT)
             self._processes.add(process)
         assert process.stdout is not None

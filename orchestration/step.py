@@ -6,6 +6,7 @@ Dagster's timeline shows one bar, and a retry is of the run (which finds what is
 by one, as each is made.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -29,6 +30,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from orchestration.checks import BLOCKING, CHECKS, Verdict, look
 from orchestration.graph import Graph, GraphBusy, GraphError, Item, read_lock, read_status
+from orchestration.launcher import note_worker
 from orchestration.lineage import revision
 from orchestration.metadata import describe
 from orchestration.progress import Pace, observation, progress_of
@@ -46,6 +48,7 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
 
     @multi_asset(specs=asset_specs(graph), check_specs=check_specs(graph), can_subset=True, name="dvc_repro")
     def dvc_repro(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
+        note_worker(context.instance, context.run_id, os.getpid())
         selected = context.selected_asset_keys
         wanted = {address for address, item in graph.items.items() if asset_key(item) in selected}
         try:

@@ -1,0 +1,204 @@
+"""`python -m orchestration.ui`: Dagster on http://127.0.0.1:3000, kept up. `make ui` is this.
+
+Code server, webserver and daemon are three processes, and what dies is started again by itself: runs are processes of
+their own (launcher.py) and do not notice. `dagster dev`, which does the same job, ends as a whole when its webserver or
+daemon dies, and leaves a code server that lost its inner process broken. Ctrl-C or SIGTERM ends everything that was
+started here, runs too; if this process is killed, its three are ended by their guards, a run at work goes on to its
+end, and the next `make ui` finds it.
+
+The code server listens on a socket in a folder of its own that only this user may enter. When the sensor `outside`
+finds that dvc.yaml, params.yaml or what they name is no longer as it was loaded, it leaves a file there, and the code
+location is loaded anew. The cost of that: 3 s of one processor after a change.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import yaml
+
+from orchestration.guard import adopt_orphans, guarded
+from orchestration.home import RELOAD, home
+from orchestration.processes import children, leads_session
+
+HOST, PORT = "127.0.0.1", 3000
+LOCATION = "needlework"
+"""Named so in pyproject.toml too; what the sensors remember hangs on it."""
+MODULE = "orchestration.definitions"
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_OF_A_SHORT_LIFE = 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+SECONDS_TO_STOP = 15.0
+SECONDS_TO_BE_WHOLE, SECONDS_TO_LOAD = 30.0, 60.0
+ENDING = (signal.SIGINT, signal.SIGTERM)
+WAKING = {signal.SIGCHLD, *ENDING}
+MUTATION = """mutation Reload($name: String!) {
+  reloadRepositoryLocation(repositoryLocationName: $name) { __typename } }"""
+
+
+@dataclass(slots=True)
+class Service:
+    """One of the three, and how its life goes. Times are the monotonic clock's."""
+
+    name: str
+    command: Sequence[str]
+    guard: subprocess.Popen[bytes] | None = None
+    """Its guard, which leads its session; None while it is not there."""
+    begun: float = 0.0
+    due: float = 0.0
+    """When to start it."""
+    pause: float = FIRST_PAUSE
+    was_whole: bool = False
+    """Whether it has been seen with a process inside (the code server has one)."""
+
+    def start(self) -> None:
+        """In a session of its own, so that Ctrl-C in a terminal reaches this process alone."""
+        self.guard = subprocess.Popen(guarded(self.command), stdin=subprocess.DEVNULL, start_new_session=True)
+        self.begun, self.was_whole = time.monotonic(), False
+
+    def broken(self) -> bool:
+        """Whether the process inside is gone, which the one around it would never notice."""
+        if self.guard is None:
+            return False
+        inside = any(True for child in children(self.guard.pid) for _ in children(child.pid))
+        self.was_whole = self.was_whole or inside
+        return not inside and (self.was_whole or time.monotonic() - self.begun > SECONDS_TO_BE_WHOLE)
+
+    def ended(self, how: str) -> None:
+        """Say so, end what is left of it, and set the time to start it again: at once, later if it was short-lived."""
+        assert self.guard is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self.guard.pid, signal.SIGKILL)
+        now = time.monotonic()
+        self.pause = min(2 * self.pause, LONGEST_PAUSE) if now - self.begun < SECONDS_OF_A_SHORT_LIFE else FIRST_PAUSE
+        self.guard, self.due = None, now + self.pause
+        print(f"The {self.name} {how}; starting it again in {self.pause:.0f} s.", flush=True)
+
+
+def services(folder: Path, port: int) -> list[Service]:
+    """What to start, with its files in `folder`."""
+    door, workspace = folder / "code", folder / "workspace.yaml"
+    server = {"grpc_server": {"socket": str(door), "location_name": LOCATION}}
+    workspace.write_text(yaml.safe_dump({"load_from": [server]}))
+    python, level = [sys.executable, "-m"], ["--log-level", "warning"]
+    return [
+        Service("code server", [*python, "dagster", "code-server", "start", "--socket", str(door), "--module-name",
+                                MODULE, "--location-name", LOCATION, *level]),
+        Service("webserver", [*python, "dagster_webserver", "--host", HOST, "--port", str(port), "--workspace",
+                              str(workspace), "--dagster-log-level", "warning"]),
+        Service("daemon", [*python, "dagster._daemon", "run", "--workspace", str(workspace), *level]),
+    ]
+
+
+def keep(kept: Sequence[Service], reload_file: Path, port: int) -> None:
+    """Keep them up until SIGINT or SIGTERM. The signals of WAKING must be blocked, or they would go unseen."""
+    woken_by = None
+    while woken_by not in ENDING:
+        for service in kept:
+            if service.guard is None and time.monotonic() >= service.due:
+                service.start()
+        woken_by = getattr(signal.sigtimedwait(WAKING, SECONDS_BETWEEN_LOOKS), "si_signo", None)
+        codes = reap(kept)
+        for service in kept:
+            if service.guard is not None and service.guard.pid in codes:
+                service.ended(f"ended with code {codes[service.guard.pid]}")
+        if kept[0].broken():
+            kept[0].ended("lost its inner process")
+        if reload_file.exists() and reload(port):
+            reload_file.unlink(missing_ok=True)
+
+
+def reap(kept: Sequence[Service]) -> dict[int, int]:
+    """The codes of the children that have ended, runs whose starter ended before them too."""
+    codes = {}
+    with suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            codes[found[0]] = os.waitstatus_to_exitcode(found[1])
+    for service in kept:
+        if service.guard is not None and service.guard.pid in codes:
+            service.guard.returncode = codes[service.guard.pid]
+    return codes
+
+
+def reload(port: int) -> bool:
+    """Have the webserver load the code location anew; whether it could be asked."""
+    body = json.dumps({"query": MUTATION, "variables": {"name": LOCATION}}).encode()
+    request = Request(f"http://{HOST}:{port}/graphql", body, {"Content-Type": "application/json"})
+    try:
+        with urlopen(request, timeout=SECONDS_TO_LOAD):
+            return True
+    except (URLError, OSError):
+        return False
+
+
+def end_all() -> None:
+    """End every process started from here, however far down: SIGTERM, and SIGKILL for who stays too long.
+
+    A process whose parent ends becomes a child of this one (adopt_orphans), so each round meets those that the round
+    before has orphaned: the services first, then runs, then what a run could not end.
+    """
+    told: dict[int, float] = {}
+    while True:
+        reap([])
+        left = list(children(os.getpid()))
+        if not left:
+            return
+        for child in left:
+            since = told.setdefault(child.pid, time.monotonic())
+            number = signal.SIGKILL if time.monotonic() - since > SECONDS_TO_STOP else signal.SIGTERM
+            with suppress(ProcessLookupError):
+                if leads_session(child.pid):
+                    os.killpg(child.pid, number)
+                else:
+                    os.kill(child.pid, number)
+        signal.sigtimedwait({signal.SIGCHLD}, SECONDS_BETWEEN_LOOKS)
+
+
+def free(port: int) -> bool:
+    """Whether a server could listen there."""
+    with socket.socket() as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            door.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def main() -> None:
+    """Start, keep up, end."""
+    parser = ArgumentParser(prog="python -m orchestration.ui", description="Dagster in the browser, kept up")
+    parser.add_argument("--port", type=int, default=PORT, help=f"on {HOST}, and nowhere else (default {PORT})")
+    port = parser.parse_args().port
+    if not free(port):
+        sys.exit(f"Port {port} of {HOST} is taken, perhaps by another `make ui`. End that one, or use another port: "
+                 "python -m orchestration.ui --port 3001")
+    os.environ["DAGSTER_HOME"] = str(home(Path.cwd()))
+    if (code := subprocess.run([sys.executable, "-m", "orchestration.home"]).returncode):
+        sys.exit(code)
+    signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)
+    adopt_orphans()
+    with TemporaryDirectory(prefix="needlework-") as folder:
+        reload_file = Path(folder) / "reload"
+        os.environ[RELOAD] = str(reload_file)
+        print(f"Dagster on http://{HOST}:{port} in a few seconds; Ctrl-C ends it, and what it runs.", flush=True)
+        try:
+            keep(services(Path(folder), port), reload_file, port)
+        finally:
+            end_all()
+
+
+if __name__ == "__main__":
+    main()
