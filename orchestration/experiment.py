@@ -6,28 +6,78 @@ metrics (`dvc exp show`), and can be brought into the project with `dvc exp appl
 tracks, so parameters that name files beside the project must be absolute paths, and the project a git repository.
 """
 
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+import yaml
 from dagster import Config, Failure, JobDefinition, MetadataValue, OpExecutionContext, Output, job, op
 from pydantic import Field
 
 from orchestration.running import Children, environment
+
+PLAIN = re.compile(r"[\w.+\-/ :@%]*")
+"""Texts that mean the same to DVC with quotes and without."""
+TAKEN = "conflicts with existing experiment"
 
 
 class Experiment(Config):  # type: ignore[misc]  # dagster leaves its base untyped
     """What the launchpad asks for."""
 
     name: str = Field(description="The experiment's name, as `dvc exp show` will list it")
-    overrides: dict[str, str] = Field(description='e.g. {"mixed_dataset.recipes.per_source.long_share": "0.8"}')
+    overrides: dict[str, Any] = Field(description=(
+        'Key in params.yaml -> value, e.g. {"mixed_dataset.recipes.per_source.long_share": 0.8}. A number, a text, '
+        'true, a list or a map; "null" is none; +key adds one that is not there, ~key (with "") takes one away'))
     targets: list[str] = Field(default=[], description="Items to make, with what lies upstream; none: everything")
 
 
 def experiment_command(config: Experiment) -> list[str]:
     """What a user would type."""
-    changes = [part for key, value in config.overrides.items() for part in ("--set-param", f"{key}={value}")]
+    changes = [part for key, value in config.overrides.items() for part in ("--set-param", override(key, value))]
     return [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", config.name, *changes, *config.targets]
+
+
+def override(key: str, value: Any) -> str:
+    """A change of one parameter in DVC's words. `~key` has no value."""
+    return key if key.startswith("~") else f"{key}={written(value)}"
+
+
+def written(value: Any) -> str:
+    """A value as DVC reads it. A text is what one would type there, so "7" is a number, and [1, 2] a list."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{written(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(written, value)) + "]"
+    text = str(value)
+    if PLAIN.fullmatch(text) or text[:1] in ("[", "{", "'", '"'):
+        return text
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def unknown(params: Any, key: str) -> str:
+    """What is wrong with a key that is to be changed, "" if params.yaml has it."""
+    if key[:1] in ("+", "~"):
+        return ""
+    found, seen = params, list[str]()
+    for part in key.split("."):
+        names = [str(name) for name in found] if isinstance(found, Mapping) else []
+        if isinstance(found, list) and part.isdigit() and int(part) < len(found):
+            found = found[int(part)]
+        elif part in names:
+            found = next(value for name, value in found.items() if str(name) == part)
+        else:
+            close = get_close_matches(part, names, 1)
+            return (f"params.yaml has no {key}: there is no {part!r} in {'.'.join(seen) or 'it'}"
+                    + (f", but {close[0]!r}." if close else f"; it has {', '.join(names[:20])}." if names else ".")
+                    + f" Write +{key} to add it.")
+        seen.append(part)
+    return ""
 
 
 def experiment_job(root: Path) -> JobDefinition:
@@ -36,25 +86,38 @@ def experiment_job(root: Path) -> JobDefinition:
     @op
     def dvc_exp_run(context: OpExecutionContext, config: Experiment) -> Output[None]:
         if not (root / ".git").exists():
-            raise Failure("An experiment needs a git repository, and this project is none: git init, and commit.")
+            raise Failure("An experiment needs a git repository, and this project is none: git init, and commit.",
+                          allow_retries=False)
+        params = yaml.safe_load((root / "params.yaml").read_text())
+        if wrong := [message for key in config.overrides if (message := unknown(params, key))]:
+            raise Failure("\n".join(wrong), allow_retries=False)
         children, lines = Children(root), list[str]()
         try:
             for line in filter(None, children.lines(experiment_command(config))):
                 lines.append(line)
                 context.log.info(line)
         except subprocess.CalledProcessError:
-            raise Failure("dvc exp run failed. Its last lines:\n" + "\n".join(lines[-20:])) from None
+            advice = (f"\nChoose another name, or take that one away: dvc exp remove {config.name}"
+                      if any(TAKEN in line for line in lines) else "")
+            raise Failure("dvc exp run failed. Its last lines:\n" + "\n".join(lines[-20:]) + advice,
+                          allow_retries=False) from None
         finally:
             children.stop()
-        shown = subprocess.run([sys.executable, "-m", "dvc", "metrics", "diff", "HEAD", config.name, "--md"], cwd=root,
-                               env=environment(), text=True, capture_output=True)
-        return Output(None, metadata={"experiment": config.name,
-                                      "overrides": MetadataValue.json(dict(config.overrides)),
-                                      "metrics, HEAD and experiment": MetadataValue.md(shown.stdout),
-                                      "to keep it": f"dvc exp apply {config.name}"})
+        return Output(None, metadata={
+            "experiment": config.name, "overrides": MetadataValue.json(dict(config.overrides)),
+            **{f"{what}, HEAD and experiment": MetadataValue.md(difference(root, what, config.name))
+               for what in ("params", "metrics")},
+            "to keep it": f"dvc exp apply {config.name}"})
 
     @job(name="experiment", description="Other parameters, without editing a file: `dvc exp run` with overrides")
     def experiment() -> None:
         dvc_exp_run()
 
     return experiment
+
+
+def difference(root: Path, what: str, name: str) -> str:
+    """What DVC says an experiment changed, of its params or metrics, as a table."""
+    shown = subprocess.run([sys.executable, "-m", "dvc", what, "diff", "HEAD", name, "--md"], cwd=root,
+                           env=environment(), text=True, capture_output=True)
+    return shown.stdout.strip() or "(nothing)"
