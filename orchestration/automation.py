@@ -243,7 +243,7 @@ def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[
     keys = {address: asset_key(item) for address, item in graph.items.items()}
     known = {record.asset_entry.asset_key: _tags(record.asset_entry.last_materialization)
              for record in instance.get_asset_records(list(keys.values()))}
-    told, left_stale, commit = [], graph.downstream(stale), revision(graph.root)
+    told, left_stale, commit = list[AssetKey](), graph.downstream(stale), ""
     for address, key in keys.items():
         locked, reasons = lock.get(address), stale.get(address, ())
         lost = [UNLOCKED] if locked is None else [reason for reason in reasons if reason.startswith("changed outs")]
@@ -254,6 +254,7 @@ def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[
             tags["dagster/code_version"] = LOST
         if _versions(known.get(key, {})) != _versions(tags):
             words = f"No longer as it was made: {', '.join(lost)}" if lost else "Made outside Dagster"
+            commit = commit or revision(graph.root)
             shown = {"outcome": MetadataValue.text(OUTSIDE)} if lost else describe(
                 graph, address, lock, outcome=OUTSIDE, left_stale=left_stale, revision=commit)
             instance.report_runless_asset_event(AssetMaterialization(key, description=words, metadata=shown, tags=tags))

@@ -1,14 +1,19 @@
 """Old runs can go, and what the assets' pages and marks stand on stays."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dagster import AssetKey, DagsterInstance
 from dvc_world import make_world, materialize, out_of_date_in_dagster
 
+from orchestration import checks, step
+from orchestration.checks import Verdict
+from orchestration.graph import Item, read_graph
 from orchestration.home import prepare
-from orchestration.retention import expired, main
+from orchestration.retention import delete, expired, main
 
 BOOK = AssetKey(["raw", "book"])
 
@@ -58,6 +63,25 @@ def test_only_runs_older_than_so_many_days_go(world: Path) -> None:
         now = datetime.now(UTC)
         assert not expired(dagster, now, 1)
         assert len(expired(dagster, now + timedelta(days=2), 1)) == 1
+
+
+def test_what_a_check_holds_the_next_run_against_outlives_its_run(
+        world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def length(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+        """How long the text is."""
+        return Verdict(name="length", passed=True, expected="", found="", advice="", value=float(
+            len((root / item.outputs[0] / "text").read_text())))
+
+    for module in (checks, step):
+        monkeypatch.setattr(module, "CHECKS", {"raw": [length]})
+        monkeypatch.setattr(module, "BLOCKING", set())
+    with instance(world) as dagster:
+        materialize(world, dagster, "raw/book")
+        item = read_graph(world).items["raw@book"]
+        before = step.last_values(dagster, item)
+        for run in dagster.get_runs():
+            delete(dagster, run)
+        assert step.last_values(dagster, item) == before == {"length": float(len("raw of book\na document of book\n"))}
 
 
 def test_a_folder_without_dagster_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
