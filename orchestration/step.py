@@ -48,7 +48,7 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
 
     @multi_asset(specs=asset_specs(graph), check_specs=check_specs(graph), can_subset=True, name="dvc_repro")
     def dvc_repro(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
-        note_worker(context.instance, context.run_id, os.getpid())
+        note_worker(context.instance, context.run.run_id, os.getpid())
         selected = context.selected_asset_keys
         wanted = {address for address, item in graph.items.items() if asset_key(item) in selected}
         try:

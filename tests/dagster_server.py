@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,20 +117,18 @@ class Server:
         assert done["__typename"] in ("Sensor", "StopSensorMutationResult"), done
 
     def ticks(self, sensor: str) -> list[dict[str, Any]]:
-        """The finished ticks of a sensor, the newest first: id, status, skipReason, runIds."""
+        """The finished ticks of a sensor, the newest first: timestamp (of their begin), status, skipReason, runIds."""
         selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "sensorName": sensor}
         found = self.ask("query Q($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor {"
-                         " sensorState { ticks(limit: 200) { id status skipReason runIds error { message } } } } } }",
+                         " sensorState { ticks(limit: 200) { timestamp status skipReason runIds } } } } }",
                          s=selector)["sensorState"]["ticks"]
         return [tick for tick in found if tick["status"] != "STARTED"]
 
-    def after_ticks(self, sensor: str, count: int) -> list[dict[str, Any]]:
+    def next_ticks(self, sensor: str, count: int) -> list[dict[str, Any]]:
         """The next `count` ticks that begin after now, once they are finished."""
-        known = {tick["id"] for tick in self.ticks(sensor)}
-        enough = count + 1  # one may be under way
-        new = until(lambda: found if len(found := [tick for tick in self.ticks(sensor) if tick["id"] not in known])
-                    >= enough else None)
-        return new[:count]
+        now = time.time()
+        return until(lambda: found if len(found := [tick for tick in self.ticks(sensor) if tick["timestamp"] > now])
+                     >= count else None)
 
     def process(self, part: str) -> int:
         """The number of the process of the server whose command holds `part`, once there is one; not of its guard."""
@@ -144,7 +143,7 @@ def serving(world: Path, **environment: str) -> Iterator[Server]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     variables = {**os.environ, "DAGSTER_HOME": str(world / ".dagster"), "PYTHONPATH": str(ROOT),
-                 "NEEDLEWORK_TICK_SECONDS": "5", "DVC_NO_ANALYTICS": "1", **environment}
+                 "NEEDLEWORK_TICK_SECONDS": "1", "DVC_NO_ANALYTICS": "1", **environment}
     with (world / "server.log").open("a") as log:
         supervisor = subprocess.Popen([sys.executable, "-m", "orchestration.ui", "--port", str(port)], cwd=world,
                                       env=variables, stdout=log, stderr=log, start_new_session=True)
