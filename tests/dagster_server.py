@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import getsource
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
@@ -23,14 +24,17 @@ LOCATION = "needlework"
 REPOSITORY = "__repository__"
 JOB = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "pipelineName": "whole_graph"}
 SECONDS_BETWEEN_LOOKS = 0.2
+LOOKS = 2000
 T = TypeVar("T")
 
 
 def until(find: Callable[[], T | None]) -> T:
-    """What `find` finds, once it finds something that is true; asked again and again, without end."""
-    while not (found := find()):
+    """What `find` finds, once it finds something that is true; asked again and again; in vain for long, a failure."""
+    for _ in range(LOOKS):
+        if found := find():
+            return found
         Event().wait(SECONDS_BETWEEN_LOOKS)
-    return found
+    raise AssertionError(f"still not so after {LOOKS} looks: {getsource(find).strip()}")
 
 
 def below(pid: int) -> list[Process]:
