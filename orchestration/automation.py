@@ -137,10 +137,11 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
               description="Makes what is out of date, once a night (NEEDLEWORK_NIGHTLY, a cron expression); before "
                           "that, moves the pins of sources that follow a branch of the Hub")
     def nightly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
-        for line in move_pins(loaded):
-            context.log.info(line)
         try:
             graph, _, stale = look(context.instance, loaded.root)
+            if told := move_pins(graph):  # only here, where no run is active that may be reading what they pin
+                context.log.info("\n".join(told))
+                graph, _, stale = look(context.instance, loaded.root)
         except NotNow as error:
             return SkipReason(str(error))
         cursor = unanswered(context.instance, Cursor(0, graph.digest()))

@@ -4,7 +4,7 @@ Killing a process leaves its children at work: a killed run would leave a traine
 a second one, and no handler in the killed process can prevent it. So each command has this parent, which the kernel
 tells when the process above has ended (PR_SET_PDEATHSIG, Linux alone), however it did, and which then ends the
 command's session, SIGTERM first. Orphans inside the session become the guard's, so it knows when all have gone. The
-cost is one small Python, started without site-packages in about 15 ms, for every item at work.
+cost is one small Python, started without site-packages in about 35 ms, for every item at work.
 
 It must be started as the leader of a session, and imports nothing of the project: it is started by its path.
 """

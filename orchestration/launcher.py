@@ -1,11 +1,11 @@
 """Starts each run as a process of its own, knows whether it is alive, and ends it.
 
-Dagster's own launcher has the code server start runs: they are ended through it alone, a reload forgets them, and it
-cannot tell whether a run's process is still there, so that one that was killed counts as running for ever and nothing
-else ever starts. Here a run is noted with its process (the tag `needlework/worker`); run monitoring asks, and has a run
-that lost its process go on in a new one, which finds the items that were finished done. Daemon, webserver and code
-server may die and come back meanwhile. The cost: on Ctrl-C such runs are ended by what started the daemon (`make ui`
-does; after a plain `dagster dev` they go on to their end).
+Dagster's own launcher has the code server start runs, and only the server that started one can tell whether it is alive
+and end it: when that server dies, its runs can't be ended any more, and one whose process dies too counts as running
+for ever, so that nothing else ever starts. Here a run is noted with its process (the tag `needlework/worker`); run
+monitoring asks, and has a run that lost its process go on in a new one, which finds the items that were finished done.
+Daemon, webserver and code server may die and come back meanwhile. The cost: on Ctrl-C such runs are ended by what
+started the daemon (`make ui` does; after a plain `dagster dev` they go on to their end).
 
 A new run instead, by Dagster's run retries, was tried: its daemon now and then reads of a failure before the failed
 run is marked so, and then never retries it.

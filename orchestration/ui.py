@@ -8,7 +8,7 @@ end, and the next `make ui` finds it.
 
 The code server listens on a socket in a folder of its own that only this user may enter. When the sensor `outside`
 finds that dvc.yaml, params.yaml or what they name is no longer as it was loaded, it leaves a file there, and the code
-location is loaded anew. The cost of that: 3 s of one processor after a change.
+location is loaded anew. The cost of that: a second or two of one processor after a change.
 """
 
 import json

@@ -169,6 +169,8 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
     assert pid_of(named) == child.pid and not gone(named)
     other = "/".join([*named.split("/")[:3], "1"])  # another process that had this number before
     assert gone(other) and pid_of(other) is None
+    host, _, *rest = named.split("/")
+    assert gone("/".join([host, "another-boot", *rest]))
     child.kill()
     until(lambda: gone(named))  # as soon as it has ended, asked about or not
     child.wait()
