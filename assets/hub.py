@@ -47,7 +47,7 @@ def hub_files(source: HubSource) -> list[str]:
         hub = huggingface_hub.HfApi()
         paths = sorted(hub.list_repo_files(source.hub, revision=source.revision, repo_type="dataset"))
     except Exception as error:
-        raise explained(source, error) from None
+        raise explained(f"{source.hub} at {source.revision[:8]}", error) from None
     chosen = [path for path in paths if fnmatchcase(path, source.files) and path.endswith(SUFFIXES)]
     if not chosen:
         raise UserError(f"{source.hub} at {source.revision[:8]}: no file matches {source.files!r} and ends with one of "
@@ -62,15 +62,13 @@ def fetch(source: HubSource, path: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(source.hub, path, revision=source.revision, repo_type="dataset"))
     except Exception as error:
-        raise explained(source, error) from None
+        raise explained(f"{source.hub} at {source.revision[:8]}", error) from None
 
 
-def explained(source: HubSource, error: Exception, revision: str | None = None) -> Exception:
-    """What went wrong as something to mend; an error of another kind stays as it is. revision: what was asked for, if
-    not the source's own."""
+def explained(where: str, error: Exception) -> Exception:
+    """What went wrong as something to mend; an error of another kind stays as it is. where: what was asked for."""
     from huggingface_hub import constants, errors
 
-    where = f"{source.hub} at {revision or source.revision[:8]}"
     if constants.HF_HUB_OFFLINE and isinstance(error, (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)):
         return UserError(f"{where}: HF_HUB_OFFLINE=1 forbids fetching it. Run with HF_HUB_OFFLINE=0.")
     if isinstance(error, errors.GatedRepoError):
@@ -79,7 +77,8 @@ def explained(source: HubSource, error: Exception, revision: str | None = None) 
         return UserError(f"{where}: no such dataset, or it is private. Check `hub`, or put your token into HF_TOKEN.")
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{where}: no such revision. Take the commit from the dataset's page.")
-    if isinstance(error, (errors.EntryNotFoundError, errors.HfHubHTTPError, OSError)):
+    # The bases of HfHubHTTPError: whatever the library's HTTP client raises where no server answers, and OSError.
+    if isinstance(error, (errors.EntryNotFoundError, *errors.HfHubHTTPError.__bases__)):
         return UserError(f"{where}: could not be fetched ({type(error).__name__}: {error}). Run again: what is fetched "
                          "stays in the cache.")
     return error

@@ -59,7 +59,7 @@ def newest_commit(source: HubSource, branch: str) -> str:
     try:
         return str(huggingface_hub.HfApi().dataset_info(source.hub, revision=branch).sha)
     except Exception as error:
-        raise explained(source, error, branch) from None
+        raise explained(f"{source.hub} at {branch}", error) from None
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class Service:
 
     name: str
     command: Sequence[str]
+    needs: Path | None = None
+    """What must be there before it is started, or it complains at length."""
     guard: subprocess.Popen[bytes] | None = None
     """Its guard, which leads its session; None while it is not there."""
     begun: float = 0.0
@@ -97,8 +99,9 @@ def services(folder: Path, port: int) -> list[Service]:
         Service("code server", [*python, "dagster", "code-server", "start", "--socket", str(door), "--module-name",
                                 MODULE, "--location-name", LOCATION, *level]),
         Service("webserver", [*python, "dagster_webserver", "--host", HOST, "--port", str(port), "--workspace",
-                              str(workspace), "--dagster-log-level", "warning"]),
-        Service("daemon", [*python, "dagster._daemon", "run", "--workspace", str(workspace), *level]),
+                              str(workspace), "--dagster-log-level", "warning"], needs=door),
+        Service("daemon", [*python, "dagster._daemon", "run", "--workspace", str(workspace), *level],
+                needs=door),
     ]
 
 
@@ -107,7 +110,8 @@ def keep(kept: Sequence[Service], reload_file: Path, port: int) -> None:
     woken_by = None
     while woken_by not in ENDING:
         for service in kept:
-            if service.guard is None and time.monotonic() >= service.due:
+            ready = service.needs is None or service.needs.exists()
+            if service.guard is None and ready and time.monotonic() >= service.due:
                 service.start()
         woken_by = getattr(signal.sigtimedwait(WAKING, SECONDS_BETWEEN_LOOKS), "si_signo", None)
         codes = reap(kept)

@@ -154,6 +154,9 @@ def test_a_pin_that_cannot_be_moved_stays_and_the_others_move(server: str, tmp_p
     assert follows.read_text() == SOURCE.replace(COMMIT, NEWER)
     follows.write_text(SOURCE)
     assert "HF_HUB_OFFLINE=0" in move_pins(server, tmp_path, follows, offline="1").stderr
+    unreachable = move_pins("http://127.0.0.1:9", tmp_path, follows)
+    assert unreachable.returncode == 1 and "could not be fetched" in unreachable.stderr
+    assert "Traceback" not in unreachable.stderr
     assert follows.read_text() == SOURCE
 
 
