@@ -2,8 +2,8 @@
 
 Files go through the Hub's own cache: seven domains that read the same files fetch each once, an interrupted download
 goes on, and reading may stop after any file, so 627B tokens need not be fetched for 5B. The cost is the disk of the
-cache (HF_HOME), of which nothing is deleted here. The Hub's library is imported where it is used (naming
-the package alone imports none of it), for most sources are local and it takes a third of the time of a small stage.
+cache (HF_HOME), of which nothing is deleted here. The Hub's library is imported where it is used (naming the
+package alone imports none of it), for most sources are local and it takes a third of the time of a small stage.
 """
 
 from fnmatch import fnmatchcase

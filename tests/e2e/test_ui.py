@@ -50,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(world: Path) -> Iterator[str]:
-    """`dagster dev` on that project, as `make ui` starts it; ended with all it started."""
+    """`dagster dev` on that project; ended with all it started. `make ui` has tests of its own (dagster_server.py)."""
     prepare(world / ".dagster")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
