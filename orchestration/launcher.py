@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from dagster import DagsterInstance, DagsterRun
@@ -81,10 +82,10 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         assert run.job_code_origin is not None
         folder = getattr(run.job_code_origin.repository_origin.code_pointer, "working_directory", None)
         self._forget_ended()
-        worker = subprocess.Popen([sys.executable, "-m", "dagster", "api", *arguments], cwd=folder,
-                                  stdin=subprocess.DEVNULL, start_new_session=True)
+        worker = held([sys.executable, "-m", "dagster", "api", *arguments], folder)
         self._workers.append(worker)
         note_worker(self._instance, run.run_id, worker.pid)
+        begin(worker)
 
     def terminate(self, run_id: str) -> bool:
         """Ask the run's process to end, which ends what it started; a run whose process is gone ends here."""
@@ -118,6 +119,23 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
     def _forget_ended(self) -> None:
         """Ask about those that ended, or the kernel keeps them listed."""
         self._workers = [worker for worker in self._workers if worker.poll() is None]
+
+
+def held(command: Sequence[str], folder: str | None = None) -> subprocess.Popen[bytes]:
+    """A process that waits for `begin` and then becomes the command; it ends if this one dies before.
+
+    A run's process is noted before it begins. Without that, a daemon killed in between leaves a process that nobody
+    knows, and the next daemon starts a second one beside it.
+    """
+    return subprocess.Popen(["sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *command], cwd=folder,
+                            stdin=subprocess.PIPE, start_new_session=True)
+
+
+def begin(process: subprocess.Popen[bytes]) -> None:
+    """Let a held process go on."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(b"go\n")
 
 
 def note_worker(instance: DagsterInstance, run_id: str, pid: int) -> None:

@@ -44,9 +44,9 @@ def below(pid: int) -> list[Process]:
 
 
 def stages_at_work(world: Path) -> list[int]:
-    """The commands of the project's items that are at work, whoever started them."""
+    """The commands of the project's items that are at work, whoever started them; not the shells some run them in."""
     return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()
-            and "stage.py" in words(int(folder.name)) and (folder / "cwd").resolve() == world.resolve()]
+            and words(int(folder.name)).split()[1:2] == ["stage.py"] and (folder / "cwd").resolve() == world.resolve()]
 
 
 def words(pid: int) -> str:

@@ -163,6 +163,33 @@ def test_a_guarded_command_ends_with_its_own_code() -> None:
         assert subprocess.run(guarded(["sh", "-c", f"exit {code}"]), start_new_session=True).returncode == code
 
 
+HOLDER = """
+import sys
+from orchestration.launcher import begin, held
+child = held(["touch", sys.argv[1]])
+print(child.pid, flush=True)
+sys.stdin.read()
+begin(child)
+child.wait()
+"""
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_run_s_process_that_was_never_noted_never_begins(tmp_path: Path, noted: bool) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "begun")], cwd=Path(__file__).parents[2],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert starter.stdin is not None and starter.stdout is not None
+    child = int(starter.stdout.readline())
+    assert not (tmp_path / "begun").exists()
+    if not noted:
+        starter.kill()
+    starter.stdin.close()
+    until(lambda: process(child) is None)
+    starter.wait()
+    starter.stdout.close()
+    assert (tmp_path / "begun").exists() == noted
+
+
 def test_a_process_is_known_by_more_than_its_number() -> None:
     child = subprocess.Popen(["sleep", "1000"])
     named = identity(child.pid)
