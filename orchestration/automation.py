@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 from dagster import (
+    AssetCheckEvaluation,
     AssetKey,
     AssetMaterialization,
     DagsterInstance,
@@ -39,12 +40,14 @@ from dagster import (
     sensor,
 )
 
+from orchestration import checks
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap, read_graph, read_lock, read_status
 from orchestration.home import RELOAD
 from orchestration.lineage import revision
 from orchestration.metadata import describe
 from orchestration.running import environment
 from orchestration.translation import asset_key
+from orchestration.verdicts import evaluations, last_values
 
 ACTIVE = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED,
           DagsterRunStatus.CANCELING]
@@ -259,8 +262,17 @@ def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[
             shown = {"outcome": MetadataValue.text(OUTSIDE)} if lost else describe(
                 graph, address, lock, outcome=OUTSIDE, left_stale=left_stale, revision=commit)
             instance.report_runless_asset_event(AssetMaterialization(key, description=words, metadata=shown, tags=tags))
+            for found in [] if lost else check_outside(instance, graph, address):
+                instance.report_runless_asset_event(found)
             told.append(key)
     return told
+
+
+def check_outside(instance: DagsterInstance, graph: Graph, address: str) -> list[AssetCheckEvaluation]:
+    """What holds of an item that was made without Dagster, as far as a look that takes no time can tell."""
+    item = graph.items[address]
+    return evaluations(item, checks.look(graph.root, item, last_values(instance, item),
+                                         lambda name: name not in checks.COSTLY))
 
 
 def provenance(graph: Graph, address: str, locked: Locked, lock: Mapping[str, Locked],

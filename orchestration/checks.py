@@ -153,7 +153,7 @@ def small_drop(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     base = root / "data" / "short_context_report" / str(against) / "short_context.json"
     if against is None or not base.is_file():
         return Verdict(name="small_drop", passed=True, expected="a model to hold it against", found="none yet",
-                       advice="Set short_context_report.against.", blocking=False)
+                       advice="Set short_context_report.against, and make its report.", blocking=False)
     scores, theirs = (json.loads(path.read_text()) for path in (_folder(root, item) / "short_context.json", base))
     drops = {task: theirs[task]["score"] - scores[task]["score"] for task in scores.keys() & theirs.keys()}
     worst = max(drops, key=lambda task: drops[task], default=None)
@@ -180,16 +180,19 @@ CHECKS: Mapping[str, Sequence[Look]] = {
     "short_context_report": [small_drop], "needle_report": [needle_holds]}
 """By stage. A graph without these stages has no checks."""
 COSTLY = {"loads_in_transformers", "as_recorded"}
-"""Looked at only where the item was just made or restored."""
+"""Looked at only where a run has just made or restored the item."""
+ACROSS = {"small_drop"}
+"""Hold an item against another of its stage: looked at once a run has made all it makes."""
 BLOCKING = {"little_contamination", "domain_shares", "no_heldout", "rows_of_one_length", "tokens_conserved",
             "as_recorded", "loads_in_transformers"}
 
 
-def look(root: Path, item: Item, before: Mapping[str, Any], costly: bool = True) -> list[Verdict]:
-    """Every check of the item, the costly ones if asked. One whose files are not there fails and says so."""
+def look(root: Path, item: Item, before: Mapping[str, Any], wanted: Callable[[str], bool] = lambda name: True
+         ) -> list[Verdict]:
+    """The checks of the item whose names are wanted. One whose files are not there fails and says so."""
     verdicts = []
     for check in CHECKS.get(item.stage, ()):
-        if check.__name__ in COSTLY and not costly:
+        if not wanted(check.__name__):
             continue
         try:
             verdicts.append(check(root, item, before))

@@ -12,30 +12,25 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dagster import (
-    AssetCheckKey,
     AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
     AssetExecutionContext,
-    AssetKey,
     AssetsDefinition,
-    DagsterInstance,
     DataVersion,
     Failure,
     MaterializeResult,
     MetadataValue,
     multi_asset,
 )
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from orchestration.checks import BLOCKING, CHECKS, Verdict, look
-from orchestration.graph import Graph, GraphBusy, GraphError, Item, read_lock, read_status
+from orchestration.checks import ACROSS, COSTLY, Verdict, look
+from orchestration.graph import Graph, GraphBusy, GraphError, read_lock, read_status
 from orchestration.launcher import note_worker
 from orchestration.lineage import revision
 from orchestration.metadata import describe
 from orchestration.progress import Pace, observation, progress_of
 from orchestration.running import Finished, Line, Outcome, jobs, make
 from orchestration.translation import asset_key, asset_specs
+from orchestration.verdicts import check_specs, last_values, results
 
 ADVICE = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config core.autostage",
           "Use `dvc push`")
@@ -47,7 +42,7 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
     """Every item as an asset, any of which can be selected."""
 
     @multi_asset(specs=asset_specs(graph), check_specs=check_specs(graph), can_subset=True, name="dvc_repro")
-    def dvc_repro(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
+    def dvc_repro(context: AssetExecutionContext) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
         note_worker(context.instance, context.run.run_id, os.getpid())
         selected = context.selected_asset_keys
         wanted = {address for address, item in graph.items.items() if asset_key(item) in selected}
@@ -63,8 +58,8 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
 
         def accept(finished: Finished) -> bool:
             item = graph.items[finished.address]
-            looked = look(graph.root, item, last_values(context.instance, item),
-                          costly=finished.outcome is not Outcome.UNCHANGED)
+            left_out = ACROSS | COSTLY if finished.outcome is Outcome.UNCHANGED else ACROSS
+            looked = look(graph.root, item, last_values(context.instance, item), lambda name: name not in left_out)
             verdicts[finished.address] = looked
             return all(verdict.passed for verdict in looked if verdict.blocking)
 
@@ -84,52 +79,23 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
                 shown = describe(graph, event.address, lock, outcome=event.outcome.value, seconds=event.seconds,
                                  left_stale=left_stale, revision=commit)
                 yield result(graph, event, shown, verdicts.get(event.address, []))
+        for address in verdicts:
+            across = look(graph.root, graph.items[address], {}, ACROSS.__contains__)
+            yield from results(graph.items[address], across)
         if failed:
             raise failure(failed, verdicts)
 
     return dvc_repro
 
 
-def check_specs(graph: Graph) -> list[AssetCheckSpec]:
-    """The checks of every item; what each one means is its own first line."""
-    return [AssetCheckSpec(check.__name__, asset=asset_key(item), description=(check.__doc__ or "").splitlines()[0],
-                           blocking=check.__name__ in BLOCKING)
-            for item in graph.items.values() for check in CHECKS.get(item.stage, ())]
-
-
-def last_values(instance: DagsterInstance, item: Item) -> dict[str, float]:
-    """By check, the number of the last run that passed it."""
-    found = {}
-    for check in CHECKS.get(item.stage, ()):
-        records = instance.event_log_storage.get_asset_check_execution_history(
-            AssetCheckKey(asset_key(item), check.__name__), limit=1,
-            status={AssetCheckExecutionRecordStatus.SUCCEEDED})
-        for record in records:
-            event = record.event and record.event.dagster_event
-            value = event.asset_check_evaluation_data.metadata.get("value") if event else None
-            if value is not None and isinstance(value.value, float):
-                found[check.__name__] = value.value
-    return found
-
-
 def result(graph: Graph, finished: Finished, shown: Mapping[str, MetadataValue[Any]], verdicts: list[Verdict]
            ) -> MaterializeResult[None]:
     """One made item, its version taken from dvc.lock, with what was found of it."""
-    locked, key = finished.locked, asset_key(graph.items[finished.address])
+    locked, item = finished.locked, graph.items[finished.address]
     return MaterializeResult(
-        asset_key=key, metadata=shown,
+        asset_key=asset_key(item), metadata=shown,
         data_version=DataVersion(graph.data_version(finished.address, locked)) if locked else None,
-        check_results=[_check_result(key, verdict) for verdict in verdicts])
-
-
-def _check_result(key: AssetKey, verdict: Verdict) -> AssetCheckResult:
-    severity = AssetCheckSeverity.ERROR if verdict.blocking else AssetCheckSeverity.WARN
-    return AssetCheckResult(
-        passed=verdict.passed, asset_key=key, check_name=verdict.name, severity=severity,
-        description=f"Expected {verdict.expected}; found {verdict.found}."
-                    + ("" if verdict.passed else f" {verdict.advice}"),
-        metadata={"expected": verdict.expected, "found": verdict.found, "what to do": verdict.advice,
-                  **({"value": MetadataValue.float(verdict.value)} if verdict.value is not None else {})})
+        check_results=results(item, verdicts))
 
 
 def failure(finished: list[Finished], verdicts: Mapping[str, list[Verdict]]) -> Failure:

@@ -11,15 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from dagster import AssetKey, DagsterInstance
-from dvc_world import make_world, materialize
+from dagster import AssetCheckKey, AssetKey, DagsterInstance
+from dvc_world import dvc, make_world, materialize
 from safetensors.torch import load_file, save_file
 from worlds import tiny
 
 from assets.raw_corpus import Limits
-from orchestration import checks, step
+from orchestration import checks, step, verdicts
+from orchestration.automation import report_outside_state
 from orchestration.checks import CONTAMINATED, Verdict, look
-from orchestration.graph import Item
+from orchestration.graph import Item, read_graph, read_lock, read_status
 from orchestration.running import Outcome
 
 
@@ -239,26 +240,59 @@ def instance() -> Iterator[DagsterInstance]:
         yield ephemeral
 
 
-def test_a_blocking_check_keeps_back_what_reads_the_asset_and_says_so(
-        tmp_path: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_bad_word(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-        """No document holds a bad word."""
-        text = (root / item.outputs[0] / "text").read_text()
-        return Verdict(name="no_bad_word", passed="bad" not in text, expected="no bad word", found=text.split()[-1],
-                       advice="Take it out.")
+def no_bad_word(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """No document holds a bad word."""
+    text = (root / item.outputs[0] / "text").read_text()
+    return Verdict(name="no_bad_word", passed="bad" not in text, expected="no bad word", found=text.split()[-1],
+                   advice="Take it out.")
 
-    for module in (checks, step):
-        monkeypatch.setattr(module, "CHECKS", {"raw": [no_bad_word]})
+
+def beside(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+    """The other recipe is there too."""
+    there = sorted(path.name for path in (root / "data" / "mixed").iterdir())
+    return Verdict(name="beside", passed=there == ["both", "short"], expected="both and short", found=" ".join(there),
+                   advice="Make the other.", blocking=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small project, with a check that blocks on its documents and one that holds a recipe against the other."""
+    for module in (checks, verdicts):
+        monkeypatch.setattr(module, "CHECKS", {"raw": [no_bad_word], "mixed": [beside]})
         monkeypatch.setattr(module, "BLOCKING", {"no_bad_word"})
-    world = make_world(tmp_path / "world")
+    for module in (checks, step):
+        monkeypatch.setattr(module, "ACROSS", {"beside"})
+    return make_world(tmp_path / "world")
+
+
+def test_a_blocking_check_keeps_back_what_reads_the_asset_and_says_so(world: Path, instance: DagsterInstance) -> None:
     (world / "sources" / "book" / "documents").write_text("bad\n")
     seen, run = materialize(world, instance)
     assert not run.success
     assert seen["raw@book"] is seen["raw@c4"] is seen["mixed@short"] is Outcome.RAN
     assert seen["mixed@both"] is seen["report"] is Outcome.SKIPPED
     found = {(looked.asset_key.to_user_string(), looked.passed) for looked in run.get_asset_check_evaluations()}
-    assert found == {("raw/book", False), ("raw/c4", True)}
+    assert found == {("raw/book", False), ("raw/c4", True), ("mixed/short", False)}
     assert instance.get_latest_materialization_event(AssetKey(["raw", "book"])) is not None
     (world / "sources" / "book" / "documents").write_text("good\n")
     seen, run = materialize(world, instance)
     assert run.success and seen["mixed@both"] is seen["report"] is Outcome.RAN
+
+
+def test_an_item_is_held_against_another_once_both_are_made(world: Path, instance: DagsterInstance) -> None:
+    _, run = materialize(world, instance)
+    found = [(looked.asset_key.to_user_string(), looked.passed) for looked in run.get_asset_check_evaluations()
+             if looked.check_name == "beside"]
+    assert sorted(found) == [("mixed/both", True), ("mixed/short", True)]
+
+
+def test_what_was_made_outside_is_checked_when_it_is_told_of(world: Path, instance: DagsterInstance) -> None:
+    (world / "sources" / "book" / "documents").write_text("bad\n")
+    dvc(world, "repro")
+    graph = read_graph(world)
+    report_outside_state(instance, graph, read_lock(world), read_status(world))
+    for key, check, status in (("raw/book", "no_bad_word", "FAILED"), ("raw/c4", "no_bad_word", "SUCCEEDED"),
+                               ("mixed/short", "beside", "SUCCEEDED")):
+        told = instance.event_log_storage.get_asset_check_execution_history(
+            AssetCheckKey(AssetKey(key.split("/")), check), limit=2)
+        assert [record.status.value for record in told] == [status], key

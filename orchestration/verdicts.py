@@ -1,0 +1,65 @@
+"""The checks as Dagster knows them: declared, told of, and remembered.
+
+Apart from checks.py, which knows nothing of Dagster and says what must hold.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckKey,
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetKey,
+    DagsterInstance,
+    MetadataValue,
+)
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+from orchestration.checks import BLOCKING, CHECKS, Verdict
+from orchestration.graph import Graph, Item
+from orchestration.translation import asset_key
+
+
+def check_specs(graph: Graph) -> list[AssetCheckSpec]:
+    """The checks of every item; what each one means is its own first line."""
+    return [AssetCheckSpec(check.__name__, asset=asset_key(item), description=(check.__doc__ or "").splitlines()[0],
+                           blocking=check.__name__ in BLOCKING)
+            for item in graph.items.values() for check in CHECKS.get(item.stage, ())]
+
+
+def last_values(instance: DagsterInstance, item: Item) -> dict[str, float]:
+    """By check, the number of the last run that passed it."""
+    found = {}
+    for check in CHECKS.get(item.stage, ()):
+        records = instance.event_log_storage.get_asset_check_execution_history(
+            AssetCheckKey(asset_key(item), check.__name__), limit=1,
+            status={AssetCheckExecutionRecordStatus.SUCCEEDED})
+        for record in records:
+            event = record.event and record.event.dagster_event
+            value = event.asset_check_evaluation_data.metadata.get("value") if event else None
+            if value is not None and isinstance(value.value, float):
+                found[check.__name__] = value.value
+    return found
+
+
+def results(item: Item, verdicts: Sequence[Verdict]) -> list[AssetCheckResult]:
+    """What a run found."""
+    return [AssetCheckResult(**_shown(asset_key(item), verdict)) for verdict in verdicts]
+
+
+def evaluations(item: Item, verdicts: Sequence[Verdict]) -> list[AssetCheckEvaluation]:
+    """The same of an item that no run of Dagster's made."""
+    return [AssetCheckEvaluation(**_shown(asset_key(item), verdict), blocking=verdict.blocking) for verdict in verdicts]
+
+
+def _shown(key: AssetKey, verdict: Verdict) -> Mapping[str, Any]:
+    metadata: dict[str, Any] = {"expected": verdict.expected, "found": verdict.found, "what to do": verdict.advice}
+    if verdict.value is not None:
+        metadata["value"] = MetadataValue.float(verdict.value)
+    return {"asset_key": key, "check_name": verdict.name, "passed": verdict.passed, "metadata": metadata,
+            "severity": AssetCheckSeverity.ERROR if verdict.blocking else AssetCheckSeverity.WARN,
+            "description": f"Expected {verdict.expected}; found {verdict.found}."
+                           + ("" if verdict.passed else f" {verdict.advice}")}
