@@ -8,7 +8,8 @@ end, and the next `make ui` finds it.
 
 The code server listens on a socket in a folder of its own that only this user may enter. When the sensor `outside`
 finds that dvc.yaml, params.yaml or what they name is no longer as it was loaded, it leaves a file there, and the code
-location is loaded anew. The cost of that: a second or two of one processor after a change.
+location is loaded anew. The cost of that: a second or two of one processor after a change. A project that could not be
+read has no sensor, so there this process watches the two files.
 """
 
 import json
@@ -24,6 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -44,8 +46,11 @@ SECONDS_TO_STOP = 15.0
 SECONDS_TO_BE_WHOLE, SECONDS_TO_LOAD = 30.0, 60.0
 ENDING = (signal.SIGINT, signal.SIGTERM)
 WAKING = {signal.SIGCHLD, *ENDING}
-MUTATION = """mutation Reload($name: String!) {
+RELOADED = """mutation Reload($name: String!) {
   reloadRepositoryLocation(repositoryLocationName: $name) { __typename } }"""
+LOADED = """query Loaded($name: String!) { workspaceLocationEntryOrError(name: $name) {
+  ... on WorkspaceLocationEntry { locationOrLoadError { __typename } } } }"""
+WATCHED = ("dvc.yaml", "params.yaml")
 
 
 @dataclass(slots=True)
@@ -107,7 +112,7 @@ def services(folder: Path, port: int) -> list[Service]:
 
 def keep(kept: Sequence[Service], reload_file: Path, port: int) -> None:
     """Keep them up until SIGINT or SIGTERM. The signals of WAKING must be blocked, or they would go unseen."""
-    woken_by = None
+    woken_by, seen = None, stamps()
     while woken_by not in ENDING:
         for service in kept:
             ready = service.needs is None or service.needs.exists()
@@ -120,7 +125,11 @@ def keep(kept: Sequence[Service], reload_file: Path, port: int) -> None:
                 service.ended(f"ended with code {codes[service.guard.pid]}")
         if kept[0].broken():
             kept[0].ended("lost its inner process")
-        if reload_file.exists() and reload(port):
+        if (now := stamps()) != seen and (loaded := location(port)):
+            seen = now
+            if loaded == "PythonError":
+                reload_file.touch()
+        if reload_file.exists() and ask(port, RELOADED) is not None:
             reload_file.unlink(missing_ok=True)
 
 
@@ -136,15 +145,26 @@ def reap(kept: Sequence[Service]) -> dict[int, int]:
     return codes
 
 
-def reload(port: int) -> bool:
-    """Have the webserver load the code location anew; whether it could be asked."""
-    body = json.dumps({"query": MUTATION, "variables": {"name": LOCATION}}).encode()
+def stamps() -> list[int]:
+    """When each of the watched files was last written; 0 where it is missing."""
+    return [path.stat().st_mtime_ns if (path := Path(name)).exists() else 0 for name in WATCHED]
+
+
+def location(port: int) -> str:
+    """What came of loading the project: RepositoryLocation or PythonError; "" while that is not known."""
+    found = (ask(port, LOADED) or {}).get("workspaceLocationEntryOrError") or {}
+    return str((found.get("locationOrLoadError") or {}).get("__typename", ""))
+
+
+def ask(port: int, query: str) -> dict[str, Any] | None:
+    """The webserver's answer about the code location, or after it did something to it; None if it can't be asked."""
+    body = json.dumps({"query": query, "variables": {"name": LOCATION}}).encode()
     request = Request(f"http://{HOST}:{port}/graphql", body, {"Content-Type": "application/json"})
     try:
-        with urlopen(request, timeout=SECONDS_TO_LOAD):
-            return True
-    except (URLError, OSError):
-        return False
+        with urlopen(request, timeout=SECONDS_TO_LOAD) as answer:
+            return dict(json.load(answer)["data"] or {})
+    except (URLError, OSError, ValueError, LookupError):
+        return None
 
 
 def end_all() -> None:

@@ -76,14 +76,18 @@ class Server:
 
     def up(self) -> bool:
         """Whether the webserver answers and has the code location loaded."""
+        return self.location() == "RepositoryLocation"
+
+    def location(self) -> str:
+        """What the webserver has of the code location: RepositoryLocation, PythonError, or nothing yet."""
         assert self.supervisor.poll() is None, (self.world / "server.log").read_text()
         try:
             locations = self.ask("{ workspaceOrError { ... on Workspace { locationEntries {"
                                  " locationOrLoadError { __typename } } } } }")["locationEntries"]
         except (URLError, OSError, AssertionError):
-            return False
-        return [entry["locationOrLoadError"]["__typename"] for entry in locations
-                if entry["locationOrLoadError"]] == ["RepositoryLocation"]
+            return ""
+        return "".join(entry["locationOrLoadError"]["__typename"] for entry in locations
+                       if entry["locationOrLoadError"])
 
     def launch(self, *keys: str) -> str:
         """Start a run of these assets ("raw/book"), or of all; return its id."""
@@ -141,8 +145,8 @@ class Server:
 
 
 @contextmanager
-def serving(world: Path, **environment: str) -> Iterator[Server]:
-    """A server on that project; ended as by Ctrl-C, after which no process of it may be left."""
+def serving(world: Path, location: str = "RepositoryLocation", **environment: str) -> Iterator[Server]:
+    """A server on that project, once that came of loading it; ended as by Ctrl-C, after which no process may be left."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -153,7 +157,7 @@ def serving(world: Path, **environment: str) -> Iterator[Server]:
                                       env=variables, stdout=log, stderr=log, start_new_session=True)
     server = Server(world, supervisor, f"http://127.0.0.1:{port}")
     try:
-        until(server.up)
+        until(lambda: server.location() == location)
         yield server
     finally:
         started = below(supervisor.pid)

@@ -120,6 +120,17 @@ def test_a_run_outlives_a_server_that_was_killed_and_the_next_server_finds_it(wo
     assert set(Counter(executions(world)).values()) == {1}
 
 
+def test_a_project_that_can_not_be_read_is_shown_as_soon_as_it_is_mended(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    graph = (world / "dvc.yaml").read_text()
+    (world / "dvc.yaml").write_text("stages: {raw: {")
+    with serving(world, location="PythonError") as server:
+        (world / "dvc.yaml").write_text(graph)
+        until(server.up)
+        run = server.launch("raw/book")
+        until(lambda: server.status(run) == "SUCCESS")
+
+
 def test_a_taken_port_is_one_message(world: Path) -> None:
     with serving(world) as server:
         done = subprocess.run([sys.executable, "-m", "orchestration.ui", "--port", server.address.rpartition(":")[2]],
