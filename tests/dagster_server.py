@@ -146,7 +146,7 @@ class Server:
 
 @contextmanager
 def serving(world: Path, location: str = "RepositoryLocation", **environment: str) -> Iterator[Server]:
-    """A server on that project, once that came of loading it; ended as by Ctrl-C, after which no process may be left."""
+    """A server on that project, once that came of loading it; ended as by Ctrl-C, after which no process is left."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
