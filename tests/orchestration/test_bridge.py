@@ -133,6 +133,36 @@ def test_what_we_use_of_dvcs_private_interface_is_there(world: Path) -> None:
     assert graph.downstream({"raw@c4"}) == ALL - {"raw@book"}
 
 
+EDITS = {"a document": ("c4", "pathlib.Path('sources/c4/documents').open('a').write('too late\\n')", {"raw@c4"}),
+         "a parameter": ("short", "params = pathlib.Path('params.yaml'); "
+                                  "params.write_text(params.read_text().replace('cut: 1', 'cut: 5'))", {"mixed@short"}),
+         "the code": ("c4", "pathlib.Path('stage.py').open('a').write('# too late\\n')", {"raw@c4", "raw@book"})}
+"""What changes -> the item that is at work then, how, and what is out of date afterwards."""
+
+
+@pytest.mark.parametrize("change", EDITS)
+def test_what_changes_while_an_item_is_made_is_not_recorded_as_what_it_was_made_from(
+        world: Path, instance: DagsterInstance, change: str) -> None:
+    item, edit, changed = EDITS[change]
+    early = (world / "params.yaml").read_text()
+    (world / "stage.py").write_text((world / "stage.py").read_text()
+                                    + f"if pathlib.Path('edit').exists() and item == '{item}': {edit}\n")
+    materialize(world, instance)
+    with (world / "sources" / "c4" / "documents").open("a") as file:
+        file.write("in time\n")
+    (world / "edit").touch()
+    _, run = materialize(world, instance)
+    (world / "edit").unlink()
+    assert run.success and set(read_status(world)) == changed
+    seen, _ = materialize(world, instance)
+    assert changed <= ran(seen) and not read_status(world)
+    made = artefacts(world)["data/report/all/text"][1]
+    assert "in time" in made and ("too late" in made) == (change == "a document")
+    if change == "a parameter":  # taken back, it is what it was made from, and it is still there
+        (world / "params.yaml").write_text(early)
+        assert set(materialize(world, instance)[0].values()) <= {Outcome.RESTORED, Outcome.UNCHANGED}
+
+
 def test_items_of_a_pool_wait_for_a_place_in_it(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (world / "dvc.yaml").read_text()
     (world / "dvc.yaml").write_text(text.replace("      desc: Documents of one domain\n",
