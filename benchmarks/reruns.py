@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from orchestration.graph import read_graph, read_status
-from orchestration.running import Finished, Outcome, jobs, make
+from orchestration.running import Finished, Outcome, jobs, make, pools
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("assets", "training", "evaluation", "orchestration", "sources", "models", "dvc.yaml", ".dvcignore",
@@ -87,7 +87,8 @@ def answer(root: Path) -> tuple[Counter[Outcome], float]:
     start = time.monotonic()
     graph, stale = read_graph(root), read_status(root)
     wanted = graph.downstream(stale)
-    found = Counter(event.outcome for event in make(graph, wanted, stale, jobs()) if isinstance(event, Finished))
+    events = make(graph, wanted, stale, jobs(), pools(graph))
+    found = Counter(event.outcome for event in events if isinstance(event, Finished))
     found[Outcome.UNCHANGED] += len(graph.items) - len(wanted)
     if found[Outcome.FAILED]:
         sys.exit(f"{found[Outcome.FAILED]} items failed")

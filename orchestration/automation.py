@@ -262,17 +262,17 @@ def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[
             shown = {"outcome": MetadataValue.text(OUTSIDE)} if lost else describe(
                 graph, address, lock, outcome=OUTSIDE, left_stale=left_stale, revision=commit)
             instance.report_runless_asset_event(AssetMaterialization(key, description=words, metadata=shown, tags=tags))
-            for found in [] if lost else check_outside(instance, graph, address):
+            for found in check_outside(instance, graph, address, locked) if locked and not lost else ():
                 instance.report_runless_asset_event(found)
             told.append(key)
     return told
 
 
-def check_outside(instance: DagsterInstance, graph: Graph, address: str) -> list[AssetCheckEvaluation]:
+def check_outside(instance: DagsterInstance, graph: Graph, address: str, locked: Locked) -> list[AssetCheckEvaluation]:
     """What holds of an item that was made without Dagster, as far as a look that takes no time can tell."""
     item = graph.items[address]
-    return evaluations(item, checks.look(graph.root, item, last_values(instance, item),
-                                         lambda name: name not in checks.COSTLY))
+    verdicts = checks.look(graph.root, item, last_values(instance, item), lambda name: name not in checks.COSTLY)
+    return evaluations(item, verdicts, graph.data_version(address, locked))
 
 
 def provenance(graph: Graph, address: str, locked: Locked, lock: Mapping[str, Locked],

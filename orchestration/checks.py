@@ -3,7 +3,7 @@
 Each check is a function of the project's folder and one item, reads what the item wrote (its files are an open form: no
 stage's code is imported) and says what was expected, what was found and what to do. A blocking one that fails keeps
 back whatever reads the item, as a failure of the item itself would. The cost is a few milliseconds an item; only
-`loads_in_transformers` starts a process, and only for a model that was just made.
+`loads_in_transformers` starts a process, once for each model.
 """
 
 import csv
@@ -180,7 +180,7 @@ CHECKS: Mapping[str, Sequence[Look]] = {
     "short_context_report": [small_drop], "needle_report": [needle_holds]}
 """By stage. A graph without these stages has no checks."""
 COSTLY = {"loads_in_transformers", "as_recorded"}
-"""Looked at only where a run has just made or restored the item."""
+"""Looked at once for each version of the data, by the run that makes it or the first that needs it."""
 ACROSS = {"small_drop"}
 """Hold an item against another of its stage: looked at once a run has made all it makes."""
 BLOCKING = {"little_contamination", "domain_shares", "no_heldout", "rows_of_one_length", "tokens_conserved",

@@ -35,7 +35,11 @@ TAIL_LINES = 20
 SECONDS_TO_STOP = 5.0
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_BETWEEN_TRIES = 0.5
-BUSY = "is busy, it is being blocked by"
+BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
+CPU = "cpu"
+"""The pool of items that name none."""
+GPU = Path("/dev/nvidiactl")
+"""There where there is an NVIDIA GPU."""
 
 
 class Outcome(StrEnum):
@@ -79,31 +83,41 @@ def jobs() -> int:
     return int(value) if value else os.cpu_count() or 1
 
 
-def pools() -> dict[str, int]:
-    """Places in each pool: NEEDLEWORK_POOLS, as in "gpu=1,memory=2". A pool it does not name has no bound."""
+def pools(graph: Graph) -> dict[str, int]:
+    """Places in each pool: NEEDLEWORK_POOLS, as in "gpu=1,memory=2". A pool it does not name has no bound, but that of
+    GPUs has one place where there is a GPU: one training takes all that it is given, and two would share them.
+
+    Raises ValueError.
+    """
     text = os.environ.get("NEEDLEWORK_POOLS", "")
-    found = {}
+    known = {CPU, "memory", "gpu", *(item.pool for item in graph.items.values() if item.pool)}
+    found = {"gpu": 1} if GPU.exists() else {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, places = part.partition("=")
+        name, _, places = map(str.strip, part.partition("="))
         if not (places.isdigit() and int(places) > 0):
             raise ValueError(f"NEEDLEWORK_POOLS is {text!r}: write POOL=PLACES, as in gpu=1,memory=2.")
-        found[name.strip()] = int(places)
+        if name not in known:
+            raise ValueError(f"NEEDLEWORK_POOLS is {text!r}: no item is in a pool {name!r}. "
+                             f"There are {', '.join(sorted(known))}.")
+        found[name] = int(places)
     return found
 
 
 def make(graph: Graph, wanted: AbstractSet[str], stale: Mapping[str, Sequence[str]], workers: int,
+         places: Mapping[str, int], barred: AbstractSet[str] = frozenset(),
          accept: Callable[[Finished], bool] = lambda finished: True) -> Iterator[Line | Finished]:
     """Make the `wanted` addresses, yielding lines as they are written and one Finished for each, upstream first.
 
-    stale: `read_status` of now. A failure takes along only what reads the failed item; everything else goes on. accept:
-    asked about each item that is there; what reads one that is not accepted is not tried.
+    stale: `read_status` of now. workers, places: `jobs` and `pools`. A failure takes along only what reads the
+    failed item; everything else goes on. accept: asked about each item that is there; what reads one that is not
+    accepted, or one that is barred, is not tried.
     Closing the generator, or an exception in its consumer, stops every child.
     """
     before = read_lock(graph.root)
     waiting = {address: set(item.upstream & wanted) for address, item in graph.items.items() if address in wanted}
-    changed, broken, started = set[str](), set[str](), set[str]()
+    changed, broken, started = set[str](), set(barred), set[str]()
     children, events = Children(graph.root), SimpleQueue[Line | Finished]()
-    running, places, taken = 0, pools(), Counter[str]()
+    running, taken = 0, Counter[str]()
 
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -111,14 +125,14 @@ def make(graph: Graph, wanted: AbstractSet[str], stale: Mapping[str, Sequence[st
                 for address in [address for address, upstream in waiting.items() if not upstream]:
                     item = graph.items[address]
                     to_do = not item.upstream & broken and (address in stale or item.upstream & changed)
-                    if to_do and taken[item.pool] >= places.get(item.pool, sys.maxsize):
+                    if to_do and taken[item.pool or CPU] >= places.get(item.pool or CPU, sys.maxsize):
                         continue
                     del waiting[address]
                     running += 1
                     if item.upstream & broken:
                         events.put(Finished(address=address, outcome=Outcome.SKIPPED))
                     elif to_do:
-                        taken[item.pool] += 1
+                        taken[item.pool or CPU] += 1
                         started.add(address)
                         pool.submit(_make_one, children, address, events)
                     else:
@@ -127,7 +141,7 @@ def make(graph: Graph, wanted: AbstractSet[str], stale: Mapping[str, Sequence[st
                 if isinstance(event, Finished):
                     running -= 1
                     if event.address in started:
-                        taken[graph.items[event.address].pool] -= 1
+                        taken[graph.items[event.address].pool or CPU] -= 1
                     for upstream in waiting.values():
                         upstream.discard(event.address)
                     if event.outcome in (Outcome.FAILED, Outcome.SKIPPED) or not accept(event):
@@ -235,7 +249,7 @@ def _attempt(children: Children, address: str, events: "SimpleQueue[Line | Finis
     try:
         for line in children.repro(address):
             outcome = outcome_of(line, address) or outcome
-            busy = busy or BUSY in line
+            busy = busy or any(words in line for words in BUSY)
             tail.append(line)
             events.put(Line(address, line))
     except subprocess.CalledProcessError:

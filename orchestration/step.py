@@ -8,13 +8,15 @@ by one, as each is made.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dagster import (
     AssetCheckResult,
     AssetExecutionContext,
     AssetsDefinition,
+    DagsterInstance,
     DataVersion,
     Failure,
     MaterializeResult,
@@ -23,14 +25,14 @@ from dagster import (
 )
 
 from orchestration.checks import ACROSS, COSTLY, Verdict, look
-from orchestration.graph import Graph, GraphBusy, GraphError, read_lock, read_status
+from orchestration.graph import Graph, GraphBusy, GraphError, Locked, read_lock, read_status
 from orchestration.launcher import note_worker
 from orchestration.lineage import revision
 from orchestration.metadata import describe
 from orchestration.progress import Pace, observation, progress_of
-from orchestration.running import Finished, Line, Outcome, jobs, make
+from orchestration.running import SECONDS_BETWEEN_TRIES, Finished, Line, Outcome, jobs, make, pools
 from orchestration.translation import asset_key, asset_specs
-from orchestration.verdicts import check_specs, last_values, results
+from orchestration.verdicts import check_specs, last_values, recall, results
 
 ADVICE = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config core.autostage",
           "Use `dvc push`")
@@ -47,29 +49,35 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
         selected = context.selected_asset_keys
         wanted = {address for address, item in graph.items.items() if asset_key(item) in selected}
         try:
-            stale = read_status(graph.root)
-        except (GraphBusy, GraphError) as error:
-            raise Failure(str(error)) from None
+            workers, places = jobs(), pools(graph)
+            stale = status_once_free(graph.root, context.log.info)
+        except (GraphError, ValueError) as error:
+            raise Failure(str(error), allow_retries=False) from None
         left_stale, lock, commit = graph.downstream(stale) - wanted, read_lock(graph.root), revision(graph.root)
         context.log.info(f"{len(wanted & stale.keys())} of {len(wanted)} items are out of date")
         failed: list[Finished] = []
-        verdicts: dict[str, list[Verdict]] = {}
+        verdicts = {address: recalled(context.instance, graph, address, lock)
+                    for item in map(graph.items.__getitem__, wanted) for address in item.upstream - wanted}
+        barred = {address for address, found in verdicts.items() if not holds(found)}
         pace = Pace()
 
         def accept(finished: Finished) -> bool:
-            item = graph.items[finished.address]
-            left_out = ACROSS | COSTLY if finished.outcome is Outcome.UNCHANGED else ACROSS
-            looked = look(graph.root, item, last_values(context.instance, item), lambda name: name not in left_out)
-            verdicts[finished.address] = looked
-            return all(verdict.passed for verdict in looked if verdict.blocking)
+            address, item = finished.address, graph.items[finished.address]
+            if finished.outcome is Outcome.UNCHANGED:
+                found = recalled(context.instance, graph, address, lock, first=True)
+            else:
+                found = look(graph.root, item, last_values(context.instance, item), lambda name: name not in ACROSS)
+            verdicts[address] = found
+            return holds(found)
 
-        for event in make(graph, wanted, stale, jobs(), accept):
+        for event in make(graph, wanted, stale, workers, places, barred, accept):
             watch(event)
             if isinstance(event, Line):
-                if event.text.strip() and not event.text.lstrip().startswith(ADVICE):
-                    context.log.info(f"{event.address}: {event.text}")
                 step = progress_of(event.text)
-                if step is not None and pace.due(event.address, step, time.monotonic()):
+                due = step is not None and pace.due(event.address, step, time.monotonic())
+                if event.text.strip() and not event.text.lstrip().startswith(ADVICE) and (step is None or due):
+                    context.log.info(f"{event.address}: {event.text}")
+                if step is not None and due:
                     context.log_event(observation(asset_key(graph.items[event.address]), step, event.text))
             elif event.outcome in (Outcome.FAILED, Outcome.SKIPPED):
                 failed.append(event)
@@ -79,23 +87,51 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
                 shown = describe(graph, event.address, lock, outcome=event.outcome.value, seconds=event.seconds,
                                  left_stale=left_stale, revision=commit)
                 yield result(graph, event, shown, verdicts.get(event.address, []))
-        for address in verdicts:
+        for address in verdicts.keys() & wanted & lock.keys():
             across = look(graph.root, graph.items[address], {}, ACROSS.__contains__)
-            yield from results(graph.items[address], across)
+            yield from results(graph.items[address], across, graph.data_version(address, lock[address]))
         if failed:
             raise failure(failed, verdicts)
 
     return dvc_repro
 
 
+def status_once_free(root: Path, tell: Callable[[str], object]) -> dict[str, list[str]]:
+    """What is out of date, as soon as no other DVC process holds what is needed to say so. Raises GraphError."""
+    waits = False
+    while True:
+        try:
+            return read_status(root)
+        except GraphBusy as busy:
+            if not waits:
+                tell(f"{busy} Waiting for it to end.")
+            waits = True
+            time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def recalled(instance: DagsterInstance, graph: Graph, address: str, lock: Mapping[str, Locked], first: bool = False
+             ) -> list[Verdict]:
+    """What holds of an item that is up to date. A costly check that passed for this version of the data is not looked
+    at again; one that never was is if this is the first time that it can be told of."""
+    item, locked = graph.items[address], lock.get(address)
+    known = recall(instance, item, graph.data_version(address, locked)) if locked else {}
+    left_out = {name for name in COSTLY if (known[name].passed if name in known else not first)} | ACROSS
+    looked = look(graph.root, item, last_values(instance, item), lambda name: name not in left_out)
+    return looked + [verdict for name, verdict in known.items() if name in left_out]
+
+
+def holds(verdicts: Sequence[Verdict]) -> bool:
+    """Whether anything may be made from the item."""
+    return all(verdict.passed for verdict in verdicts if verdict.blocking)
+
+
 def result(graph: Graph, finished: Finished, shown: Mapping[str, MetadataValue[Any]], verdicts: list[Verdict]
            ) -> MaterializeResult[None]:
     """One made item, its version taken from dvc.lock, with what was found of it."""
     locked, item = finished.locked, graph.items[finished.address]
-    return MaterializeResult(
-        asset_key=asset_key(item), metadata=shown,
-        data_version=DataVersion(graph.data_version(finished.address, locked)) if locked else None,
-        check_results=results(item, verdicts))
+    version = graph.data_version(finished.address, locked) if locked else ""
+    return MaterializeResult(asset_key=asset_key(item), metadata=shown, check_results=results(item, verdicts, version),
+                             data_version=DataVersion(version) if version else None)
 
 
 def failure(finished: list[Finished], verdicts: Mapping[str, list[Verdict]]) -> Failure:

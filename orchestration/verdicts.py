@@ -1,6 +1,8 @@
 """The checks as Dagster knows them: declared, told of, and remembered.
 
-Apart from checks.py, which knows nothing of Dagster and says what must hold.
+Apart from checks.py, which knows nothing of Dagster and says what must hold. Each result is stored with the version of
+the data that it is about, so that what takes long to look at is looked at once for each version, and one that failed
+still fails when the item is up to date and not looked at again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +20,11 @@ from dagster import (
 )
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from orchestration.checks import BLOCKING, CHECKS, Verdict
+from orchestration.checks import BLOCKING, CHECKS, COSTLY, Verdict
 from orchestration.graph import Graph, Item
 from orchestration.translation import asset_key
+
+VERSION = "data version"
 
 
 def check_specs(graph: Graph) -> list[AssetCheckSpec]:
@@ -45,18 +49,36 @@ def last_values(instance: DagsterInstance, item: Item) -> dict[str, float]:
     return found
 
 
-def results(item: Item, verdicts: Sequence[Verdict]) -> list[AssetCheckResult]:
-    """What a run found."""
-    return [AssetCheckResult(**_shown(asset_key(item), verdict)) for verdict in verdicts]
+def recall(instance: DagsterInstance, item: Item, version: str) -> dict[str, Verdict]:
+    """The last verdict of each costly check, where it is about this version of the data."""
+    found = {}
+    for name in COSTLY & {check.__name__ for check in CHECKS.get(item.stage, ())}:
+        records = instance.event_log_storage.get_asset_check_execution_history(
+            AssetCheckKey(asset_key(item), name), limit=1,
+            status={AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED})
+        for told in (record.event.dagster_event.asset_check_evaluation_data for record in records
+                     if record.event and record.event.dagster_event):
+            words = {key: str(value.value) for key, value in told.metadata.items()}
+            if words.get(VERSION) == version:
+                found[name] = Verdict(name=name, passed=told.passed, expected=words["expected"], found=words["found"],
+                                      advice=words["what to do"], blocking=name in BLOCKING)
+    return found
 
 
-def evaluations(item: Item, verdicts: Sequence[Verdict]) -> list[AssetCheckEvaluation]:
+def results(item: Item, verdicts: Sequence[Verdict], version: str) -> list[AssetCheckResult]:
+    """What a run found of that version of the data."""
+    return [AssetCheckResult(**_shown(asset_key(item), verdict, version)) for verdict in verdicts]
+
+
+def evaluations(item: Item, verdicts: Sequence[Verdict], version: str) -> list[AssetCheckEvaluation]:
     """The same of an item that no run of Dagster's made."""
-    return [AssetCheckEvaluation(**_shown(asset_key(item), verdict), blocking=verdict.blocking) for verdict in verdicts]
+    return [AssetCheckEvaluation(**_shown(asset_key(item), verdict, version), blocking=verdict.blocking)
+            for verdict in verdicts]
 
 
-def _shown(key: AssetKey, verdict: Verdict) -> Mapping[str, Any]:
-    metadata: dict[str, Any] = {"expected": verdict.expected, "found": verdict.found, "what to do": verdict.advice}
+def _shown(key: AssetKey, verdict: Verdict, version: str) -> Mapping[str, Any]:
+    metadata: dict[str, Any] = {"expected": verdict.expected, "found": verdict.found, "what to do": verdict.advice,
+                                VERSION: version}
     if verdict.value is not None:
         metadata["value"] = MetadataValue.float(verdict.value)
     return {"asset_key": key, "check_name": verdict.name, "passed": verdict.passed, "metadata": metadata,

@@ -1,11 +1,15 @@
 """The bridge on a world of two domains and two recipes: it runs what is out of date and says what it did."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance
+from dagster_server import until
 from dvc_world import PARAMS, dvc, make_world, materialize
 
 from orchestration.definitions import build_definitions
@@ -171,7 +175,7 @@ def test_items_of_a_pool_wait_for_a_place_in_it(world: Path, monkeypatch: pytest
     assert graph.items["raw@book"].pool == "gpu" and graph.items["report"].pool == ""
     monkeypatch.setenv("NEEDLEWORK_POOLS", "gpu=1")
     begun: list[str] = []
-    for event in make(graph, set(graph.items), read_status(world), 4):
+    for event in make(graph, set(graph.items), read_status(world), 4, pools(graph)):
         if isinstance(event, Line) and event.text.startswith("Running stage"):
             begun.append(event.address)
             assert len([address for address in begun if address.startswith("raw")]) <= 1
@@ -180,7 +184,33 @@ def test_items_of_a_pool_wait_for_a_place_in_it(world: Path, monkeypatch: pytest
     assert not read_status(world)
 
 
-def test_a_pool_without_a_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NEEDLEWORK_POOLS", "gpu")
-    with pytest.raises(ValueError, match="POOL=PLACES"):
-        pools()
+@pytest.mark.parametrize(("setting", "message"), [("gpu", "POOL=PLACES"), ("gpus=1", "cpu, gpu, memory")])
+def test_a_pool_that_can_not_be_meant_is_refused(
+        world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, setting: str, message: str) -> None:
+    monkeypatch.setenv("NEEDLEWORK_POOLS", setting)
+    with pytest.raises(ValueError, match=message):
+        pools(read_graph(world))
+    _, run = materialize(world, instance)
+    assert message in " ".join(str(event.event_specific_data) for event in run.get_step_failure_events())
+
+
+def test_a_run_waits_for_a_dvc_that_someone_else_runs(world: Path, instance: DagsterInstance) -> None:
+    (world / "hold").touch()
+    (world / "stage.py").write_text((world / "stage.py").read_text() + WAIT)
+    other = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "raw@book"], cwd=world, stdout=subprocess.DEVNULL)
+    with ThreadPoolExecutor() as pool:
+        until(lambda: (world / "held").exists())
+        run = pool.submit(materialize, world, instance)
+        until(lambda: any("Waiting" in entry.user_message for found in instance.get_runs()
+                          for entry in instance.all_logs(found.run_id)))
+        (world / "hold").unlink()
+        assert other.wait() == 0
+        seen, result = run.result()
+    assert result.success and seen["raw@book"] is Outcome.UNCHANGED and seen["report"] is Outcome.RAN
+
+
+WAIT = """
+import time
+pathlib.Path("held").touch()
+while pathlib.Path("hold").exists(): time.sleep(0.05)
+"""

@@ -279,6 +279,44 @@ def test_a_blocking_check_keeps_back_what_reads_the_asset_and_says_so(world: Pat
     assert run.success and seen["mixed@both"] is seen["report"] is Outcome.RAN
 
 
+@pytest.mark.parametrize("costly", [False, True])
+def test_what_did_not_hold_keeps_back_what_reads_it_until_it_is_mended(
+        world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, costly: bool) -> None:
+    for module in (checks, step, verdicts):
+        monkeypatch.setattr(module, "COSTLY", {"no_bad_word"} if costly else set())
+    (world / "sources" / "book" / "documents").write_text("bad\n")
+    assert not materialize(world, instance)[1].success
+    seen, run = materialize(world, instance)  # nothing has changed since
+    assert not run.success and seen["raw@book"] is Outcome.UNCHANGED and seen["mixed@both"] is Outcome.SKIPPED
+    seen, run = materialize(world, instance, "mixed/both")  # what does not hold is not even selected
+    assert not run.success and seen == {"mixed@both": Outcome.SKIPPED}
+    assert "raw@book: check no_bad_word" in str([event.event_specific_data for event in run.get_step_failure_events()])
+    (world / "sources" / "book" / "documents").write_text("good\n")
+    assert materialize(world, instance)[1].success
+
+
+def test_a_costly_check_looks_once_at_each_version_and_is_shown_each_time(
+        world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = list[str]()
+
+    def costly(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
+        """Counts how often it is asked."""
+        looked.append(item.address)
+        return Verdict(name="costly", passed=True, expected="nothing", found="nothing", advice="")
+
+    for module in (checks, step, verdicts):
+        monkeypatch.setattr(module, "COSTLY", {"costly"})
+    for module in (checks, verdicts):
+        monkeypatch.setattr(module, "CHECKS", {"raw": [costly]})
+    for _ in range(3):
+        _, run = materialize(world, instance)
+        assert {found.asset_key.path[-1] for found in run.get_asset_check_evaluations()} == {"book", "c4"}
+        assert sorted(looked) == ["raw@book", "raw@c4"]
+    (world / "sources" / "book" / "documents").write_text("other\n")
+    materialize(world, instance)
+    assert sorted(looked) == ["raw@book", "raw@book", "raw@c4"]
+
+
 def test_an_item_is_held_against_another_once_both_are_made(world: Path, instance: DagsterInstance) -> None:
     _, run = materialize(world, instance)
     found = [(looked.asset_key.to_user_string(), looked.passed) for looked in run.get_asset_check_evaluations()
