@@ -29,10 +29,9 @@ from queue import SimpleQueue
 from threading import Event, Lock
 
 from orchestration.graph import Graph, Locked, order_lock, read_lock
-from orchestration.guard import guarded
+from orchestration.guard import guarded, seconds_to_stop
 
 TAIL_LINES = 20
-SECONDS_TO_STOP = 5.0
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_BETWEEN_TRIES = 0.5
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
@@ -163,7 +162,7 @@ class Children:
     """The processes at work, so that all of them can be stopped at once."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self._lock, self._stopped = root, Lock(), Event()
+        self.root, self._lock, self._stopped, self._patience = root, Lock(), Event(), seconds_to_stop()
         self._processes: set[subprocess.Popen[str]] = set()
 
     def repro(self, address: str) -> Iterator[str]:
@@ -194,11 +193,11 @@ class Children:
         self._stopped.wait(SECONDS_BETWEEN_TRIES)
 
     def stop(self) -> None:
-        """End every child and all they started: SIGTERM, and SIGKILL for what is still there after SECONDS_TO_STOP."""
+        """End every child and all they started: SIGTERM, and SIGKILL for what takes longer than it may."""
         with self._lock:
             self._stopped.set()
             processes = list(self._processes)
-        deadline = time.monotonic() + SECONDS_TO_STOP
+        deadline = time.monotonic() + self._patience
         alive = _signal(processes, signal.SIGTERM)
         while alive and time.monotonic() < deadline:
             time.sleep(SECONDS_BETWEEN_LOOKS)

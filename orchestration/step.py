@@ -26,6 +26,7 @@ from dagster import (
 
 from orchestration.checks import ACROSS, COSTLY, Verdict, look
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, read_lock, read_status
+from orchestration.guard import seconds_to_stop
 from orchestration.launcher import note_worker
 from orchestration.lineage import revision
 from orchestration.metadata import describe
@@ -49,7 +50,7 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
         selected = context.selected_asset_keys
         wanted = {address for address, item in graph.items.items() if asset_key(item) in selected}
         try:
-            workers, places = jobs(), pools(graph)
+            workers, places, _ = jobs(), pools(graph), seconds_to_stop()
             stale = status_once_free(graph.root, context.log.info)
         except (GraphError, ValueError) as error:
             raise Failure(str(error), allow_retries=False) from None

@@ -19,7 +19,7 @@ from dagster_server import Server, below, executions, hold_back, serving, stages
 from dvc_world import dvc, make_world
 
 from orchestration.graph import GraphError, read_status
-from orchestration.guard import guarded
+from orchestration.guard import PATIENCE, guarded
 from orchestration.home import make_database, prepare
 from orchestration.processes import gone, identity, pid_of, process
 
@@ -141,7 +141,7 @@ def test_a_taken_port_is_one_message(world: Path) -> None:
 
 TREE = """
 import subprocess, sys
-from orchestration.guard import guarded
+from orchestration.guard import PATIENCE, guarded
 child = subprocess.Popen(guarded(["sh", "-c", "sleep 1000 & echo $!; exec sleep 1000"]), start_new_session=True)
 print(child.pid, flush=True)
 child.wait()
@@ -167,6 +167,23 @@ def killed_parent() -> Iterator[list[int]]:
 
 def test_a_command_and_what_it_started_end_with_a_parent_that_is_killed(killed_parent: list[int]) -> None:
     until(lambda: not any(process(pid) for pid in killed_parent))
+
+
+def test_what_a_guarded_command_leaves_behind_ends_with_it_and_its_code_is_told(tmp_path: Path) -> None:
+    stubborn = f"trap '' TERM; echo $$ > {tmp_path}/stubborn; while :; do sleep 1000; done"
+    script = f'sleep 1000 & sh -c "{stubborn}" & while [ ! -s {tmp_path}/stubborn ]; do :; done; echo said; exit 3'
+    done = subprocess.run(guarded(["sh", "-c", script]), start_new_session=True, stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, PATIENCE: "0.5"})
+    assert done.returncode == 3 and done.stdout == "said\n"  # read to the end, so no one holds the pipe
+    assert process(int((tmp_path / "stubborn").read_text())) is None
+
+
+def test_a_command_that_is_asked_to_end_has_the_time_to() -> None:
+    script = "trap 'sleep 0.2; echo written; exit 0' TERM; echo begun; while :; do sleep 0.01; done"
+    child = subprocess.Popen(guarded(["sh", "-c", script]), start_new_session=True, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "begun\n"
+    os.killpg(child.pid, signal.SIGTERM)
+    assert child.communicate()[0] == "written\n" and child.returncode == 0
 
 
 def test_a_guarded_command_ends_with_its_own_code() -> None:
