@@ -7,18 +7,20 @@ evaluation texts is indexed (17 bytes a character); a document is looked at only
 placed that no run of that length can lie between them. Each hit is then compared byte by byte: no false alarm.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from assets.documents import Fields, Skipped, document_files, read_texts
+from assets.documents import FIELD_MISSING, Fields, Skipped, document_files, read_texts
+from assets.stage import UserError
 
 LANE = 8
 LONGEST_TEXT = 64 << 20
-SETTING = "raw_corpus.decontamination.against"
+SECTION = "raw_corpus.decontamination"
 TABLE_BITS = 20
 BETWEEN = b"\0"  # the one byte that is neither dropped nor part of a text: no run crosses it
 DROPPED = 1
@@ -40,6 +42,8 @@ class Index:
     """Where in `texts` each of them starts."""
     table: NDArray[np.bool_]
     """Whether any hash begins with these bits: turns away nearly every window of a clean document at once."""
+    evaluation_texts: int
+    """How many there are."""
     too_short: int
     """Evaluation texts of fewer characters than `run`: nothing can match them."""
 
@@ -55,10 +59,30 @@ class Index:
 
 
 def read_index(source: Path, text_field: str, run: int) -> Index:
-    """The index of every text in `source`: a file or folder as raw_corpus takes them. run: at least 15."""
-    fields = Fields(text=text_field)
-    texts = [text for path in document_files(source, SETTING) for _, text in read_texts(path, fields, LONGEST_TEXT)]
-    return build_index([text for text in texts if not isinstance(text, Skipped)], run)
+    """The index of every text in `source`: a file or folder as raw_corpus takes them. run: at least 15.
+
+    Raises UserError, with file and line, for a record without a text, which nothing could be compared with, and where
+    every text is too short: what can't be searched for must not pass for what was not found.
+    """
+    index = build_index(list(_evaluation_texts(source, text_field)), run)
+    if index.too_short == index.evaluation_texts:
+        raise UserError(f"{source}: of its {index.evaluation_texts:,} evaluation texts none has {run} letters and "
+                        f"digits, so no document can share so many. Lower {SECTION}.run, correct {SECTION}.text_field, "
+                        "or switch decontamination off with run: null.")
+    print(f"evaluation texts: {index.evaluation_texts:,}, of which {index.too_short:,} hold fewer than {run} letters "
+          "and digits and can't be searched for", file=sys.stderr)
+    return index
+
+
+def _evaluation_texts(source: Path, text_field: str) -> Iterator[str]:
+    fields = Fields(text=text_field, section=SECTION)
+    for path in document_files(source, f"{SECTION}.against").read:
+        for number, text in read_texts(path, fields, LONGEST_TEXT):
+            if isinstance(text, Skipped):
+                why = text.detail if text.reason == FIELD_MISSING else text.reason
+                raise UserError(f"{path}, record {number}: {why}. Documents can't be compared with it: mend the record "
+                                "or take it out.")
+            yield text
 
 
 def build_index(texts: Sequence[str], run: int) -> Index:
@@ -68,12 +92,13 @@ def build_index(texts: Sequence[str], run: int) -> Index:
     reduced = [compared(text.encode("utf-8", "replace")).tobytes() for text in texts]
     joined = np.frombuffer(BETWEEN.join(reduced), np.uint8)
     blank = Index(run=run, texts=joined, hashes=np.empty(0, np.uint64), positions=np.empty(0, np.int64),
-                  table=np.zeros(1 << TABLE_BITS, np.bool_), too_short=sum(len(text) < run for text in reduced))
+                  table=np.zeros(1 << TABLE_BITS, np.bool_), evaluation_texts=len(texts),
+                  too_short=sum(len(text) < run for text in reduced))
     hashes = _window_hashes(joined, blank.window, 1)
     order = np.argsort(hashes, kind="stable")
     table = blank.table.copy()
     table[hashes >> np.uint64(64 - TABLE_BITS)] = True
-    return Index(run=run, texts=joined, hashes=hashes[order], positions=order, table=table, too_short=blank.too_short)
+    return replace(blank, hashes=hashes[order], positions=order, table=table)
 
 
 def compared(text: bytes) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from typing import Annotated
 import huggingface_hub
 from pydantic import Field, field_validator
 
-from assets.documents import SUFFIXES
+from assets.documents import SUFFIXES, is_known
 from assets.stage import Config, UserError
 
 COMMIT_DIGITS = 40
@@ -48,7 +48,7 @@ def hub_files(source: HubSource) -> list[str]:
         paths = sorted(hub.list_repo_files(source.hub, revision=source.revision, repo_type="dataset"))
     except Exception as error:
         raise explained(f"{source.hub} at {source.revision[:8]}", error) from None
-    chosen = [path for path in paths if fnmatchcase(path, source.files) and path.endswith(SUFFIXES)]
+    chosen = [path for path in paths if fnmatchcase(path, source.files) and is_known(path)]
     if not chosen:
         raise UserError(f"{source.hub} at {source.revision[:8]}: no file matches {source.files!r} and ends with one of "
                         f"{', '.join(SUFFIXES)}. There are: {', '.join(paths[:8])}{', ...' if len(paths) > 8 else ''}. "

@@ -100,6 +100,7 @@ def lengths(chosen: Mapping[Part, Pieces]) -> pd.DataFrame:
 
 def in_training_order(chosen: Mapping[Part, Pieces], seed: int) -> pa.Table:
     """All spans, shuffled across domains: domain (dictionary), document (int32), start and stop (int64 tokens)."""
+    chosen = dict(sorted(chosen.items()))  # copies are numbered in this order, which is not that of params.yaml
     domains = sorted({domain for domain, _ in chosen})
     parts = [(domains.index(domain), pieces) for (domain, _), pieces in chosen.items()]
     code = np.concatenate([np.full(len(pieces.document), number, np.int8 if len(domains) < 128 else np.int16)

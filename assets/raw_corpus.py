@@ -4,14 +4,17 @@ The id is a hash of the text, so it survives reordering and re-ingestion, and a 
 adding documents never moves another one from training to the held-out split, and a text that stands in two domains is
 held out in both or in neither. Reading stops as soon as the domain has what data/token_demand asks for, and
 parts.csv says which records of which files were read. Work goes in blocks of a megabyte: memory holds one block,
-8 bytes for every document seen (to know duplicates) and the index of the evaluation texts.
+8 bytes for every document seen (to know duplicates) and the index of the evaluation texts. Every record skipped is a
+line of skipped.csv, written as it is met; where the stage stops, the list stays behind in data/.skipped.
 """
 
 import csv
+import re
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -23,10 +26,10 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 
-from assets.contamination import Index, contaminated, read_index
+from assets.contamination import Index, build_index, contaminated, read_index
 from assets.demand import Demand
 from assets.document_store import SCHEMA, document_writer
-from assets.documents import OTHER_DOMAIN, OVERSIZE, Fields, Skipped, document_files, read_texts
+from assets.documents import NAMED, OTHER_DOMAIN, OVERSIZE, Fields, Skipped, document_files, read_texts
 from assets.domains import SET_NAMES
 from assets.hub import HubSource, fetch, hub_files
 from assets.progress import Progress
@@ -37,9 +40,15 @@ from assets.stage import Config, UserError, command, output, read_json, read_par
 DEMAND = Path("data/token_demand")
 BLOCK = 1 << 20  # bytes of text: what is done to one stays in the processor's cache
 MANY = 10_000  # records in a block, for corpora of very short texts
-NAMED = 20  # records named on stderr for each reason; skipped.csv has all
 SETTLED = 1000  # while fewer records are read, a share is of this many; at the end it is of what was read
+LEFT = Path("data/.skipped")  # outside of every stage's folder, which an unfinished run must leave as it was
+EMPTY = Skipped(reason="empty")
+DUPLICATE = Skipped(reason="duplicates")
+CONTAMINATED = Skipped(reason="contaminated")
+BLANK = re.compile(r"[\s\0]*")  # what a text without any sign is made of; zero bytes are dropped from every text
 
+SkippedRow = tuple[str, str, int]
+"""Reason, file, line or row number."""
 Located = tuple[str, int, str | Skipped]
 """File, line or row number, and the text or why there is none."""
 
@@ -57,6 +66,7 @@ class Limits(Config):
     """Share of the records read that each reason may take before the stage stops."""
 
     broken_json: Annotated[float, Field(ge=0, le=1)] = 0.01
+    field_missing: Annotated[float, Field(ge=0, le=1)] = 0.01
     undecodable: Annotated[float, Field(ge=0, le=1)] = 0.01
     text_not_a_string: Annotated[float, Field(ge=0, le=1)] = 0.01
     oversize: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -68,10 +78,20 @@ class Limits(Config):
 class Decontamination(Config):
     """Which training texts are too near to what the model will be tested on."""
 
-    against: Path
-    """File or folder of evaluation texts, in the same formats and with the same `text_field` as documents."""
-    run: Annotated[int, Field(ge=15)] = 50
-    """A document that shares so many letters and digits in a row with an evaluation text is dropped."""
+    against: Path | None = None
+    """File or folder of evaluation texts, in the same formats as documents. None: nothing is dropped."""
+    text_field: str = "text"
+    """The field of their records that holds the text; dots go into nested records."""
+    run: Annotated[int, Field(ge=15)] | None = 50
+    """A document that shares so many letters and digits in a row with an evaluation text is dropped. None: none is; the
+    way to say so in the graph, where `against` is a dependency and must name a file."""
+
+    def index(self) -> Index:
+        """The evaluation texts, ready to be found; none where this is switched off."""
+        if self.against is None or self.run is None:
+            print("no decontamination: raw_corpus.decontamination is switched off", file=sys.stderr)
+            return build_index([], 15)
+        return read_index(self.against, self.text_field, self.run)
 
 
 class RawCorpusConfig(Config):
@@ -87,7 +107,7 @@ class RawCorpusConfig(Config):
     longest: Annotated[int, Field(ge=1)] = 64 << 20
     """Bytes of UTF-8 above which a document is skipped as oversize."""
     limits: Limits = Limits()
-    decontamination: Decontamination
+    decontamination: Decontamination = Decontamination()
     domains: dict[str, Domain]
 
 
@@ -95,19 +115,23 @@ class RawCorpusConfig(Config):
 class Tally:
     """What became of every record read so far."""
 
+    list_skipped: Callable[[SkippedRow], object]
+    """Takes the row of every record skipped."""
     counts: Counter[str] = field(default_factory=lambda: Counter(
         documents=0, heldout=0, bytes=0, duplicates=0, empty=0, contaminated=0))
     parts: Counter[str] = field(default_factory=Counter)
-    """Records read of each file; records of other domains are among them."""
-    skipped: list[tuple[str, str, int]] = field(default_factory=list)
-    """(reason, file, line) of every record skipped; duplicates and empty ones are only counted."""
+    """Records read of each file opened; records of other domains are among them."""
+    ignored: dict[str, str] = field(default_factory=dict)
+    """Files that were not opened, and why."""
 
-    def skip(self, reason: str, file: str, line: int) -> None:
-        """Count a skipped record and remember where it stands."""
+    def skip(self, skipped: Skipped, file: str, line: int) -> None:
+        """Count a skipped record and list where it stands."""
+        reason = skipped.reason
         self.counts[reason] += 1
-        self.skipped.append((reason, file, line))
-        if self.counts[reason] <= NAMED:
-            print(f"skipped: {reason}: {file}, line {line}", file=sys.stderr)
+        self.list_skipped((reason, file, line))
+        if self.counts[reason] <= NAMED and skipped != DUPLICATE:  # those are no fault
+            print(f"skipped: {reason}: {file}, line {line}{': ' if skipped.detail else ''}{skipped.detail}",
+                  file=sys.stderr)
 
     @property
     def records(self) -> int:
@@ -143,19 +167,48 @@ def run(name: str) -> None:
     config = read_params("raw_corpus", RawCorpusConfig)
     domain = read_params(f"raw_corpus.domains.{name}", Domain)
     demand = read_demand(DEMAND / f"{name}.json")
-    index = read_index(config.decontamination.against, config.text_field, config.decontamination.run)
-    with output("raw_corpus", name) as out:
-        tally = Tally()
+    index = config.decontamination.index()
+    with output("raw_corpus", name) as out, skipped_table(out.folder / "skipped.csv", LEFT / f"{name}.csv") as row:
+        tally = Tally(list_skipped=row)
         with document_writer(out.folder) as writer:
-            for batch in ingest(located(config, name, domain), config, domain.source, demand, index, tally):
+            for batch in ingest(located(config, name, domain, tally), config, domain.source, demand, index, tally):
                 writer.write_batch(batch)
         check(tally, config.limits, domain.source, tally.records)
         if not tally.counts["documents"]:
             raise UserError(f"{domain.source}: no document in {tally.records:,} records ({dict(tally.counts)}). "
                             "Check the source, text_field and domain_field.")
-        _table(sorted(tally.parts.items()), ["file", "records"], out.folder / "parts.csv")
-        _table(tally.skipped, ["reason", "file", "line"], out.folder / "skipped.csv")
-        out.facts = out.metrics = dict(sorted(tally.counts.items())) | {"records": tally.records}
+        parts = [(file, count, "") for file, count in tally.parts.items()]
+        parts += [(file, 0, why) for file, why in tally.ignored.items()]
+        with (out.folder / "parts.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("file", "records", "ignored"), *sorted(parts)])
+        out.facts = out.metrics = dict(sorted(tally.counts.items())) | {
+            "records": tally.records, "evaluation_texts": index.evaluation_texts,
+            "evaluation_texts_too_short": index.too_short}
+
+
+@contextmanager
+def skipped_table(path: Path, left: Path) -> Iterator[Callable[[SkippedRow], object]]:
+    """Takes the rows of skipped.csv one by one, for they may be millions. Where the body stops with a UserError, what
+    is there of the table goes to `left`, and the message says so."""
+    left.unlink(missing_ok=True)
+    rows = 0
+    try:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["reason", "file", "line"])
+
+            def write(row: SkippedRow) -> None:
+                nonlocal rows
+                rows += 1
+                writer.writerow(row)
+
+            yield write
+    except UserError as error:
+        if not rows:
+            raise
+        left.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(left)
+        raise UserError(f"{error} {left} lists the {rows:,} records skipped so far.") from None
 
 
 def read_demand(path: Path) -> Demand:
@@ -188,8 +241,8 @@ def ingest(records: Iterable[Located], config: RawCorpusConfig, source: Path, de
     progress.close()
 
 
-def located(config: RawCorpusConfig, name: str, domain: Domain) -> Iterator[Located]:
-    """Every record of a domain's source, in the order of its files."""
+def located(config: RawCorpusConfig, name: str, domain: Domain, tally: Tally) -> Iterator[Located]:
+    """Every record of a domain's source, in the order of its files, which are noted in `tally` as they are opened."""
     if domain.source.suffix in (".yaml", ".yml"):
         described = _described(domain.source)
         if isinstance(described, SampleDomain):
@@ -198,10 +251,13 @@ def located(config: RawCorpusConfig, name: str, domain: Domain) -> Iterator[Loca
             return
         files = ((f"{described.hub}/{path}", fetch(described, path)) for path in hub_files(described))
     else:
-        files = ((str(path), path) for path in document_files(domain.source))
+        found = document_files(domain.source)
+        tally.ignored |= {str(path): why for path, why in found.ignored.items()}
+        files = ((str(path), path) for path in found.read)
     only = None if config.domain_field is None else domain.only or SET_NAMES.get(name, name)
     fields = Fields(text=config.text_field, domain=config.domain_field, only=only)
     for label, path in files:
+        tally.parts[label] += 0
         for number, text in read_texts(path, fields, config.longest):
             yield label, number, text
 
@@ -238,20 +294,20 @@ def novel(block: Sequence[Located], longest: int, seen: Seen, tally: Tally) -> l
             if text.reason == OTHER_DOMAIN.reason:
                 tally.counts[text.reason] += 1
             else:
-                tally.skip(text.reason, file, line)
+                tally.skip(text, file, line)
             continue
-        if not text or text.isspace():
-            tally.counts["empty"] += 1
+        if BLANK.fullmatch(text):
+            tally.skip(EMPTY, file, line)
             continue
         normal = normalised(text)
         if len(normal) > longest:
-            tally.skip(OVERSIZE.reason, file, line)
+            tally.skip(OVERSIZE, file, line)
             continue
         identity = int.from_bytes(blake2b(normal, digest_size=8).digest(), "big")
         if seen.add(identity):
             kept.append(Document(identity, normal, file, line))
         else:
-            tally.counts["duplicates"] += 1
+            tally.skip(DUPLICATE, file, line)
     return kept
 
 
@@ -267,7 +323,7 @@ def without_contaminated(documents: list[Document], index: Index, tally: Tally) 
     """The documents that hold no passage of the evaluation texts."""
     dropped = set(contaminated(index, [document.text for document in documents]))
     for number in sorted(dropped):
-        tally.skip("contaminated", documents[number].file, documents[number].line)
+        tally.skip(CONTAMINATED, documents[number].file, documents[number].line)
     return [document for number, document in enumerate(documents) if number not in dropped]
 
 
@@ -276,9 +332,8 @@ def check(tally: Tally, limits: Limits, source: Path, records: int) -> None:
     for reason, limit in limits.model_dump().items():
         count = tally.counts[reason]
         if count > limit * records:
-            raise UserError(f"{source}: {count:,} of {tally.records:,} records are {reason}, more "
-                            f"than raw_corpus.limits.{reason} = {limit}. The first are named above: mend them, or "
-                            "raise the limit.")
+            raise UserError(f"{source}: {count:,} of {tally.records:,} records are {reason}, more than "
+                            f"raw_corpus.limits.{reason} = {limit}. Mend them, or raise the limit.")
 
 
 def _described(path: Path) -> HubSource | SampleDomain:
@@ -289,11 +344,6 @@ def _described(path: Path) -> HubSource | SampleDomain:
     if isinstance(values, dict) and "hub" in values:
         return validated(HubSource, values, str(path))
     return validated(SampleDomain, values, str(path))
-
-
-def _table(rows: list[tuple[str, int]] | list[tuple[str, str, int]], columns: list[str], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 if __name__ == "__main__":

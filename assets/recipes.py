@@ -264,12 +264,30 @@ def _nearest(mass: NDArray[np.int64], budget: float) -> int:
 
 
 def keyed_order(pieces: Pieces, *key: str | int) -> NDArray[np.int64]:
-    """A random order of the pieces that is a pure function of `key` and of each piece. int64[pieces]."""
+    """A random order of the pieces that is a pure function of `key` and of each piece. int64[pieces].
+
+    Copies of a piece (a repeat; one text in two domains) are told apart by their number, in the order given: each
+    draws for itself. By one draw they would stand side by side, and a long row would hold a document and its copy.
+    """
     base = np.uint64(digest(*key) & 0xFFFF_FFFF_FFFF_FFFF)
     with np.errstate(over="ignore"):
         mixed = _mix(base ^ _mix(pieces.identity))
         mixed = _mix(mixed + pieces.start.astype(np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15))
+    order = np.argsort(mixed, kind="stable")
+    number = _numbers_in_runs(mixed[order])
+    if not number.any():
+        return order
+    copies = order[number > 0]
+    with np.errstate(over="ignore"):
+        mixed[copies] = _mix(mixed[copies] + number[number > 0].astype(np.uint64) * np.uint64(0xD1B5_4A32_D192_ED03))
     return np.argsort(mixed, kind="stable")
+
+
+def _numbers_in_runs(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """For each of the ascending `values`, how many equal ones stand before it. int64[values]."""
+    place = np.arange(len(values))
+    begins = np.diff(values, prepend=~values[:1]) != 0
+    return place - np.maximum.accumulate(np.where(begins, place, 0))
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

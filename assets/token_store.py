@@ -1,8 +1,8 @@
 """Tokenized documents on disk: one Arrow IPC stream per domain, opened memory-mapped, nothing copied until asked for.
 
-Columns: id (uint64), heldout (bool), input_ids (large_list of uint16 or uint32, by vocabulary). Stock `datasets` opens
-it too. Each record batch is a contiguous run of tokens; a document is a view into one of them. A view's pages count as
-this process's memory, and 64 KB around each; `read` copies instead, for work that touches the whole file.
+Columns: id (uint64), heldout (bool), input_ids (large_list of uint16 or uint32, by the largest id). Stock `datasets`
+opens it too. Each record batch is a contiguous run of tokens; a document is a view into one of them. A view's pages
+count as this process's memory, and 64 KB around each; `read` copies instead, for work that touches the whole file.
 """
 
 import mmap
@@ -46,15 +46,15 @@ class TokenStore:
             raise OSError(f"{self.file.name}: shorter than when it was opened")
 
 
-def token_type(vocabulary: int) -> pa.DataType:
-    """uint16 where every id fits, else uint32."""
-    return pa.uint16() if vocabulary <= 1 << 16 else pa.uint32()
+def token_type(largest: int) -> pa.DataType:
+    """uint16 where ids up to `largest` fit, else uint32."""
+    return pa.uint16() if largest < 1 << 16 else pa.uint32()
 
 
-def schema(vocabulary: int) -> pa.Schema:
-    """Schema of documents.arrow for a vocabulary of that size."""
+def schema(largest: int) -> pa.Schema:
+    """Schema of documents.arrow for a tokenizer of ids up to `largest`: ids may have holes, so a count won't do."""
     return pa.schema([("id", pa.uint64()), ("heldout", pa.bool_()),
-                      ("input_ids", pa.large_list(token_type(vocabulary)))])
+                      ("input_ids", pa.large_list(token_type(largest)))])
 
 
 def open_tokens(folder: Path) -> TokenStore:

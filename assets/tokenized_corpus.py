@@ -1,8 +1,9 @@
 """Token ids of one domain, once: every later length is an exact token count, never characters divided by 3.68.
 
-Special tokens are added here by policy (`bos`, `eos`), not by the tokenizer's own template, so every domain and every
-tokenizer gets the same treatment. Costs 2 bytes a token on disk (4 for vocabularies above 65,536). Memory holds one
-block of documents. Threads (RAYON_NUM_THREADS) change the speed and nothing else.
+Special tokens are added here by policy (`bos`, `eos`), not by the tokenizer's own template and not because a text says
+"</s>", so every domain and every tokenizer gets the same treatment. Costs 2 bytes a token on disk (4 where the largest
+id is 65,536 or more). Memory holds one block of documents. Threads (RAYON_NUM_THREADS) change the speed and nothing
+else.
 """
 
 import sys
@@ -14,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assets.document_store import read_documents, utf8_of
-from assets.encoding import FAST_IS_HERE, Fast, Ids, IdsDiffer, Reference, check_sample
+from assets.encoding import FAST_IS_HERE, Fast, Ids, IdsDiffer, Reference, check_sample, check_specials
 from assets.progress import Progress
 from assets.stage import RECORD, Config, UserError, command, output, read_json, read_params
 from assets.token_store import FILE, Tokens, schema
@@ -39,11 +40,13 @@ def run(name: str) -> None:
     bos, eos = bos_eos_ids(TOKENIZER, tokenizer)
     bos, eos = _special(bos, config.bos, "bos"), _special(eos, config.eos, "eos")
     source = Path("data/raw_corpus") / name
-    described = schema(tokenizer.get_vocab_size())
+    described = schema(max(tokenizer.get_vocab().values()))
     reference = Reference(tokenizer)
     with output("tokenized_corpus", name) as out:
         for fast in _fast_first(TOKENIZER):
             try:
+                if fast is not None:
+                    check_specials(fast, reference)
                 counts = write(source, fast, reference, bos, eos, described, out.folder / FILE)
                 break
             except IdsDiffer as error:
@@ -87,10 +90,10 @@ def write(source: Path, fast: Fast | None, reference: Reference, bos: int | None
 def with_special(each: Sequence[Ids], bos: int | None, eos: int | None, kind: type[np.uint16 | np.uint32]
                  ) -> tuple[NDArray[np.int64], Tokens]:
     """All documents end to end, with `bos` before and `eos` after each where they are not None: offsets,
-    int64[documents + 1], and the tokens, of that kind."""
+    int64[documents + 1], and the tokens, of that kind. Raises UserError where an id doesn't fit it."""
     marks = (bos is not None) + (eos is not None)
     offsets = np.cumsum([0, *(len(ids) + marks for ids in each)], dtype=np.int64)
-    tokens = np.empty(int(offsets[-1]), kind)
+    tokens = np.empty(int(offsets[-1]), np.uint32)  # of any id: cast at once, a larger one would become another token
     first = int(bos is not None)
     for start, ids in zip(offsets.tolist(), each, strict=False):
         tokens[start + first:start + first + len(ids)] = ids
@@ -98,7 +101,12 @@ def with_special(each: Sequence[Ids], bos: int | None, eos: int | None, kind: ty
         tokens[offsets[:-1]] = bos
     if eos is not None:
         tokens[offsets[1:] - 1] = eos
-    return offsets, tokens
+    largest = int(tokens.max(initial=0))
+    if largest > np.iinfo(kind).max:
+        raise UserError(f"token id {largest:,} is larger than any in {TOKENIZER}/tokenizer.json, by which ids take "
+                        f"{np.dtype(kind).itemsize} bytes. Check that file against the base model's, then: dvc repro "
+                        "tokenizer")
+    return offsets, tokens.astype(kind, copy=False)
 
 
 def _special(token: int | None, wanted: bool, name: str) -> int | None:

@@ -167,8 +167,9 @@ def _own_steps(root: Path, names: list[str]) -> dict[str, float]:
     config = read_params("raw_corpus", raw_corpus.RawCorpusConfig)
     seconds = {"reading": 0.0, "tokenising": 0.0}
     for name in names:
+        tally = raw_corpus.Tally(list_skipped=lambda row: None)
         clock = time.process_time()
-        for _ in raw_corpus.located(config, name, config.domains[name]):
+        for _ in raw_corpus.located(config, name, config.domains[name], tally):
             pass
         seconds["reading"] += time.process_time() - clock
         clock = time.process_time()

@@ -1,14 +1,20 @@
 """Whichever tokenizer works, the ids are those of `tokenizers`."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.encoding import FAST_IS_HERE, Fast, IdsDiffer, Reference, check_sample
+from assets import tokenized_corpus
+from assets.document_store import SCHEMA, document_writer
+from assets.encoding import FAST_IS_HERE, Fast, IdsDiffer, Reference, check_sample, check_specials
+from assets.stage import UserError, write_json
+from assets.token_store import open_tokens
 from assets.tokenized_corpus import with_special
 from assets.tokenizer import load_tokenizer, train_bpe
 
@@ -24,7 +30,9 @@ def lists(encoder: Fast | Reference, texts: list[str]) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer")
-    train_bpe(iter([" ".join(WORDS) * 20]), 400).save(str(path / "tokenizer.json"))
+    tokenizer = train_bpe(iter([" ".join(WORDS) * 20]), 400)
+    tokenizer.add_special_tokens(["<|end|>"])  # one that is no entry of the model itself
+    tokenizer.save(str(path / "tokenizer.json"))
     return path
 
 
@@ -41,6 +49,58 @@ def test_a_difference_in_the_sample_is_noticed_and_named(folder: Path, tmp_path:
     check_sample(Fast(folder), Reference(load_tokenizer(folder)), texts, identities)
     with pytest.raises(IdsDiffer, match="0000000000000040"):
         check_sample(Fast(folder), Reference(load_tokenizer(tmp_path)), texts, identities)
+
+
+MARKUP = ["</s>", "<s>", "a<s>b</s>c", "<|end|>", "x <|end|></s>\n", "<<s>>", "the </s"]
+
+
+@pytest.mark.parametrize("encoder", ["reference", pytest.param("fast", marks=needs_fast)])
+def test_the_text_of_a_special_token_is_text_like_any_other(folder: Path, encoder: str) -> None:
+    tokenizer = load_tokenizer(folder)
+    special = {tokenizer.token_to_id(token) for token in ("<s>", "</s>", "<|end|>")}
+    assert None not in special and set(tokenizer.encode("".join(MARKUP)).ids) >= special, "as it comes, they are found"
+    found = lists(Fast(folder) if encoder == "fast" else Reference(tokenizer), MARKUP)
+    assert found == lists(Reference(load_tokenizer(folder)), MARKUP)
+    assert [tokenizer.decode(ids).removeprefix(" ") for ids in found] == MARKUP
+    assert not special & {token for ids in found for token in ids}
+
+
+@needs_fast
+def test_a_fast_tokenizer_that_finds_special_tokens_in_text_is_noticed(folder: Path, tmp_path: Path) -> None:
+    check_specials(Fast(folder), Reference(load_tokenizer(folder)))
+    described = json.loads((folder / "tokenizer.json").read_text())
+    for token in described["added_tokens"]:
+        token["special"] = False  # then it is an entry like any other, which both find
+    write_json(tmp_path / "tokenizer.json", described)
+    with pytest.raises(IdsDiffer, match="the text '<s>'"):
+        check_specials(Fast(tmp_path), Reference(load_tokenizer(folder)))
+
+
+def test_ids_with_a_hole_keep_their_value(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = json.loads((folder / "tokenizer.json").read_text())
+    assert described["model"]["vocab"]["Ġcat"] < 400
+    described["model"]["vocab"]["Ġcat"] = 70_000
+    monkeypatch.chdir(tmp_path)
+    for made in ("data/tokenizer", "data/raw_corpus/web"):
+        Path(made).mkdir(parents=True)
+    write_json(Path("data/tokenizer/tokenizer.json"), described)
+    write_json(Path("data/tokenizer/tokenizer_config.json"), {})
+    Path("params.yaml").write_text("tokenized_corpus: {bos: false}")
+    text = "the cat sat on the cat"
+    with document_writer(Path("data/raw_corpus/web")) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(
+            [pa.array([1], pa.uint64()), pa.array([text], pa.large_string()), pa.array([False])], schema=SCHEMA))
+    write_json(Path("data/raw_corpus/web/record.json"), {"documents": 1})
+    tokenized_corpus.run("web")
+    store = open_tokens(Path("data/tokenized_corpus/web"))
+    assert store.document(0).tolist().count(70_000) == 2
+    assert load_tokenizer(Path("data/tokenizer")).decode(store.document(0)).strip() == text
+
+
+def test_an_id_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(UserError, match=r"token id 65,536 is larger than any in data/tokenizer/tokenizer.json"):
+        with_special([np.array([1, 65_536], np.uint32)], None, None, np.uint16)
+    assert with_special([np.array([1, 65_535], np.uint32)], None, None, np.uint16)[1].tolist() == [1, 65_535]
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=5), st.sampled_from([None, 100]),

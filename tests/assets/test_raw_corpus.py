@@ -18,8 +18,18 @@ from assets import raw_corpus
 from assets.contamination import build_index, contaminated
 from assets.demand import Demand
 from assets.documents import Fields, Skipped, document_files, read_texts
-from assets.raw_corpus import Decontamination, Domain, Limits, RawCorpusConfig, Seen, Tally, check, ingest, located
-from assets.stage import UserError
+from assets.raw_corpus import (
+    Domain,
+    Limits,
+    RawCorpusConfig,
+    Seen,
+    SkippedRow,
+    Tally,
+    check,
+    ingest,
+    located,
+)
+from assets.stage import UserError, write_json
 
 TEXTS = ["one fish", "two fish", "red fish"]
 SETS = ["RedPajamaBook", "RedPajamaArXiv", "RedPajamaBook"]
@@ -32,13 +42,18 @@ ENDINGS = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]
 
 def config(**changes: object) -> RawCorpusConfig:
     """Settings that hold nothing out."""
-    values = {"heldout_fraction": 0, "domains": {}, "decontamination": Decontamination(against=Path("none"))}
-    return RawCorpusConfig(**(values | changes))  # type: ignore[arg-type]
+    return RawCorpusConfig(**({"heldout_fraction": 0, "domains": {}} | changes))  # type: ignore[arg-type]
+
+
+def counted() -> tuple[Tally, list[SkippedRow]]:
+    """A tally, and the rows of skipped.csv as it gives them."""
+    rows: list[SkippedRow] = []
+    return Tally(list_skipped=rows.append), rows
 
 
 def texts(source: Path, field: str = "text", longest: int = 1000) -> list[str | Skipped]:
     """What a source of one domain gives."""
-    return [text for path in document_files(source) for _, text in read_texts(path, Fields(text=field), longest)]
+    return [text for path in document_files(source).read for _, text in read_texts(path, Fields(text=field), longest)]
 
 
 def kept(records: Iterable[str], settings: RawCorpusConfig, tally: Tally | None = None, demand: Demand = ALL,
@@ -46,7 +61,7 @@ def kept(records: Iterable[str], settings: RawCorpusConfig, tally: Tally | None 
     """The documents that come of these texts."""
     index = build_index(against, 15) if against else NOTHING
     numbered = (("file", number, text) for number, text in enumerate(records, start=1))
-    batches = ingest(numbered, settings, Path("file"), demand, index, tally or Tally())
+    batches = ingest(numbered, settings, Path("file"), demand, index, tally or counted()[0])
     return [row for batch in batches for row in batch.to_pylist()]
 
 
@@ -71,7 +86,7 @@ def test_every_format_gives_the_same_texts(tmp_path: Path, ending: str) -> None:
 def test_one_file_of_many_domains_is_shared_out_by_a_nested_field(tmp_path: Path, ending: str) -> None:
     write(tmp_path, ending)
     settings = config(domain_field="meta.redpajama_set_name")
-    found = {name: [text for _, _, text in located(settings, name, Domain(source=tmp_path, only=only))
+    found = {name: [text for _, _, text in located(settings, name, Domain(source=tmp_path, only=only), counted()[0])
                     if isinstance(text, str)]
              for name, only in (("book", None), ("arxiv", None), ("mine", "RedPajamaArXiv"), ("wikipedia", None))}
     assert found == {"book": ["one fish", "red fish"], "arxiv": ["two fish"], "mine": ["two fish"], "wikipedia": []}
@@ -89,12 +104,12 @@ def test_lines_are_the_same_however_the_blocks_fall(lines: list[bytes], size: in
 def test_a_document_too_long_is_counted_and_passed_over(tmp_path: Path, ending: str) -> None:
     long = json.dumps({"text": "x" * 3_000_000}).encode()
     path = write(tmp_path, ending, b'{"text": "before"}\n' + long + b'\n{"text": "after"}\n')
-    tally = Tally()
+    tally, skipped = counted()
     settings = config(longest=1000, limits=Limits(oversize=0.5))
-    rows = [row for batch in ingest(located(settings, "x", Domain(source=path)), settings, path, ALL, NOTHING, tally)
-            for row in batch.to_pylist()]
+    records = located(settings, "x", Domain(source=path), tally)
+    rows = [row for batch in ingest(records, settings, path, ALL, NOTHING, tally) for row in batch.to_pylist()]
     assert [row["text"] for row in rows] == ["before", "after"]
-    assert tally.counts["oversize"] == 1 and tally.skipped == [("oversize", str(path), 2)]
+    assert tally.counts["oversize"] == 1 and skipped == [("oversize", str(path), 2)]
 
 
 def test_a_line_too_long_is_never_held_whole() -> None:
@@ -118,22 +133,84 @@ def test_a_cut_off_archive_stops_and_names_the_file(tmp_path: Path, ending: str)
 
 
 def test_a_wrong_field_is_named_beside_those_that_are_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"line 1: no field 'content'; the record holds text, meta.*text_field"):
+    with pytest.raises(UserError, match=r"line 1: no field 'content', as raw_corpus.text_field says; the record holds "
+                                        r"text, meta. No record up to line 3 has it"):
         texts(write(tmp_path, ".jsonl"), "content")
     with pytest.raises(UserError, match=r"no column 'content'; it holds text, meta"):
         texts(write(tmp_path, ".parquet").rename(tmp_path / "rows.parquet"), "content")
 
 
+NESTED = b"[" * 100_000
+
+
+@pytest.mark.parametrize("line", [b"null", b"{}", b"[1]", b'{"txt": "a"}', b'{"text": {"a": 1}}', NESTED],
+                         ids=lambda line: line[:9].decode())
+def test_one_odd_record_is_skipped_and_the_rest_is_read(tmp_path: Path, line: bytes) -> None:
+    path = write(tmp_path, ".jsonl", line + b"\n" + LINES)
+    odd, *others = texts(path)
+    assert others == TEXTS
+    assert isinstance(odd, Skipped) and odd.reason == (
+        "broken_json" if line == NESTED else "text_not_a_string" if line.startswith(b'{"text"') else "field_missing")
+
+
+def test_a_row_whose_nested_record_is_null_is_skipped(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"meta": [None, {"text": "one fish"}]}), tmp_path / "rows.parquet")
+    first, second = texts(tmp_path, "meta.text")
+    assert isinstance(first, Skipped) and first.reason == "field_missing" and second == "one fish"
+
+
+@pytest.mark.parametrize(("lacking", "having", "stops"), [(3, 0, True), (100, 1, True), (99, 1, False), (3, 1, False)])
+def test_a_field_that_the_first_records_all_lack_stops(tmp_path: Path, lacking: int, having: int, stops: bool) -> None:
+    path = write(tmp_path, ".jsonl", b'{"body": "a"}\n' * lacking + b'{"text": "b"}\n' * having)
+    if stops:
+        with pytest.raises(UserError, match=rf"line 1: no field 'text'.*holds body. No record up to line {lacking} "):
+            texts(path)
+    else:
+        assert [text for text in texts(path) if isinstance(text, str)] == ["b"] * having
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_a_field_with_a_dot_in_its_name_is_found_before_a_nested_one(tmp_path: Path, ending: str) -> None:
+    rows = [{"meta.text": "flat", "meta": {"text": "nested"}}]
+    if ending == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    else:
+        (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert texts(tmp_path, "meta.text") == ["flat"]
+
+
+def test_a_file_that_is_not_read_is_named_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.JSONL", "sub/b.Jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(LINES)
+    for name in ("b.json", "sub/c.jsonl.xz", ".hidden", "README.md", "a.JSONL.dvc"):
+        (tmp_path / name).write_bytes(b"x")
+    found = document_files(tmp_path)
+    assert found.read == [tmp_path / "a.JSONL", tmp_path / "sub/b.Jsonl"] and texts(tmp_path) == TEXTS * 2
+    assert found.ignored == dict.fromkeys((tmp_path / "b.json", tmp_path / "sub/c.jsonl.xz"), "unknown ending")
+    assert f"ignored: {tmp_path}/sub/c.jsonl.xz: unknown ending" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.JSONL.GZ"])
+def test_an_archive_without_a_byte_is_cut_off(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"{name}.*cut off .it holds no byte"):
+        texts(tmp_path)
+
+
 def test_duplicates_and_empty_texts_are_counted_and_dropped() -> None:
-    tally = Tally()
-    rows = kept(["a", "b", "a", " ", "a\r\n", "a\n", "\ud800"], config(limits=Limits(empty=1)), tally)
+    tally, skipped = counted()
+    records = ["a", "b", "a", " ", "a\r\n", "a\n", "\ud800", "\0", "\0\u3000\0", "\0a"]
+    rows = kept(records, config(limits=Limits(empty=1)), tally)
     assert [row["text"] for row in rows] == ["a", "b", "a\n", "?"]
-    assert (tally.counts["documents"], tally.counts["duplicates"], tally.counts["empty"]) == (4, 2, 1)
-    assert tally.records == 7
+    assert (tally.counts["documents"], tally.counts["duplicates"], tally.counts["empty"]) == (4, 3, 3)
+    assert skipped == [("duplicates", "file", 3), ("empty", "file", 4), ("duplicates", "file", 6), ("empty", "file", 8),
+                       ("empty", "file", 9), ("duplicates", "file", 10)]
+    assert tally.records == 10
 
 
 def test_a_reason_past_its_limit_stops_the_stage_and_names_it() -> None:
-    tally = Tally()
+    tally, _ = counted()
     kept(["a", " ", "b"], config(), tally)
     with pytest.raises(UserError, match=r"here: 1 of 3 records are empty.*raw_corpus.limits.empty = 0.05"):
         check(tally, Limits(), Path("here"), tally.records)
@@ -152,7 +229,7 @@ def test_adding_documents_moves_none_between_training_and_heldout() -> None:
 def test_reading_stops_at_the_end_of_the_block_that_meets_the_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raw_corpus, "BLOCK", 30)
     stream = [f"{i} {'long ' * 4 * (i % 5 == 4)}" for i in range(1000)]
-    tally = Tally()
+    tally, _ = counted()
     demand = Demand(tokens=10, long_tokens=25, long_over=10, bytes_per_token=1)
     rows = kept(stream, config(), tally, demand)
     assert [row["text"] for row in rows] == stream[:len(rows)] and tally.parts == {"file": len(rows)}
@@ -172,11 +249,11 @@ TEST = "What is the capital of France? It is Paris, of course."
 
 
 def test_a_document_with_a_passage_of_a_test_is_dropped_however_it_is_spaced() -> None:
-    tally = Tally()
+    tally, skipped = counted()
     copies = [f"words before {TEST} and after", "x WHAT IS THE\n\nCAPITAL - of *France*", "The capital of Spain"]
     rows = kept(copies, config(limits=Limits(contaminated=1)), tally, against=["Unrelated and short", TEST])
     assert [row["text"] for row in rows] == ["The capital of Spain"]
-    assert [(reason, line) for reason, _, line in tally.skipped] == [("contaminated", 1), ("contaminated", 2)]
+    assert [(reason, line) for reason, _, line in skipped] == [("contaminated", 1), ("contaminated", 2)]
 
 
 @given(st.text("ab", max_size=60), st.lists(st.text("ab", max_size=80), max_size=4), st.integers(15, 40))
@@ -185,6 +262,79 @@ def test_contaminated_means_a_common_run_and_nothing_else(test: str, texts: list
     runs = {test[start:start + run] for start in range(len(test) - run + 1)}
     assert found == [number for number, text in enumerate(texts)
                      if any(text[start:start + run] in runs for start in range(len(text) - run + 1))]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with one domain, x, in the folder `source`: three records."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("source", "data/token_demand"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_json(tmp_path / "data/token_demand/x.json", ALL.model_dump())
+    (tmp_path / "source/part.jsonl").write_bytes(b'{"content": "a"}\n{"content": " "}\n{"content": "a"}\n')
+    return tmp_path
+
+
+def run(**settings: object) -> dict[str, int]:
+    """Make domain x; returns its metrics."""
+    domains = {"x": {"source": "source"}}
+    Path("params.yaml").write_text(json.dumps(
+        {"raw_corpus": {"text_field": "content", "heldout_fraction": 0, "domains": domains} | settings}))
+    raw_corpus.run("x")
+    return dict(json.loads(Path("metrics/raw_corpus/x.json").read_text()))
+
+
+def test_every_record_skipped_and_every_file_is_in_a_table(project: Path) -> None:
+    for name in ("empty.jsonl", "archive.xz"):
+        (project / "source" / name).touch()
+    metrics = run(limits={"empty": 0.5})
+    assert (metrics["documents"], metrics["empty"], metrics["duplicates"]) == (1, 1, 1)
+    assert Path("data/raw_corpus/x/skipped.csv").read_text() == (
+        "reason,file,line\nempty,source/part.jsonl,2\nduplicates,source/part.jsonl,3\n")
+    assert Path("data/raw_corpus/x/parts.csv").read_text() == (
+        "file,records,ignored\nsource/archive.xz,0,unknown ending\nsource/empty.jsonl,0,\nsource/part.jsonl,3,\n")
+
+
+def test_a_stage_that_stops_leaves_the_list_of_what_it_skipped_where_it_says(project: Path) -> None:
+    with pytest.raises(UserError, match=r"1 of 3 records are empty.*data/.skipped/x.csv lists the 2 records skipped"):
+        run()
+    left = Path("data/.skipped/x.csv")
+    assert left.read_text() == "reason,file,line\nempty,source/part.jsonl,2\nduplicates,source/part.jsonl,3\n"
+    assert not list(Path("data/raw_corpus").iterdir())
+    run(limits={"empty": 0.5})
+    assert not left.exists(), "of a run that is past"
+
+
+def test_evaluation_texts_have_a_field_of_their_own(project: Path) -> None:
+    (project / "tests.jsonl").write_text(json.dumps({"q": {"text": TEST}}) + "\n" + json.dumps({"q": {"text": "no"}}))
+    (project / "source/part.jsonl").write_text("".join(
+        json.dumps({"content": text}) + "\n" for text in ("clean", f"so: {TEST}")))
+    metrics = run(limits={"contaminated": 1},
+                  decontamination={"against": "tests.jsonl", "text_field": "q.text", "run": 20})
+    assert (metrics["documents"], metrics["contaminated"]) == (1, 1)
+    assert (metrics["evaluation_texts"], metrics["evaluation_texts_too_short"]) == (2, 1)
+
+
+@pytest.mark.parametrize("off", [{}, {"decontamination": {"against": None}},
+                                 {"decontamination": {"against": "tests.jsonl", "run": None}}])
+def test_decontamination_can_be_switched_off_and_then_says_so(project: Path, off: dict[str, object],
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = run(limits={"empty": 1}, **off)
+    assert (metrics["documents"], metrics["contaminated"], metrics["evaluation_texts"]) == (1, 0, 0)
+    assert "no decontamination" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (f'{json.dumps({"text": TEST})}\n{{"text": ', r"tests.jsonl, record 2: broken_json.*mend the record"),
+    ('{"text": 3}\n', r"tests.jsonl, record 1: text_not_a_string"),
+    ('{"q": "a"}\n', r"tests.jsonl, record 1: no field 'text', as raw_corpus.decontamination.text_field says"),
+    ('{"text": "short"}\n', r"of its 1 evaluation texts none has 20 letters and digits"),
+    ("", r"of its 0 evaluation texts none has"),
+])
+def test_evaluation_texts_that_cannot_be_searched_for_are_refused(project: Path, content: str, message: str) -> None:
+    (project / "tests.jsonl").write_text(content)
+    with pytest.raises(UserError, match=message):
+        run(decontamination={"against": "tests.jsonl", "run": 20})
 
 
 def test_ids_are_64_bits_of_the_text() -> None:

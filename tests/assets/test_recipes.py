@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assets.domains import MIXTURES
-from assets.mixed_dataset import choose
+from assets.mixed_dataset import choose, in_training_order
 from assets.recipes import Mixing, Pieces, Recipe, cut_documents, domain_weights, fill, keyed_order, solve
 from assets.stage import UserError
 
@@ -143,3 +143,30 @@ def test_the_draw_depends_on_documents_and_not_on_where_they_lie(order: list[int
     first = documents.identity[keyed_order(documents, 0, "x")]
     second = shuffled.identity[keyed_order(shuffled, 0, "x")]
     assert first.tolist() == second.tolist()
+
+
+def test_copies_of_a_piece_are_scattered_and_move_no_other_piece() -> None:
+    whole = pieces([10] * 200)
+    repeated = fill(whole, 10 * 500, 3, "web", 0, "web")
+    assert sorted(np.unique(repeated.document, return_counts=True)[1].tolist()) == [2] * 100 + [3] * 100
+    index = in_training_order({("web", True): repeated}, 0)
+    document = index["document"].to_numpy()
+    # 400 pairs of copies among 500 places: by chance 400 * 2 / 500 of them are neighbours.
+    assert (document[1:] == document[:-1]).sum() < 10
+    once = in_training_order({("web", True): fill(whole, 10 * 200, 1, "web", 0, "web")}, 0)["document"].to_numpy()
+    firsts = [number for number in keyed_order(repeated, 0, "order").tolist() if number < 200]
+    assert repeated.document[firsts].tolist() == once.tolist()
+
+
+def test_one_text_in_two_domains_is_no_neighbour_of_itself() -> None:
+    whole = pieces([10] * 200)
+    index = in_training_order({("web", True): whole, ("book", True): whole}, 0)
+    document = index["document"].to_numpy()
+    assert sorted(document.tolist()) == sorted([*range(200)] * 2)
+    assert (document[1:] == document[:-1]).sum() < 10
+    assert index.equals(in_training_order({("book", True): whole, ("web", True): whole}, 0)), "params.yaml's order"
+
+
+def test_without_copies_the_order_is_the_one_it_always_was() -> None:
+    cut = cut_documents(np.arange(1, 9, dtype=np.uint64), np.arange(8), np.arange(5, 13), 8)
+    assert keyed_order(cut, 0, "order").tolist() == [2, 1, 7, 9, 0, 8, 5, 6, 4, 11, 3, 10]
