@@ -4,9 +4,12 @@ sensor that runs nothing and tells Dagster what others made or lost.
 One sensor that asks DVC, rather than Dagster's automation conditions: those work in waves, must be fed observations,
 and see code only after a reload. The cost is one `status` (0.3 s, plus the hashing of what changed) at each tick.
 
-A tick asks for at most one run. Its key is a counter with the digest of everything the graph is made from and does not
-make itself; the counter rises when the digest does, so that A, then X, then A again each bring a run, while a change
-that a run has already answered brings none.
+A tick asks for at most one run, for all that is out of date. Only the last run that was asked for so, by sensor or
+schedule, stands in the way of another, and only if it ended badly and nothing has changed since: neither what the graph
+is made from (a tag it was asked for with) nor what it left out of date (a tag that the first look after its end puts
+on it, whoever looks). A look that finds nothing out of date closes its story. So A, then X, then A again each bring a
+run, and a lost output is brought back whatever came before. The cost: what is lost in the seconds between a bad end and
+the first look counts as left by the run, and waits for the next change.
 """
 
 import json
@@ -14,9 +17,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from dagster import (
@@ -24,6 +30,7 @@ from dagster import (
     AssetKey,
     AssetMaterialization,
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     DefaultScheduleStatus,
     DefaultSensorStatus,
@@ -39,6 +46,7 @@ from dagster import (
     schedule,
     sensor,
 )
+from dagster._utils.schedules import is_valid_cron_schedule
 
 from orchestration import checks
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap, read_graph, read_lock, read_status
@@ -53,8 +61,15 @@ ACTIVE = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatu
           DagsterRunStatus.CANCELING]
 ENDED_BADLY = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 SECONDS_BETWEEN_TICKS = 30
-NIGHTLY = os.environ.get("NEEDLEWORK_NIGHTLY", "0 3 * * *")
-RUN_KEY_TAG = "dagster/run_key"
+NIGHTLY = "0 3 * * *"
+SECONDS_TO_ASK_THE_HUB = 300.0
+LOCALTIME = Path("/etc/localtime")
+ASKED = {"needlework/asked": "yes"}
+"""Tag of the runs that sensor and schedule ask for."""
+DIGEST, LEFT = "needlework/digest", "needlework/left"
+"""Their tags: what the graph was made from when they were asked for, and what was out of date after a bad end."""
+LOOKING = Lock()
+"""Held by whoever looks: a second look beside a long one would hash the same files at the same time."""
 UNKNOWN_VERSION = "unknown"
 OUTSIDE = "outside"
 LOST = "output lost"
@@ -62,47 +77,25 @@ UNLOCKED = "not in dvc.lock"
 INPUT_VERSION = "dagster/input_data_version/"
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """What the sensor last saw: how often the inputs had changed, and their digest."""
-
-    counter: int = 0
-    digest: str = ""
-
-    @staticmethod
-    def parse(text: str | None) -> "Cursor":
-        """The cursor in `text`; a new one where it is missing or not ours, which costs one needless look."""
-        try:
-            found = json.loads(text or "")
-            return Cursor(int(found["counter"]), str(found["digest"]))
-        except (ValueError, KeyError, TypeError):
-            return Cursor()
-
-    def seeing(self, digest: str) -> "Cursor":
-        """The cursor after a look at inputs with this digest."""
-        return self if digest == self.digest else Cursor(self.counter + 1, digest)
-
-    def text(self) -> str:
-        """For Dagster to keep."""
-        return json.dumps({"counter": self.counter, "digest": self.digest})
-
-    def run_key(self) -> str:
-        """The same for the same change, never the same for two."""
-        return f"{self.counter}-{self.digest}"
-
-
 class NotNow(Exception):
-    """A run is active, or the project can't be read; the message is for the tick's page."""
+    """A run is active, another look is, or the project can't be read; the message is for the tick's page."""
 
 
-def look(instance: DagsterInstance, root: Path) -> tuple[Graph, Mapping[str, Locked], Mapping[str, Sequence[str]]]:
-    """The graph, dvc.lock and what is out of date. Raises NotNow."""
-    if instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
-        raise NotNow("A run is active.")
+def look(instance: DagsterInstance, root: Path, patient: bool = False
+         ) -> tuple[Graph, Mapping[str, Locked], Mapping[str, Sequence[str]]]:
+    """The graph, dvc.lock and what is out of date; the patient wait for another look to end. Raises NotNow."""
+    if not LOOKING.acquire(blocking=patient):
+        raise NotNow("Still looking: the look before this one hashes what has changed.")
     try:
-        return read_graph(root), read_lock(root), read_status(root)
+        if instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
+            raise NotNow("A run is active.")
+        graph, lock, stale = read_graph(root), read_lock(root), read_status(root)
+        note_what_is_left(instance, stale)
     except (GraphError, GraphBusy) as error:
         raise NotNow(str(error)) from None
+    finally:
+        LOOKING.release()
+    return graph, lock, stale
 
 
 def seconds_between_ticks() -> int:
@@ -111,6 +104,23 @@ def seconds_between_ticks() -> int:
     if not (value.isdigit() and int(value) > 0):
         raise GraphError(f"NEEDLEWORK_TICK_SECONDS is {value!r}: a whole number above 0 says how often to look.")
     return int(value)
+
+
+def nightly_at() -> str:
+    """NEEDLEWORK_NIGHTLY, or 3 o'clock. Raises GraphError."""
+    value = os.environ.get("NEEDLEWORK_NIGHTLY", "").strip() or NIGHTLY
+    if not is_valid_cron_schedule(value):
+        raise GraphError(f"NEEDLEWORK_NIGHTLY is {value!r}: write a cron expression (minute, hour, day of the month, "
+                         f"month, day of the week), as in {NIGHTLY!r}, which is every day at 3:00.")
+    return value
+
+
+def time_zone() -> str:
+    """The machine's time zone by name, as TZ or /etc/localtime has it; UTC where neither names one."""
+    for name in (os.environ.get("TZ", "").removeprefix(":"), str(LOCALTIME.resolve()).partition("zoneinfo/")[2]):
+        with suppress(ValueError, OSError, ZoneInfoNotFoundError):
+            return ZoneInfo(name).key
+    return "UTC"
 
 
 def truth_sensor(loaded: Graph) -> SensorDefinition:
@@ -136,35 +146,43 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
 def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
     """The same as the sensor once a night, for who wants no runs by day; off until switched on."""
 
-    @schedule(name="nightly", job=job, cron_schedule=NIGHTLY, default_status=DefaultScheduleStatus.STOPPED,
-              description="Makes what is out of date, once a night (NEEDLEWORK_NIGHTLY, a cron expression); before "
-                          "that, moves the pins of sources that follow a branch of the Hub")
+    zone = time_zone()
+
+    @schedule(name="nightly", job=job, cron_schedule=nightly_at(), execution_timezone=zone,
+              default_status=DefaultScheduleStatus.STOPPED,
+              description=f"Makes what is out of date, once a night (NEEDLEWORK_NIGHTLY, a cron expression, in the "
+                          f"machine's time zone, {zone}; TZ sets another); before that, moves the pins of sources that "
+                          "follow a branch of the Hub")
     def nightly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         try:
-            graph, _, stale = look(context.instance, loaded.root)
+            graph, _, stale = look(context.instance, loaded.root, patient=True)
             if told := move_pins(graph):  # only here, where no run is active that may be reading what they pin
                 context.log.info("\n".join(told))
-                graph, _, stale = look(context.instance, loaded.root)
+                graph, _, stale = look(context.instance, loaded.root, patient=True)
         except NotNow as error:
             return SkipReason(str(error))
-        cursor = unanswered(context.instance, Cursor(0, graph.digest()))
-        skip, requests = decide(context.instance, loaded, graph, stale, cursor)
+        skip, requests = decide(context.instance, loaded, graph, stale)
         return requests[0] if requests else SkipReason(skip)
 
     return nightly
 
 
-def move_pins(graph: Graph) -> list[str]:
+def move_pins(graph: Graph, seconds: float = SECONDS_TO_ASK_THE_HUB) -> list[str]:
     """Ask the Hub about every source that follows a branch, which no look at files can tell; what came of it, in words.
 
-    A source that cannot be asked for stays as it is pinned.
+    A source that cannot be asked for, or not in time, stays as it is pinned.
     """
     described = sorted({path for item in graph.items.values() for path in item.inputs
                         if path.endswith((".yaml", ".yml")) and _follows(graph.root / path)})
     if not described:
         return []
-    done = subprocess.run([sys.executable, "-m", "assets.hub_branch", *described], cwd=graph.root, env=environment(),
-                          capture_output=True, text=True)
+    try:
+        done = subprocess.run([sys.executable, "-m", "assets.hub_branch", *described], cwd=graph.root,
+                              env=environment(), capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return [f"The Hub did not answer within {seconds:.0f} s: those of {', '.join(described)} that were not reached "
+                "stay as they are pinned. Look at the network, or move the pins by hand: python -m assets.hub_branch "
+                f"{' '.join(described)}"]
     return [*done.stdout.splitlines(), *done.stderr.splitlines()]
 
 
@@ -183,17 +201,13 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
             default_status=DefaultSensorStatus.STOPPED,
             description="Makes what changed code, parameters or sources have put out of date")
     def changes(context: SensorEvaluationContext) -> SensorResult:
-        cursor = Cursor.parse(context.cursor)
         try:
             graph, lock, stale = look(context.instance, loaded.root)
         except NotNow as error:
             return SensorResult(skip_reason=SkipReason(str(error)))
         report_outside_state(context.instance, graph, lock, stale)
-        cursor = cursor.seeing(graph.digest())
-        if stale:
-            cursor = unanswered(context.instance, cursor)
-        skip, requests = decide(context.instance, loaded, graph, stale, cursor)
-        return SensorResult(skip_reason=SkipReason(skip) if skip else None, run_requests=requests, cursor=cursor.text())
+        skip, requests = decide(context.instance, loaded, graph, stale)
+        return SensorResult(skip_reason=SkipReason(skip) if skip else None, run_requests=requests)
 
     return changes
 
@@ -207,32 +221,48 @@ def reload() -> str:
     return "The code location is loaded anew."
 
 
-def decide(instance: DagsterInstance, loaded: Graph, graph: Graph, stale: Mapping[str, Sequence[str]],
-           cursor: Cursor) -> tuple[str, list[RunRequest]]:
+def decide(instance: DagsterInstance, loaded: Graph, graph: Graph, stale: Mapping[str, Sequence[str]]
+           ) -> tuple[str, list[RunRequest]]:
     """Why nothing is to be done, or the one run to ask for."""
     if not stale:
         return "Everything is up to date.", []
+    addresses = graph.downstream(stale)
     if graph.items.keys() != loaded.items.keys():
-        return f"dvc.yaml or params.yaml now name other items. {reload()}", []
-    status = _status(instance, cursor)
-    if status in ENDED_BADLY:
-        return f"The run for this change ended as {status.value}. Change something, or start a run by hand.", []
-    keys = [asset_key(graph.items[address]) for address in graph.items if address in graph.downstream(stale)]
-    return "", [RunRequest(run_key=cursor.run_key(), asset_selection=keys)]
+        words = f"dvc.yaml or params.yaml now name other items. {reload()}"
+        if os.environ.get(RELOAD):
+            return words, []  # a moment later all of it is asked for, in one run
+        addresses -= graph.downstream(addresses - loaded.items.keys())  # what can be asked for without what is new
+        if not addresses:
+            return words, []
+    last, digest = last_asked(instance), graph.digest()
+    if last and last.status in ENDED_BADLY and (last.tags.get(DIGEST), last.tags.get(LEFT)) == (
+            digest, what_is_left(last, stale)):
+        return f"The run for this change ended as {last.status.value}. Change something, or start a run by hand.", []
+    keys = [asset_key(item) for address, item in graph.items.items() if address in addresses]
+    # Dagster starts no second run with a key it has seen: after the same run, for the same change
+    return "", [RunRequest(run_key=f"{last.run_id if last else 'first'}-{digest}", asset_selection=keys,
+                           tags={**ASKED, DIGEST: digest})]
 
 
-def unanswered(instance: DagsterInstance, cursor: Cursor) -> Cursor:
-    """The cursor, counted on past runs that succeeded: what is out of date after them is so anew, as by a lost output,
-    and Dagster starts no second run with a key it has seen."""
-    while _status(instance, cursor) is DagsterRunStatus.SUCCESS:
-        cursor = Cursor(cursor.counter + 1, cursor.digest)
-    return cursor
+def last_asked(instance: DagsterInstance) -> DagsterRun | None:
+    """The last run that sensor or schedule asked for, or the last retry of one."""
+    return next(iter(instance.get_runs(RunsFilter(tags=ASKED), limit=1)), None)
 
 
-def _status(instance: DagsterInstance, cursor: Cursor) -> DagsterRunStatus | None:
-    """How the run for this change stands; None if there is none."""
-    runs = instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: cursor.run_key()}), limit=1)
-    return runs[0].status if runs else None
+def note_what_is_left(instance: DagsterInstance, stale: Mapping[str, Sequence[str]]) -> None:
+    """Note on the last run asked for what is out of date after it, if it ended badly and this is the first look since;
+    anew when nothing is, for whatever is out of date after that has another reason."""
+    last = last_asked(instance)
+    if last is None or last.status not in ENDED_BADLY:
+        return
+    left, noted = what_is_left(last, stale), last.tags.get(LEFT, "")
+    if left != noted and not (stale and noted.startswith(last.run_id)):
+        instance.add_run_tags(last.run_id, {LEFT: left})
+
+
+def what_is_left(run: DagsterRun, stale: Mapping[str, Sequence[str]]) -> str:
+    """What is out of date after a run, as a tag of it: with its id, for a retry gets the tags of the run it repeats."""
+    return f"{run.run_id} {sha256(json.dumps(stale, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[str, Locked],

@@ -6,6 +6,7 @@ metrics (`dvc exp show`), and can be brought into the project with `dvc exp appl
 tracks, so parameters that name files beside the project must be absolute paths, and the project a git repository.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 from dagster import Config, Failure, JobDefinition, MetadataValue, OpExecutionContext, Output, job, op
 from pydantic import Field
 
+from orchestration.launcher import note_worker
 from orchestration.running import Children, environment
 
 PLAIN = re.compile(r"[\w.+\-/ :@%]*")
@@ -85,6 +87,7 @@ def experiment_job(root: Path) -> JobDefinition:
 
     @op
     def dvc_exp_run(context: OpExecutionContext, config: Experiment) -> Output[None]:
+        note_worker(context.instance, context.run.run_id, os.getpid())
         if not (root / ".git").exists():
             raise Failure("An experiment needs a git repository, and this project is none: git init, and commit.",
                           allow_retries=False)

@@ -99,7 +99,9 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             return True
         pid = pid_of(worker)
         if pid is None:
-            self._instance.report_engine_event("Its process is not known on this host: end it where it runs.", run)
+            self._instance.report_engine_event(
+                "Its process is not known here: end it on the machine or in the container where it runs. If that is no "
+                "more, terminate the run once more, with force.", run)
             return False
         os.kill(pid, signal.SIGTERM)
         return True

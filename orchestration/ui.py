@@ -51,6 +51,12 @@ RELOADED = """mutation Reload($name: String!) {
 LOADED = """query Loaded($name: String!) { workspaceLocationEntryOrError(name: $name) {
   ... on WorkspaceLocationEntry { locationOrLoadError { __typename } } } }"""
 WATCHED = ("dvc.yaml", "params.yaml")
+LONG_LOOKS = {"DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "21600", "DAGSTER_SCHEDULE_GRPC_TIMEOUT_SECONDS": "21600",
+              "DAGSTER_DAEMON_HEARTBEAT_TOLERANCE": "25200", "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60"}
+"""In the environment of all three, where it is not set: a look hashes what has changed, hours of it perhaps, and by
+itself Dagster gives up after 60 s, and its daemon on itself after half an hour. The last one is as it was."""
+LONG_NIGHTS = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "21600"}
+"""For the code server alone, whose outer process passes a schedule's look on by the limit for everything else."""
 
 
 @dataclass(slots=True)
@@ -101,7 +107,8 @@ def services(folder: Path, port: int) -> list[Service]:
     workspace.write_text(yaml.safe_dump({"load_from": [server]}))
     python, level = [sys.executable, "-m"], ["--log-level", "warning"]
     return [
-        Service("code server", [*python, "dagster", "code-server", "start", "--socket", str(door), "--module-name",
+        Service("code server", ["env", *(f"{name}={value}" for name, value in LONG_NIGHTS.items()),
+                                *python, "dagster", "code-server", "start", "--socket", str(door), "--module-name",
                                 MODULE, "--location-name", LOCATION, *level]),
         Service("webserver", [*python, "dagster_webserver", "--host", HOST, "--port", str(port), "--workspace",
                               str(workspace), "--dagster-log-level", "warning"], needs=door),
@@ -209,7 +216,7 @@ def main() -> None:
     if not free(port):
         sys.exit(f"Port {port} of {HOST} is taken, perhaps by another `make ui`. End that one, or use another port: "
                  "python -m orchestration.ui --port 3001")
-    os.environ["DAGSTER_HOME"] = str(home(Path.cwd()))
+    os.environ.update({**LONG_LOOKS, **os.environ, "DAGSTER_HOME": str(home(Path.cwd()))})
     if (code := subprocess.run([sys.executable, "-m", "orchestration.home"]).returncode):
         sys.exit(code)
     signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)

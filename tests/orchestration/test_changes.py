@@ -168,6 +168,7 @@ def test_a_run_that_failed_is_not_tried_again_until_something_changes(server: Se
 
 def test_switched_off_it_does_nothing_and_switched_on_again_what_is_due(server: Server, world: Path) -> None:
     server.switch(SENSOR, on=False)
+    server.next_ticks("outside", LOOKS)  # the daemon goes from one to the next: a tick that was at work is over
     none(server, lambda: append(world, "c4", "while it was off"), sensor="outside")
     assert "raw@c4" in read_status(world)
     runs = len(server.runs())

@@ -13,9 +13,12 @@ import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance, DagsterInvalidConfigError
 from dagster._core.instance.ref import InstanceRef
+from dagster._daemon.cli import _get_heartbeat_tolerance
+from dagster._grpc import utils as limits
 from dvc_world import make_world, materialize, out_of_date_in_dagster
 
 from orchestration.retention import delete, expired
+from orchestration.ui import LONG_LOOKS, LONG_NIGHTS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PG_CTL = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))), None)
@@ -61,6 +64,38 @@ def test_every_service_stands_on_what_the_composition_has() -> None:
                 assert (DEPLOY / volume.split(":")[0]).is_file(), volume
 
 
+def test_every_setting_that_a_user_may_leave_out_has_a_default() -> None:
+    services = read("compose.yaml")["services"]
+    assert isinstance(services, dict)
+    asked = {name: value for service in services.values() for name, value in service["environment"].items()
+             if "${" in value and name != "POSTGRES_PASSWORD"}
+    assert "NEEDLEWORK_POOLS" in asked and all(":-" in value for value in asked.values()), asked
+
+
+def test_a_look_has_hours_wherever_it_is_deployed_and_dagster_knows_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    services, values = read("compose.yaml")["services"], read("values.yaml")
+    assert isinstance(services, dict)
+    assert services["daemon"]["environment"].items() >= LONG_LOOKS.items()
+    assert services["code"]["environment"].items() >= {**LONG_LOOKS, **LONG_NIGHTS}.items()
+    daemon = values["dagsterDaemon"]
+    assert isinstance(daemon, dict)
+    of_the_chart = {**daemon["env"], "DAGSTER_DAEMON_HEARTBEAT_TOLERANCE": str(daemon["heartbeatTolerance"])}
+    assert {**of_the_chart, "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60"} == LONG_LOOKS
+    for name, value in {**LONG_LOOKS, **LONG_NIGHTS}.items():
+        monkeypatch.setenv(name, value)
+    look = int(LONG_LOOKS["DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"])
+    assert (limits.default_sensor_grpc_timeout(), limits.default_schedule_grpc_timeout(),
+            limits.default_grpc_timeout(), limits.default_grpc_server_shutdown_grace_period()) == (look, look, look, 60)
+    assert _get_heartbeat_tolerance() > look, "the daemon gives up on itself while it waits for a look"
+
+
+def test_the_image_may_read_a_repository_of_another_user() -> None:
+    assert "safe.directory /project\n" in (DEPLOY / "Dockerfile").read_text()
+    services = read("compose.yaml")["services"]
+    assert isinstance(services, dict)
+    assert any(volume.endswith(":/project") for volume in services["code"]["volumes"])
+
+
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """DAGSTER_HOME with deploy/dagster.yaml as it stands, and what the composition sets."""
@@ -83,7 +118,9 @@ def test_dagster_takes_the_settings_and_the_docker_launcher_its_own(environment:
             env_vars=launcher.env_vars, networks=launcher.networks, container_kwargs=launcher.container_kwargs))
     services = read("compose.yaml")["services"]
     assert isinstance(services, dict)
-    assert set(context.env_vars) <= set(services["code"]["environment"]), "a run gets what the code location has"
+    assert set(context.env_vars) <= set(services["daemon"]["environment"]), "Dagster starts no run with one unset"
+    assert {"NEEDLEWORK_JOBS", "NEEDLEWORK_POOLS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(
+        context.env_vars), "a run gets what decides how it works, and the remote's keys"
     assert context.networks == [read("compose.yaml")["networks"]["needlework"]["name"]]  # type: ignore[index]
     assert reference.settings["run_retries"]["retry_on_asset_or_op_failure"] is False
     (environment / "dagster.yaml").write_text((DEPLOY / "dagster.yaml").read_text().replace("env_vars:", "env_varz:"))
@@ -98,6 +135,7 @@ def test_the_charts_runs_have_the_project_once_and_its_secrets() -> None:
     def context(given: dict[str, object]) -> object:
         known = {"envSecrets": "env_secrets", "volumes": "volumes", "volumeMounts": "volume_mounts"}
         config = {new: given[old] for old, new in known.items() if old in given}
+        config["env"] = [{"name": name, "value": value} for name, value in given.get("env", {}).items()]  # type: ignore
         config["env_secrets"] = [secret["name"] for secret in config["env_secrets"]]  # type: ignore[attr-defined]
         more = given.get("runK8sConfig", {})
         config["run_k8s_config"] = {"container_config": more.get("containerConfig", {})}  # type: ignore[attr-defined]
@@ -110,6 +148,7 @@ def test_the_charts_runs_have_the_project_once_and_its_secrets() -> None:
     assert [mount["mount_path"] for mount in run.container_config["volume_mounts"]] == ["/project"]
     assert [volume["name"] for volume in run.pod_spec_config["volumes"]] == ["project"]
     assert [source["secret_ref"]["name"] for source in run.container_config["env_from"]] == ["needlework-remote"]
+    assert {"name": "NEEDLEWORK_POOLS", "value": "gpu=1"} in run.container_config["env"]
     assert run.container_config["resources"]["limits"] == {"nvidia.com/gpu": 8}
 
 

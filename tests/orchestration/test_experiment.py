@@ -16,6 +16,8 @@ from dvc_world import PARAMS, dvc, git, make_world
 from orchestration.definitions import build_definitions
 from orchestration.experiment import override, unknown
 from orchestration.home import prepare
+from orchestration.launcher import WORKER
+from orchestration.processes import identity
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +102,13 @@ def test_a_name_that_is_taken_is_one_message(made: Path) -> None:
         assert run(made, instance, "one", {"mixed.recipes.short.cut": 5}).success
         done = run(made, instance, "one", {"mixed.recipes.short.cut": 6})
         assert not done.success and "dvc exp remove one" in said(instance, done)
+
+
+def test_an_experiment_notes_its_process_so_that_its_end_is_noticed(made: Path) -> None:
+    with DagsterInstance.ephemeral() as instance:
+        done = run(made, instance, "typo", {"no.such.key": 1})
+        found = instance.get_run_by_id(done.run_id)
+    assert found is not None and found.tags[WORKER] == identity(os.getpid())
 
 
 def test_keys_are_looked_up_in_maps_and_lists() -> None:

@@ -222,14 +222,30 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
     child = subprocess.Popen(["sleep", "1000"])
     named = identity(child.pid)
     assert pid_of(named) == child.pid and not gone(named)
-    other = "/".join([*named.split("/")[:3], "1"])  # another process that had this number before
+    other = "/".join([*named.split("/")[:5], "1"])  # another process that had this number before
     assert gone(other) and pid_of(other) is None
-    host, _, *rest = named.split("/")
-    assert gone("/".join([host, "another-boot", *rest]))
     child.kill()
     until(lambda: gone(named))  # as soon as it has ended, asked about or not
     child.wait()
-    assert not gone("another-host/boot/1/1") and not gone("")
+    assert not gone("") and not gone("somewhere/1") and pid_of("somewhere/1") is None
+
+
+@pytest.mark.parametrize("other, known_here, is_gone", [
+    ({}, True, False),
+    ({"host": "name-by-dhcp"}, True, False),
+    ({"host": "name-by-dhcp", "started": "1"}, False, True),
+    ({"boot": "before"}, False, True),
+    ({"boot": "before", "host": "name-by-dhcp"}, False, True),
+    ({"boot": "before", "machine": "another"}, False, False),
+    ({"namespace": "pid:[1]"}, False, True),  # this container, started again
+    ({"namespace": "pid:[1]", "host": "another"}, False, False),  # perhaps a second container in the same folder
+])
+def test_of_a_process_elsewhere_nothing_is_said_and_of_one_here_the_truth(
+        other: dict[str, str], known_here: bool, is_gone: bool) -> None:
+    names = ("machine", "host", "boot", "namespace", "pid", "started")
+    mine = dict(zip(names, identity(os.getpid()).split("/"), strict=True))
+    named = "/".join({**mine, **other}.values())
+    assert (pid_of(named) == os.getpid(), gone(named)) == (known_here, is_gone)
 
 
 def locks(world: Path, owner: dict[str, Any]) -> Path:

@@ -1,17 +1,33 @@
-"""The change sensor asks for exactly what is out of date; a profile is put in place whole or not at all."""
+"""Change sensor and nightly schedule ask for exactly what is out of date, and repeat no failed run until something
+changes; a profile is put in place whole or not at all."""
 
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, DagsterInstance, SensorResult, build_sensor_context
+import yaml
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    DagsterRunStatus,
+    Definitions,
+    RunRequest,
+    RunsFilter,
+    SensorResult,
+    build_schedule_context,
+    build_sensor_context,
+)
+from dvc_world import PARAMS as TWO_RECIPES
+from dvc_world import dvc, make_world
 
-from orchestration.automation import RUN_KEY_TAG
+from orchestration.automation import LOOKING, move_pins
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
-from orchestration.graph import GraphError
+from orchestration.graph import GraphError, read_graph, read_status
+from orchestration.home import RELOAD
 from orchestration.profile import put_in_place
 
 GRAPH = """
@@ -19,7 +35,7 @@ stages:
   copy:
     foreach: ${copy.domains}
     do:
-      cmd: python -c "import shutil; shutil.copytree('${item.source}', 'data/copy/${key}')"
+      cmd: test ! -e disk-is-full && python -c "import shutil; shutil.copytree('${item.source}', 'data/copy/${key}')"
       deps: ["${item.source}"]
       outs: ["data/copy/${key}"]
 """
@@ -43,76 +59,261 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def tick(world: Path, instance: DagsterInstance, cursor: str | None) -> SensorResult:
-    """One look of the sensor."""
-    definitions = build_definitions(world)
-    sensor = definitions.resolve_sensor_def("changes") if hasattr(definitions, "resolve_sensor_def") \
-        else definitions.get_sensor_def("changes")
-    result = sensor(build_sensor_context(instance=instance, cursor=cursor, definitions=definitions))
+@pytest.fixture
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
+    """Dagster without a run; on disk, as a schedule needs it."""
+    with DagsterInstance.local_temp(str(tmp_path_factory.mktemp("dagster"))) as instance:
+        yield instance
+
+
+def tick(world: Path, instance: DagsterInstance, definitions: Definitions | None = None) -> SensorResult:
+    """One look of the sensor; `definitions`: as the project was when it was loaded, if not just now."""
+    definitions = definitions or build_definitions(world)
+    sensor = definitions.resolve_sensor_def("changes")
+    result = sensor(build_sensor_context(instance=instance, definitions=definitions))
     assert isinstance(result, SensorResult)
     return result
 
 
-def test_the_sensor_asks_for_one_run_of_what_changed_and_again_when_it_changes_back(world: Path) -> None:
-    source = world / "sources" / "book" / "documents"
-    keys = []
-    with DagsterInstance.ephemeral() as instance:
-        result = tick(world, instance, None)
-        assert not result.run_requests and result.skip_reason is not None
-        for text in ("x", "y", "x"):
-            source.write_text(text)
-            result = tick(world, instance, result.cursor)
-            assert [request.asset_selection for request in result.run_requests or []] == [[AssetKey(["copy", "book"])]]
-            keys += [request.run_key for request in result.run_requests or []]
-    assert len(set(keys)) == 3
+def night(world: Path, instance: DagsterInstance) -> RunRequest | None:
+    """What the nightly schedule asks for."""
+    answer = build_definitions(world).resolve_schedule_def("nightly")(build_schedule_context(instance=instance))
+    return answer if isinstance(answer, RunRequest) else None
 
 
-def test_a_burst_of_changes_is_one_run_and_a_change_of_nothing_none(world: Path) -> None:
-    with DagsterInstance.ephemeral() as instance:
-        result = tick(world, instance, None)
-        for name in ("book", "c4"):
-            for text in ("x", "y", "z"):
-                (world / "sources" / name / "documents").write_text(text)
-        result = tick(world, instance, result.cursor)
-        assert [set(request.asset_selection or []) for request in result.run_requests or []] == [
-            {AssetKey(["copy", "book"]), AssetKey(["copy", "c4"])}]
-        for name in ("book", "c4"):
-            (world / "sources" / name / "documents").write_text(name)
-        assert not tick(world, instance, result.cursor).run_requests
+def asked(result: SensorResult | RunRequest | None) -> set[str]:
+    """The assets of the one run that is asked for, "copy/book"; none if no run is."""
+    requests = list(result.run_requests or []) if isinstance(result, SensorResult) else [result] if result else []
+    assert len(requests) <= 1
+    return {key.to_user_string() for request in requests for key in request.asset_selection or []}
 
 
-def test_a_deleted_output_is_made_again_and_shown_as_lost_until_then(world: Path) -> None:
-    with DagsterInstance.ephemeral() as instance:
-        result = tick(world, instance, None)
-        shutil.rmtree(world / "data/copy/c4")
-        result = tick(world, instance, result.cursor)
-        assert [request.asset_selection for request in result.run_requests or []] == [[AssetKey(["copy", "c4"])]]
-        event = instance.get_latest_materialization_event(AssetKey(["copy", "c4"]))
-        assert event is not None and event.asset_materialization is not None
-        assert "data/copy/c4 deleted" in (event.asset_materialization.description or "")
+def carry_out(world: Path, instance: DagsterInstance, result: SensorResult | RunRequest | None) -> bool:
+    """The run that is asked for, as Dagster makes it: not with a key that a run has had. Whether it succeeded."""
+    request = (result.run_requests or [])[0] if isinstance(result, SensorResult) else result
+    assert request is not None and request.run_key
+    tags = {**request.tags, "dagster/run_key": request.run_key}
+    assert not instance.get_runs(RunsFilter(tags={"dagster/run_key": request.run_key}))
+    job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
+    return job.execute_in_process(instance=instance, tags=tags, asset_selection=request.asset_selection,
+                                  raise_on_error=False).success
 
 
-def test_an_output_lost_after_a_run_that_succeeded_is_a_run_of_its_own(world: Path) -> None:
-    (world / "sources" / "book" / "documents").write_text("x")
-    with DagsterInstance.ephemeral() as instance:
-        first = tick(world, instance, None)
-        key = (first.run_requests or [])[0].run_key
-        job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
-        assert job.execute_in_process(instance=instance, tags={RUN_KEY_TAG: str(key)}).success
-        quiet = tick(world, instance, first.cursor)
-        assert not quiet.run_requests
+def change(world: Path, name: str, text: str) -> None:
+    """A source's text."""
+    (world / "sources" / name / "documents").write_text(text)
+
+
+def fail(world: Path, instance: DagsterInstance) -> None:
+    """A run for a change of book that failed for a reason outside the project, which has passed."""
+    change(world, "book", "x")
+    (world / "disk-is-full").touch()
+    assert not carry_out(world, instance, tick(world, instance))
+    (world / "disk-is-full").unlink()
+
+
+def test_every_change_brings_a_run_of_what_changed_one_back_to_before_too(
+        world: Path, instance: DagsterInstance) -> None:
+    result = tick(world, instance)
+    assert not result.run_requests and result.skip_reason is not None
+    for text in ("x", "y", "x"):
+        change(world, "book", text)
+        result = tick(world, instance)
+        assert asked(result) == {"copy/book"} and carry_out(world, instance, result)
+        assert not asked(tick(world, instance)) and not read_status(world)
+
+
+def test_a_change_that_no_run_was_started_for_is_asked_for_with_the_same_key(
+        world: Path, instance: DagsterInstance) -> None:
+    change(world, "book", "x")
+    keys = {request.run_key for _ in range(2) for request in tick(world, instance).run_requests or []}
+    assert len(keys) == 1, "two daemons, or one that died in between, would start two runs"
+
+
+@pytest.mark.parametrize("first, second", [("sensor", "schedule"), ("schedule", "sensor")])
+def test_a_failed_run_is_repeated_by_neither_sensor_nor_schedule_until_something_changes(
+        world: Path, instance: DagsterInstance, first: str, second: str) -> None:
+    look = {"sensor": tick, "schedule": night}
+    change(world, "book", "x")
+    (world / "disk-is-full").touch()
+    assert not carry_out(world, instance, look[first](world, instance))
+    assert not asked(look[second](world, instance)) and not asked(look[first](world, instance))
+    skip = tick(world, instance).skip_reason
+    assert skip is not None and "ended as FAILURE" in (skip.skip_message or "")
+    change(world, "book", "y")
+    assert asked(look[second](world, instance)) == {"copy/book"}
+
+
+@pytest.mark.parametrize("way", ["sensor", "schedule"])
+def test_a_change_whose_run_failed_brings_a_run_again_when_it_comes_back(
+        world: Path, instance: DagsterInstance, way: str) -> None:
+    look = {"sensor": tick, "schedule": night}[way]
+    fail(world, instance)
+    for text in ("y", "x"):
+        change(world, "book", text)
+        assert carry_out(world, instance, look(world, instance))
+
+
+def test_what_comes_back_after_a_failed_run_and_a_look_at_nothing_to_do_brings_a_run(
+        world: Path, instance: DagsterInstance) -> None:
+    fail(world, instance)
+    assert not asked(tick(world, instance))
+    change(world, "book", "book")
+    assert "copy@book" in read_status(world)  # the failed run took its output away
+    dvc(world, "checkout")
+    assert not read_status(world) and not asked(tick(world, instance))
+    change(world, "book", "x")
+    assert asked(tick(world, instance)) == {"copy/book"}
+
+
+def test_an_output_lost_after_a_failed_run_was_made_good_by_hand_is_brought_back(
+        world: Path, instance: DagsterInstance) -> None:
+    fail(world, instance)
+    assert not asked(tick(world, instance))
+    dvc(world, "repro")
+    assert not asked(tick(world, instance))
+    for _ in range(2):
         shutil.rmtree(world / "data/copy/book")
-        again = tick(world, instance, quiet.cursor)
-        assert [request.run_key != key for request in again.run_requests or []] == [True]
+        result = tick(world, instance)
+        assert asked(result) == {"copy/book"} and carry_out(world, instance, result)
 
 
-def test_what_was_made_outside_dagster_is_told_to_it_once(world: Path) -> None:
-    with DagsterInstance.ephemeral() as instance:
-        result = tick(world, instance, None)
-        event = instance.get_latest_materialization_event(AssetKey(["copy", "c4"]))
-        assert event is not None
-        tick(world, instance, result.cursor)
-        assert instance.get_latest_materialization_event(AssetKey(["copy", "c4"])) == event
+@pytest.mark.parametrize("noticed_by", ["changes", "outside", "nightly"])
+def test_an_output_lost_while_a_failed_run_stands_is_brought_back_once(
+        world: Path, instance: DagsterInstance, noticed_by: str) -> None:
+    fail(world, instance)
+    definitions = build_definitions(world)
+    if noticed_by == "nightly":
+        night(world, instance)
+    else:
+        definitions.resolve_sensor_def(noticed_by)(build_sensor_context(instance, definitions=definitions))
+    shutil.rmtree(world / "data/copy/c4")
+    result = tick(world, instance)
+    assert asked(result) == {"copy/book", "copy/c4"}
+    (world / "disk-is-full").touch()
+    assert not carry_out(world, instance, result)
+    assert set(read_status(world)) == {"copy@book"}
+    assert not asked(tick(world, instance)) and not asked(night(world, instance))
+
+
+@pytest.mark.parametrize("status", [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED])
+def test_a_retry_that_ended_badly_too_is_not_repeated(
+        world: Path, instance: DagsterInstance, status: DagsterRunStatus) -> None:
+    fail(world, instance)
+    tick(world, instance)
+    first = instance.get_runs()[0]
+    shutil.rmtree(world / "data/copy/c4")  # so that the retry leaves something else than the first left
+    job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
+    assert "needlework/left" in first.tags  # which Dagster hands on to a retry
+    instance.create_run_for_job(job, tags=first.tags, status=status)
+    assert not asked(tick(world, instance))
+    change(world, "c4", "x")
+    assert asked(tick(world, instance)) == {"copy/book", "copy/c4"}
+
+
+def test_one_look_at_a_time_and_the_next_says_so(world: Path, instance: DagsterInstance) -> None:
+    change(world, "book", "x")
+    with LOOKING:
+        result = tick(world, instance)
+        assert not asked(result) and result.skip_reason is not None
+        assert "Still looking" in (result.skip_reason.skip_message or "")
+    assert asked(tick(world, instance)) == {"copy/book"}
+
+
+def test_without_a_reload_what_does_not_hang_on_new_items_is_made_and_the_rest_waits(
+        tmp_path: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RELOAD, raising=False)
+    world = make_world(tmp_path / "world")
+    dvc(world, "repro")
+    loaded = build_definitions(world)
+    params = yaml.safe_load(yaml.safe_dump(TWO_RECIPES))
+    params["mixed"]["recipes"]["long"] = {"cut": 3, "domain": "book"}
+    (world / "params.yaml").write_text(yaml.safe_dump(params))
+    result = tick(world, instance, loaded)
+    assert not asked(result) and result.skip_reason is not None
+    assert "Reload the code location" in (result.skip_reason.skip_message or "")
+    change(world, "book", "x")
+    result = tick(world, instance, loaded)
+    assert asked(result) == {"raw/book", "mixed/both"}, "the report would be made without the new recipe"
+    assert carry_out(world, instance, result)
+    assert not asked(tick(world, instance, loaded))
+    assert asked(tick(world, instance)) == {"mixed/long", "report"}
+
+
+def test_where_the_code_location_is_loaded_anew_all_of_it_is_asked_for_at_once(
+        world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RELOAD, str(world / "reload"))
+    loaded = build_definitions(world)
+    (world / "params.yaml").write_text(PARAMS.replace("c4:", "wiki: {source: sources/c4}, c4:"))
+    change(world, "book", "x")
+    assert not asked(tick(world, instance, loaded)) and (world / "reload").exists()
+    assert asked(tick(world, instance)) == {"copy/book", "copy/wiki"}
+
+
+def test_a_hub_that_does_not_answer_is_a_message_and_the_pin_stays(world: Path) -> None:
+    source = "hub: someone/corpus\nfollow: main\nrevision: " + 40 * "a" + "\n"
+    (world / "sources" / "hub.yaml").write_text(source)
+    (world / "params.yaml").write_text(PARAMS.replace("sources/c4", "sources/hub.yaml"))
+    told = move_pins(read_graph(world), seconds=0)
+    assert len(told) == 1 and "sources/hub.yaml" in told[0] and "stay as they are pinned" in told[0]
+    assert (world / "sources" / "hub.yaml").read_text() == source
+
+
+@pytest.mark.parametrize("value", ["every night", "0 3 * *", "61 3 * * *"])
+def test_a_time_for_the_night_that_is_no_cron_expression_is_one_message(
+        world: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("NEEDLEWORK_NIGHTLY", value)
+    with pytest.raises(GraphError, match="NEEDLEWORK_NIGHTLY is .*0 3"):
+        build_definitions(world)
+
+
+def test_the_night_is_the_machines_own_and_an_empty_setting_is_none(
+        world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEEDLEWORK_NIGHTLY", "")
+    for zone, meant in (("Asia/Tokyo", "Asia/Tokyo"), (":Asia/Tokyo", "Asia/Tokyo"), ("Nowhere/Land", None)):
+        monkeypatch.setenv("TZ", zone)
+        nightly = build_definitions(world).resolve_schedule_def("nightly")
+        assert nightly.cron_schedule == "0 3 * * *"
+        assert nightly.execution_timezone and nightly.execution_timezone in (nightly.description or "")
+        assert meant in (None, nightly.execution_timezone)
+
+
+def test_a_burst_of_changes_is_one_run_and_a_change_of_nothing_none(world: Path, instance: DagsterInstance) -> None:
+    tick(world, instance)
+    for name in ("book", "c4"):
+        for text in ("x", "y", "z"):
+            change(world, name, text)
+    assert asked(tick(world, instance)) == {"copy/book", "copy/c4"}
+    for name in ("book", "c4"):
+        change(world, name, name)
+    assert not tick(world, instance).run_requests
+
+
+def test_a_deleted_output_is_made_again_and_shown_as_lost_until_then(world: Path, instance: DagsterInstance) -> None:
+    tick(world, instance)
+    shutil.rmtree(world / "data/copy/c4")
+    assert asked(tick(world, instance)) == {"copy/c4"}
+    event = instance.get_latest_materialization_event(AssetKey(["copy", "c4"]))
+    assert event is not None and event.asset_materialization is not None
+    assert "data/copy/c4 deleted" in (event.asset_materialization.description or "")
+
+
+def test_an_output_lost_after_a_run_that_succeeded_is_a_run_of_its_own(world: Path, instance: DagsterInstance) -> None:
+    change(world, "book", "x")
+    assert carry_out(world, instance, tick(world, instance))
+    for _ in range(2):
+        assert not tick(world, instance).run_requests
+        shutil.rmtree(world / "data/copy/book")
+        result = tick(world, instance)
+        assert asked(result) == {"copy/book"} and carry_out(world, instance, result)
+
+
+def test_what_was_made_outside_dagster_is_told_to_it_once(world: Path, instance: DagsterInstance) -> None:
+    tick(world, instance)
+    event = instance.get_latest_materialization_event(AssetKey(["copy", "c4"]))
+    assert event is not None
+    tick(world, instance)
+    assert instance.get_latest_materialization_event(AssetKey(["copy", "c4"])) == event
 
 
 def test_the_sensor_is_off_until_someone_starts_it(world: Path) -> None:
