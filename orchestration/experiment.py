@@ -40,7 +40,8 @@ class Experiment(Config):  # type: ignore[misc]  # dagster leaves its base untyp
 def experiment_command(config: Experiment) -> list[str]:
     """What a user would type."""
     changes = [part for key, value in config.overrides.items() for part in ("--set-param", override(key, value))]
-    return [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", config.name, *changes, *config.targets]
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", config.name, *changes,
+            *config.targets]
 
 
 def override(key: str, value: Any) -> str:
@@ -121,6 +122,6 @@ def experiment_job(root: Path) -> JobDefinition:
 
 def difference(root: Path, what: str, name: str) -> str:
     """What DVC says an experiment changed, of its params or metrics, as a table."""
-    shown = subprocess.run([sys.executable, "-m", "dvc", what, "diff", "HEAD", name, "--md"], cwd=root,
-                           env=environment(), text=True, capture_output=True)
-    return shown.stdout.strip() or "(nothing)"
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", what, "diff", "HEAD", name, "--md"]
+    done = subprocess.run(command, cwd=root, env=environment(), text=True, capture_output=True)
+    return done.stdout.strip() or (f"not known: {done.stderr.strip()}" if done.returncode else "(nothing)")
