@@ -9,7 +9,8 @@ end, and the next `make ui` finds it.
 The code server listens on a socket in a folder of its own that only this user may enter. When the sensor `outside`
 finds that dvc.yaml, params.yaml or what they name is no longer as it was loaded, it leaves a file there, and the code
 location is loaded anew. The cost of that: a second or two of one processor after a change. A project that could not be
-read has no sensor, so there this process watches the two files.
+read has no sensor, so there this process watches the two files, and tries again every half minute whatever the reason
+was. It asks in a thread of its own, for a load may take long and Ctrl-C must not wait for it.
 """
 
 import json
@@ -23,8 +24,10 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -44,6 +47,8 @@ SECONDS_OF_A_SHORT_LIFE = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 SECONDS_TO_STOP = 15.0
 SECONDS_TO_BE_WHOLE, SECONDS_TO_LOAD = 30.0, 60.0
+SECONDS_BETWEEN_TRIES = 30.0
+"""Between two looks at a project that perhaps can't be read, though its two files are as they were."""
 ENDING = (signal.SIGINT, signal.SIGTERM)
 WAKING = {signal.SIGCHLD, *ENDING}
 RELOADED = """mutation Reload($name: String!) {
@@ -51,6 +56,7 @@ RELOADED = """mutation Reload($name: String!) {
 LOADED = """query Loaded($name: String!) { workspaceLocationEntryOrError(name: $name) {
   ... on WorkspaceLocationEntry { locationOrLoadError { __typename } } } }"""
 WATCHED = ("dvc.yaml", "params.yaml")
+ELSEWHERE = "export DAGSTER_HOME=$PWD/.dagster; python -m orchestration.home; dagster dev"
 
 
 @dataclass(slots=True)
@@ -110,9 +116,9 @@ def services(folder: Path, port: int) -> list[Service]:
     ]
 
 
-def keep(kept: Sequence[Service], reload_file: Path, port: int) -> None:
+def keep(kept: Sequence[Service]) -> None:
     """Keep them up until SIGINT or SIGTERM. The signals of WAKING must be blocked, or they would go unseen."""
-    woken_by, seen = None, stamps()
+    woken_by = None
     while woken_by not in ENDING:
         for service in kept:
             ready = service.needs is None or service.needs.exists()
@@ -125,12 +131,21 @@ def keep(kept: Sequence[Service], reload_file: Path, port: int) -> None:
                 service.ended(f"ended with code {codes[service.guard.pid]}")
         if kept[0].broken():
             kept[0].ended("lost its inner process")
-        if (now := stamps()) != seen and (loaded := location(port)):
-            seen = now
+
+
+def keep_loaded(reload_file: Path, port: int, ended: Event) -> None:
+    """Have the code location loaded anew when that is asked for, and as long as it could not be loaded."""
+    seen, due = stamps(), time.monotonic() + SECONDS_BETWEEN_TRIES
+    while not ended.wait(SECONDS_BETWEEN_LOOKS):
+        now = stamps()
+        if (now != seen or time.monotonic() >= due) and (loaded := location(port)):
+            seen, due = now, time.monotonic() + SECONDS_BETWEEN_TRIES
             if loaded == "PythonError":
+                load(port)
+        if reload_file.exists():
+            reload_file.unlink(missing_ok=True)  # first, so that who asks meanwhile is heard
+            if not load(port) and not ended.is_set():
                 reload_file.touch()
-        if reload_file.exists() and ask(port, RELOADED) is not None:
-            reload_file.unlink(missing_ok=True)
 
 
 def reap(kept: Sequence[Service]) -> dict[int, int]:
@@ -147,24 +162,39 @@ def reap(kept: Sequence[Service]) -> dict[int, int]:
 
 def stamps() -> list[int]:
     """When each of the watched files was last written; 0 where it is missing."""
-    return [path.stat().st_mtime_ns if (path := Path(name)).exists() else 0 for name in WATCHED]
+    found = []
+    for name in WATCHED:
+        try:
+            found.append(Path(name).stat().st_mtime_ns)
+        except OSError:
+            found.append(0)
+    return found
 
 
 def location(port: int) -> str:
     """What came of loading the project: RepositoryLocation or PythonError; "" while that is not known."""
-    found = (ask(port, LOADED) or {}).get("workspaceLocationEntryOrError") or {}
-    return str((found.get("locationOrLoadError") or {}).get("__typename", ""))
+    with suppress(URLError, OSError, HTTPException, ValueError, LookupError, TypeError):
+        return str(ask(port, LOADED)["workspaceLocationEntryOrError"]["locationOrLoadError"]["__typename"])
+    return ""
 
 
-def ask(port: int, query: str) -> dict[str, Any] | None:
-    """The webserver's answer about the code location, or after it did something to it; None if it can't be asked."""
+def load(port: int) -> bool:
+    """Have it loaded anew. False: there was no one to ask; whoever took the request goes on with it, answer or not."""
+    try:
+        ask(port, RELOADED)
+    except URLError as error:
+        return not isinstance(error.reason, ConnectionRefusedError)
+    except (OSError, HTTPException, ValueError, LookupError, TypeError):
+        return True
+    return True
+
+
+def ask(port: int, query: str) -> dict[str, Any]:
+    """The webserver's answer about the code location, or after it did something to it."""
     body = json.dumps({"query": query, "variables": {"name": LOCATION}}).encode()
     request = Request(f"http://{HOST}:{port}/graphql", body, {"Content-Type": "application/json"})
-    try:
-        with urlopen(request, timeout=SECONDS_TO_LOAD) as answer:
-            return dict(json.load(answer)["data"] or {})
-    except (URLError, OSError, ValueError, LookupError):
-        return None
+    with urlopen(request, timeout=SECONDS_TO_LOAD) as answer:
+        return dict(json.load(answer)["data"])
 
 
 def end_all() -> None:
@@ -206,6 +236,8 @@ def main() -> None:
     parser = ArgumentParser(prog="python -m orchestration.ui", description="Dagster in the browser, kept up")
     parser.add_argument("--port", type=int, default=PORT, help=f"on {HOST}, and nowhere else (default {PORT})")
     port = parser.parse_args().port
+    if sys.platform != "linux":
+        sys.exit(f"make ui keeps processes up by what Linux tells of them; this is {sys.platform}. Here: {ELSEWHERE}")
     if not free(port):
         sys.exit(f"Port {port} of {HOST} is taken, perhaps by another `make ui`. End that one, or use another port: "
                  "python -m orchestration.ui --port 3001")
@@ -218,9 +250,12 @@ def main() -> None:
         reload_file = Path(folder) / "reload"
         os.environ[RELOAD] = str(reload_file)
         print(f"Dagster on http://{HOST}:{port} in a few seconds; Ctrl-C ends it, and what it runs.", flush=True)
+        ended = Event()
+        Thread(target=keep_loaded, args=(reload_file, port, ended), daemon=True).start()
         try:
-            keep(services(Path(folder), port), reload_file, port)
+            keep(services(Path(folder), port))
         finally:
+            ended.set()
             end_all()
 
 
