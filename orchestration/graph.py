@@ -356,8 +356,8 @@ def _check_keys(where: str, written: Iterable[Any], known: Iterable[str]) -> Non
         better = re.sub(r"[^A-Za-z0-9_-]+", "_", shown).strip("_")
         advice = f'Write "{better}", with the quotes.' if better else "Choose another."
         if not NAME.fullmatch(shown):
-            raise GraphError(f"{where}: {shown!r} can't be a name: letters from a to z, digits, _ and - alone can "
-                             f"stand in one. {advice}")
+            raise GraphError(f"{where}: {shown!r} can't be a name: a to z, A to Z, digits, _ and - alone can stand "
+                             f"in one. {advice}")
         if not isinstance(key, str) or key not in known:
             raise GraphError(f"{where}: without quotes, {shown} is no text to YAML but a number, a date, true, false "
                              f"or null, and DVC leaves such an item out. {advice}")
