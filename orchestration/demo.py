@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterInstance
+from dagster import DagsterInstance, ExecuteInProcessResult
 
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
-from orchestration.graph import GraphError
+from orchestration.graph import GraphBusy, GraphError
 from orchestration.home import home, prepare
 from orchestration.running import Finished, Line, Outcome
 
@@ -52,8 +52,11 @@ class Terminal:
             print("\n".join(f"{'':9}| {line}" for line in finished.tail), flush=True)
 
 
-def run(root: Path) -> bool:
-    """Make the whole graph of the project in `root`; return whether all of it succeeded. Raises GraphError."""
+def run(root: Path) -> tuple[bool, str]:
+    """Make the whole graph of the project in `root`; return whether all of it succeeded, and else why not.
+
+    Raises GraphError.
+    """
     os.environ["DAGSTER_HOME"] = str(home(root))
     prepare(home(root))
     terminal = Terminal()
@@ -61,7 +64,18 @@ def run(root: Path) -> bool:
     job = definitions.resolve_job_def(WHOLE_GRAPH)
     terminal.total = len(definitions.resolve_all_asset_keys())
     with DagsterInstance.get() as instance:
-        return job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False).success
+        done = job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False)
+    return done.success, reasons(done)
+
+
+def reasons(done: ExecuteInProcessResult) -> str:
+    """Why the steps that failed did: what failed, which check did not hold, or that nothing could begin."""
+    found = []
+    for event in done.get_step_failure_events():
+        data = event.step_failure_data
+        told = data.user_failure_data.description if data.user_failure_data else None
+        found.append(told or (data.error.message if data.error else ""))
+    return "\n\n".join(text.strip() for text in found if text.strip())
 
 
 def results(summary: dict[str, Any]) -> str:
@@ -94,12 +108,12 @@ def main() -> None:
     """Run, show, and exit 1 where something failed."""
     root, start = Path.cwd(), time.monotonic()
     try:
-        succeeded = run(root)
-    except (GraphError, ValueError) as error:
+        succeeded, why_not = run(root)
+    except (GraphError, GraphBusy, ValueError) as error:
         sys.exit(str(error))
-    print(f"\n{time.monotonic() - start:.0f} s\n")
+    print(f"\n{time.monotonic() - start:.0f} s\n", flush=True)
     if not succeeded:
-        sys.exit("Some items failed: see above. Mend it and run again: what is done stays done.")
+        sys.exit(f"{why_not}\n\nMend it and run again: what is done stays done.".lstrip())
     summary = root / COMPARISON / "summary.json"
     if summary.is_file():
         print(results(json.loads(summary.read_text())))

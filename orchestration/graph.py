@@ -2,13 +2,14 @@
 
 dvc.yaml owns the graph, so nothing of it is written down here: stages, items and edges are read from DVC's own
 resolved index, current hashes through its cache of file hashes, staleness through `status`. The cost: DVC promises
-nothing about this API. Hence one module, a pinned minor version, and tests/orchestration/test_contract.py, which says
+nothing about this API. Hence one module, a pinned minor version, and tests/orchestration/test_bridge.py, which says
 by name what changed. Reading the sample's graph takes 0.7 s, asking its status 0.3 s.
 
 `dvc.lock` is a plain YAML file with a published form and is read as such.
 """
 
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,13 +27,22 @@ from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
+from dvc.scm import SCMError
 from dvc.stage import PipelineStage
 from dvc.utils.serialize import modify_yaml
 from dvc.utils.strictyaml import YAMLValidationError
 
+PARAMS_FILE = "params.yaml"
 MISSING = "missing"
 PROC = Path("/proc")
 SECONDS_BETWEEN_LOOKS = 0.02
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""What a stage or an item may be called. Its name is a folder, a word of a command, a key that DVC looks up by dots and
+an asset of Dagster's, and no other character means itself in all four."""
+IN_PARAMS = re.compile(r"\$\{\s*([\w.-]+)\s*\}")
+"""A foreach whose items stand in params.yaml."""
+MEND = "Mend it; `dvc status` there says whether it is right."
+MEND_GIT = "Make it one: git init. Or have DVC do without: dvc config core.no_scm true"
 
 
 class GraphError(Exception):
@@ -139,8 +149,10 @@ def code_version(command: str, inputs: Mapping[str, str], params: Mapping[str, A
 def read_graph(root: Path) -> Graph:
     """The graph of the project in `root`. Raises GraphError when dvc.yaml or params.yaml is broken."""
     with _opened(root) as repo:
+        definitions = load_file(repo, str(root / PROJECT_FILE)).resolver.definitions
+        _check_names(root, definitions)
         stages = _stages(repo)
-        items_of = dict(_addresses(repo))
+        items_of = dict(_addresses(definitions))
         outputs = [out.def_path for stage in stages for out in stage.outs]
         return Graph(root=root, items={stage.name: _item(repo, stage, items_of, outputs) for stage in stages})
 
@@ -161,19 +173,24 @@ def read_lock(root: Path) -> dict[str, Locked]:
 
     DVC rewrites the file in place, so this waits while a DVC process holds the repository's lock.
     """
-    with _held(root / ".dvc" / "tmp" / "lock"):
+    with _readable(), _held(root / ".dvc" / "tmp" / "lock"):
         return _parse_lock(root / LOCK_FILE)
 
 
 def _parse_lock(path: Path) -> dict[str, Locked]:
     try:
-        content = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+        content = _yaml(path) or {}
         return {address: _locked(entry) for address, entry in (content.get("stages") or {}).items()}
     except FileNotFoundError:
         return {}
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise GraphError(f"{path}: not a lock file DVC wrote: {error}. Take it from git, or delete it and run again: "
                          "what is in DVC's cache comes back without being made again.") from None
+
+
+def _yaml(path: Path) -> Any:
+    """The whole file; in C where that is installed, which takes a tenth of the time."""
+    return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def order_lock(graph: Graph) -> None:
@@ -210,7 +227,7 @@ def drop_dead_locks(root: Path) -> None:
     path = root / ".dvc" / "tmp" / "rwlock"
     if not path.exists():
         return
-    with _held(path.with_name("rwlock.lock")):
+    with _readable(), _held(path.with_name("rwlock.lock")):
         try:
             locks = loads(path.read_text())
             kept = {"write": {name: owner for name, owner in locks.get("write", {}).items() if _dvc_at_work(owner)},
@@ -254,17 +271,28 @@ def _held(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _readable() -> Iterator[None]:
+    """A file that can't be read, or went while it was read, is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise GraphError(f"{error.filename or 'A file'}: {error.strerror or error}. Mend or remove it.") from None
+
+
+@contextmanager
 def _opened(root: Path) -> Iterator[Repo]:
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-    if not (root / PROJECT_FILE).is_file():
-        raise GraphError(f"{root}: no {PROJECT_FILE} here. Run from the project's root.")
     try:
-        with Repo(str(root)) as repo:
-            yield repo
+        with _readable():
+            if not (root / PROJECT_FILE).is_file():
+                raise GraphError(f"{root}: no {PROJECT_FILE} here. Run from the project's root.")
+            with Repo(str(root)) as repo:
+                yield repo
     except LockError as error:
         raise GraphBusy(f"DVC is busy: {_message(error)}") from None
     except DvcException as error:
-        raise GraphError(f"{root}: {_message(error)}. Mend it; `dvc status` there says whether it is right.") from None
+        advice = MEND_GIT if isinstance(error, SCMError) else MEND
+        raise GraphError(f"{root}: {_message(error)}. {advice}") from None
 
 
 def _message(error: BaseException) -> str:
@@ -283,9 +311,61 @@ def _stages(repo: Repo) -> list[PipelineStage]:
     return [stage for stage in plan if isinstance(stage, PipelineStage) and stage.path_in_repo == PROJECT_FILE]
 
 
-def _addresses(repo: Repo) -> Iterator[tuple[str, tuple[str, str | None]]]:
-    """Address -> (stage, item), from the definitions: names may hold any character, so they are never split."""
-    for stage, definition in load_file(repo, str(Path(repo.root_dir) / PROJECT_FILE)).resolver.definitions.items():
+def _check_names(root: Path, definitions: Mapping[str, Any]) -> None:
+    """Refuse names that would not be one and the same thing to DVC, Dagster, the stages and the disk.
+
+    DVC leaves out an item whose key is no text, splits one with a dot where it looks for its parameters, and stumbles
+    over others; Dagster then refuses the whole graph.
+    """
+    params, taken = _params(root / PARAMS_FILE), dict[str, str]()
+    for stage, definition in definitions.items():
+        _check_keys(f"{PROJECT_FILE}: stages", [stage], [stage])
+        known = getattr(definition, "normalized_iterable", None)
+        if known is not None:
+            where, written = _written(params, stage, getattr(definition, "foreach_data", None))
+            _check_keys(where, known if written is None else written, known)
+        for address in [stage] if known is None else [f"{stage}@{key}" for key in known]:
+            word = address.replace("@", "__").replace("-", "_")  # as Dagster does
+            if taken.setdefault(word, address) != address:
+                raise GraphError(f"{taken[word]} and {address} are one name to Dagster, to which - and _ are the same. "
+                                 "Rename one of them in params.yaml.")
+
+
+def _params(path: Path) -> Any:
+    """As the stages read it, which is not quite as DVC does; None where there is no such file."""
+    try:
+        return _yaml(path) if path.exists() else None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise GraphError(f"{path}: not valid YAML: {error}. Mend the line it names.") from None
+
+
+def _written(params: Any, stage: str, data: Any) -> tuple[str, Iterable[Any] | None]:
+    """Where the items of a stage stand, and their keys as YAML has them; None where they are not a plain map."""
+    where, place = f"{PROJECT_FILE}: stages.{stage}", IN_PARAMS.fullmatch(data) if isinstance(data, str) else None
+    if place:
+        where, data = f"{PARAMS_FILE}: {place[1]}", params
+        for key in place[1].split("."):
+            data = data.get(key) if isinstance(data, Mapping) else None
+    return where, data if isinstance(data, Mapping) else None
+
+
+def _check_keys(where: str, written: Iterable[Any], known: Iterable[str]) -> None:
+    """known: those that DVC makes items of."""
+    for key in written:
+        shown = key if isinstance(key, str) else dumps(key, default=str).strip('"')
+        better = re.sub(r"[^A-Za-z0-9_-]+", "_", shown).strip("_")
+        advice = f'Write "{better}", with the quotes.' if better else "Choose another."
+        if not NAME.fullmatch(shown):
+            raise GraphError(f"{where}: {shown!r} can't be a name: a to z, A to Z, digits, _ and - alone can stand "
+                             f"in one. {advice}")
+        if not isinstance(key, str) or key not in known:
+            raise GraphError(f"{where}: without quotes, {shown} is no text to YAML but a number, a date, true, false "
+                             f"or null, and DVC leaves such an item out. {advice}")
+
+
+def _addresses(definitions: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str | None]]]:
+    """Address -> (stage, item), from the definitions, so that no name needs to be split."""
+    for stage, definition in definitions.items():
         keys = getattr(definition, "normalized_iterable", None)
         if keys is None:
             yield stage, (stage, None)

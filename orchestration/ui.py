@@ -9,7 +9,8 @@ end, and the next `make ui` finds it.
 The code server listens on a socket in a folder of its own that only this user may enter. When the sensor `outside`
 finds that dvc.yaml, params.yaml or what they name is no longer as it was loaded, it leaves a file there, and the code
 location is loaded anew. The cost of that: a second or two of one processor after a change. A project that could not be
-read has no sensor, so there this process watches the two files.
+read has no sensor, so there this process watches the two files, and tries again every half minute whatever the reason
+was. It asks in a thread of its own, for a load may take long and Ctrl-C must not wait for it.
 """
 
 import json
@@ -23,15 +24,17 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import yaml
 
-from orchestration.guard import adopt_orphans, guarded
+from orchestration.guard import adopt_orphans, guarded, seconds_to_stop
 from orchestration.home import RELOAD, home
 from orchestration.processes import children, leads_session
 
@@ -43,7 +46,11 @@ SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_OF_A_SHORT_LIFE = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 SECONDS_TO_STOP = 15.0
+"""For the three to end after what they run has had its time."""
+SECONDS_OF_SILENCE = 5.0
 SECONDS_TO_BE_WHOLE, SECONDS_TO_LOAD = 30.0, 60.0
+SECONDS_BETWEEN_TRIES = 30.0
+"""Between two looks at a project that perhaps can't be read, though its two files are as they were."""
 ENDING = (signal.SIGINT, signal.SIGTERM)
 WAKING = {signal.SIGCHLD, *ENDING}
 RELOADED = """mutation Reload($name: String!) {
@@ -57,6 +64,7 @@ LONG_LOOKS = {"DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "21600", "DAGSTER_SCHEDULE_
 itself Dagster gives up after 60 s, and its daemon on itself after half an hour. The last one is as it was."""
 LONG_NIGHTS = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "21600"}
 """For the code server alone, whose outer process passes a schedule's look on by the limit for everything else."""
+ELSEWHERE = "export DAGSTER_HOME=$PWD/.dagster; python -m orchestration.home; dagster dev"
 
 
 @dataclass(slots=True)
@@ -117,9 +125,9 @@ def services(folder: Path, port: int) -> list[Service]:
     ]
 
 
-def keep(kept: Sequence[Service], reload_file: Path, port: int) -> None:
+def keep(kept: Sequence[Service]) -> None:
     """Keep them up until SIGINT or SIGTERM. The signals of WAKING must be blocked, or they would go unseen."""
-    woken_by, seen = None, stamps()
+    woken_by = None
     while woken_by not in ENDING:
         for service in kept:
             ready = service.needs is None or service.needs.exists()
@@ -132,12 +140,21 @@ def keep(kept: Sequence[Service], reload_file: Path, port: int) -> None:
                 service.ended(f"ended with code {codes[service.guard.pid]}")
         if kept[0].broken():
             kept[0].ended("lost its inner process")
-        if (now := stamps()) != seen and (loaded := location(port)):
-            seen = now
+
+
+def keep_loaded(reload_file: Path, port: int, ended: Event) -> None:
+    """Have the code location loaded anew when that is asked for, and as long as it could not be loaded."""
+    seen, due = stamps(), time.monotonic() + SECONDS_BETWEEN_TRIES
+    while not ended.wait(SECONDS_BETWEEN_LOOKS):
+        now = stamps()
+        if (now != seen or time.monotonic() >= due) and (loaded := location(port)):
+            seen, due = now, time.monotonic() + SECONDS_BETWEEN_TRIES
             if loaded == "PythonError":
+                load(port)
+        if reload_file.exists():
+            reload_file.unlink(missing_ok=True)  # first, so that who asks meanwhile is heard
+            if not load(port) and not ended.is_set():
                 reload_file.touch()
-        if reload_file.exists() and ask(port, RELOADED) is not None:
-            reload_file.unlink(missing_ok=True)
 
 
 def reap(kept: Sequence[Service]) -> dict[int, int]:
@@ -154,47 +171,71 @@ def reap(kept: Sequence[Service]) -> dict[int, int]:
 
 def stamps() -> list[int]:
     """When each of the watched files was last written; 0 where it is missing."""
-    return [path.stat().st_mtime_ns if (path := Path(name)).exists() else 0 for name in WATCHED]
+    found = []
+    for name in WATCHED:
+        try:
+            found.append(Path(name).stat().st_mtime_ns)
+        except OSError:
+            found.append(0)
+    return found
 
 
 def location(port: int) -> str:
     """What came of loading the project: RepositoryLocation or PythonError; "" while that is not known."""
-    found = (ask(port, LOADED) or {}).get("workspaceLocationEntryOrError") or {}
-    return str((found.get("locationOrLoadError") or {}).get("__typename", ""))
+    with suppress(URLError, OSError, HTTPException, ValueError, LookupError, TypeError):
+        return str(ask(port, LOADED)["workspaceLocationEntryOrError"]["locationOrLoadError"]["__typename"])
+    return ""
 
 
-def ask(port: int, query: str) -> dict[str, Any] | None:
-    """The webserver's answer about the code location, or after it did something to it; None if it can't be asked."""
+def load(port: int) -> bool:
+    """Have it loaded anew. False: there was no one to ask; whoever took the request goes on with it, answer or not."""
+    try:
+        ask(port, RELOADED)
+    except URLError as error:
+        return not isinstance(error.reason, ConnectionRefusedError)
+    except (OSError, HTTPException, ValueError, LookupError, TypeError):
+        return True
+    return True
+
+
+def ask(port: int, query: str) -> dict[str, Any]:
+    """The webserver's answer about the code location, or after it did something to it."""
     body = json.dumps({"query": query, "variables": {"name": LOCATION}}).encode()
     request = Request(f"http://{HOST}:{port}/graphql", body, {"Content-Type": "application/json"})
-    try:
-        with urlopen(request, timeout=SECONDS_TO_LOAD) as answer:
-            return dict(json.load(answer)["data"] or {})
-    except (URLError, OSError, ValueError, LookupError):
-        return None
+    with urlopen(request, timeout=SECONDS_TO_LOAD) as answer:
+        return dict(json.load(answer)["data"])
 
 
 def end_all() -> None:
-    """End every process started from here, however far down: SIGTERM, and SIGKILL for who stays too long.
+    """End every process started from here, however far down: SIGTERM, once, and SIGKILL for who stays too long; for all
+    when asked again.
 
     A process whose parent ends becomes a child of this one (adopt_orphans), so each round meets those that the round
     before has orphaned: the services first, then runs, then what a run could not end.
     """
     told: dict[int, float] = {}
+    patience, said = seconds_to_stop() + SECONDS_TO_STOP, False
     while True:
         reap([])
         left = list(children(os.getpid()))
         if not left:
             return
         for child in left:
-            since = told.setdefault(child.pid, time.monotonic())
-            number = signal.SIGKILL if time.monotonic() - since > SECONDS_TO_STOP else signal.SIGTERM
+            waited = time.monotonic() - told.get(child.pid, time.monotonic())
+            if waited > SECONDS_OF_SILENCE and not said:
+                print(f"What runs ends its work; Ctrl-C again kills it, as {patience:.0f} s do.", flush=True)
+                said = True
+            if child.pid in told and waited <= patience:
+                continue
+            number = signal.SIGKILL if child.pid in told else signal.SIGTERM
+            told.setdefault(child.pid, time.monotonic())
             with suppress(ProcessLookupError):
                 if leads_session(child.pid):
                     os.killpg(child.pid, number)
                 else:
                     os.kill(child.pid, number)
-        signal.sigtimedwait({signal.SIGCHLD}, SECONDS_BETWEEN_LOOKS)
+        if getattr(signal.sigtimedwait(WAKING, SECONDS_BETWEEN_LOOKS), "si_signo", None) in ENDING:
+            patience = 0.0
 
 
 def free(port: int) -> bool:
@@ -213,6 +254,8 @@ def main() -> None:
     parser = ArgumentParser(prog="python -m orchestration.ui", description="Dagster in the browser, kept up")
     parser.add_argument("--port", type=int, default=PORT, help=f"on {HOST}, and nowhere else (default {PORT})")
     port = parser.parse_args().port
+    if sys.platform != "linux":
+        sys.exit(f"make ui keeps processes up by what Linux tells of them; this is {sys.platform}. Here: {ELSEWHERE}")
     if not free(port):
         sys.exit(f"Port {port} of {HOST} is taken, perhaps by another `make ui`. End that one, or use another port: "
                  "python -m orchestration.ui --port 3001")
@@ -225,9 +268,12 @@ def main() -> None:
         reload_file = Path(folder) / "reload"
         os.environ[RELOAD] = str(reload_file)
         print(f"Dagster on http://{HOST}:{port} in a few seconds; Ctrl-C ends it, and what it runs.", flush=True)
+        ended = Event()
+        Thread(target=keep_loaded, args=(reload_file, port, ended), daemon=True).start()
         try:
-            keep(services(Path(folder), port), reload_file, port)
+            keep(services(Path(folder), port))
         finally:
+            ended.set()
             end_all()
 
 

@@ -4,26 +4,19 @@ its sources, see a change, let it be made.
 Needs Debian's chromium (apt-get install chromium) and Playwright; skipped where the browser is missing.
 """
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from dagster_server import serving
 from dvc_world import make_world
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from orchestration.home import prepare
-
-ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 120_000.0
-"""Milliseconds; a sensor ticks every 30 s."""
+"""Milliseconds; a sensor ticks every 5 s at most, and a run takes some seconds to begin."""
 PICTURE = '''
 import base64
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -50,25 +43,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(world: Path) -> Iterator[str]:
-    """`dagster dev` on that project; ended with all it started. `make ui` has tests of its own (dagster_server.py)."""
-    prepare(world / ".dagster")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "DAGSTER_HOME": str(world / ".dagster"), "PYTHONPATH": str(ROOT),
-                   "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    with (world / "server.log").open("w") as log:
-        server = subprocess.Popen(["dagster", "dev", "--host", "127.0.0.1", "--port", str(port), "-m",
-                                   "orchestration.definitions"], cwd=world, env=environment, stdout=log, stderr=log,
-                                  start_new_session=True)
-        while server.poll() is None:
-            with socket.socket() as door:
-                if door.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-        assert server.poll() is None, (world / "server.log").read_text()
-        yield f"http://127.0.0.1:{port}"
-        os.killpg(server.pid, signal.SIGINT)  # as Ctrl-C does, so that it ends what it started
-        server.wait()
+    """`make ui` on that project."""
+    with serving(world) as server:
+        yield server.address
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The bridge on a world of two domains and two recipes: it runs what is out of date and says what it did."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,10 @@ import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance
 from dagster_server import until
-from dvc_world import PARAMS, dvc, make_world, materialize
+from dvc_world import PARAMS, dvc, git, make_world, materialize
 
 from orchestration.definitions import build_definitions
-from orchestration.graph import GraphError, read_graph, read_status
+from orchestration.graph import GraphError, read_graph, read_lock, read_status
 from orchestration.running import Finished, Line, Outcome, make, pools
 
 
@@ -214,3 +215,55 @@ import time
 pathlib.Path("held").touch()
 while pathlib.Path("hold").exists(): time.sleep(0.05)
 """
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("my domain", '"my_domain"'), ("a/b", '"a_b"'), ("long_0.7", '"long_0_7"'), ("a@b", '"a_b"'), ("a&b", '"a_b"'),
+    ("\"o'x\"", '"o_x"'), ("ü", "Choose another"), ("''", "Choose another"), ("2024", '"2024", with the quotes'),
+    ("1e3", '"1e3", with the quotes'), ("yes", '"true", with the quotes'), ("2024-01-01", '"2024-01-01", with')])
+def test_a_name_that_would_not_come_through_is_refused_where_it_stands(world: Path, name: str, words: str) -> None:
+    params = (world / "params.yaml").read_text()
+    (world / "params.yaml").write_text(params.replace("    short:\n", f"    {name}:\n"))
+    with pytest.raises(GraphError, match=r"params\.yaml: mixed\.recipes: ") as refused:
+        read_graph(world)
+    assert words in str(refused.value)
+
+
+def test_two_names_that_are_one_to_dagster_are_refused(world: Path) -> None:
+    params = (world / "params.yaml").read_text().replace("    both:\n", "    a-b:\n")
+    (world / "params.yaml").write_text(params.replace("    short:\n", "    a_b:\n"))
+    with pytest.raises(GraphError, match="mixed@a-b and mixed@a_b are one name to Dagster"):
+        read_graph(world)
+
+
+def test_every_name_that_is_allowed_comes_through(world: Path, instance: DagsterInstance) -> None:
+    names = ["2024", "1e3", "true", "a-b", "A_c", "007", "2024-01-01", "_", "9-"]
+    recipes = {name: {"cut": 1, "domain": "c4"} for name in names}
+    (world / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "mixed": {"recipes": recipes}}, default_style='"'))
+    seen, run = materialize(world, instance)
+    assert run.success and ran(seen) == {"raw@book", "raw@c4", "report", *(f"mixed@{name}" for name in names)}
+    assert set(materialize(world, instance)[0].values()) == {Outcome.UNCHANGED}
+
+
+def test_a_source_that_can_not_be_read_is_one_message_that_names_it(world: Path) -> None:
+    link = world / "sources" / "book" / "gone"
+    link.symlink_to("nowhere")
+    for read in (read_graph, read_status):
+        with pytest.raises(GraphError, match=rf"{link}: No such file or directory\. Mend or remove it"):
+            read(world)
+    link.unlink()
+    (world / "dvc.lock").mkdir()
+    with pytest.raises(GraphError, match=r"dvc\.lock: Is a directory\."):
+        read_lock(world)
+
+
+def test_a_project_without_its_git_repository_says_what_to_do(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", scm=True)
+    shutil.rmtree(world / ".git")
+    with pytest.raises(GraphError, match=r"is not a git repository\. .*git init.*dvc config core\.no_scm true"):
+        read_graph(world)
+    dvc(world, "config", "core.no_scm", "true")
+    assert set(read_graph(world).items) == ALL
+    dvc(world, "config", "--unset", "core.no_scm")
+    git(world, "init", "--quiet")
+    assert set(read_graph(world).items) == ALL

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from dagster import DagsterInstance, ExecuteInProcessResult
+from dagster_server import until
 from dvc_world import PARAMS, dvc, git, make_world
 
 from orchestration.definitions import build_definitions
@@ -137,8 +138,7 @@ def test_an_experiment_that_is_cancelled_ends_its_stages_and_can_be_run_again(ma
     dagster = subprocess.Popen(["dagster", "job", "execute", "-m", "orchestration.definitions", "-j", "experiment",
                                 "-c", "run.yaml"], cwd=made, env=environment, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
-    while dagster.poll() is None and not (hold.is_file() and hold.read_text()):
-        pass
+    until(lambda: dagster.poll() is not None or hold.is_file() and hold.read_text())
     assert dagster.poll() is None, "the stage began"
     stage = int(hold.read_text())
     dagster.send_signal(signal.SIGTERM)

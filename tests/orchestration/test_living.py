@@ -6,11 +6,13 @@ With a real server on a small project, one item of which is held while it is at 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -18,8 +20,9 @@ from dagster import DagsterInstance
 from dagster_server import Server, below, executions, hold_back, serving, stages_at_work, until, words
 from dvc_world import dvc, make_world
 
+from orchestration import guard, ui
 from orchestration.graph import GraphError, read_status
-from orchestration.guard import PATIENCE, guarded
+from orchestration.guard import guarded
 from orchestration.home import make_database, prepare
 from orchestration.processes import gone, identity, pid_of, process
 
@@ -28,6 +31,8 @@ WORKER = "_run {"
 """In the command of a run's process: `dagster api execute_run {...}`, or `resume_run` after the first was lost."""
 ONCE = ["raw book", "raw c4", "mixed short", "report all"]
 HELD = "mixed both"
+PATIENCE = 60.0
+"""Seconds."""
 
 
 @pytest.fixture
@@ -131,6 +136,54 @@ def test_a_project_that_can_not_be_read_is_shown_as_soon_as_it_is_mended(tmp_pat
         until(lambda: server.status(run) == "SUCCESS")
 
 
+def test_a_source_that_can_not_be_read_is_looked_at_again_though_the_project_s_files_are_as_they_were(
+        tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    link = world / "sources" / "book" / "gone"
+    link.symlink_to("nowhere")
+    with serving(world, location="PythonError") as server:
+        link.unlink()
+        until(server.up)
+
+
+def test_a_reload_is_asked_for_once_however_long_it_takes_and_again_only_where_no_one_was_there(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seconds in (("SECONDS_TO_LOAD", 0.05), ("SECONDS_BETWEEN_LOOKS", 0.05)):
+        monkeypatch.setattr(ui, name, seconds)
+    wanted, ended, requests = tmp_path / "reload", Event(), list[socket.socket]()
+    with socket.socket() as door:  # a webserver that takes requests and never answers
+        door.bind(("127.0.0.1", 0))
+        asking = Thread(target=ui.keep_loaded, args=(wanted, door.getsockname()[1], ended))
+        assert not ui.load(door.getsockname()[1])  # bound, it does not listen
+        wanted.touch()
+        asking.start()
+        door.listen()
+        door.settimeout(PATIENCE)
+        requests.append(door.accept()[0])
+        until(lambda: not wanted.exists())
+        wanted.touch()  # meanwhile
+        requests.append(door.accept()[0])
+        until(lambda: not wanted.exists())
+        ended.set()
+        asking.join()
+        door.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            door.accept()
+    for request in requests:
+        request.close()
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_on_another_system_it_is_refused_before_anything_starts(world: Path, system: str) -> None:
+    other = f"import sys; from orchestration import ui; sys.platform = {system!r}; ui.main()"
+    done = subprocess.run([sys.executable, "-c", other], cwd=world, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert system in done.stderr and "dagster dev" in done.stderr
+    assert not done.stdout and not (world / ".dagster").exists()
+
+
 def test_a_taken_port_is_one_message(world: Path) -> None:
     with serving(world) as server:
         done = subprocess.run([sys.executable, "-m", "orchestration.ui", "--port", server.address.rpartition(":")[2]],
@@ -141,7 +194,7 @@ def test_a_taken_port_is_one_message(world: Path) -> None:
 
 TREE = """
 import subprocess, sys
-from orchestration.guard import PATIENCE, guarded
+from orchestration.guard import guarded
 child = subprocess.Popen(guarded(["sh", "-c", "sleep 1000 & echo $!; exec sleep 1000"]), start_new_session=True)
 print(child.pid, flush=True)
 child.wait()
@@ -173,7 +226,7 @@ def test_what_a_guarded_command_leaves_behind_ends_with_it_and_its_code_is_told(
     stubborn = f"trap '' TERM; echo $$ > {tmp_path}/stubborn; while :; do sleep 1000; done"
     script = f'sleep 1000 & sh -c "{stubborn}" & while [ ! -s {tmp_path}/stubborn ]; do :; done; echo said; exit 3'
     done = subprocess.run(guarded(["sh", "-c", script]), start_new_session=True, stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, PATIENCE: "0.5"})
+                          env={**os.environ, guard.PATIENCE: "0.5"})
     assert done.returncode == 3 and done.stdout == "said\n"  # read to the end, so no one holds the pipe
     assert process(int((tmp_path / "stubborn").read_text())) is None
 
