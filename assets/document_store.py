@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from assets.stage import UserError
+from assets.stage import UserError, missing
 
 FILE = "documents.arrow"
 SCHEMA = pa.schema([("id", pa.uint64()), ("text", pa.large_string()), ("heldout", pa.bool_())])
@@ -32,6 +32,8 @@ def read_documents(folder: Path) -> Iterator[pa.RecordBatch]:
         # Read, not mapped: mapped pages would count as this process's memory until the last document is done.
         with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as batches:
             yield from batches
+    except FileNotFoundError:
+        raise missing(path) from None
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: {error}. Make it again: dvc repro raw_corpus") from None
 

@@ -107,6 +107,10 @@ def domain_weights(mixing: Mixing, tokens: Mapping[str, int]) -> dict[str, float
         raw = MIXTURES[wanted]
     else:
         raw = wanted
+        strange = [domain for domain in wanted if domain not in tokens]
+        if strange:
+            raise UserError(f"mixed_dataset.weights = {wanted!r}: no domain {', '.join(strange)}. There are: "
+                            f"{', '.join(tokens)}.")
     unknown = [domain for domain in mixing.recipe.raised if domain not in tokens]
     if unknown:
         raise UserError(f"raised = {dict(mixing.recipe.raised)}: no domain {', '.join(unknown)}. There are: "

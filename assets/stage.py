@@ -8,10 +8,14 @@ It writes into a folder beside the real one, hashes and fsyncs every file, write
 renames. So a folder with a record is whole, a kill leaves the old output or none, and the next run starts clean.
 The record holds no clock and no host, for the same inputs must give the same bytes. The cost is one more read of
 every output for its SHA-256.
+
+What a stage needs and is not there ends it in one line: the command that makes it, or the key of params.yaml that names
+it. That is told from the path in the error, so a file that neither makes nor names stays a traceback.
 """
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +32,9 @@ PARAMS = Path("params.yaml")
 DATA = Path("data")
 METRICS = Path("metrics")
 RECORD = "record.json"
+ITEMS = {"domain": "raw_corpus.domains", "recipe": "mixed_dataset.recipes", "model": "checkpoint.models"}
+"""Where params.yaml names the items of stages, by what their commands call one."""
+NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class UserError(Exception):
@@ -58,20 +65,55 @@ def read_params(section: str, model: type[AnyConfig], path: Path | None = None) 
     Raises UserError naming the key, the value and what is allowed.
     """
     path = path or PARAMS
+    return validated(model, _section(section, path), f"{path}: {section}")
+
+
+def names_of(what: str) -> list[str]:
+    """The items that params.yaml declares, in its order; what: "domain", "recipe" or "model". Raises UserError."""
+    items = _section(ITEMS[what], PARAMS) or {}
+    if not isinstance(items, dict):
+        raise UserError(f"{PARAMS}: {ITEMS[what]} = {items!r}: not a map from names. profiles/sample.yaml shows one.")
+    return list(items)
+
+
+def read_all_params(path: Path) -> dict[str, Any]:
+    """The whole of params.yaml, as it stands. Raises UserError where it isn't YAML, or an item's name can't be one."""
     try:
-        node: Any = yaml.safe_load(path.read_text())
+        sections = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path.resolve()}: no such file. Run from the project's root, or put a profile in place: "
                         "make profile NAME=sample") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}. Mend the line it names.") from None
+    if not isinstance(sections, dict):
+        raise UserError(f"{path}: not a map from stages to their settings. profiles/sample.yaml shows one.")
+    for where in ITEMS.values():
+        section, key = where.split(".")
+        items = (sections.get(section) or {}).get(key) if isinstance(sections.get(section) or {}, dict) else None
+        for name in items if isinstance(items, dict) else ():
+            _check_name(name, f"{path}: {where}")
+    return sections
+
+
+def _check_name(name: Any, where: str) -> None:
+    """A name is a folder, a word of a command and a part of a dotted key, so it must be plain in all three."""
+    if not isinstance(name, str):
+        raise UserError(f"{where}: YAML reads a name there as {name!r}, not as text. Write it in quotes, as in "
+                        '"2024": or "no":.')
+    if not NAME.fullmatch(name):
+        raise UserError(f"{where}: {name!r} cannot be a name: it is a folder and a word of a command. Use letters, "
+                        "digits, _ and -.")
+
+
+def _section(section: str, path: Path) -> Any:
+    node: Any = read_all_params(path)
     for depth, key in enumerate(section.split(".")):
         if not isinstance(node, dict) or key not in node:
             known = ", ".join(map(str, node)) if isinstance(node, dict) else "nothing"
             where = ".".join(section.split(".")[:depth]) or "the file"
             raise UserError(f"{path}: no section {section!r}: {where} holds {known}. Add {key!r}, or use one of those.")
         node = node[key]
-    return validated(model, node, f"{path}: {section}")
+    return node
 
 
 def validated(model: type[AnyConfig], values: Any, where: str) -> AnyConfig:
@@ -154,16 +196,70 @@ def read_json(path: Path) -> Any:
 
 
 def command(run: Callable[..., None], *argument_names: str) -> None:
-    """The act of a stage module: `command(run, "domain")` parses one argument, runs, and shows a UserError plainly."""
+    """The act of a stage module: `command(run, "domain")` parses one argument, an item of that kind, and runs."""
     arguments = sys.argv[1:]
-    module = Path(sys.argv[0]).stem
+    spec = sys.modules["__main__"].__spec__
+    module = spec.name if spec else Path(sys.argv[0]).stem
     if len(arguments) != len(argument_names):
         wanted = " ".join(name.upper() for name in argument_names)
-        sys.exit(f"usage: python -m PACKAGE.{module} {wanted}".rstrip())
-    try:
+        sys.exit(f"usage: python -m {module} {wanted}".rstrip())
+    with plain_errors(module.split(".")[-1]):
+        for what, name in zip(argument_names, arguments, strict=True):
+            check_item(what, name)
         run(*arguments)
+
+
+def check_item(what: str, name: str) -> None:
+    """Raises UserError unless params.yaml has that item; what: "domain", "recipe" or "model"."""
+    known = names_of(what)
+    if name not in known:
+        raise UserError(f"{PARAMS}: {ITEMS[what]} has no {name!r}, only {', '.join(known) or 'nothing'}. Add it, or "
+                        "use one of those.")
+
+
+@contextmanager
+def plain_errors(who: str) -> Iterator[None]:
+    """What the user can mend ends the process with one line: a UserError, or a file that should be there."""
+    try:
+        yield
     except UserError as error:
-        sys.exit(f"{module}: {error}")
+        sys.exit(f"{who}: {error}")
+    except FileNotFoundError as error:
+        problem = _explained(error)
+        if problem is None:
+            raise
+        sys.exit(f"{who}: {problem}")
+
+
+def missing(path: Path) -> UserError:
+    """What to say of a file that should be there: the command that makes it, where a stage does."""
+    parts = path.parts
+    if path.is_absolute() or len(parts) < 2 or parts[0] not in (DATA.name, METRICS.name):
+        return UserError(f"{path}: no such file or folder.")
+    stage, *inside = (part.removesuffix(".json") if parts[0] == METRICS.name else part for part in parts[1:])
+    item = f"@{inside[0]}" if inside and NAME.fullmatch(inside[0]) else ""  # a file of a stage without items has a dot
+    return UserError(f"{path}: not there. Make it first: dvc repro {stage}{item}")
+
+
+def _explained(error: FileNotFoundError) -> UserError | None:
+    """The error of a missing file in words; None for one that no stage makes and params.yaml does not name."""
+    text = str(error.filename or error).replace(f"{Path.cwd()}/", "")  # Arrow gives no filename, and full paths
+    made = re.search(rf"(?<![\w./-])(?:{DATA.name}|{METRICS.name})/[^'\"\s]+", text)
+    if made:
+        return missing(Path(made[0].rstrip(".,:;")))
+    for key, value in _paths_in(read_all_params(PARAMS)) if PARAMS.is_file() else ():
+        if re.search(rf"(?<![\w./-]){re.escape(value)}(?![\w.-])", text):
+            return UserError(f"{PARAMS}: {key} = {value}: no such file or folder ({text}). Name one that is there.")
+    return None
+
+
+def _paths_in(values: Any, *keys: str) -> Iterator[tuple[str, str]]:
+    """Every text in nested maps that could be a path, with its dotted key."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _paths_in(value, *keys, str(key))
+    elif isinstance(values, str) and ("/" in values or "." in values) and "\n" not in values:
+        yield ".".join(keys), values.rstrip("/")
 
 
 def _hashes(folder: Path) -> dict[str, dict[str, Any]]:

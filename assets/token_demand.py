@@ -3,7 +3,7 @@
 A stage of its own, so that reading a corpus hangs on what is needed and not on how it is used: another recipe that
 needs no more leaves data/token_demand/DOMAIN.json as it was, byte for byte, and nothing is read again. Needs are of one
 pass; a recipe that repeats documents does with less. With the weights "natural" a domain's share is known only when all
-of it is read, so all of it is.
+of it is read, so all of it is. As the first stage it refuses a recipe that names a domain which is not there.
 """
 
 from typing import Annotated
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from assets.demand import Demand
 from assets.recipes import Domains, MixedDatasetConfig, Mixing, domain_weights, of_recipe
-from assets.stage import Config, command, output, read_params, write_json
+from assets.stage import Config, UserError, command, output, read_params, write_json
 
 
 class TokenDemandConfig(Config):
@@ -29,12 +29,22 @@ def run() -> None:
     config = read_params("token_demand", TokenDemandConfig)
     mixing = read_params("mixed_dataset", MixedDatasetConfig)
     domains = list(read_params("raw_corpus", Domains).domains)
+    check_names(mixing, domains)
     mixings = [of_recipe(recipe, mixing) for recipe in mixing.recipes.values()]
     with output("token_demand") as out:
         for domain in domains:
             wanted = demand(domain, domains, mixings, config)
             write_json(out.folder / f"{domain}.json", wanted.model_dump())
             out.metrics[domain] = wanted.tokens
+
+
+def check_names(mixing: MixedDatasetConfig, domains: list[str]) -> None:
+    """Raises UserError, naming the recipe, where weights or raised domains are not those of raw_corpus."""
+    for name, recipe in mixing.recipes.items():
+        try:
+            domain_weights(of_recipe(recipe, mixing), dict.fromkeys(domains, 1))
+        except UserError as error:
+            raise UserError(f"mixed_dataset.recipes.{name}: {error}") from None
 
 
 def demand(domain: str, domains: list[str], mixings: list[Mixing], config: TokenDemandConfig) -> Demand:

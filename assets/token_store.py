@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assets.stage import UserError
+from assets.stage import UserError, missing
 
 FILE = "documents.arrow"
 Tokens = NDArray[np.uint16 | np.uint32]
@@ -65,6 +65,8 @@ def open_tokens(folder: Path) -> TokenStore:
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         buffer = pa.py_buffer(mapping)
         table = pa.ipc.open_stream(pa.BufferReader(buffer)).read_all()
+    except FileNotFoundError:
+        raise missing(path) from None
     except (OSError, ValueError) as error:  # ArrowInvalid, and an empty file, are ValueErrors
         raise UserError(f"{path}: {error}. Make it again: dvc repro tokenized_corpus") from None
     kind = np.dtype(table.schema.field("input_ids").type.value_type.to_pandas_dtype())

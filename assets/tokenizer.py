@@ -1,7 +1,11 @@
 """The tokenizer of the whole graph: the base model's own, or a byte-level BPE trained on the corpus.
 
 `source` says which: a folder with a tokenizer.json is taken as it is; the raw corpus is what to train on. Training is
-deterministic (the trainer breaks ties by token) and uses the training split alone.
+deterministic (the trainer breaks ties by token) and uses the training split alone, of the domains that params.yaml
+names: a folder that another profile left behind changes nothing.
+
+The special tokens that tokenized_corpus will ask for are looked up here, for this stage needs no corpus. The cost is
+that a change of `tokenized_corpus` runs this stage again, to the same bytes.
 """
 
 import json
@@ -13,11 +17,12 @@ from typing import Annotated
 from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from assets.document_store import FILE, read_documents, texts_of
-from assets.stage import Config, UserError, command, output, read_params, write_json
+from assets.document_store import read_documents, texts_of
+from assets.stage import Config, UserError, command, missing, names_of, output, read_params, write_json
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 BOS, EOS = "<s>", "</s>"
+RAW_CORPUS = Path("data/raw_corpus")
 
 
 class TokenizerConfig(Config):
@@ -29,11 +34,21 @@ class TokenizerConfig(Config):
     """Tokens in all: 2 special ones, 256 bytes, the rest merges."""
 
 
+class Special(Config):
+    """The part of tokenized_corpus that matters here: which special tokens a document will carry."""
+
+    model_config = {**Config.model_config, "extra": "ignore"}
+    bos: bool = True
+    eos: bool = False
+
+
 def run() -> None:
     """Make data/tokenizer."""
     config = read_params("tokenizer", TokenizerConfig)
+    special = read_params("tokenized_corpus", Special)
     with output("tokenizer") as out:
         if (config.source / "tokenizer.json").is_file():
+            check_special(config.source, special)
             _copy(config.source, out.folder)
         else:
             _train(config, out.folder)
@@ -44,6 +59,8 @@ def run() -> None:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer in `folder`. Raises UserError if its tokenizer.json cannot be read."""
     path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise missing(path)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -67,16 +84,13 @@ def _copy(source: Path, folder: Path) -> None:
     for name in FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    if not (folder / "tokenizer_config.json").is_file():
-        raise UserError(f"{source}: tokenizer.json without tokenizer_config.json. Copy both from the base model.")
 
 
 def _train(config: TokenizerConfig, folder: Path) -> None:
-    folders = sorted(path.parent for path in config.source.glob(f"*/{FILE}"))
-    if not folders:
-        raise UserError(f"tokenizer.source = {config.source}: neither a tokenizer.json nor raw documents there. "
-                        "Name the base model's folder, or data/raw_corpus.")
-    tokenizer = train_bpe(_train_texts(folders), config.vocab_size)
+    if config.source != RAW_CORPUS:
+        raise UserError(f"tokenizer.source = {config.source}: no tokenizer.json there. Name the base model's folder, "
+                        f"or {RAW_CORPUS} to train one.")
+    tokenizer = train_bpe(_train_texts([RAW_CORPUS / name for name in sorted(names_of("domain"))]), config.vocab_size)
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast",
                                                   "bos_token": BOS, "eos_token": EOS, "add_prefix_space": True})
@@ -89,15 +103,37 @@ def _train_texts(folders: list[Path]) -> Iterator[str]:
 
 
 def bos_eos_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int | None, int | None]:
-    """Ids of the tokens that tokenizer_config.json names as begin and end of a text; None where it names none."""
-    config = json.loads((folder / "tokenizer_config.json").read_text())
+    """Ids of the tokens that tokenizer_config.json names as begin and end of a text; None where it names none, or one
+    that tokenizer.json does not hold. Raises UserError where it can't be read."""
+    ids = [None if text is None else tokenizer.token_to_id(text) for text in _special_texts(folder)]
+    return ids[0], ids[1]
 
-    def token_id(key: str) -> int | None:
-        token = config.get(key)
-        text = token.get("content") if isinstance(token, dict) else token
-        return None if text is None else tokenizer.token_to_id(text)
 
-    return token_id("bos_token"), token_id("eos_token")
+def check_special(folder: Path, wanted: Special) -> None:
+    """Raises UserError unless the tokenizer in `folder` has the special tokens that documents will carry."""
+    ids = bos_eos_ids(folder, load_tokenizer(folder))
+    for name, on, text, number in zip(("bos", "eos"), (wanted.bos, wanted.eos), _special_texts(folder), ids,
+                                      strict=True):
+        if on and number is None:
+            why = f"names no {name}_token" if text is None else (
+                f"names {text!r} as {name}_token, which is no token of tokenizer.json beside it")
+            raise UserError(f"tokenized_corpus.{name} = true, but {folder}/tokenizer_config.json {why}. Set "
+                            f"tokenized_corpus.{name} to false, or name a token of tokenizer.json there.")
+
+
+def _special_texts(folder: Path) -> tuple[str | None, str | None]:
+    """What tokenizer_config.json names as the token that begins a text, and the one that ends it."""
+    path = folder / "tokenizer_config.json"
+    try:
+        config = json.loads(path.read_text())
+        named = [config.get(key) for key in ("bos_token", "eos_token")]
+        texts = [token["content"] if isinstance(token, dict) else token for token in named]
+    except FileNotFoundError:
+        raise UserError(f"{folder}: tokenizer.json without tokenizer_config.json. Copy both from the base model."
+                        ) from None
+    except (ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base model again.") from None
+    return texts[0], texts[1]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ from evaluation.bootstrap import differences, marked
 DATA = Path("data")
 NEEDLES = ("needle", "within C", "C to trained", "beyond", "gain", "± (gain)", "choice", "overlap")
 
+OF_DOMAINS = ("raw_corpus", "tokenized_corpus", "length_histograms")
+OF_RECIPES = ("mixed_dataset", "packed_shards")
+OF_MODELS = ("checkpoint", "needle_report", "loss_report", "book_qa_report", "short_context_report")
+
 
 class ComparisonConfig(Config):
     """What the page sets beside what."""
@@ -65,7 +69,9 @@ def run() -> None:
         lengths = pd.concat([pd.read_csv(DATA / "length_histograms" / name / "histogram.csv") for name in domains])
         draw(out.folder, tables, cells, lengths, trained, summary["base_context"])
         write_json(out.folder / "summary.json", summary)
-        (out.folder / "report.html").write_text(report(config, out.folder, tables, summary, provenance.versions()))
+        known = provenance.versions({**dict.fromkeys(OF_MODELS, models), **dict.fromkeys(OF_RECIPES, recipes),
+                                     **dict.fromkeys(OF_DOMAINS, domains)})
+        (out.folder / "report.html").write_text(report(config, out.folder, tables, summary, known))
         out.metrics = {f"needle_{row['model']}": row["needle"] for row in tables["results"].to_dict("records")}
 
 

@@ -5,7 +5,7 @@ upstream of it.
 """
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,16 @@ class Version:
     """Paths of what it was made from, code left out."""
 
 
-def versions(lock: Path = LOCK) -> dict[str, Version]:
-    """Every artefact that dvc.lock knows, by address (checkpoint@per_source). Empty without a lock."""
+def versions(items: Mapping[str, Sequence[str]], lock: Path = LOCK) -> dict[str, Version]:
+    """Every artefact of the graph that dvc.lock knows, by address (checkpoint@per_source). Empty without a lock.
+
+    items: the names that a stage has now, for dvc.lock remembers those that were taken out of params.yaml too.
+    """
     if not lock.is_file():
         return {}
     stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
-    return {address: _version(address, body) for address, body in stages.items()}
+    return {address: _version(address, body) for address, body in stages.items()
+            for stage, _, item in [address.partition("@")] if not item or item in items.get(stage, [item])}
 
 
 def _version(address: str, body: dict[str, Any]) -> Version:

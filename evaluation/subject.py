@@ -9,7 +9,6 @@ ways to the same answer agree. An endpoint says words and no probabilities: what
 import argparse
 import json
 import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -23,7 +22,19 @@ from pydantic import Field
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from assets.stage import RECORD, Config, UserError, output, read_json, read_params, sealed, validated, write_json
+from assets.stage import (
+    RECORD,
+    Config,
+    UserError,
+    check_item,
+    output,
+    plain_errors,
+    read_json,
+    read_params,
+    sealed,
+    validated,
+    write_json,
+)
 from assets.tokenizer import bos_eos_ids, load_tokenizer
 from training.baselines import ENDPOINT, EndpointConfig, hub_folder
 from training.model import load_model, read_config
@@ -163,8 +174,9 @@ class Look(Config):
 def report(stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyConfig, Path], dict[str, Any]]) -> None:
     """The act of a report's module: `measure(subject, config, folder)` writes into the folder and returns metrics."""
     given = _arguments(stage)
-    try:
+    with plain_errors(stage):
         if given.name is not None:
+            check_item("model", given.name)
             subject, config = of_graph(given.name), read_params(stage, kind)
             with output(stage, given.name) as out:
                 out.metrics = measure(subject, config, out.folder)
@@ -177,8 +189,6 @@ def report(stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyCon
                 metrics = measure(subject, config, folder)
                 write_json(folder / "metrics.json", metrics)
             print(json.dumps(metrics, indent=2))
-    except UserError as error:
-        sys.exit(f"{stage}: {error}")
 
 
 def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConfig:

@@ -1,6 +1,8 @@
 """The base model: a folder that is there, or a small Llama pretrained here at short context.
 
-`source` says which: a transformers folder is taken as it is; a folder of tokenized domains is what to pretrain on.
+`source` says which: a transformers folder is taken as it is; data/tokenized_corpus, the domains of it that params.yaml
+names, is what to pretrain on. What comes out is a whole model folder, with the graph's tokenizer where the base brings
+none. A base that could not be trained later is refused here: loading it is cheap beside what follows.
 The sample ships a base that this stage pretrained (models/sample-base, its log beside it), because extension carries
 a skill the base already has, and having it costs minutes that the demo does not spend.
 
@@ -11,22 +13,27 @@ with fewer of those. Without the first act the model stays on a plateau where it
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from assets.stage import Config, UserError, command, output, read_params
+from assets.stage import Config, UserError, command, names_of, output, read_params
+from assets.tokenizer import FILES, load_tokenizer
 from training import attention
 from training.batches import RowsInMemory, document_rows, with_repeats
 from training.curves import write_log
 from training.loop import Task, train
 from training.loss import TokenLoss
-from training.model import load_model, make_reproducible, rope_base, save_model
+from training.model import load_model, make_reproducible, read_config, rope_base, save_model
 from training.optimizer import OptimizerConfig, make_optimizer
 from training.parallel import alone
 from training.snapshots import StepLog
+
+TOKENIZER = Path("data/tokenizer")
+CORPUS = Path("data/tokenized_corpus")
+COPIED = {".json", ".safetensors", ".model", ".jinja", ".csv"}
 
 
 class Architecture(Config):
@@ -66,35 +73,58 @@ class BaseCheckpointConfig(Config):
 def run() -> None:
     """Make data/base_checkpoint."""
     config = read_params("base_checkpoint", BaseCheckpointConfig)
-    tokenizer = Path("data/tokenizer")
     with output("base_checkpoint") as out:
-        if (config.source / "config.json").is_file():
-            _copy_base(config.source, tokenizer, out.folder)
-            model = load_model(out.folder)
-        else:
-            model = _pretrain(config, tokenizer, out.folder)
+        model = _pretrain(config, out.folder) if config.source == CORPUS else _copy_base(config.source, out.folder)
         out.facts = {"base_context": int(model.config.max_position_embeddings), "rope_base": rope_base(model.config),
                      "tokens_trained": 0}
         out.metrics = {"parameters": model.num_parameters(), "vocabulary": int(model.config.vocab_size), **out.facts}
 
 
-def _copy_base(source: Path, tokenizer: Path, folder: Path) -> None:
-    """Copy a model folder, refusing one whose tokenizer is not the graph's: its ids would mean other words."""
+def _copy_base(source: Path, folder: Path) -> PreTrainedModel:
+    """Copy a model folder, refusing one that cannot be loaded or whose tokenizer is not the graph's."""
+    if not (source / "config.json").is_file():
+        why = "no config.json there" if source.is_dir() else "no such folder"
+        raise UserError(f"base_checkpoint.source = {source}: {why}. Name a transformers folder (config.json, "
+                        f"*.safetensors), or {CORPUS} to pretrain a base on it.")
+    try:
+        check_vocabulary(source)
+        model = load_model(source)
+    except UserError as error:
+        raise UserError(f"base_checkpoint.source = {source}: {error}") from None
+    left_out = () if (source / "tokenizer.json").is_file() else FILES  # part of a tokenizer would not fit the graph's
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in {".json", ".safetensors", ".model", ".csv"}:
+        if path.is_file() and path.suffix in COPIED and path.name not in left_out:
             shutil.copyfile(path, folder / path.name)
-    ours, theirs = tokenizer / "tokenizer.json", source / "tokenizer.json"
-    if theirs.is_file() and json.loads(ours.read_text())["model"] != json.loads(theirs.read_text())["model"]:
-        raise UserError(f"{theirs}: not the tokenizer that made data/tokenized_corpus ({ours}). "
-                        f"Set tokenizer.source to {source}.")
+    for name in FILES:
+        if (TOKENIZER / name).is_file() and not (folder / name).exists():
+            shutil.copyfile(TOKENIZER / name, folder / name)
+    return model
 
 
-def _pretrain(config: BaseCheckpointConfig, tokenizer_folder: Path, folder: Path) -> PreTrainedModel:
+def check_vocabulary(source: Path) -> None:
+    """Raises UserError unless ids of the graph's tokenizer mean to this model what they mean to the tokenizer."""
+    theirs = source / "tokenizer.json"
+    if theirs.is_file() and _vocabulary(theirs) != _vocabulary(TOKENIZER / theirs.name):
+        raise UserError(f"{theirs} is not the tokenizer that made {CORPUS} ({TOKENIZER}). Set tokenizer.source to "
+                        f"{source}.")
+    rows = int(read_config(source).get_text_config().vocab_size)
+    highest = max(load_tokenizer(TOKENIZER).get_vocab(with_added_tokens=True).values())
+    if highest >= rows:
+        raise UserError(f"its config.json says vocab_size = {rows}, but the tokenizer of tokenizer.source gives ids up "
+                        f"to {highest}. Set tokenizer.source to this model's tokenizer, or name the model it is of.")
+
+
+def _vocabulary(path: Path) -> Any:
+    load_tokenizer(path.parent)
+    return json.loads(path.read_text())["model"]
+
+
+def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
     if not config.acts:
-        raise UserError(f"base_checkpoint.source = {config.source}: no config.json there, so the base is pretrained, "
-                        "but base_checkpoint.acts is empty. Name a model folder, or give acts.")
+        raise UserError(f"base_checkpoint.source = {config.source}: a base is to be pretrained on it, but "
+                        "base_checkpoint.acts is empty. Give acts (profiles/sample-base.yaml), or name a model folder.")
     make_reproducible(config.seed)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
     model = LlamaForCausalLM(_llama_config(config.architecture, len(tokenizer), tokenizer.bos_token_id))
     attention.register(alone().device, None)
     model.set_attn_implementation(attention.NAME)
@@ -102,7 +132,7 @@ def _pretrain(config: BaseCheckpointConfig, tokenizer_folder: Path, folder: Path
     for number, act in enumerate(config.acts):
         log += _perform(model, act, config, number)
     write_log(folder, log)
-    save_model(dict(model.named_parameters()), model.config, tokenizer_folder, folder)
+    save_model(dict(model.named_parameters()), model.config, TOKENIZER, folder)
     return model
 
 
@@ -115,7 +145,7 @@ def _llama_config(shape: Architecture, vocabulary: int, bos: int | None) -> Llam
 
 
 def _perform(model: PreTrainedModel, act: Act, config: BaseCheckpointConfig, number: int) -> list[StepLog]:
-    plain = document_rows(config.source, act.row_length, config.seed)
+    plain = document_rows(config.source, names_of("domain"), act.row_length, config.seed)
     seen = np.flatnonzero(np.bincount(plain.ravel(), minlength=1)).astype(np.int64)
     rows = RowsInMemory(ids=with_repeats(plain, act.repeated_share, seen, config.seed))
     loss = TokenLoss(model)

@@ -111,10 +111,10 @@ def open_rows(folder: Path) -> PackedRows:
                       first=np.cumsum([0, *(len(block) for block in blocks)]).astype(np.int64))
 
 
-def document_rows(corpus: Path, row_length: int, seed: int) -> Ids:
-    """Training documents of every domain, shuffled, joined, cut into [rows, row_length]. A remainder is dropped."""
+def document_rows(corpus: Path, domains: Sequence[str], row_length: int, seed: int) -> Ids:
+    """Training documents of these domains, shuffled, joined, cut into [rows, row_length]. A remainder is dropped."""
     documents = []
-    for domain in sorted(path.name for path in corpus.iterdir() if not path.name.startswith(".")):
+    for domain in sorted(domains):
         store = open_tokens(corpus / domain)
         documents += [store.document(int(i)) for i in np.flatnonzero(~store.heldout)]
     order = generator(seed, "documents").permutation(len(documents))

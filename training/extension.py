@@ -13,8 +13,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +21,7 @@ import torch
 from pydantic import Field
 from transformers import PretrainedConfig
 
-from assets.stage import RECORD, Config, UserError, is_whole, read_params, sealed
+from assets.stage import RECORD, Config, UserError, is_whole, plain_errors, read_params, sealed
 from training import attention, probe, snapshots
 from training.batches import PackedRows, open_rows
 from training.curves import write_log
@@ -218,17 +216,6 @@ def _say(world: World, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def plain_errors(name: str) -> Iterator[None]:
-    """A user's mistake or wish ends the process with a line, not a traceback."""
-    try:
-        yield
-    except Stopped:
-        sys.exit(STOPPED)
-    except UserError as error:
-        sys.exit(f"{name}: {error}")
-
-
 def leave_with_launcher() -> None:
     """Have the kernel kill this process when the launcher is killed, which gives its workers sessions of their own: the
     next run must not meet them still at work. Only Linux can."""
@@ -238,5 +225,8 @@ def leave_with_launcher() -> None:
 
 if __name__ == "__main__":
     leave_with_launcher()
-    with plain_errors("extension"):
-        extend(sys.argv[1], join_world())
+    try:
+        with plain_errors("extension"):
+            extend(sys.argv[1], join_world())
+    except Stopped:
+        sys.exit(STOPPED)

@@ -8,9 +8,10 @@ that one training cannot use two cores; the graph runs two trainings side by sid
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
@@ -54,15 +55,29 @@ def read_config(folder: Path, rope: RopeConfig | None = None, context: int | Non
 def load_model(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
     """The causal language model in `folder` in fp32 on the CPU, under `config` or its own.
 
-    Raises UserError where the folder is no such model. Never runs code from the folder and never asks the Hub.
+    Raises UserError where the folder is no such model, or config.json asks for other weights than are in it, which
+    transformers would draw at random. Never runs code from the folder and never asks the Hub.
     """
     transformers_logging.disable_progress_bar()
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config or read_config(folder), dtype=torch.float32, attn_implementation="sdpa",
-            trust_remote_code=False, use_safetensors=True, local_files_only=True)
+            trust_remote_code=False, use_safetensors=True, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True)  # told of below, by name
+    except SafetensorError as error:
+        raise UserError(f"{folder}: a .safetensors file there is broken or cut short ({error}). Copy or download it "
+                        "again.") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: transformers cannot load it: {error}") from None
+        raise UserError(f"{folder}: transformers cannot load it: {str(error).rstrip('.')}. A base model is a "
+                        "transformers folder: config.json, *.safetensors, tokenizer.json.") from None
+    model, found = loaded
+    problems = [f"{name} is {list(there)} there and {list(wanted)} by config.json"
+                for name, there, wanted in sorted(found["mismatched_keys"])]
+    problems += [f"{name} is not there" for name in sorted(found["missing_keys"])]
+    if problems:
+        raise UserError(f"{folder}: config.json and the weights there are not of one model: {'; '.join(problems[:3])}"
+                        f"{f'; and {len(problems) - 3} more' if len(problems) > 3 else ''}. Take both from one model.")
+    return model
 
 
 def shell_of(config: PretrainedConfig) -> PreTrainedModel:

@@ -7,8 +7,19 @@ from hypothesis import strategies as st
 
 from assets.domains import MIXTURES
 from assets.mixed_dataset import choose, in_training_order
-from assets.recipes import Mixing, Pieces, Recipe, cut_documents, domain_weights, fill, keyed_order, solve
+from assets.recipes import (
+    MixedDatasetConfig,
+    Mixing,
+    Pieces,
+    Recipe,
+    cut_documents,
+    domain_weights,
+    fill,
+    keyed_order,
+    solve,
+)
 from assets.stage import UserError
+from assets.token_demand import check_names
 
 WEIGHTS = {"book": 0.2, "web": 0.8}
 LONG = {"book": 0.9, "web": 0.3}
@@ -67,6 +78,20 @@ def test_a_raised_domain_takes_its_weight_and_the_others_keep_their_proportions(
     recipe = mixing(Recipe(cut=100, raised={"book": 0.6}), weights={"book": 0.2, "web": 0.6, "code": 0.2})
     weights = domain_weights(recipe, {"book": 1, "web": 1, "code": 1})
     assert weights == pytest.approx({"book": 0.6 / 1.4, "web": 0.6 / 1.4, "code": 0.2 / 1.4})
+
+
+@pytest.mark.parametrize("recipe", [Recipe(cut=100, raised={"bok": 0.6}), Recipe(cut=100, weights={"bok": 9.0})])
+def test_a_domain_that_is_not_there_is_refused_as_weight_and_as_raised(recipe: Recipe) -> None:
+    weights = {**WEIGHTS, **(recipe.weights if isinstance(recipe.weights, dict) else {})}
+    with pytest.raises(UserError, match=r"no domain bok\. There are: book, web"):
+        domain_weights(mixing(recipe, weights=weights), {"book": 1, "web": 1})
+
+
+def test_a_strange_domain_is_refused_by_the_first_stage_even_where_all_is_read() -> None:
+    shared = MixedDatasetConfig(token_budget=1000, long_over=10, recipes={
+        "good": Recipe(cut=100, weights="natural"), "bad": Recipe(cut=100, weights={"book": 0.7, "web": 0.3, "wb": 9})})
+    with pytest.raises(UserError, match=r"mixed_dataset\.recipes\.bad: .*no domain wb"):
+        check_names(shared, ["book", "web"])
 
 
 def test_natural_weights_are_the_tokens_that_are_there() -> None:
