@@ -190,7 +190,7 @@ def _go_on(scratch: Path, loss: TokenLoss, optimizer: Any, world: World) -> list
     step = int(world.sum([float(newest.name.split("-")[1]) if newest else 0.0])[0])
     if not step:
         return []
-    log = snapshots.load(scratch / f"step-{step:08d}", loss, optimizer)
+    log = snapshots.load(scratch / f"step-{step:08d}", loss, optimizer, world)
     _say(world, f"going on after step {step}")
     return log
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from worlds import LENGTH
+from worlds import LENGTH, tiny
 
+from assets.stage import UserError
 from training.checkpoint import run
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,26 @@ def test_a_training_goes_on_with_another_number_of_processes(project: Project) -
     launched(accelerate_file(changed, 2), until="step-00000003", NEEDLEWORK_SNAPSHOT_SECONDS="0")
     assert "going on after step" in launched(accelerate_file(changed, 1))
     assert close(weights(alone), weights(changed))
+
+
+def test_moments_of_eight_bits_go_on_in_the_process_they_belong_to_and_in_no_other_number(
+        project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchao", reason="the extra `memory` is not installed")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # torchao compiles its step, which takes minutes
+    settings = {"optimizer": {"kind": "adamw_8bit"}, "models": {"model": {"source": "data/packed_shards/rows"}}}
+    whole = project(**settings)
+    tiny(feed_forward=512).save_pretrained(whole / "data/base_checkpoint")  # half of a smaller layer stays in fp32
+    launched(accelerate_file(whole))
+    struck = project(**settings)
+    tiny(feed_forward=512).save_pretrained(struck / "data/base_checkpoint")
+    launched(accelerate_file(struck), until="step-00000003", NEEDLEWORK_SNAPSHOT_SECONDS="0")
+    (newest, *_) = sorted(struck.glob(".training/checkpoint/model/*/step-*"), reverse=True)
+    codes = [{name.split("/")[0] for name in load_file(part) if ".codes" in name} for part in sorted(newest.glob("*.s*"))]
+    assert codes == [{f"exp_avg.codes@{rank}", f"exp_avg_sq.codes@{rank}"} for rank in (0, 1)]
+    with pytest.raises(UserError, match="belong to 2 processes.*can't go on in 1"):
+        run("model")
+    assert "going on after step" in launched(accelerate_file(struck))
+    assert all(torch.equal(part, weights(struck)[name]) for name, part in weights(whole).items())
 
 
 def test_a_mistake_under_several_processes_is_a_line_and_no_traceback(project: Project) -> None:

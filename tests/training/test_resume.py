@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from worlds import LENGTH
+from worlds import LENGTH, tiny
 
 from assets.stage import UserError
 from training.checkpoint import run
@@ -151,8 +151,10 @@ def test_moments_of_eight_bits_resume_to_the_byte_too(project: Project, monkeypa
     pytest.importorskip("torchao", reason="the extra `memory` is not installed")
     settings = {"optimizer": {"kind": "adamw_8bit"}, "models": {"model": {"source": "data/packed_shards/rows"}}}
     undisturbed = project(**settings)
+    tiny(feed_forward=256).save_pretrained(undisturbed / "data/base_checkpoint")  # smaller ones stay in fp32
     run("model")
     struck = project(**settings)
+    tiny(feed_forward=256).save_pretrained(struck / "data/base_checkpoint")
     process = start()
     while process.poll() is None and not list((struck / ".training/checkpoint/model").glob("*/step-00000003")):
         pass
