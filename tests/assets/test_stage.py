@@ -11,15 +11,25 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from assets.stage import Config, UserError, output, read_params
+from assets.stage import Config, UserError, number_of_environment, output, read_params
 
 ROOT = Path(__file__).parents[2]
 
 
+class Part(Config):
+    """What stands deeper."""
+
+    length: int = 0
+    depth: int = 0
+
+
 class Toy(Config):
-    """A section with one bounded key."""
+    """A section with one bounded key, and others below it."""
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    one: Part | None = None
+    named: dict[str, Part] = {}
+    listed: tuple[Part, ...] = ()
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +77,10 @@ def test_a_killed_run_leaves_no_output_and_the_next_gives_the_same_bytes(tmp_pat
 
 @pytest.mark.parametrize(("text", "message"), [
     ("toy: {share: 2}", "toy.share = 2: Input should be less than or equal to 1"),
-    ("toy: {sahre: 1}", "toy.sahre: unknown key. Known here: share"),
+    ("toy: {sahre: 1}", "toy.sahre: unknown key. Known here: share, one, named, listed."),
+    ("toy: {one: {lenght: 1}}", "toy.one.lenght: unknown key. Known here: length, depth."),
+    ("toy: {named: {share: {lenght: 1}}}", "toy.named.share.lenght: unknown key. Known here: length, depth."),
+    ("toy: {listed: [{}, {lenght: 1}]}", "toy.listed.1.lenght: unknown key. Known here: length, depth."),
     ("other: {}", "no section 'toy'"),
     ("toy: [", "not valid YAML"),
 ])
@@ -75,3 +88,13 @@ def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(text: str
     Path("params.yaml").write_text(text)
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         read_params("toy", Toy)
+
+
+@pytest.mark.parametrize("text", ["15m", "8GB", "-1", "nan", "inf"])
+def test_a_number_of_the_environment_that_is_none_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert number_of_environment("TOY_SECONDS", 2.5) == 2.5
+    monkeypatch.setenv("TOY_SECONDS", "0")
+    assert number_of_environment("TOY_SECONDS", 2.5) == 0
+    monkeypatch.setenv("TOY_SECONDS", text)
+    with pytest.raises(UserError, match=f"TOY_SECONDS = {text}: not a plain number"):
+        number_of_environment("TOY_SECONDS", 2.5)
