@@ -75,9 +75,17 @@ def snapshots(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
-def newest_valid(folder: Path) -> Path | None:
-    """The newest snapshot whose every file has the hash of its record; others are named and passed over."""
+def step_of(snapshot: Path) -> int:
+    """The step after which it was taken."""
+    return int(snapshot.name.removeprefix("step-"))
+
+
+def newest_valid(folder: Path, before: int | None = None) -> Path | None:
+    """The newest snapshot, of those from before a step if one is given, whose every file has the hash of its record;
+    damaged ones are named and passed over."""
     for path in reversed(snapshots(folder)):
+        if before is not None and step_of(path) >= before:
+            continue
         if is_whole(path):
             return path
         print(f"{path}: damaged, so an older snapshot is taken", file=sys.stderr)
