@@ -3,8 +3,8 @@
 What `accelerate launch` starts on every device; alone on a CPU, the stage calls it. It leaves the trained model in a
 scratch folder that no one versions, named by a hash of all that decides the result, and the stage takes it from there.
 So a killed run goes on from its newest whole snapshot, and one whose settings changed never does. Which models are kept
-on the way decides nothing of the result, so it is not part of the hash: one asked for later is made from the newest
-state before it, and refused where no such state is left.
+on the way decides nothing of the result and is no part of the hash: one asked for later is made from the newest state
+before it, and refused where none is left.
 
 NEEDLEWORK_SNAPSHOT_SECONDS says how often to snapshot (15 minutes); it changes how much a kill costs, nothing else.
 """

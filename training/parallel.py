@@ -119,8 +119,7 @@ class World:
         """The processes that share this one's row; None where rows are whole."""
         if self.hardware.sp == 1:
             return None
-        shape = (self.groups, self.hardware.sp)
-        return init_device_mesh(self.device.type, shape, mesh_dim_names=("rows", "stretch")).get_group("stretch")
+        return dist.new_subgroups(self.hardware.sp, timeout=WAIT)[0]
 
     def sum(self, values: list[float]) -> list[float]:
         """The sums over all processes, the same on each."""
@@ -185,8 +184,7 @@ def divide(loss: TokenLoss, world: World, bf16: bool) -> TokenLoss:
 
 
 def _hand_out(whole: dict[str, torch.Tensor], loss: TokenLoss, world: World) -> None:
-    """Give every process its part of the main process's weights, one parameter at a time; empties
-    `whole`."""
+    """Give every process its part of the main process's weights, one parameter at a time, taken out of `whole`."""
     with torch.no_grad():
         for name, part in loss.named_parameters():
             assert isinstance(part, DTensor)
