@@ -18,12 +18,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -128,10 +128,31 @@ def _explain(model: type[Config], where: str, problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     name = f"{where}.{key}" if key else where
     if problem["type"] == "extra_forbidden":
-        return f"{name}: unknown key. Known here: {', '.join(model.model_fields)}."
+        return f"{name}: unknown key. Known here: {', '.join(_known(model, problem['loc'][:-1]))}."
     if problem["type"] == "missing":
         return f"{name}: missing. Add it; profiles/sample.yaml shows every key."
     return f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}."
+
+
+def _known(kind: Any, path: Sequence[str | int]) -> list[str]:
+    """The fields there are at `path` in a model."""
+    for key in path:
+        kind = _inside(kind, key) or kind  # what leads nowhere names the member of a union
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return list(kind.model_fields)
+    return [name for part in get_args(kind) for name in _known(part, ())]
+
+
+def _inside(kind: Any, key: str | int) -> Any:
+    """The type of a model's field, or of an item of a dict or list; None where there is none."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind.model_fields[str(key)].annotation if key in kind.model_fields else None
+    if origin is dict:
+        return parts[1]
+    if origin in (list, tuple):
+        return parts[0]
+    return next((found for part in parts if (found := _inside(part, key))), None)
 
 
 @contextmanager
@@ -193,6 +214,18 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The JSON value in `path`."""
     return json.loads(path.read_text())
+
+
+def number_of_environment(variable: str, default: float) -> float:
+    """The number in an environment variable, 0 or more. Raises UserError for anything else."""
+    text = os.environ.get(variable, "")
+    try:
+        number = float(text or default)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise UserError(f"{variable} = {text}: not a plain number, 0 or more, without a unit. Set one, or unset it.")
+    return number
 
 
 def command(run: Callable[..., None], *argument_names: str) -> None:

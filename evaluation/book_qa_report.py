@@ -27,7 +27,7 @@ from assets.stage import Config, UserError, validated, write_json
 from evaluation.answers import f1
 from evaluation.subject import Subject, complete, report
 from evaluation.texts import read_texts
-from evaluation.walk import Walk, rows_that_fit
+from evaluation.walk import Walk, check_room
 from training.model import make_reproducible
 
 
@@ -70,6 +70,8 @@ def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[
     """Write answers.csv and book_qa.json; returns mean F1, its standard error, and how many books were cut."""
     make_reproducible(config.seed)
     questions = read_questions(config)
+    if subject.model is not None:
+        check_room(subject.model, config.context, 1)
     progress = Progress(subject.name, len(questions), "question")
     records = []
     for question in questions:
@@ -109,7 +111,6 @@ def answer(subject: Subject, asked: Asked, config: BookQaReportConfig) -> str:
         said = complete(subject.endpoint, subject.decode(asked.ids), config.new_tokens)
     else:
         assert subject.model is not None
-        rows_that_fit(subject.model, config.context, 1)
         walk = Walk(subject.model, 1, len(asked.ids) + config.new_tokens, config.tokens_at_once)
         ids = walk.say(np.array([asked.ids], np.int64), config.new_tokens)[0].tolist()
         said = subject.decode(ids[:ids.index(subject.end)] if subject.end in ids else ids)

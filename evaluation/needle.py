@@ -125,8 +125,16 @@ def prompt(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> Ids:
     if not 1 <= room <= len(needle.haystack):
         raise ValueError(f"length {cell.length} leaves {room} tokens of haystack; it has {len(needle.haystack)}")
     body = needle.haystack[:room]
-    at = insertion_point(body, cell.place or 0, sentence_ends) if cell.depth < TOUCHING else room
+    at = statement_at(needle, cell, reserve, sentence_ends)
     return np.concatenate([needle.before, body[:at], statement, body[at:], needle.question])
+
+
+def statement_at(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> int:
+    """Tokens of haystack before the statement."""
+    room = needle.room(cell.length, reserve)
+    if cell.depth >= TOUCHING:
+        return room
+    return insertion_point(needle.haystack[:room], cell.place or 0, sentence_ends)
 
 
 def insertion_point(body: Ids, place: int, sentence_ends: Ids) -> int:

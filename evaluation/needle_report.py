@@ -41,15 +41,15 @@ from evaluation.needle import (
     Ids,
     Needle,
     cells,
-    insertion_point,
     make_needle,
     prompt,
     sentence_ends,
+    statement_at,
 )
 from evaluation.plots import heatmaps, save
 from evaluation.subject import Subject, complete, report
 from evaluation.texts import read_texts
-from evaluation.walk import Walk, rows_that_fit
+from evaluation.walk import Walk, check_room
 from training.model import make_reproducible
 
 SCORES = ("exact_match", "gain", "choice", "word_overlap", "rouge_1")
@@ -76,6 +76,9 @@ class NeedleReportConfig(Config):
     """Tokens that the model may say; 0: only the answer's probability is asked, and nothing is said."""
     tokens_at_once: Annotated[int, Field(ge=1)] = 8192
     """Tokens read in one forward pass."""
+    side_by_side: Annotated[int, Field(ge=1)] = 16
+    """Trials that are read together, each with a cache of its own; changes memory and the order of sums, hence the
+    last digits of the scores."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -109,10 +112,7 @@ class Test:
 
     def points(self, cell: Cell) -> tuple[int, ...]:
         """Where each trial's statement really begins."""
-        rooms = (needle.room(cell.length, self.reserve) for needle in self.needles)
-        return tuple(room if cell.depth >= TOUCHING else
-                     insertion_point(needle.haystack[:room], cell.place or 0, self.ends)
-                     for needle, room in zip(self.needles, rooms, strict=True))
+        return tuple(statement_at(needle, cell, self.reserve, self.ends) for needle in self.needles)
 
 
 def make_test(subject: Subject, config: NeedleReportConfig) -> Test:
@@ -152,10 +152,11 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
 
 
 def _ask_model(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str, Any]]:
-    """A record for each trial and cell, as many trials side by side as the cache may hold."""
+    """A record for each trial and cell, `side_by_side` trials together. Raises UserError where their cache does not
+    fit."""
     assert subject.model is not None
-    room = max(test.config.grid.lengths)
-    at_once = rows_that_fit(subject.model, room, len(test.needles))
+    at_once = min(test.config.side_by_side, len(test.needles))
+    check_room(subject.model, max(test.config.grid.lengths), at_once, "needle_report.side_by_side")
     done = _read_kept(kept)
     progress = Progress(subject.name, len(test.needles) * len(test.cells), "cell")
     for first in range(0, len(test.needles), at_once):

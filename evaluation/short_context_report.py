@@ -40,8 +40,8 @@ class Task(Config):
     file: Path | None = None
     """A .jsonl file of {question, choices, answer, subject}, a folder with dev/ and test/ of MMLU's .csv files, or
     data/raw_corpus/DOMAIN to make questions from held-out documents."""
-    shots: Annotated[int, Field(ge=0)] = 0
-    """Examples before each question."""
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """Examples before each question; without it as many as the task itself says (gsm8k: 5; a local one: none)."""
     count: Annotated[int, Field(ge=1)] | None = None
     """The first so many questions of each subject; or how many to make."""
     lengths: tuple[Annotated[int, Field(ge=64)], ...] = ()
@@ -103,7 +103,7 @@ def _run(subject: Subject, name: str, task: Task, config: ShortContextReportConf
     with tempfile.TemporaryDirectory() as scratch:
         tasks: list[Any] = [task.harness] if task.harness else _local(name, task, config.seed, Path(scratch))
         try:
-            found = simple_evaluate(judge, tasks=tasks, num_fewshot=task.shots or None, bootstrap_iters=0,
+            found = simple_evaluate(judge, tasks=tasks, num_fewshot=task.shots, bootstrap_iters=0,
                                     limit=task.count if task.harness else None, log_samples=False,
                                     metadata={"tokenizer": str(subject.folder), "max_seq_lengths": list(task.lengths)}
                                     if task.lengths else None, **seeds)

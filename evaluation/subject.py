@@ -9,10 +9,12 @@ ways to the same answer agree. An endpoint says words and no probabilities: what
 import argparse
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,12 +38,14 @@ from assets.stage import (
     write_json,
 )
 from assets.tokenizer import bos_eos_ids, load_tokenizer
-from training.baselines import ENDPOINT, EndpointConfig, hub_folder
+from training.baselines import ENDPOINT, EndpointConfig, described, hub_folder
 from training.model import load_model, read_config
 from training.rope import trained_context
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
-TIMEOUT, TRIES = 600, 3
+TIMEOUT, TRIES = 600, 5
+PAUSE, LONGEST_PAUSE = 2.0, 300.0
+"""Seconds before the second try, doubled before each further one; and the most that an endpoint may ask for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +106,12 @@ def of_user(model: str) -> Subject:
     if not folder.exists():
         folder = hub_folder(model, None)
     if folder.suffix in (".yaml", ".yml"):
-        values = yaml.safe_load(folder.read_text())
-        if "endpoint" in values:
-            endpoint = validated(EndpointConfig, values, str(folder))
-            return Subject(name=endpoint.model, folder=endpoint.tokenizer, endpoint=endpoint,
-                           tokenizer=load_tokenizer(endpoint.tokenizer), base_context=endpoint.context,
-                           context=endpoint.context, facts={})
-        folder = hub_folder(values["hub"], values.get("revision"))
+        named = described(folder)
+        if isinstance(named, EndpointConfig):
+            return Subject(name=named.model, folder=named.tokenizer, endpoint=named,
+                           tokenizer=load_tokenizer(named.tokenizer), base_context=named.context,
+                           context=named.context, facts={})
+        folder = hub_folder(named.hub, named.revision)
     trained = trained_context(read_config(folder))
     return _open(model, folder, trained, {"base_context": trained})
 
@@ -136,8 +139,12 @@ def open_model(folder: Path) -> PreTrainedModel:
         raise UserError(f"{folder}: transformers cannot load it: {error}") from None
 
 
-def complete(endpoint: EndpointConfig, prompt: str, count: int) -> str:
-    """What the endpoint says, greedily, at most `count` tokens. Raises UserError when it does not answer."""
+def complete(endpoint: EndpointConfig, prompt: str, count: int, wait: Callable[[float], None] = time.sleep) -> str:
+    """What the endpoint says, greedily, at most `count` tokens; nothing where it answers without text.
+
+    A lost connection, 429 and 5xx are tried again, TRIES times in all; before that, `wait` gets the seconds that the
+    endpoint asks for (Retry-After), or twice those before. Raises UserError when it does not answer.
+    """
     chat = endpoint.kind == "chat"
     body: dict[str, Any] = {"model": endpoint.model, "max_tokens": count, "temperature": 0}
     body |= {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
@@ -145,20 +152,34 @@ def complete(endpoint: EndpointConfig, prompt: str, count: int) -> str:
     key = os.environ.get(endpoint.key_variable, "")
     request = urllib.request.Request(url, json.dumps(body).encode(), {
         "Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})})
-    problem = ""
-    for _ in range(TRIES):
+    problem, asked = "", None
+    for number in range(TRIES):
+        if number:
+            wait(PAUSE * 2 ** (number - 1) if asked is None else min(asked, LONGEST_PAUSE))
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
                 choice = json.load(reply)["choices"][0]
-            return str(choice["message"]["content"] if chat else choice["text"])
+            return (choice["message"]["content"] if chat else choice["text"]) or ""
         except urllib.error.HTTPError as error:
-            problem = f"{error} {error.read(300).decode(errors='replace')}"
+            problem, asked = f"{error} {_reason(error)}", _seconds_asked(error.headers.get("Retry-After"))
             if error.code < 500 and error.code != 429:
                 break
-        except (urllib.error.URLError, TimeoutError, KeyError, IndexError, ValueError) as error:
-            problem = repr(error)
+        except (OSError, HTTPException, LookupError, TypeError, ValueError) as error:
+            problem, asked = repr(error), None
     raise UserError(f"{url}: {problem}. Set the endpoint, its model and {endpoint.key_variable} right, and run again: "
                     "what was answered is kept.")
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    try:
+        return error.read(300).decode(errors="replace")
+    except (OSError, HTTPException):
+        return "(and the connection was lost)"
+
+
+def _seconds_asked(header: str | None) -> float | None:
+    """Retry-After, where it is a number of seconds."""
+    return float(header) if header is not None and header.strip().isdecimal() else None
 
 
 class Look(Config):
@@ -199,9 +220,17 @@ def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConf
             raise UserError(f"--set {change}: write KEY=VALUE, as in --set trials=4")
         *path, last = key.split(".")
         node = values
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = yaml.safe_load(value)
+        for depth, part in enumerate(path, 1):
+            node[part] = {} if node.get(part) is None else node[part]
+            node = node[part]
+            if not isinstance(node, dict):
+                raise UserError(f"--set {change}: {'.'.join(path[:depth])} is no section but a value or list: set all "
+                                "of it.")
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {change}: the value is not valid YAML: {' '.join(str(error).split())}. Close its "
+                            "brackets and quotes.") from None
     return validated(type(config), values, f"{stage} after --set")
 
 

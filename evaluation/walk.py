@@ -5,10 +5,16 @@ prompt, cuts them back to where the next one differs, and reads on from there. W
 is saved; the answers are those of a naive run up to the order of fp32 sums. Several rows walk side by side, cut back to
 where the first of them differs.
 
-The cache is made once at its full size: it takes as much as one naive prompt, and nothing is copied when it grows.
+The cache is made once at its full size: it takes as much as one naive prompt, and nothing is copied when it grows. Its
+layers lie where the model's do, so on several devices each holds its share. How many rows walk side by side decides
+the order of sums, so it is for the caller's parameters to say, never for the memory that happens to be free: that
+only decides whether the walk is refused.
 """
 
 import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +24,15 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from assets.stage import UserError
+from assets.stage import UserError, number_of_environment
 from training.rope import head_dim
 
 Ids = NDArray[np.int64]
 LIMIT = "NEEDLEWORK_CACHE_GIB"
 GIB = 1 << 30
+USABLE = 0.8
+"""Of the memory that is free; the rest is for what a pass works with."""
+MEMINFO = Path("/proc/meminfo")
 
 
 class _Room(DynamicLayer):
@@ -121,22 +130,51 @@ def cache_bytes(config: PretrainedConfig, room: int, number_bytes: int) -> int:
     return int(2 * text.num_hidden_layers * heads * head_dim(text) * room * number_bytes)
 
 
-def rows_that_fit(model: PreTrainedModel, room: int, wanted: int) -> int:
-    """How many rows may walk side by side within NEEDLEWORK_CACHE_GIB (by default half of the memory that is free).
+def check_room(model: PreTrainedModel, room: int, rows: int, parameter: str = "") -> None:
+    """Raise UserError unless the cache of `rows` rows of `room` tokens fits: in NEEDLEWORK_CACHE_GIB, or by default
+    into USABLE of what is free on each device. parameter: the one that sets `rows`, to be named."""
+    one, limit = cache_bytes(model.config, room, model.dtype.itemsize), number_of_environment(LIMIT, 0.0)
+    if limit:
+        fit, where = int(limit * GIB // one), f"{LIMIT} = {limit:g}"
+    else:
+        layers = layers_by_device(model)
+        free = {device: free_memory(device) for device in layers}
+        fit = rows_that_fit(one, layers, free)
+        where = ", ".join(f"{USABLE * there / GIB:.1f} GiB on {device}" for device, there in free.items())
+    if fit < rows:
+        smaller = f"Set {parameter} to {fit}, ask" if parameter and fit else "Ask"
+        raise UserError(f"{rows} x {room:,} tokens side by side: their cache takes {rows * one / GIB:.1f} GiB, and "
+                        f"room is for {fit} x {room:,} ({where}). {smaller} for shorter contexts, or set {LIMIT} to "
+                        "what the cache may take.")
 
-    Raises UserError if not one fits.
-    """
-    one = cache_bytes(model.config, room, model.dtype.itemsize)
-    limit = float(os.environ.get(LIMIT, 0)) * GIB or 0.5 * _free_memory(model.device)
-    if one > limit:
-        raise UserError(f"a cache for {room:,} tokens takes {one / GIB:.1f} GiB, more than {limit / GIB:.1f}: half of "
-                        f"what is free, or {LIMIT}. Ask for shorter contexts, or raise {LIMIT}.")
-    return max(min(wanted, int(limit // one)), 1)
+
+def rows_that_fit(one: int, layers: Counter[torch.device], free: Mapping[torch.device, int]) -> int:
+    """How many rows' caches fit where the layers lie. one: bytes of one row's; free: bytes on each device."""
+    return min(int(USABLE * free[device] * layers.total() // (one * count)) for device, count in layers.items())
 
 
-def _free_memory(device: torch.device) -> int:
+def layers_by_device(model: PreTrainedModel) -> Counter[torch.device]:
+    """How many layers' keys and values each device holds: where a layer works, wherever its weights wait."""
+    layers = getattr(model.base_model, "layers", None)
+    if layers is None:
+        return Counter({model.device: model.config.get_text_config().num_hidden_layers})
+    return Counter(_works_on(layer) for layer in layers)
+
+
+def _works_on(layer: torch.nn.Module) -> torch.device:
+    hook = getattr(layer, "_hf_hook", None)  # accelerate's, where weights lie elsewhere until they are needed
+    device = getattr(hook, "execution_device", None)
+    return next(layer.parameters()).device if device is None else torch.device(device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be taken there, what PyTorch keeps for later use included."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    known = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines()) if MEMINFO.is_file() else {}
+    if "MemAvailable" in known:
+        return int(known["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -17,12 +17,12 @@ LENGTH, VOCABULARY = 32, 40
 SOURCE = pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
 
 
-def tiny(seed: int = 0) -> LlamaForCausalLM:
+def tiny(seed: int = 0, feed_forward: int = 48) -> LlamaForCausalLM:
     """Two layers, four heads that share two keys and values."""
     make_reproducible(seed)
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=16, tie_word_embeddings=True))
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=feed_forward, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16, tie_word_embeddings=True))
 
 
 def write_rows(folder: Path, count: int = 12) -> None:

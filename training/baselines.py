@@ -29,7 +29,7 @@ class HubConfig(Config):
 class EndpointConfig(Config):
     """A model that answers over HTTP as OpenAI's do."""
 
-    endpoint: str
+    endpoint: Annotated[str, Field(pattern=r"^https?://")]
     """Up to and without /completions or /chat/completions."""
     model: str
     kind: Literal["completions", "chat"] = "chat"
@@ -54,14 +54,26 @@ def hub_folder(name: str, revision: str | None) -> Path:
                         ) from None
 
 
+def described(source: Path) -> HubConfig | EndpointConfig:
+    """What the YAML file `source` names. Raises UserError where it names nothing."""
+    try:
+        values = yaml.safe_load(source.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{source}: no YAML that can be read: {' '.join(str(error).split())}. Mend it.") from None
+    if isinstance(values, dict) and "hub" in values:
+        return validated(HubConfig, values, str(source))
+    if isinstance(values, dict) and "endpoint" in values:
+        return validated(EndpointConfig, values, str(source))
+    raise UserError(f"{source}: names no model. Write `hub: owner/name`, or `endpoint: http://...` with `model`, "
+                    "`tokenizer` and `context`.")
+
+
 def bring(source: Path, folder: Path) -> int:
     """Copy what the YAML file `source` names into `folder`; returns the context of an endpoint, or 0 for a model."""
-    values = yaml.safe_load(source.read_text())
-    if isinstance(values, dict) and "hub" in values:
-        hub = validated(HubConfig, values, str(source))
-        shutil.copytree(hub_folder(hub.hub, hub.revision), folder, dirs_exist_ok=True)
+    endpoint = described(source)
+    if isinstance(endpoint, HubConfig):
+        shutil.copytree(hub_folder(endpoint.hub, endpoint.revision), folder, dirs_exist_ok=True)
         return 0
-    endpoint = validated(EndpointConfig, values, str(source))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (endpoint.tokenizer / name).is_file():
             raise UserError(f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. Lengths are counted by it.")

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from assets.stage import RECORD, UserError, command, is_whole, output, read_json
+from assets.stage import RECORD, UserError, command, is_whole, number_of_environment, output, read_json
 from training.baselines import ENDPOINT, bring
 from training.curves import LOG, write_log
 from training.extension import (
@@ -35,6 +35,10 @@ from training.parallel import alone
 from training.rope import trained_context
 
 ACCELERATE = "NEEDLEWORK_ACCELERATE"
+PATIENCE = "NEEDLEWORK_SECONDS_TO_STOP"
+SECONDS_TO_STOP = 900.0
+TORCH_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+"""What torch's launcher reads; without it, it kills 30 s after SIGTERM."""
 
 
 def run(name: str) -> None:
@@ -91,6 +95,7 @@ def _launch(file: str, name: str) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    be_patient()
     try:
         launch_command(launch_command_parser().parse_args(["--config_file", file, "--module", "training.extension",
                                                            name]))
@@ -102,6 +107,12 @@ def _launch(file: str, name: str) -> None:
             sys.exit(STOPPED)
         raise UserError(f"training under {file} ended with exit status {', '.join(map(str, codes))}; the reason is "
                         "above.") from None
+
+
+def be_patient() -> None:
+    """Have the launcher wait NEEDLEWORK_SECONDS_TO_STOP after SIGTERM, unless it was told otherwise: the pass at work
+    ends first (minutes, for a 7B at 80K), and then the snapshot is written (84 GB for a 7B)."""
+    os.environ.setdefault(TORCH_PATIENCE, str(int(number_of_environment(PATIENCE, SECONDS_TO_STOP))))
 
 
 def _as_it_is(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> None:

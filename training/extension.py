@@ -2,13 +2,14 @@
 
 What `accelerate launch` starts on every device; alone on a CPU, the stage calls it. It leaves the trained model in a
 scratch folder that no one versions, named by a hash of all that decides the result, and the stage takes it from there.
-So a killed run goes on from its newest whole snapshot, and one whose settings changed never does.
+So a killed run goes on from its newest whole snapshot, and one whose settings changed never does. Which models are kept
+on the way decides nothing of the result and is no part of the hash: one asked for later is made from the newest state
+before it, and refused where none is left.
 
 NEEDLEWORK_SNAPSHOT_SECONDS says how often to snapshot (15 minutes); it changes how much a kill costs, nothing else.
 """
 
 import ctypes
-import os
 import shutil
 import signal
 import sys
@@ -21,7 +22,16 @@ import torch
 from pydantic import Field
 from transformers import PretrainedConfig
 
-from assets.stage import RECORD, Config, UserError, is_whole, plain_errors, read_params, sealed
+from assets.stage import (
+    RECORD,
+    Config,
+    UserError,
+    is_whole,
+    number_of_environment,
+    plain_errors,
+    read_params,
+    sealed,
+)
 from training import attention, probe, snapshots
 from training.batches import PackedRows, open_rows
 from training.curves import write_log
@@ -36,6 +46,7 @@ from training.rope import RopeConfig
 
 BASE = Path("data/base_checkpoint")
 SCRATCH = Path(".training/checkpoint")
+SECONDS = "NEEDLEWORK_SNAPSHOT_SECONDS"
 SECONDS_BETWEEN_SNAPSHOTS = 900.0
 PR_SET_PDEATHSIG = 1
 """Linux: <sys/prctl.h>."""
@@ -55,7 +66,7 @@ class ModelConfig(Config):
     snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Tokens after which to keep the model as it is then, each at the end of the step that reaches it."""
     at: int | None = None
-    """Which of those snapshots of the model in `rows` this one is."""
+    """Which of those snapshots of the model in `source` this one is."""
 
 
 class CheckpointConfig(Config):
@@ -82,19 +93,19 @@ def extend(name: str, world: World) -> Path:
     Raises UserError, Diverged naming the last good snapshot, or Stopped after a snapshot.
     """
     config, chosen = settings(name)
-    scratch = scratch_folder(name, config, chosen)
-    final = scratch / "final"
-    if is_whole(final):
+    scratch, seconds = scratch_folder(name, config, chosen), number_of_environment(SECONDS, SECONDS_BETWEEN_SNAPSHOTS)
+    final, rows = scratch / "final", open_rows(chosen.source)
+    wanted = _missing(name, scratch, config, chosen, rows)
+    if not wanted and is_whole(final):
         return final
     make_reproducible(config.seed)
-    rows = open_rows(chosen.source)
     task = Task(what=name, rows=rows, steps=steps_of(config, rows), optimizer=config.optimizer, seed=config.seed,
                 document_mask=config.document_mask, bf16=config.precision == "bf16", patience=Patience())
     task.patience.listen()
     changed = read_config(BASE, chosen.rope, config.context)
     loss = _ready(changed, world, task)
     optimizer = make_optimizer(loss, config.optimizer)
-    log = _go_on(scratch, loss, optimizer, world)
+    log = _go_on(scratch, loss, optimizer, world, min(wanted, default=None))
     _say(world, f"{name}: {probe.check_sight(loss, world, task.document_mask, task.bf16)}")
     last_snapshot = time.monotonic()
     try:
@@ -103,7 +114,7 @@ def extend(name: str, world: World) -> Path:
             for tokens in chosen.snapshots:
                 if line.tokens >= tokens > line.tokens - task.rows_per_step * rows.length:
                     _export(scratch / "at" / str(tokens), loss, changed, config, log, world)
-            if _due(last_snapshot, world) and line.step < task.steps:
+            if _due(last_snapshot, seconds, world) and line.step < task.steps:
                 snapshots.save(scratch, loss, optimizer, log, world)
                 last_snapshot = time.monotonic()
     except Stopped:
@@ -122,25 +133,24 @@ def extend(name: str, world: World) -> Path:
 
 
 def settings(name: str) -> tuple[CheckpointConfig, ModelConfig]:
-    """The parameters of the model `name`. Raises UserError where they don't fit together."""
-    config = read_params("checkpoint", CheckpointConfig)
-    chosen = read_params(f"checkpoint.models.{name}", ModelConfig)
-    late = [tokens for tokens in chosen.snapshots if tokens > config.tokens]
-    if late:
-        raise UserError(f"checkpoint.models.{name}.snapshots: {late[0]:,} tokens are more than checkpoint.tokens = "
-                        f"{config.tokens:,}. Take it out, or train longer.")
-    return config, chosen
+    """The parameters of the model `name`."""
+    return read_params("checkpoint", CheckpointConfig), read_params(f"checkpoint.models.{name}", ModelConfig)
+
+
+def step_tokens(config: CheckpointConfig, rows: PackedRows) -> int:
+    """Tokens of an optimizer step."""
+    return max(config.optimizer.batch_tokens // rows.length, 1) * rows.length
 
 
 def steps_of(config: CheckpointConfig, rows: PackedRows) -> int:
     """Optimizer steps of a whole training."""
-    per_step = max(config.optimizer.batch_tokens // rows.length, 1) * rows.length
-    return max(config.tokens // per_step, 1)
+    return max(config.tokens // step_tokens(config, rows), 1)
 
 
 def scratch_folder(name: str, config: CheckpointConfig, chosen: ModelConfig) -> Path:
     """Where this very training keeps its state: named by its parameters, base, rows and code."""
-    digest = sha256(config.model_dump_json(exclude={"models"}).encode() + chosen.model_dump_json().encode())
+    digest = sha256(config.model_dump_json(exclude={"models"}).encode()
+                    + chosen.model_dump_json(exclude={"snapshots"}).encode())
     for record in (BASE / RECORD, chosen.source / RECORD):
         if not record.is_file():
             raise UserError(f"{record}: not there. Make what it belongs to first: dvc repro checkpoint@{name}")
@@ -155,6 +165,24 @@ def clear_others(scratch: Path) -> None:
     others = [path for path in scratch.parent.glob("*") if path != scratch]
     for old in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
         shutil.rmtree(old)
+
+
+def _missing(name: str, scratch: Path, config: CheckpointConfig, chosen: ModelConfig, rows: PackedRows) -> list[int]:
+    """The steps after which a model is still to be kept. Raises UserError for one that the training never reaches, or
+    has passed without leaving a state to make it from."""
+    steps, per_step, where = steps_of(config, rows), step_tokens(config, rows), f"checkpoint.models.{name}.snapshots"
+    late = [tokens for tokens in chosen.snapshots if tokens > steps * per_step]
+    if late:
+        raise UserError(f"{where}: {late[0]:,} tokens are never reached: checkpoint.tokens = {config.tokens:,} are "
+                        f"{steps * per_step:,} in whole steps. Ask for that at most, or train longer.")
+    missing = [tokens for tokens in chosen.snapshots if not (scratch / "at" / str(tokens) / RECORD).is_file()]
+    kept = [snapshots.step_of(state) for state in snapshots.snapshots(scratch)]
+    kept += [steps] if (scratch / "final" / RECORD).is_file() else []
+    wanted = [-(-tokens // per_step) for tokens in missing]
+    if wanted and kept and min(kept) >= min(wanted):
+        raise UserError(f"{where}: the training has passed {min(missing):,} tokens already, and the earliest state "
+                        f"kept is that after {min(kept) * per_step:,}. Take it out, or remove {scratch} to train anew.")
+    return wanted
 
 
 def _ready(config: PretrainedConfig, world: World, task: Task) -> TokenLoss:
@@ -182,20 +210,23 @@ def _room(config: PretrainedConfig, world: World, task: Task) -> str:
     return words if planned <= USABLE * there else f"{words}: IT MAY NOT FIT. `make plan` shows the parts"
 
 
-def _go_on(scratch: Path, loss: TokenLoss, optimizer: Any, world: World) -> list[snapshots.StepLog]:
-    """Put the newest whole snapshot in place, the same on every process; returns its log, or an empty one."""
-    newest = snapshots.newest_valid(scratch) if world.main else None
-    step = int(world.sum([float(newest.name.split("-")[1]) if newest else 0.0])[0])
+def _go_on(scratch: Path, loss: TokenLoss, optimizer: Any, world: World, before: int | None
+           ) -> list[snapshots.StepLog]:
+    """Put the newest whole snapshot in place, the same on every process; returns its log, or an empty one.
+
+    before: a step that it must not have taken yet.
+    """
+    newest = snapshots.newest_valid(scratch, before) if world.main else None
+    step = int(world.sum([float(snapshots.step_of(newest)) if newest else 0.0])[0])
     if not step:
         return []
-    log = snapshots.load(scratch / f"step-{step:08d}", loss, optimizer)
+    log = snapshots.load(scratch / f"step-{step:08d}", loss, optimizer, world)
     _say(world, f"going on after step {step}")
     return log
 
 
-def _due(last: float, world: World) -> bool:
+def _due(last: float, seconds: float, world: World) -> bool:
     """Whether the main process's clock says that it is time for a snapshot."""
-    seconds = float(os.environ.get("NEEDLEWORK_SNAPSHOT_SECONDS", SECONDS_BETWEEN_SNAPSHOTS))
     return bool(world.sum([float(world.main and time.monotonic() - last >= seconds)])[0])
 
 

@@ -9,6 +9,7 @@ weights and the sums over processes in fp32. The order of the data depends on ne
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from assets.stage import UserError
 from training.loss import TokenLoss
 
 LAUNCHED = "ACCELERATE_USE_FSDP"
+WAIT = timedelta(hours=2)
+"""How long processes wait for each other: the main one reads and hashes whole snapshots meanwhile (156 GB at 250 MB/s
+take 10 minutes, which is NCCL's own limit)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +119,7 @@ class World:
         """The processes that share this one's row; None where rows are whole."""
         if self.hardware.sp == 1:
             return None
-        shape = (self.groups, self.hardware.sp)
-        return init_device_mesh(self.device.type, shape, mesh_dim_names=("rows", "stretch")).get_group("stretch")
+        return dist.new_subgroups(self.hardware.sp, timeout=WAIT)[0]
 
     def sum(self, values: list[float]) -> list[float]:
         """The sums over all processes, the same on each."""
@@ -141,14 +144,14 @@ def join_world() -> World:
     """The world that accelerate launched, or this process alone. Raises UserError where rows can't be divided so."""
     if LAUNCHED not in os.environ:
         return alone()
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
     hardware = Hardware.of_environment(os.environ)
     if state.num_processes % hardware.sp:
         raise UserError(f"{state.num_processes} processes can't be divided into groups of parallelism_config_sp_size = "
                         f"{hardware.sp}. Set num_processes to a multiple of it.")
     if not dist.is_initialized():  # one process, whose weights may still be kept in the host's memory
         dist.init_process_group("cuda:nccl,cpu:gloo" if state.device.type == "cuda" else "gloo",
-                                rank=0, world_size=1,
+                                rank=0, world_size=1, timeout=WAIT,
                                 store=dist.HashStore())  # type: ignore[attr-defined]  # documented, not re-exported
     device = state.device if state.device.type == "cuda" else torch.device("cpu")
     return World(device=device, rank=state.process_index, size=state.num_processes, hardware=hardware, sharded=True)
@@ -162,7 +165,9 @@ def divide(loss: TokenLoss, world: World, bf16: bool) -> TokenLoss:
                                                    offload=hardware.offload_activations and has_host)
     if not world.sharded:
         return loss
-    whole = dict(loss.named_parameters()) if world.main else {}
+    whole: dict[str, torch.Tensor] = {}
+    if world.main and world.size > 1:  # detached, or sharding would move the very tensors to this process's device
+        whole = {name: part.detach() for name, part in loss.named_parameters()}
     in_bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     options: dict[str, Any] = {
         "mesh": world.mesh, "reshard_after_forward": hardware.reshard,
@@ -178,12 +183,12 @@ def divide(loss: TokenLoss, world: World, bf16: bool) -> TokenLoss:
     return loss
 
 
-def _hand_out(whole: Mapping[str, torch.Tensor], loss: TokenLoss, world: World) -> None:
-    """Give every process its part of the main process's weights, one parameter at a time."""
+def _hand_out(whole: dict[str, torch.Tensor], loss: TokenLoss, world: World) -> None:
+    """Give every process its part of the main process's weights, one parameter at a time, taken out of `whole`."""
     with torch.no_grad():
         for name, part in loss.named_parameters():
             assert isinstance(part, DTensor)
-            full = whole[name].detach() if world.main else torch.empty(part.shape, dtype=part.dtype)
+            full = whole.pop(name) if world.main else torch.empty(part.shape, dtype=part.dtype)
             given = distribute_tensor(full.to(world.device), world.mesh, part.placements, src_data_rank=0)
             part.to_local().copy_(given.to_local())
 

@@ -15,6 +15,8 @@ from transformers import PretrainedConfig
 
 from assets.stage import Config, UserError
 
+PARTIAL = "partial_rotary_factor"
+
 
 class RopeConfig(Config):
     """How the rotary embedding is stretched: exactly one of these."""
@@ -46,20 +48,21 @@ def stretched(config: PretrainedConfig, rope: RopeConfig, context: int) -> dict[
     if not isinstance(current, dict) or "rope_theta" not in current:
         raise UserError(f"{config.model_type}: its config has not one rope_theta for all layers, so its RoPE base "
                         "can't be raised here. Leave out `rope` to train it as it is.")
-    trained, head = trained_context(config), head_dim(config)
+    trained, rotating = trained_context(config), rotating_dim(config)
     if rope.yarn_factor is not None:
+        part = {key: current[key] for key in (PARTIAL,) if key in current}
         return {"rope_type": "yarn", "rope_theta": current["rope_theta"], "factor": rope.yarn_factor,
-                "original_max_position_embeddings": trained}
+                "original_max_position_embeddings": trained, **part}
     if rope.base is not None:
         base = rope.base
     elif rope.ntk_factor is not None:
         try:
-            base = ntk_base(current["rope_theta"], rope.ntk_factor, context, trained, head)
+            base = ntk_base(current["rope_theta"], rope.ntk_factor, context, trained, rotating)
         except ValueError as error:
             raise UserError(f"rope.ntk_factor = {rope.ntk_factor:g}: {error}. Leave out `rope`.") from None
     else:
         assert rope.reach is not None
-        base = max(base_covering(rope.reach, head), float(current["rope_theta"]))
+        base = max(base_covering(rope.reach, rotating), float(current["rope_theta"]))
     return {**current, "rope_theta": base}
 
 
@@ -70,11 +73,17 @@ def trained_context(config: PretrainedConfig) -> int:
 
 
 def head_dim(config: PretrainedConfig) -> int:
-    """Rotating dimensions of one attention head."""
+    """Dimensions of one attention head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def ntk_base(base: float, factor: float, length: int, trained_length: int, head_dim: int) -> float:
+def rotating_dim(config: PretrainedConfig) -> int:
+    """Those of them that rotate: all of Llama's, half of GLM's, a quarter of GPT-NeoX's."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    return int(head_dim(config) * (parameters.get(PARTIAL) or 1.0))
+
+
+def ntk_base(base: float, factor: float, length: int, trained_length: int, rotating: int) -> float:
     """The base that dynamic NTK scaling with `factor` reaches at `length` tokens, as the released loader computes it.
 
     ntk_base(10_000, 10, 81_920, 4_096, 128) = 2.08 million. Raises ValueError if `length` was already trained.
@@ -82,14 +91,14 @@ def ntk_base(base: float, factor: float, length: int, trained_length: int, head_
     if length <= trained_length:
         raise ValueError(f"length {length} is within the trained {trained_length} tokens: no scaling is needed")
     stretch = factor * length / trained_length - (factor - 1)
-    return float(base * stretch ** (head_dim / (head_dim - 2)))
+    return float(base * stretch ** (rotating / (rotating - 2)))
 
 
-def longest_wavelength(base: float, head_dim: int) -> float:
+def longest_wavelength(base: float, rotating: int) -> float:
     """Tokens in one full turn of the slowest rotating pair of dimensions."""
-    return float(2 * pi * base ** ((head_dim - 2) / head_dim))
+    return float(2 * pi * base ** ((rotating - 2) / rotating))
 
 
-def base_covering(length: int, head_dim: int) -> float:
+def base_covering(length: int, rotating: int) -> float:
     """The smallest base whose longest wavelength is `length` tokens: the inverse of `longest_wavelength`."""
-    return float((length / (2 * pi)) ** (head_dim / (head_dim - 2)))
+    return float((length / (2 * pi)) ** (rotating / (rotating - 2)))

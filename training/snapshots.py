@@ -3,8 +3,10 @@
 A snapshot holds the fp32 weights, the optimizer's moments, the step and the log so far; the order of the rows and the
 rate follow from the step, and nothing is drawn at random, so going on from it gives the bytes of never having stopped.
 Every process writes its own part of every tensor as safetensors, with the place of that part in its name's metadata;
-reading takes whatever parts overlap, so a run may go on with fewer or more processes. The main process seals the
-folder when all parts are there. With several machines the folder must be on storage that all of them see.
+reading takes whatever parts overlap, so a run may go on with fewer or more processes. Moments of 8 bits can't be cut
+so: each process quantised its own in blocks, which begin elsewhere for another number of processes. They carry the
+process's number in their name and go back to that process alone. The main process seals the folder when all parts are
+there. With several machines the folder must be on storage that all of them see.
 
 Cost: 12 bytes a parameter (7B: 84 GB) for each of the two newest that are kept. Hashing reads them once more.
 """
@@ -23,13 +25,15 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from assets.stage import beside, is_whole, read_json, sealed, write_json
+from assets.stage import RECORD, UserError, beside, is_whole, read_json, sealed, write_json
 from training.optimizer import set_rate
 from training.parallel import World
 
 KEPT = 2
 STATE = "state.json"
 PLACES = "places"
+OF_PROCESS = "@"
+"""Stands before the number of the process in the name of what only it can use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,22 +75,38 @@ def snapshots(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
-def newest_valid(folder: Path) -> Path | None:
-    """The newest snapshot whose every file has the hash of its record; others are named and passed over."""
+def step_of(snapshot: Path) -> int:
+    """The step after which it was taken."""
+    return int(snapshot.name.removeprefix("step-"))
+
+
+def newest_valid(folder: Path, before: int | None = None) -> Path | None:
+    """The newest snapshot, of those from before a step if one is given, whose every file has the hash of its record;
+    damaged ones are named and passed over."""
     for path in reversed(snapshots(folder)):
+        if before is not None and step_of(path) >= before:
+            continue
         if is_whole(path):
             return path
         print(f"{path}: damaged, so an older snapshot is taken", file=sys.stderr)
     return None
 
 
-def load(snapshot: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[StepLog]:
-    """Put the snapshot's weights and moments in place; returns the log up to its step."""
-    _make_moments(optimizer)
+def load(snapshot: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> list[StepLog]:
+    """Put the snapshot's weights and moments in place; returns the log up to its step.
+
+    Raises UserError, on every process, for moments of 8 bits that another number of processes wrote.
+    """
     parts = [safe_open(path, "pt") for path in sorted(snapshot.glob("part-*.safetensors"))]
     places = [json.loads(part.metadata()[PLACES]) for part in parts]
+    wrote = int(read_json(snapshot / RECORD)["processes"])
+    if wrote != world.size and any(OF_PROCESS in name.split("/")[0] for place in places for name in place):
+        raise UserError(f"{snapshot}: its moments of 8 bits (optimizer.kind: adamw_8bit) belong to {wrote} processes, "
+                        f"each with blocks of its own, and can't go on in {world.size}. Train with {wrote}, or remove "
+                        f"{snapshot.parent} to begin anew.")
+    _make_moments(optimizer)
     with torch.no_grad():
-        for name, tensor in _tensors(model, optimizer).items():
+        for name, tensor in _tensors(model, optimizer, world).items():
             local, first = _part(tensor)
             for part, place in zip(parts, places, strict=True):
                 if name in place:
@@ -107,32 +127,31 @@ def _copy_overlap(local: torch.Tensor, first: int, stored: Any, stored_first: in
 def _write_part(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> None:
     """This process's part of every tensor; what every process has whole, the main process alone writes."""
     tensors, places = {}, {}
-    for name, tensor in _tensors(model, optimizer).items():
-        if isinstance(tensor, DTensor) or world.main:
+    for name, tensor in _tensors(model, optimizer, world).items():
+        if isinstance(tensor, DTensor) or OF_PROCESS in name.split("/")[0] or world.main:
             local, first = _part(tensor)
             if local.numel():
                 tensors[name], places[name] = local.detach().cpu().contiguous(), first
     save_file(tensors, folder / f"part-{world.rank:05d}.safetensors", {PLACES: json.dumps(places, sort_keys=True)})
 
 
-def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> dict[str, torch.Tensor]:
     """Everything that moves, by name: weights, and each one's moments."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         found[f"weight/{name}"] = parameter
         for key, value in optimizer.state.get(parameter, {}).items():
-            found |= {f"{key}{inner}/{name}": tensor for inner, tensor in _plain(value).items()}
+            found |= {f"{key}{inner}/{name}": tensor for inner, tensor in _plain(value, world.rank).items()}
     return found
 
 
-def _plain(value: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A tensor itself, or the plain tensors that a quantised one is made of (those only go back to as many processes
-    as wrote them)."""
+def _plain(value: torch.Tensor, rank: int) -> dict[str, torch.Tensor]:
+    """A tensor itself, or the plain tensors that this process's part of a quantised one is made of."""
     local = value.to_local() if isinstance(value, DTensor) else value
     if not hasattr(local, "__tensor_flatten__"):
         return {"": value}
     names, _ = local.__tensor_flatten__()
-    return {f".{name}": getattr(local, name) for name in names}
+    return {f".{name}{OF_PROCESS}{rank}": getattr(local, name) for name in names}
 
 
 def _part(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -11,15 +11,34 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from assets.stage import Config, UserError, missing, names_of, output, plain_errors, read_params
+from assets.stage import (
+    Config,
+    UserError,
+    missing,
+    names_of,
+    number_of_environment,
+    output,
+    plain_errors,
+    read_params,
+)
 
 ROOT = Path(__file__).parents[2]
 
 
+class Part(Config):
+    """What stands deeper."""
+
+    length: int = 0
+    depth: int = 0
+
+
 class Toy(Config):
-    """A section with one bounded key."""
+    """A section with one bounded key, and others below it."""
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    one: Part | None = None
+    named: dict[str, Part] = {}
+    listed: tuple[Part, ...] = ()
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +86,10 @@ def test_a_killed_run_leaves_no_output_and_the_next_gives_the_same_bytes(tmp_pat
 
 @pytest.mark.parametrize(("text", "message"), [
     ("toy: {share: 2}", "toy.share = 2: Input should be less than or equal to 1"),
-    ("toy: {sahre: 1}", "toy.sahre: unknown key. Known here: share"),
+    ("toy: {sahre: 1}", "toy.sahre: unknown key. Known here: share, one, named, listed."),
+    ("toy: {one: {lenght: 1}}", "toy.one.lenght: unknown key. Known here: length, depth."),
+    ("toy: {named: {share: {lenght: 1}}}", "toy.named.share.lenght: unknown key. Known here: length, depth."),
+    ("toy: {listed: [{}, {lenght: 1}]}", "toy.listed.1.lenght: unknown key. Known here: length, depth."),
     ("other: {}", "no section 'toy'"),
     ("toy: [", "not valid YAML"),
 ])
@@ -134,3 +156,13 @@ def test_a_stage_asked_for_an_item_that_is_not_there_says_which_are() -> None:
     assert act("assets.packed_shards", "one") == (
         "packed_shards: data/mixed_dataset/one/index.parquet: not there. Make it first: dvc repro mixed_dataset@one")
     assert act("assets.packed_shards") == "usage: python -m assets.packed_shards RECIPE"
+
+
+@pytest.mark.parametrize("text", ["15m", "8GB", "-1", "nan", "inf"])
+def test_a_number_of_the_environment_that_is_none_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert number_of_environment("TOY_SECONDS", 2.5) == 2.5
+    monkeypatch.setenv("TOY_SECONDS", "0")
+    assert number_of_environment("TOY_SECONDS", 2.5) == 0
+    monkeypatch.setenv("TOY_SECONDS", text)
+    with pytest.raises(UserError, match=f"TOY_SECONDS = {text}: not a plain number"):
+        number_of_environment("TOY_SECONDS", 2.5)

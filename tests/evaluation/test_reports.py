@@ -15,11 +15,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from assets.stage import UserError, write_json
 from assets.tokenizer import train_bpe
-from evaluation import needle_report
+from evaluation import needle_report, short_context_report
 from evaluation.book_qa_report import BookQaReportConfig, Question, ask, read_questions
 from evaluation.needle_report import NeedleReportConfig, measure
-from evaluation.short_context_report import Task, _read_sets, made_questions
-from evaluation.subject import Subject, of_user
+from evaluation.short_context_report import ShortContextReportConfig, Task, _read_sets, made_questions
+from evaluation.subject import LONGEST_PAUSE, PAUSE, TRIES, Subject, _changed, complete, of_user
+from evaluation.walk import cache_bytes
+from training.baselines import EndpointConfig
 from training.model import make_reproducible
 
 ROOT = Path(__file__).parents[2]
@@ -84,12 +86,28 @@ def test_one_trial_at_a_time_gives_what_trials_side_by_side_give(folder: Path, m
     monkeypatch.chdir(folder.parent)
     subject, found = of_user(str(folder)), []
     for rows in (1, 2):
-        monkeypatch.setattr(needle_report, "rows_that_fit", lambda *given, rows=rows: rows)
         out = folder.parent / f"out{rows}"
         out.mkdir()
-        measure(subject, needle_config(folder.parent / "texts"), out)
+        measure(subject, needle_config(folder.parent / "texts", side_by_side=rows), out)
         found.append(pd.read_csv(out / "trials.csv"))
-    pd.testing.assert_frame_equal(*found, atol=1e-4)
+    pd.testing.assert_frame_equal(*found, atol=1e-4)  # sums in another order
+
+
+def test_memory_decides_whether_a_needle_report_is_refused_and_not_a_byte_of_it(
+        folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    subject, config, found = of_user(str(folder)), needle_config(folder.parent / "texts"), []
+    two_rows = 2 * cache_bytes(subject.model.config, 200, 4) / 2 ** 30
+    for limit in (two_rows, 1.0):
+        monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", f"{limit:.12f}")
+        out = folder.parent / f"out{limit}"
+        out.mkdir()
+        measure(subject, config, out)
+        found.append((out / "trials.csv").read_bytes())
+    assert found[0] == found[1]
+    monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", f"{two_rows * 0.6:.12f}")
+    with pytest.raises(UserError, match="Set needle_report.side_by_side to 1"):
+        measure(subject, config, folder.parent)
 
 
 @pytest.fixture
@@ -127,6 +145,77 @@ def test_an_endpoint_is_judged_by_its_words_alone(folder: Path, endpoint: Path, 
     trials = pd.read_csv(out / "trials.csv")
     assert trials[trials["trial"] == 0]["word_overlap"].eq(1).all()
     assert trials[trials["trial"] == 1]["word_overlap"].eq(0).all()
+
+
+@pytest.fixture
+def unsteady() -> Iterator[tuple[EndpointConfig, list[str]]]:
+    """A server that does to each request what the list says next, and the list."""
+    acts: list[str] = []
+
+    class Fails(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            act = acts.pop(0)
+            if act == "close":
+                return  # without an answer
+            self.send_response(int(act) if act.isdecimal() else 429 if act.startswith("wait") else 200)
+            if act.startswith("wait"):
+                self.send_header("Retry-After", act.split()[1])
+            self.send_header("Content-Length", "500" if act == "cut" else str(len(act)))
+            self.end_headers()
+            self.wfile.write(act.encode())
+
+        def log_message(self, *given: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Fails)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield EndpointConfig(endpoint=f"http://127.0.0.1:{server.server_port}/v1", model="gpt", tokenizer=Path("x"),
+                         context=64), acts
+    server.shutdown()
+
+
+ANSWER = '{"choices": [{"message": {"content": "plums"}}]}'
+
+
+@pytest.mark.parametrize(("before", "waits"), [
+    (["close", "close"], [PAUSE, 2 * PAUSE]), (["cut", "{}"], [PAUSE, 2 * PAUSE]), (["500", "429"], [PAUSE, 2 * PAUSE]),
+    (["wait 7", "503"], [7, 2 * PAUSE]), (["wait 9999"], [LONGEST_PAUSE])])
+def test_an_endpoint_that_fails_is_asked_again_after_the_time_it_asks_for_or_ever_longer(
+        unsteady: tuple[EndpointConfig, list[str]], before: list[str], waits: list[float]) -> None:
+    (endpoint, acts), waited = unsteady, []
+    acts += [*before, ANSWER]
+    assert complete(endpoint, "What?", 4, waited.append) == "plums"
+    assert waited == waits
+
+
+def test_an_endpoint_that_never_answers_is_a_line_and_a_refusal_is_not_asked_again(
+        unsteady: tuple[EndpointConfig, list[str]]) -> None:
+    (endpoint, acts), waited = unsteady, []
+    acts += ["close"] * TRIES
+    with pytest.raises(UserError, match="chat/completions: .*what was answered is kept"):
+        complete(endpoint, "What?", 4, waited.append)
+    assert not acts and len(waited) == TRIES - 1
+    acts += ["404"]
+    with pytest.raises(UserError, match="404"):
+        complete(endpoint, "What?", 4, waited.append)
+    assert len(waited) == TRIES - 1
+
+
+def test_an_answer_without_text_says_nothing(unsteady: tuple[EndpointConfig, list[str]]) -> None:
+    endpoint, acts = unsteady
+    acts += ['{"choices": [{"message": {"content": null}}]}']
+    assert complete(endpoint, "What?", 4) == ""
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ("haystack.foo=1", "haystack is no section but a value or list"),
+    ("grid.lengths.0=5", "grid.lengths is no section but a value or list"),
+    ("grid.lengths=[1", "not valid YAML"), ("trials", "write KEY=VALUE"),
+    ("drawn.words=sample", "drawn.statement: missing"),
+    ("grid.lenghts=[64]", "Known here: kind, lengths, depths, places")])
+def test_a_change_that_can_not_be_made_is_a_line(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _changed(needle_config(tmp_path), (change,), "needle_report")
 
 
 def test_a_look_at_any_model_is_one_command(folder: Path) -> None:
@@ -185,3 +274,20 @@ def test_mmlus_files_are_asked_in_its_frame(tmp_path: Path) -> None:
     examples, questions = _read_sets(Task(file=tmp_path, shots=5), 0)["law"]
     assert examples[0]["question"] == "dev?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
     assert questions[0]["shown"] == list("ABCD") and questions[0]["answer"] == 2
+
+
+@pytest.mark.parametrize("shots", [None, 0, 3])
+def test_no_examples_are_none_and_only_a_task_without_a_number_has_its_own(
+        folder: Path, monkeypatch: pytest.MonkeyPatch, shots: int | None) -> None:
+    lm_eval = pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    asked = []
+
+    def noted(*given: object, num_fewshot: int | None, **others: object) -> None:
+        asked.append(num_fewshot)
+        raise LookupError("not run here")
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", noted)
+    config = ShortContextReportConfig(tasks={"gsm": Task(harness="gsm8k", shots=shots)})
+    with pytest.raises(UserError, match="cannot run gsm8k"):
+        short_context_report.measure(of_user(str(folder)), config, folder)
+    assert asked == [shots]

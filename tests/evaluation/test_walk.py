@@ -1,16 +1,20 @@
 """A walk along shared beginnings answers as if every prompt were read alone."""
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen3Config
 
 from assets.stage import UserError
-from evaluation.walk import Walk, cache_bytes, rows_that_fit
+from evaluation import walk
+from evaluation.walk import Walk, cache_bytes, check_room, free_memory, layers_by_device, rows_that_fit
 from training.model import make_reproducible
 
 SHAPE = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -44,12 +48,12 @@ def test_answers_are_those_of_reading_every_prompt_alone(kind: str, data: st.Dat
     seed = data.draw(st.integers(0, 1000))
     draw: Any = np.random.default_rng(seed)
     base = draw.integers(0, 32, (ROWS, 64))
-    walk = Walk(reader, ROWS, 70, data.draw(st.sampled_from([3, 21, 300])))
+    walker = Walk(reader, ROWS, 70, data.draw(st.sampled_from([3, 21, 300])))
     for _ in range(5):
         prompts = base[:, :data.draw(st.integers(1, 60))].copy()
         prompts[:, data.draw(st.integers(0, 60)):] = draw.integers(0, 32)
         answers = draw.integers(0, 32, (ROWS, 3))
-        expected, found = alone(reader, prompts, answers), walk.ask(prompts, answers)
+        expected, found = alone(reader, prompts, answers), walker.ask(prompts, answers)
         assert np.abs(expected - found).max() < 1e-4
         assert (expected.argmax(-1) == found.argmax(-1)).all()
 
@@ -60,26 +64,58 @@ def test_what_is_said_is_what_generate_says(kind: str) -> None:
     ids = torch.from_numpy(prompts)
     expected = reader.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False,
                                pad_token_id=0, eos_token_id=None)[:, 20:].numpy()
-    walk = Walk(reader, ROWS, 40, 64)
-    walk.ask(prompts, prompts[:, :2])
-    assert (walk.say(prompts, 6) == expected).all()
-    assert (walk.say(prompts, 6) == expected).all()
+    walker = Walk(reader, ROWS, 40, 64)
+    walker.ask(prompts, prompts[:, :2])
+    assert (walker.say(prompts, 6) == expected).all()
+    assert (walker.say(prompts, 6) == expected).all()
 
 
 def test_nothing_is_read_twice() -> None:
-    walk, row = Walk(model("llama"), 1, 64, 64), np.arange(30)[None]
-    walk.ask(row, row[:, :1])
-    assert walk.read == 30
-    walk.ask(np.concatenate([row, row[:, :4]], axis=1), row[:, :1])
-    assert walk.read == 34
-    walk.ask(row[:, :10], row[:, :1])
-    assert walk.read == 35, "the last token is read again for what comes after it"
+    walker, row = Walk(model("llama"), 1, 64, 64), np.arange(30)[None]
+    walker.ask(row, row[:, :1])
+    assert walker.read == 30
+    walker.ask(np.concatenate([row, row[:, :4]], axis=1), row[:, :1])
+    assert walker.read == 34
+    walker.ask(row[:, :10], row[:, :1])
+    assert walker.read == 35, "the last token is read again for what comes after it"
 
 
-def test_a_cache_beyond_the_limit_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_beyond_the_limit_is_refused_with_its_size_and_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = model("gqa")
     assert cache_bytes(reader.config, 100, 4) == 2 * 2 * 2 * 8 * 100 * 4
     monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", str(3 * 25_600 / 2 ** 30))
-    assert rows_that_fit(reader, 100, 16) == 3
-    with pytest.raises(UserError, match="takes 0.0 GiB, more than"):
-        rows_that_fit(reader, 1000, 16)
+    check_room(reader, 100, 3)
+    with pytest.raises(UserError, match="room is for 3 x 100 .*Set trials to 3"):
+        check_room(reader, 100, 4, "trials")
+    with pytest.raises(UserError, match="room is for 0 x 1,000 .*Ask for shorter contexts"):
+        check_room(reader, 1000, 1, "trials")
+    monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", "8GB")
+    with pytest.raises(UserError, match="NEEDLEWORK_CACHE_GIB = 8GB: not a plain number"):
+        check_room(reader, 100, 1)
+
+
+def test_each_device_must_hold_its_own_layers_share_and_no_more() -> None:
+    one, gib = 64 * 2 ** 30, 2 ** 30
+    cards = [torch.device("cuda", number) for number in range(8)]
+    spread = Counter(dict.fromkeys(cards, 4))
+    assert rows_that_fit(one, spread, dict.fromkeys(cards, 78 * gib)) == 7
+    assert rows_that_fit(one, spread, {**dict.fromkeys(cards, 78 * gib), cards[3]: 11 * gib}) == 1
+    assert rows_that_fit(one, Counter({cards[0]: 32}), {cards[0]: 78 * gib}) == 0
+    uneven = Counter({cards[0]: 24, cards[1]: 8})
+    assert rows_that_fit(one, uneven, dict.fromkeys(cards, 70 * gib)) == 1
+
+
+def test_a_layer_counts_where_it_works_even_if_its_weights_wait_elsewhere() -> None:
+    reader = model("llama")
+    reader.model.layers[1].to("meta")
+    assert layers_by_device(reader) == {torch.device("cpu"): 1, torch.device("meta"): 1}
+    add_hook_to_module(reader.model.layers[1], AlignDevicesHook("cpu"))
+    assert layers_by_device(reader) == {torch.device("cpu"): 2}
+
+
+def test_memory_that_files_are_cached_in_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "MEMINFO", tmp_path / "meminfo")
+    walk.MEMINFO.write_text("MemTotal:  9000 kB\nMemFree:   10 kB\nMemAvailable:   4000 kB\n")
+    assert free_memory(torch.device("cpu")) == 4000 * 1024
+    walk.MEMINFO.unlink()
+    assert free_memory(torch.device("cpu")) > 0

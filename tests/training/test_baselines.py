@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from worlds import tiny
 
 from assets.stage import UserError
+from evaluation.subject import of_user
+from training.baselines import described
 from training.checkpoint import run
 
 Project = Callable[..., Path]
@@ -65,3 +67,14 @@ def test_a_model_of_the_hub_that_can_not_be_had_is_a_line(project: Project, tmp_
     project(models={"theirs": {"source": str(described)}})
     with pytest.raises(UserError, match="nobody/nothing: neither a folder nor a model of the Hub"):
         run("theirs")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "names no model"), ("- hub", "names no model"), ("model: gpt", "names no model"), ("hub: [", "no YAML"),
+    ("{endpoint: localhost, model: gpt, tokenizer: x, context: 64}", "endpoint = 'localhost'")])
+def test_a_file_that_names_no_model_is_a_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "theirs.yaml"
+    file.write_text(text)
+    for read in (described, lambda path: of_user(str(path))):
+        with pytest.raises(UserError, match=f"theirs.yaml.*{message}"):
+            read(file)

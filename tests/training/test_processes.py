@@ -1,6 +1,7 @@
 """Two processes train what one trains: sharded, along the row, masked, and when their number changes on the way."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +11,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from worlds import LENGTH
+from torch.distributed.launcher.api import LaunchConfig
+from worlds import LENGTH, tiny
 
-from training.checkpoint import run
+from assets.stage import UserError, is_whole
+from training.checkpoint import be_patient, run
 
 ROOT = Path(__file__).parents[2]
 Project = Callable[..., Path]
@@ -29,12 +32,17 @@ def accelerate_file(root: Path, processes: int = 2, **options: object) -> Path:
     return path
 
 
+def started(file: Path, **environment: str) -> subprocess.Popen[str]:
+    """The stage under that file."""
+    return subprocess.Popen([sys.executable, "-m", "training.checkpoint", "model"], stderr=subprocess.PIPE, text=True,
+                            start_new_session=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_ACCELERATE": str(file),
+                                 "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", **environment})
+
+
 def launched(file: Path, until: str | None = None, **environment: str) -> str:
     """Run the stage under that file, or kill it when a snapshot of the name `until` is there; returns what it said."""
-    process = subprocess.Popen([sys.executable, "-m", "training.checkpoint", "model"], stderr=subprocess.PIPE,
-                               text=True, start_new_session=True,
-                               env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_ACCELERATE": str(file),
-                                    "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", **environment})
+    process = started(file, **environment)
     if until is not None:
         while process.poll() is None and not list(Path(".training/checkpoint/model").glob(f"*/{until}")):
             pass
@@ -76,6 +84,57 @@ def test_a_training_goes_on_with_another_number_of_processes(project: Project) -
     launched(accelerate_file(changed, 2), until="step-00000003", NEEDLEWORK_SNAPSHOT_SECONDS="0")
     assert "going on after step" in launched(accelerate_file(changed, 1))
     assert close(weights(alone), weights(changed))
+
+
+def test_sigterm_to_the_stage_leaves_a_snapshot_of_all_its_processes(project: Project) -> None:
+    root = project(tokens=100_000 * 4 * LENGTH)
+    process = started(accelerate_file(root), NEEDLEWORK_SNAPSHOT_SECONDS="3600")
+    while process.poll() is None and not list(root.glob(".training/checkpoint/model/*/at/*/record.json")):
+        pass
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert process.returncode == 143 and "stopped as asked after step" in said
+    (left,) = root.glob(".training/checkpoint/model/*/step-*")
+    assert len(list(left.glob("part-*"))) == 2 and is_whole(left)
+
+
+def test_the_launcher_waits_after_sigterm_for_as_long_as_needlework_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits() -> int | None:
+        be_patient()
+        found = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1).shutdown_timeout
+        monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+        return found
+
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "7")
+    assert waits() == 7
+    monkeypatch.delenv("NEEDLEWORK_SECONDS_TO_STOP", raising=False)
+    assert waits() == 900
+    monkeypatch.setenv("NEEDLEWORK_SECONDS_TO_STOP", "120")
+    assert waits() == 120
+    monkeypatch.setenv("NEEDLEWORK_SECONDS_TO_STOP", "2m")
+    with pytest.raises(UserError, match="NEEDLEWORK_SECONDS_TO_STOP = 2m"):
+        be_patient()
+
+
+def test_moments_of_eight_bits_go_on_in_the_process_they_belong_to_and_in_no_other_number(
+        project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchao", reason="the extra `memory` is not installed")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # torchao compiles its step, which takes minutes
+    settings = {"optimizer": {"kind": "adamw_8bit"}, "models": {"model": {"source": "data/packed_shards/rows"}}}
+    whole = project(**settings)
+    tiny(feed_forward=512).save_pretrained(whole / "data/base_checkpoint")  # half of a smaller layer stays in fp32
+    launched(accelerate_file(whole))
+    struck = project(**settings)
+    tiny(feed_forward=512).save_pretrained(struck / "data/base_checkpoint")
+    launched(accelerate_file(struck), until="step-00000003", NEEDLEWORK_SNAPSHOT_SECONDS="0")
+    (newest, *_) = sorted(struck.glob(".training/checkpoint/model/*/step-*"), reverse=True)
+    parts = [load_file(part) for part in sorted(newest.glob("part-*"))]
+    codes = [{name.split("/")[0] for name in part if ".codes" in name} for part in parts]
+    assert codes == [{f"exp_avg.codes@{rank}", f"exp_avg_sq.codes@{rank}"} for rank in (0, 1)]
+    with pytest.raises(UserError, match="belong to 2 processes.*can't go on in 1"):
+        run("model")
+    assert "going on after step" in launched(accelerate_file(struck))
+    assert all(torch.equal(part, weights(struck)[name]) for name, part in weights(whole).items())
 
 
 def test_a_mistake_under_several_processes_is_a_line_and_no_traceback(project: Project) -> None:

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from worlds import LENGTH
+from worlds import LENGTH, tiny
 
 from assets.stage import UserError
 from training.checkpoint import run
+from training.extension import extend
+from training.parallel import alone
 
 ROOT = Path(__file__).parents[2]
 Project = Callable[..., Path]
@@ -147,12 +150,56 @@ def test_a_snapshot_can_be_a_model_of_the_comparison(project: Project) -> None:
         run("wrong")
 
 
+def test_a_snapshot_that_no_whole_step_reaches_is_refused_before_anything_is_trained(project: Project) -> None:
+    root = project(tokens=6 * 4 * LENGTH + 50, models={"model": {"source": "data/packed_shards/rows",
+                                                                 "snapshots": [6 * 4 * LENGTH + 1]}})
+    with pytest.raises(UserError, match="769 tokens are never reached: checkpoint.tokens = 818 are 768 in whole steps"):
+        run("model")
+    assert not (root / "data/checkpoint/model").exists() and not (root / ".training").exists()
+
+
+def test_a_snapshot_asked_for_after_the_training_is_made_from_a_state_before_it_or_refused(
+        project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
+    root, step = project(), 4 * LENGTH
+
+    def ask_for(*tokens: int) -> None:
+        params = yaml.safe_load((root / "params.yaml").read_text())
+        params["checkpoint"]["models"]["model"]["snapshots"] = list(tokens)
+        (root / "params.yaml").write_text(yaml.safe_dump(params))
+
+    made = extend("model", alone())
+    wanted, states = files(made), sorted(path.name for path in made.parent.glob("step-*"))
+    assert states == ["step-00000004", "step-00000005"]
+    ask_for(2 * step, 3 * step)
+    with pytest.raises(UserError, match="passed 384 tokens already, and the earliest state kept is that after 512"):
+        run("model")
+    ask_for(2 * step, 5 * step)
+    run("model")
+    assert files(root / "data/checkpoint/model").items() >= wanted.items()
+    later = load_file(root / f"data/checkpoint/model/at/{5 * step}/model.safetensors")
+    project(tokens=5 * step)
+    run("model")
+    assert all(torch.equal(part, later[name]) for name, part in
+               load_file("data/checkpoint/model/model.safetensors").items())
+
+
+def test_a_time_between_snapshots_that_is_no_number_is_a_line(project: Project, monkeypatch: pytest.MonkeyPatch
+                                                              ) -> None:
+    monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "15m")
+    project()
+    with pytest.raises(UserError, match="NEEDLEWORK_SNAPSHOT_SECONDS = 15m"):
+        run("model")
+
+
 def test_moments_of_eight_bits_resume_to_the_byte_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchao", reason="the extra `memory` is not installed")
     settings = {"optimizer": {"kind": "adamw_8bit"}, "models": {"model": {"source": "data/packed_shards/rows"}}}
     undisturbed = project(**settings)
+    tiny(feed_forward=256).save_pretrained(undisturbed / "data/base_checkpoint")  # smaller ones stay in fp32
     run("model")
     struck = project(**settings)
+    tiny(feed_forward=256).save_pretrained(struck / "data/base_checkpoint")
     process = start()
     while process.poll() is None and not list((struck / ".training/checkpoint/model").glob("*/step-00000003")):
         pass

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, GlmConfig, GPTNeoXConfig, LlamaConfig, PretrainedConfig, StableLmConfig
 from worlds import VOCABULARY, tiny
 
 from assets.stage import UserError
 from training.model import load_model, read_config, rope_base, save_model
-from training.rope import RopeConfig, base_covering, longest_wavelength, ntk_base, stretched
+from training.rope import RopeConfig, base_covering, longest_wavelength, ntk_base, rotating_dim, stretched
 
 LLAMA2 = LlamaConfig(hidden_size=4096, num_attention_heads=32, max_position_embeddings=4096)
 STRETCHES = [RopeConfig(base=5e5), RopeConfig(ntk_factor=4), RopeConfig(reach=1 << 17), RopeConfig(yarn_factor=8)]
@@ -26,6 +26,19 @@ def test_the_longest_wavelength_of_a_base_found_for_a_length_is_that_length() ->
     base = stretched(LLAMA2, RopeConfig(reach=131_072), 131_072)["rope_theta"]
     assert longest_wavelength(base, 128) == pytest.approx(131_072)
     assert stretched(LLAMA2, RopeConfig(reach=1024), 4096)["rope_theta"] == 10_000, "a base is never lowered"
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, GPTNeoXConfig, GlmConfig, StableLmConfig])
+def test_the_slowest_pair_that_rotates_turns_once_in_the_reach_asked_for_whatever_part_rotates(
+        kind: type[PretrainedConfig]) -> None:
+    config = kind(vocab_size=VOCABULARY, hidden_size=128, intermediate_size=16, num_hidden_layers=1, pad_token_id=0,
+                  num_attention_heads=2, head_dim=64, max_position_embeddings=256)
+    config.rope_parameters = stretched(config, RopeConfig(reach=1 << 20), 1 << 20)
+    slowest = AutoModelForCausalLM.from_config(config).base_model.rotary_emb.inv_freq[-1]
+    assert 2 * torch.pi / slowest.item() == pytest.approx(1 << 20, rel=1e-4)
+    assert rotating_dim(config) == 64 * config.rope_parameters.get("partial_rotary_factor", 1)
+    yarn = stretched(config, RopeConfig(yarn_factor=8), 2048)
+    assert yarn.get("partial_rotary_factor", 1) * 64 == rotating_dim(config)
 
 
 @pytest.mark.parametrize("rope", STRETCHES, ids=lambda rope: next(iter(rope.model_dump(exclude_none=True))))
