@@ -1,6 +1,5 @@
 # Every verb a user needs. `make demo` runs the main job, `make test` the tests.
 PYTHON ?= python3
-NAME ?= sample
 PROFILE ?= llama2-7b-80k
 VENV := .venv
 READY := $(VENV)/.ready
@@ -10,7 +9,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test ui setup profile packed plan clean help
+.PHONY: demo test ui setup profile check packed plan clean help
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -36,8 +35,12 @@ ui: $(READY)     ## Dagster on http://127.0.0.1:3000, kept up until Ctrl-C
 
 profile: $(READY) ## put profiles/NAME.yaml in place as params.yaml: make profile NAME=sample
 	python -m orchestration.profile $(NAME)
+	python -m evaluation.settings
 
-packed: profile  ## make the packed rows of profile NAME alone: make packed NAME=own-data
+check: $(READY)  ## look through params.yaml before anything runs
+	python -m evaluation.settings
+
+packed: $(if $(NAME),profile,check) ## make the packed rows of params.yaml as it is, or of a profile: make packed NAME=own-data
 	dvc repro data_report
 	@echo data/data_report/report.html
 

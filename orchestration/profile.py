@@ -2,10 +2,11 @@
 
 Some stages read a whole folder of items (data/tokenized_corpus), so items of the profile left behind must not stay
 there. What DVC's cache holds is removed and comes back from it, without running, when you return; what it does not
-hold is moved to data.left-behind/, never deleted.
+hold is moved to data.left-behind/, never deleted. So is a params.yaml that is no profile and was never committed.
 """
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,15 +19,14 @@ LEFT_BEHIND = "data.left-behind"
 
 
 def put_in_place(root: Path, name: str) -> list[str]:
-    """Make profiles/NAME.yaml the project's params.yaml; return one line for each item taken out of the way.
+    """Make profiles/NAME.yaml the project's params.yaml; return one line for each thing taken out of the way.
 
     Raises GraphError when there is no such profile, or the graph can't be read with it (params.yaml is then as before),
     and GraphBusy while DVC is at work.
     """
     profile = root / PROFILES / f"{name}.yaml"
     if not profile.is_file():
-        known = ", ".join(sorted(path.stem for path in profile.parent.glob("*.yaml"))) or "none"
-        raise GraphError(f"{profile}: no such profile. There are: {known}.")
+        raise GraphError(f"{profile}: no such profile. There are: {known_profiles(root)}.")
     params = root / PARAMS
     before = params.read_bytes() if params.exists() else None
     held = _held(root)
@@ -37,7 +37,13 @@ def put_in_place(root: Path, name: str) -> list[str]:
         if before is not None:
             _replace(params, before)
         raise
-    return [_take_away(root, path, held) for path in leftovers(graph, held)]
+    kept = [] if before is None else _keep(root, before)
+    return kept + [_take_away(root, path, held) for path in leftovers(graph, held)]
+
+
+def known_profiles(root: Path) -> str:
+    """Their names, for a message."""
+    return ", ".join(sorted(path.stem for path in (root / PROFILES).glob("*.yaml"))) or "none"
 
 
 def leftovers(graph: Graph, before: Iterable[str] = ()) -> Iterator[Path]:
@@ -51,6 +57,37 @@ def leftovers(graph: Graph, before: Iterable[str] = ()) -> Iterator[Path]:
         if (graph.root / parent).is_dir():
             found = (path.relative_to(graph.root) for path in sorted((graph.root / parent).iterdir()))
             yield from (path for path in found if path not in outputs and not path.name.startswith("."))
+
+
+def _keep(root: Path, text: bytes) -> list[str]:
+    """Save the text of a params.yaml that can be had from nowhere else; one line that says where, or none."""
+    if any(path.read_bytes() == text for path in (root / PROFILES).glob("*.yaml")) or _committed(root, text):
+        return []
+    target = _free(root / LEFT_BEHIND / PARAMS)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _replace(target, text)
+    return [f"{PARAMS}: held edits that were in no profile and no commit; saved as {target.relative_to(root)}"]
+
+
+def _committed(root: Path, text: bytes) -> bool:
+    """Whether some commit of any branch holds the text; False where there is no git."""
+    try:
+        blob = subprocess.run(["git", "hash-object", "--stdin"], cwd=root, input=text, capture_output=True, check=True)
+        name = blob.stdout.decode().strip()
+        found = subprocess.run(["git", "log", "--all", "-1", "--format=%h", f"--find-object={name}"], cwd=root,
+                               capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return bool(found.stdout.strip())
+
+
+def _free(path: Path) -> Path:
+    """`path`, with a number where that is taken: params.2.yaml."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return free
 
 
 def _held(root: Path) -> Mapping[str, bool]:
@@ -75,19 +112,15 @@ def _take_away(root: Path, path: Path, held: Mapping[str, bool]) -> str:
         else:
             source.unlink()
         return f"{path}: removed, DVC's cache holds it"
-    target = root / LEFT_BEHIND / path
+    target = _free(root / LEFT_BEHIND / path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while target.exists():
-        number += 1
-        target = target.with_name(f"{path.name}.{number}")
     shutil.move(source, target)
     return f"{path}: moved to {target.relative_to(root)}"
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m orchestration.profile NAME")
+        sys.exit(f"Say which profile: make profile NAME=... There are: {known_profiles(Path.cwd())}.")
     try:
         for line in put_in_place(Path.cwd(), sys.argv[1]):
             print(line)

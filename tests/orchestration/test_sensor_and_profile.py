@@ -22,7 +22,7 @@ from dagster import (
     build_sensor_context,
 )
 from dvc_world import PARAMS as TWO_RECIPES
-from dvc_world import dvc, make_world
+from dvc_world import dvc, git, make_world
 
 from orchestration.automation import LOOKING, move_pins
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
@@ -337,3 +337,28 @@ def test_a_profile_that_is_not_there_or_broken_changes_nothing(world: Path) -> N
         with pytest.raises(GraphError, match=name if name == "nowhere" else "domains"):
             put_in_place(world, name)
         assert (world / "params.yaml").read_text() == PARAMS
+
+
+def test_edits_that_are_in_no_profile_and_no_commit_are_saved_and_numbered(world: Path) -> None:
+    (world / "profiles" / "both.yaml").write_text(PARAMS)
+    assert put_in_place(world, "both") == [], "params.yaml was a profile's text"
+    for number, name in enumerate(("params.yaml", "params.2.yaml")):
+        edited = f"# edit {number}\n{PARAMS}"
+        (world / "params.yaml").write_text(edited)
+        assert put_in_place(world, "both") == [
+            f"params.yaml: held edits that were in no profile and no commit; saved as data.left-behind/{name}"]
+        assert (world / "data.left-behind" / name).read_text() == edited
+    assert (world / "data.left-behind" / "params.yaml").read_text() == f"# edit 0\n{PARAMS}"
+
+
+def test_a_params_file_of_some_commit_is_not_saved_again_and_one_beside_it_is(world: Path) -> None:
+    (world / "profiles" / "both.yaml").write_text(PARAMS)
+    git(world, "init", "--quiet")
+    for text in ("# committed\n", "# committed later\n"):
+        (world / "params.yaml").write_text(text + PARAMS)
+        git(world, "add", "params.yaml")
+        git(world, "commit", "--quiet", "--message", "x")
+    (world / "params.yaml").write_text("# committed\n" + PARAMS)
+    assert put_in_place(world, "both") == []
+    (world / "params.yaml").write_text("# never committed\n" + PARAMS)
+    assert len(put_in_place(world, "both")) == 1

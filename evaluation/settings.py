@@ -1,0 +1,148 @@
+"""`make check`: every section of params.yaml against the stage that reads it, before anything runs.
+
+A stage reads its own section when its turn comes, which for a report is after days of training. This reads all of them
+at once with the same models, and what no single stage can see: files and folders that are not there, and items, models
+and snapshots that one section asks another for. Sections of models that are not declared (`checkpoint.models: {}`) are
+left alone. The cost: it lives above everything it looks at, so it takes as long as importing PyTorch.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from assets.data_report import DataReportConfig
+from assets.length_histograms import LengthHistogramsConfig
+from assets.packed_shards import PackedShardsConfig
+from assets.raw_corpus import RawCorpusConfig
+from assets.recipes import MixedDatasetConfig
+from assets.stage import DATA, ITEMS, PARAMS, Config, UserError, names_of, read_all_params, read_params
+from assets.token_demand import TokenDemandConfig, check_names
+from assets.tokenized_corpus import TokenizedCorpusConfig
+from assets.tokenizer import Special, TokenizerConfig, check_special
+from evaluation.book_qa_report import BookQaReportConfig
+from evaluation.comparison import ComparisonConfig
+from evaluation.loss_report import LossReportConfig
+from evaluation.needle_report import NeedleReportConfig
+from evaluation.short_context_report import ShortContextReportConfig
+from training.base_checkpoint import BaseCheckpointConfig
+from training.extension import CheckpointConfig, settings
+
+GRAPH = Path("dvc.yaml")
+ALWAYS: dict[str, type[Config]] = {
+    "token_demand": TokenDemandConfig, "raw_corpus": RawCorpusConfig, "tokenizer": TokenizerConfig,
+    "tokenized_corpus": TokenizedCorpusConfig, "length_histograms": LengthHistogramsConfig,
+    "mixed_dataset": MixedDatasetConfig, "packed_shards": PackedShardsConfig, "data_report": DataReportConfig,
+    "base_checkpoint": BaseCheckpointConfig, "checkpoint": CheckpointConfig}
+OF_MODELS: dict[str, type[Config]] = {
+    "needle_report": NeedleReportConfig, "loss_report": LossReportConfig, "book_qa_report": BookQaReportConfig,
+    "short_context_report": ShortContextReportConfig, "comparison": ComparisonConfig}
+
+
+def problems() -> list[str]:
+    """What is wrong with params.yaml and with what it names, a line each. Raises UserError where it can't be read."""
+    sections = read_all_params(PARAMS)
+    stages = yaml.safe_load(GRAPH.read_text())["stages"]
+    strange = [f"{PARAMS}: {name}: no stage of {GRAPH} reads it. Known: {', '.join(stages)}."
+               for name in sections if name not in stages]
+    return strange + [*dict.fromkeys(line for check in _checks(sections, stages) for line in _said(check))]
+
+
+def _said(check: Callable[[], Any]) -> list[str]:
+    try:
+        check()
+    except UserError as error:
+        return str(error).splitlines()
+    return []
+
+
+def _checks(sections: dict[str, Any], stages: dict[str, Any]) -> Iterator[Callable[[], Any]]:
+    """One thing to look at after the other; each raises UserError. What needs a section that is wrong is left out."""
+    wanted = ALWAYS | (OF_MODELS if (sections.get("checkpoint") or {}).get("models") else {})
+    right: dict[str, Any] = {}
+    for name, model in wanted.items():
+        try:
+            right[name] = read_params(name, model)
+        except UserError as error:
+            yield partial(_refuse, str(error))
+    for key, path in _paths(right):
+        yield partial(check_path, key, path, stages)
+    if "mixed_dataset" in right and "raw_corpus" in right:
+        yield partial(check_names, right["mixed_dataset"], list(right["raw_corpus"].domains))
+    if "tokenizer" in right and "tokenized_corpus" in right:
+        yield partial(check_tokenizer, right["tokenizer"].source)
+    if "checkpoint" in right:
+        yield from (partial(check_model, name) for name in right["checkpoint"].models)
+        for section, key in (("comparison", "baseline"), ("short_context_report", "against")):
+            if section in right:
+                yield partial(check_named, f"{section}.{key}", getattr(right[section], key))
+
+
+def _refuse(message: str) -> None:
+    raise UserError(message)
+
+
+def _paths(value: Any, *keys: str) -> Iterator[tuple[str, Path]]:
+    """Every path in nested sections, with its dotted key."""
+    if isinstance(value, Path):
+        yield ".".join(keys), value
+    elif isinstance(value, Config):
+        yield from _paths(dict(value), *keys)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _paths(part, *keys, key)
+
+
+def check_path(key: str, path: Path, stages: dict[str, Any]) -> None:
+    """Raises UserError unless `path` is there, or is what a stage of the graph makes of an item that is declared."""
+    if path.parts[:1] != (DATA.name,):
+        if not path.exists():
+            raise UserError(f"{PARAMS}: {key} = {path}: no such file or folder. Name one that is there.")
+        return
+    stage, item = [*path.parts[1:], "", ""][:2]
+    if stage not in stages:
+        raise UserError(f"{PARAMS}: {key} = {path}: no stage of {GRAPH} makes it. There are: {', '.join(stages)}.")
+    items = next((names_of(what) for what, where in ITEMS.items() if stages[stage].get("foreach") == f"${{{where}}}"),
+                 None)
+    if item and items is not None and item not in items:
+        raise UserError(f"{PARAMS}: {key} = {path}: {stage} makes no {item!r}, only {', '.join(items) or 'nothing'}. "
+                        "Name one of those.")
+
+
+def check_tokenizer(source: Path) -> None:
+    """Raises UserError where a tokenizer that is there lacks a special token that documents will carry."""
+    if (source / "tokenizer.json").is_file():
+        check_special(source, read_params("tokenized_corpus", Special))
+
+
+def check_model(name: str) -> None:
+    """Raises UserError where a model asks for snapshots that are not taken."""
+    config, chosen = settings(name)
+    of = config.models.get(chosen.source.name)
+    if chosen.at is not None and of is not None and chosen.at not in of.snapshots:
+        raise UserError(f"{PARAMS}: checkpoint.models.{name}.at = {chosen.at}: {chosen.source.name} has the snapshots "
+                        f"{', '.join(map(str, of.snapshots)) or 'none'}. Name one of them, or add it there.")
+
+
+def check_named(key: str, model: str | None) -> None:
+    """Raises UserError unless the model is declared."""
+    if model is not None and model not in names_of("model"):
+        raise UserError(f"{PARAMS}: {key} = {model!r}: checkpoint.models has only {', '.join(names_of('model'))}. Name "
+                        "one of those.")
+
+
+def main() -> None:
+    """Print what is wrong; the exit code is 1 if anything is."""
+    try:
+        found = problems()
+    except UserError as error:
+        found = [str(error)]
+    if found:
+        sys.exit("\n".join([*found, f"{PARAMS}: {len(found)} to mend before `dvc repro`; make check looks again."]))
+
+
+if __name__ == "__main__":
+    main()
