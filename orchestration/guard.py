@@ -66,13 +66,14 @@ def main(parent: int, command: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in (signal.SIGTERM, signal.SIGINT):  # for the command, which gets them too; not inherited, as SIG_IGN is
         signal.signal(number, _note)
-    signal.signal(signal.SIGHUP, _orphaned)
     adopt_orphans()
     try:
+        signal.signal(signal.SIGHUP, _orphaned)
         _prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
         if os.getppid() != parent:
             return 1
         code = subprocess.Popen(command).wait()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     except Orphaned:
         code = 1
     end_session()
@@ -81,7 +82,6 @@ def main(parent: int, command: Sequence[str]) -> int:
 
 def end_session() -> None:
     """End every other process of this session, those of its children that are still there."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     deadline = time.monotonic() + seconds_to_stop()
     while left := children_left():
         if not _asked:  # once: a launcher that is asked again while it ends its workers leaves them
@@ -113,6 +113,7 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def _orphaned(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # each thread of the process above tells of its end
     raise Orphaned
 
 
