@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from transformers import PretrainedConfig
 
-from assets.stage import RECORD, Config, UserError, is_whole, plain_errors, read_params, sealed
+from assets.stage import DATA, RECORD, Config, UserError, is_whole, missing, plain_errors, read_params, sealed
 from training import attention, probe, snapshots
 from training.batches import PackedRows, open_rows
 from training.curves import write_log
@@ -142,8 +142,11 @@ def scratch_folder(name: str, config: CheckpointConfig, chosen: ModelConfig) -> 
     """Where this very training keeps its state: named by its parameters, base, rows and code."""
     digest = sha256(config.model_dump_json(exclude={"models"}).encode() + chosen.model_dump_json().encode())
     for record in (BASE / RECORD, chosen.source / RECORD):
+        if not record.is_file() and record.parts[0] == DATA.name:
+            raise missing(record.parent)
         if not record.is_file():
-            raise UserError(f"{record}: not there. Make what it belongs to first: dvc repro checkpoint@{name}")
+            raise UserError(f"checkpoint.models.{name}.source = {chosen.source}: no config.json and no packed rows "
+                            "there. Name a model's folder, or data/packed_shards/RECIPE.")
         digest.update(record.read_bytes())
     for code in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(code.read_bytes())
@@ -224,6 +227,8 @@ def leave_with_launcher() -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m training.extension MODEL")
     leave_with_launcher()
     try:
         with plain_errors("extension"):
