@@ -123,6 +123,7 @@ def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
     if not config.acts:
         raise UserError(f"base_checkpoint.source = {config.source}: a base is to be pretrained on it, but "
                         "base_checkpoint.acts is empty. Give acts (profiles/sample-base.yaml), or name a model folder.")
+    load_tokenizer(TOKENIZER)  # refused in our words where it is not there
     make_reproducible(config.seed)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
     model = LlamaForCausalLM(_llama_config(config.architecture, len(tokenizer), tokenizer.bos_token_id))

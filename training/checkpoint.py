@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from assets.stage import RECORD, UserError, command, is_whole, number_of_environment, output, read_json
+from assets.stage import RECORD, UserError, command, is_whole, missing, number_of_environment, output, read_json
 from training.baselines import ENDPOINT, bring
 from training.curves import LOG, write_log
 from training.extension import (
@@ -129,6 +129,8 @@ def _as_it_is(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> No
 
 def _take(source: Path, folder: Path) -> dict[str, Any]:
     """Copy a trained model, without its record; returns what that says."""
+    if not (source / RECORD).is_file() and not source.parent.is_dir():
+        raise missing(source.parent.parent)
     if not (source / RECORD).is_file():
         known = ", ".join(sorted(path.name for path in source.parent.glob("*"))) or "none"
         raise UserError(f"checkpoint.models: no {source}. Its model has these snapshots: {known}. Name one in `at`, or "

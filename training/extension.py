@@ -23,10 +23,12 @@ from pydantic import Field
 from transformers import PretrainedConfig
 
 from assets.stage import (
+    DATA,
     RECORD,
     Config,
     UserError,
     is_whole,
+    missing,
     number_of_environment,
     plain_errors,
     read_params,
@@ -152,8 +154,11 @@ def scratch_folder(name: str, config: CheckpointConfig, chosen: ModelConfig) -> 
     digest = sha256(config.model_dump_json(exclude={"models"}).encode()
                     + chosen.model_dump_json(exclude={"snapshots"}).encode())
     for record in (BASE / RECORD, chosen.source / RECORD):
+        if not record.is_file() and record.parts[0] == DATA.name:
+            raise missing(record.parent)
         if not record.is_file():
-            raise UserError(f"{record}: not there. Make what it belongs to first: dvc repro checkpoint@{name}")
+            raise UserError(f"checkpoint.models.{name}.source = {chosen.source}: no config.json and no packed rows "
+                            "there. Name a model's folder, or data/packed_shards/RECIPE.")
         digest.update(record.read_bytes())
     for code in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(code.read_bytes())
@@ -255,6 +260,8 @@ def leave_with_launcher() -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m training.extension MODEL")
     leave_with_launcher()
     try:
         with plain_errors("extension"):
