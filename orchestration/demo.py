@@ -38,6 +38,9 @@ class Terminal:
             self._finished(event)
 
     def _line(self, line: Line) -> None:
+        if not line.address:
+            print(f"{'':9}{line.text}", flush=True)
+            return
         now = time.monotonic()
         if now - self._last.setdefault(line.address, now) >= SECONDS_BETWEEN_LINES and line.text:
             self._last[line.address] = now

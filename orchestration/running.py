@@ -58,6 +58,7 @@ class Line:
     """A line that an item's command, or DVC about it, has just written."""
 
     address: str
+    """"": about the run as a whole."""
     text: str
 
 

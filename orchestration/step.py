@@ -47,11 +47,16 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
     @multi_asset(specs=asset_specs(graph), check_specs=check_specs(graph), can_subset=True, name="dvc_repro")
     def dvc_repro(context: AssetExecutionContext) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
         note_worker(context.instance, context.run.run_id, os.getpid())
+
+        def tell(text: str) -> None:
+            context.log.info(text)
+            watch(Line("", text))
+
         selected = context.selected_asset_keys
         wanted = {address for address, item in graph.items.items() if asset_key(item) in selected}
         try:
             workers, places, _ = jobs(), pools(graph), seconds_to_stop()
-            stale = status_once_free(graph.root, context.log.info)
+            stale = status_once_free(graph.root, tell)
         except (GraphError, ValueError) as error:
             raise Failure(str(error), allow_retries=False) from None
         left_stale, lock, commit = graph.downstream(stale) - wanted, read_lock(graph.root), revision(graph.root)
