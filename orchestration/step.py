@@ -93,7 +93,7 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
                 shown = describe(graph, event.address, lock, outcome=event.outcome.value, seconds=event.seconds,
                                  left_stale=left_stale, revision=commit)
                 yield result(graph, event, shown, verdicts.get(event.address, []))
-        for address in verdicts.keys() & wanted & lock.keys():
+        for address in [address for address in graph.items if address in verdicts.keys() & wanted & lock.keys()]:
             across = look(graph.root, graph.items[address], {}, ACROSS.__contains__)
             yield from results(graph.items[address], across, graph.data_version(address, lock[address]))
         if failed:
