@@ -9,7 +9,7 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 from dvc_world import make_world, materialize, out_of_date_in_dagster
 
-from orchestration import checks, step
+from orchestration import checks, verdicts
 from orchestration.checks import Verdict
 from orchestration.graph import Item, read_graph
 from orchestration.home import prepare
@@ -72,7 +72,7 @@ def test_what_a_check_holds_the_next_run_against_outlives_its_run(
         return Verdict(name="length", passed=True, expected="", found="", advice="", value=float(
             len((root / item.outputs[0] / "text").read_text())))
 
-    for module in (checks, step):
+    for module in (checks, verdicts):
         monkeypatch.setattr(module, "CHECKS", {"raw": [length]})
         monkeypatch.setattr(module, "BLOCKING", set())
     with instance(world) as dagster:
