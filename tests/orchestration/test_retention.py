@@ -81,7 +81,8 @@ def test_what_a_check_holds_the_next_run_against_outlives_its_run(
         before = verdicts.last_values(dagster, item)
         for run in dagster.get_runs():
             delete(dagster, run)
-        assert verdicts.last_values(dagster, item) == before == {"length": float(len("raw of book\na document of book\n"))}
+        characters = len("raw of book\na document of book\n")
+        assert verdicts.last_values(dagster, item) == before == {"length": float(characters)}
 
 
 def test_a_folder_without_dagster_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
