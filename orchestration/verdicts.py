@@ -38,14 +38,10 @@ def last_values(instance: DagsterInstance, item: Item) -> dict[str, float]:
     """By check, the number of the last run that passed it."""
     found = {}
     for check in CHECKS.get(item.stage, ()):
-        records = instance.event_log_storage.get_asset_check_execution_history(
-            AssetCheckKey(asset_key(item), check.__name__), limit=1,
-            status={AssetCheckExecutionRecordStatus.SUCCEEDED})
-        for record in records:
-            event = record.event and record.event.dagster_event
-            value = event.asset_check_evaluation_data.metadata.get("value") if event else None
-            if value is not None and isinstance(value.value, float):
-                found[check.__name__] = value.value
+        told = _last(instance, item, check.__name__, {AssetCheckExecutionRecordStatus.SUCCEEDED})
+        value = told.metadata.get("value") if told else None
+        if value is not None and isinstance(value.value, float):
+            found[check.__name__] = value.value
     return found
 
 
@@ -53,16 +49,23 @@ def recall(instance: DagsterInstance, item: Item, version: str) -> dict[str, Ver
     """The last verdict of each costly check, where it is about this version of the data."""
     found = {}
     for name in COSTLY & {check.__name__ for check in CHECKS.get(item.stage, ())}:
-        records = instance.event_log_storage.get_asset_check_execution_history(
-            AssetCheckKey(asset_key(item), name), limit=1,
-            status={AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED})
-        for told in (record.event.dagster_event.asset_check_evaluation_data for record in records
-                     if record.event and record.event.dagster_event):
-            words = {key: str(value.value) for key, value in told.metadata.items()}
-            if words.get(VERSION) == version:
-                found[name] = Verdict(name=name, passed=told.passed, expected=words["expected"], found=words["found"],
-                                      advice=words["what to do"], blocking=name in BLOCKING)
+        told = _last(instance, item, name,
+                     {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED})
+        words = {key: str(value.value) for key, value in told.metadata.items()} if told else {}
+        if told and words.get(VERSION) == version:
+            found[name] = Verdict(name=name, passed=told.passed, expected=words["expected"], found=words["found"],
+                                  advice=words["what to do"], blocking=name in BLOCKING)
     return found
+
+
+def _last(instance: DagsterInstance, item: Item, name: str, ended: set[AssetCheckExecutionRecordStatus]
+          ) -> AssetCheckEvaluation | None:
+    """What was told of a check when it last ended in one of these ways."""
+    for record in instance.event_log_storage.get_asset_check_execution_history(
+            AssetCheckKey(asset_key(item), name), limit=1, status=ended):
+        if record.event and record.event.dagster_event:
+            return record.event.dagster_event.asset_check_evaluation_data
+    return None
 
 
 def results(item: Item, verdicts: Sequence[Verdict], version: str) -> list[AssetCheckResult]:
