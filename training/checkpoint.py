@@ -129,9 +129,9 @@ def _as_it_is(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> No
 
 def _take(source: Path, folder: Path) -> dict[str, Any]:
     """Copy a trained model, without its record; returns what that says."""
-    if not (source / RECORD).is_file() and not source.parent.is_dir():
-        raise missing(source.parent.parent)
     if not (source / RECORD).is_file():
+        if not source.parent.is_dir():
+            raise missing(source.parent.parent)
         known = ", ".join(sorted(path.name for path in source.parent.glob("*"))) or "none"
         raise UserError(f"checkpoint.models: no {source}. Its model has these snapshots: {known}. Name one in `at`, or "
                         "add it to that model's `snapshots`.")

@@ -180,12 +180,12 @@ def _missing(name: str, scratch: Path, config: CheckpointConfig, chosen: ModelCo
     if late:
         raise UserError(f"{where}: {late[0]:,} tokens are never reached: checkpoint.tokens = {config.tokens:,} are "
                         f"{steps * per_step:,} in whole steps. Ask for that at most, or train longer.")
-    missing = [tokens for tokens in chosen.snapshots if not (scratch / "at" / str(tokens) / RECORD).is_file()]
+    absent = [tokens for tokens in chosen.snapshots if not (scratch / "at" / str(tokens) / RECORD).is_file()]
     kept = [snapshots.step_of(state) for state in snapshots.snapshots(scratch)]
     kept += [steps] if (scratch / "final" / RECORD).is_file() else []
-    wanted = [-(-tokens // per_step) for tokens in missing]
+    wanted = [-(-tokens // per_step) for tokens in absent]
     if wanted and kept and min(kept) >= min(wanted):
-        raise UserError(f"{where}: the training has passed {min(missing):,} tokens already, and the earliest state "
+        raise UserError(f"{where}: the training has passed {min(absent):,} tokens already, and the earliest state "
                         f"kept is that after {min(kept) * per_step:,}. Take it out, or remove {scratch} to train anew.")
     return wanted
 

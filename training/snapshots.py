@@ -100,7 +100,7 @@ def load(snapshot: Path, model: nn.Module, optimizer: torch.optim.Optimizer, wor
     parts = [safe_open(path, "pt") for path in sorted(snapshot.glob("part-*.safetensors"))]
     places = [json.loads(part.metadata()[PLACES]) for part in parts]
     wrote = int(read_json(snapshot / RECORD)["processes"])
-    if wrote != world.size and any(OF_PROCESS in name.split("/")[0] for place in places for name in place):
+    if wrote != world.size and any(_of_process(name) for place in places for name in place):
         raise UserError(f"{snapshot}: its moments of 8 bits (optimizer.kind: adamw_8bit) belong to {wrote} processes, "
                         f"each with blocks of its own, and can't go on in {world.size}. Train with {wrote}, or remove "
                         f"{snapshot.parent} to begin anew.")
@@ -128,7 +128,7 @@ def _write_part(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     """This process's part of every tensor; what every process has whole, the main process alone writes."""
     tensors, places = {}, {}
     for name, tensor in _tensors(model, optimizer, world).items():
-        if isinstance(tensor, DTensor) or OF_PROCESS in name.split("/")[0] or world.main:
+        if isinstance(tensor, DTensor) or _of_process(name) or world.main:
             local, first = _part(tensor)
             if local.numel():
                 tensors[name], places[name] = local.detach().cpu().contiguous(), first
@@ -152,6 +152,11 @@ def _plain(value: torch.Tensor, rank: int) -> dict[str, torch.Tensor]:
         return {"": value}
     names, _ = local.__tensor_flatten__()
     return {f".{name}{OF_PROCESS}{rank}": getattr(local, name) for name in names}
+
+
+def _of_process(name: str) -> bool:
+    """Whether only the process that wrote it can use it."""
+    return OF_PROCESS in name.split("/")[0]
 
 
 def _part(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
