@@ -19,26 +19,22 @@ from assets.encoding import FAST_IS_HERE, Fast, Ids, IdsDiffer, Reference, check
 from assets.progress import Progress
 from assets.stage import RECORD, Config, UserError, command, output, read_json, read_params
 from assets.token_store import FILE, Tokens, schema
-from assets.tokenizer import bos_eos_ids, load_tokenizer
+from assets.tokenizer import Special, load_tokenizer, special_ids
 
 TOKENIZER = Path("data/tokenizer")
 
 
-class TokenizedCorpusConfig(Config):
-    """Which special tokens a document carries."""
+class TokenizedCorpusConfig(Special):
+    """Which special tokens a document carries, and nothing else."""
 
-    bos: bool = True
-    """Begin every document with the tokenizer's begin token."""
-    eos: bool = False
-    """End every document with its end token."""
+    model_config = Config.model_config
 
 
 def run(name: str) -> None:
     """Make data/tokenized_corpus/NAME."""
     config = read_params("tokenized_corpus", TokenizedCorpusConfig)
     tokenizer = load_tokenizer(TOKENIZER)
-    bos, eos = bos_eos_ids(TOKENIZER, tokenizer)
-    bos, eos = _special(bos, config.bos, "bos"), _special(eos, config.eos, "eos")
+    bos, eos = special_ids(TOKENIZER, tokenizer, config)
     source = Path("data/raw_corpus") / name
     described = schema(max(tokenizer.get_vocab().values()))
     reference = Reference(tokenizer)
@@ -107,13 +103,6 @@ def with_special(each: Sequence[Ids], bos: int | None, eos: int | None, kind: ty
                         f"{np.dtype(kind).itemsize} bytes. Check that file against the base model's, then: dvc repro "
                         "tokenizer")
     return offsets, tokens.astype(kind, copy=False)
-
-
-def _special(token: int | None, wanted: bool, name: str) -> int | None:
-    if wanted and token is None:
-        raise UserError(f"tokenized_corpus.{name} = true, but {TOKENIZER}/tokenizer_config.json names no {name}_token. "
-                        f"Set it to false, or name the token there.")
-    return token if wanted else None
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ class Special(Config):
 
     model_config = {**Config.model_config, "extra": "ignore"}
     bos: bool = True
+    """Begin every document with the tokenizer's begin token."""
     eos: bool = False
+    """End every document with its end token."""
 
 
 def run() -> None:
@@ -48,7 +50,7 @@ def run() -> None:
     special = read_params("tokenized_corpus", Special)
     with output("tokenizer") as out:
         if (config.source / "tokenizer.json").is_file():
-            check_special(config.source, special)
+            special_ids(config.source, load_tokenizer(config.source), special)
             _copy(config.source, out.folder)
         else:
             _train(config, out.folder)
@@ -109,16 +111,18 @@ def bos_eos_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int | None, int | N
     return ids[0], ids[1]
 
 
-def check_special(folder: Path, wanted: Special) -> None:
-    """Raises UserError unless the tokenizer in `folder` has the special tokens that documents will carry."""
-    ids = bos_eos_ids(folder, load_tokenizer(folder))
-    for name, on, text, number in zip(("bos", "eos"), (wanted.bos, wanted.eos), _special_texts(folder), ids,
-                                      strict=True):
-        if on and number is None:
+def special_ids(folder: Path, tokenizer: Tokenizer, wanted: Special) -> tuple[int | None, int | None]:
+    """Ids of the tokens that begin and end a document, None for one that it does not carry. Raises UserError where
+    the tokenizer, whose folder that is, lacks one that it should."""
+    ids = bos_eos_ids(folder, tokenizer)
+    for place, (name, on) in enumerate((("bos", wanted.bos), ("eos", wanted.eos))):
+        if on and ids[place] is None:
+            text = _special_texts(folder)[place]
             why = f"names no {name}_token" if text is None else (
                 f"names {text!r} as {name}_token, which is no token of tokenizer.json beside it")
             raise UserError(f"tokenized_corpus.{name} = true, but {folder}/tokenizer_config.json {why}. Set "
                             f"tokenized_corpus.{name} to false, or name a token of tokenizer.json there.")
+    return ids[0] if wanted.bos else None, ids[1] if wanted.eos else None
 
 
 def _special_texts(folder: Path) -> tuple[str | None, str | None]:

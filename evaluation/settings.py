@@ -7,8 +7,8 @@ left alone. The cost: it lives above everything it looks at, so it takes as long
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ from assets.recipes import MixedDatasetConfig
 from assets.stage import DATA, ITEMS, PARAMS, Config, UserError, names_of, read_all_params, read_params
 from assets.token_demand import TokenDemandConfig, check_names
 from assets.tokenized_corpus import TokenizedCorpusConfig
-from assets.tokenizer import Special, TokenizerConfig, check_special
+from assets.tokenizer import Special, TokenizerConfig, load_tokenizer, special_ids
 from evaluation.book_qa_report import BookQaReportConfig
 from evaluation.comparison import ComparisonConfig
 from evaluation.loss_report import LossReportConfig
 from evaluation.needle_report import NeedleReportConfig
 from evaluation.short_context_report import ShortContextReportConfig
 from training.base_checkpoint import BaseCheckpointConfig
-from training.extension import CheckpointConfig, settings
+from training.extension import CheckpointConfig, ModelConfig
 
 GRAPH = Path("dvc.yaml")
 ALWAYS: dict[str, type[Config]] = {
@@ -46,43 +46,40 @@ def problems() -> list[str]:
     """What is wrong with params.yaml and with what it names, a line each. Raises UserError where it can't be read."""
     sections = read_all_params(PARAMS)
     stages = yaml.safe_load(GRAPH.read_text())["stages"]
-    strange = [f"{PARAMS}: {name}: no stage of {GRAPH} reads it. Known: {', '.join(stages)}."
-               for name in sections if name not in stages]
-    return strange + [*dict.fromkeys(line for check in _checks(sections, stages) for line in _said(check))]
-
-
-def _said(check: Callable[[], Any]) -> list[str]:
-    try:
-        check()
-    except UserError as error:
-        return str(error).splitlines()
-    return []
-
-
-def _checks(sections: dict[str, Any], stages: dict[str, Any]) -> Iterator[Callable[[], Any]]:
-    """One thing to look at after the other; each raises UserError. What needs a section that is wrong is left out."""
-    wanted = ALWAYS | (OF_MODELS if (sections.get("checkpoint") or {}).get("models") else {})
-    right: dict[str, Any] = {}
-    for name, model in wanted.items():
-        try:
+    found = [f"{PARAMS}: {name}: no stage of {GRAPH} reads it. Known: {', '.join(stages)}."
+             for name in sections if name not in stages]
+    right: dict[str, Any] = {}  # what needs a section that is wrong is not looked at
+    for name, model in (ALWAYS | (OF_MODELS if (sections.get("checkpoint") or {}).get("models") else {})).items():
+        with noted(found):
             right[name] = read_params(name, model)
-        except UserError as error:
-            yield partial(_refuse, str(error))
     for key, path in _paths(right):
-        yield partial(check_path, key, path, stages)
+        with noted(found):
+            check_path(key, path, stages)
     if "mixed_dataset" in right and "raw_corpus" in right:
-        yield partial(check_names, right["mixed_dataset"], list(right["raw_corpus"].domains))
+        with noted(found):
+            check_names(right["mixed_dataset"], list(right["raw_corpus"].domains))
     if "tokenizer" in right and "tokenized_corpus" in right:
-        yield partial(check_tokenizer, right["tokenizer"].source)
+        with noted(found):
+            check_tokenizer(right["tokenizer"].source, right["tokenized_corpus"])
     if "checkpoint" in right:
-        yield from (partial(check_model, name) for name in right["checkpoint"].models)
+        models = right["checkpoint"].models
+        for name in models:
+            with noted(found):
+                check_model(name, models)
         for section, key in (("comparison", "baseline"), ("short_context_report", "against")):
             if section in right:
-                yield partial(check_named, f"{section}.{key}", getattr(right[section], key))
+                with noted(found):
+                    check_named(f"{section}.{key}", getattr(right[section], key), models)
+    return list(dict.fromkeys(found))
 
 
-def _refuse(message: str) -> None:
-    raise UserError(message)
+@contextmanager
+def noted(found: list[str]) -> Iterator[None]:
+    """A mistake of the user's is added to `found`, a line each, and what comes next is looked at too."""
+    try:
+        yield
+    except UserError as error:
+        found += str(error).splitlines()
 
 
 def _paths(value: Any, *keys: str) -> Iterator[tuple[str, Path]]:
@@ -112,26 +109,25 @@ def check_path(key: str, path: Path, stages: dict[str, Any]) -> None:
                         "Name one of those.")
 
 
-def check_tokenizer(source: Path) -> None:
+def check_tokenizer(source: Path, special: Special) -> None:
     """Raises UserError where a tokenizer that is there lacks a special token that documents will carry."""
     if (source / "tokenizer.json").is_file():
-        check_special(source, read_params("tokenized_corpus", Special))
+        special_ids(source, load_tokenizer(source), special)
 
 
-def check_model(name: str) -> None:
+def check_model(name: str, models: Mapping[str, ModelConfig]) -> None:
     """Raises UserError where a model asks for snapshots that are not taken."""
-    config, chosen = settings(name)
-    of = config.models.get(chosen.source.name)
-    if chosen.at is not None and of is not None and chosen.at not in of.snapshots:
-        raise UserError(f"{PARAMS}: checkpoint.models.{name}.at = {chosen.at}: {chosen.source.name} has the snapshots "
-                        f"{', '.join(map(str, of.snapshots)) or 'none'}. Name one of them, or add it there.")
+    at, of = models[name].at, models[name].source.name
+    if at is not None and of in models and at not in models[of].snapshots:
+        raise UserError(f"{PARAMS}: checkpoint.models.{name}.at = {at}: {of} has the snapshots "
+                        f"{', '.join(map(str, models[of].snapshots)) or 'none'}. Name one of them, or add it there.")
 
 
-def check_named(key: str, model: str | None) -> None:
+def check_named(key: str, model: str | None, models: Mapping[str, ModelConfig]) -> None:
     """Raises UserError unless the model is declared."""
-    if model is not None and model not in names_of("model"):
-        raise UserError(f"{PARAMS}: {key} = {model!r}: checkpoint.models has only {', '.join(names_of('model'))}. Name "
-                        "one of those.")
+    if model is not None and model not in models:
+        raise UserError(f"{PARAMS}: {key} = {model!r}: checkpoint.models has only {', '.join(models)}. Name one of "
+                        "those.")
 
 
 def main() -> None:
