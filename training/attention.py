@@ -1,40 +1,111 @@
-"""Attention over long rows: full and causal, across documents or inside each, on one device or along several.
+"""Attention over long sequences: full and causal, across documents or inside each, on one device or several.
 
-One function is registered with transformers under the name NAME, so any of its models runs it, and no mask of
-length x length is ever made: documents are told apart by where they begin. It uses flash-attn where that is installed
-and PyTorch's own kernels elsewhere; which one is in the log.
+Two functions are registered with transformers, so any of its models runs them. NAME is for
+training: no mask of length x length is ever made; documents are told apart by where they begin.
+CACHED is for evaluation: a few new tokens after many cached ones, causal and aligned at the end,
+again without a mask. Both refuse what they would leave out.
 
-Along several devices (Ulysses, arXiv 2309.14509) each holds a stretch of the row; for the attention they trade
-stretches for heads, so every head sees the whole row, and trade back. Cost: two exchanges of the activations a layer.
-Context parallelism as `accelerate` has it is not used: it drops masks, so documents would silently see each other.
+On a GPU the kernels are PyTorch's own. FlashAttention 3 or 4 takes the place of PyTorch's flash
+kernel where it is installed (`activate_flash`). Without it cuDNN comes first on Hopper and later,
+because it is the faster one there. `kernel_words` asks PyTorch which kernel it really picks, and
+the log says so.
+
+Along several devices (Ulysses, arXiv 2309.14509) each holds a shard of the sequence. For the
+attention they trade shards for heads, so every head sees the whole sequence, and trade back. Cost:
+two exchanges of the activations a layer. Context parallelism as `accelerate` has it is not used: it
+drops masks, so documents would silently see each other.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as collectives
+from torch.nn import attention as torch_attention
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AttentionInterface
+from torch.nn.attention.bias import causal_lower_right
+from transformers import AttentionInterface, PretrainedConfig
 
 from assets.stage import UserError
+from training.rope import head_dim
 
 NAME = "needlework"
-BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor | None, int], torch.Tensor]
-"""query, key, value [n, heads, length, width], scale, where documents begin and end int32[documents + 1] or None,
-length of the longest -> [n, heads, length, width]."""
+CACHED = "needlework_cached"
+FLASH_PACKAGES = {"FA3": "flash_attn_interface", "FA4": "flash_attn.cute"}
+"""Which module each of PyTorch's names for a faster flash kernel needs."""
+HOPPER = (9, 0)
+FLASH_FIRST = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION,
+               SDPBackend.EFFICIENT_ATTENTION)
+CUDNN_FIRST = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION,
+               SDPBackend.EFFICIENT_ATTENTION)
+WITHOUT_CUDNN = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+"""For cached reading: cuDNN would plan anew for each of thousands of lengths."""
+Kernel = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor | None, int], torch.Tensor
+]
+"""query, key, value [n, heads, length, width], scale, where documents begin and end
+int32[documents + 1] or None, length of the longest -> [n, heads, length, width]."""
 
 
 def register(device: torch.device, group: dist.ProcessGroup | None) -> str:
-    """Make NAME the attention for this device, along `group` if rows are divided; returns what the log should say."""
-    kernel, words = _kernel(device)
+    """Make NAME the attention for this device, along `group` if sequences are divided.
+
+    Returns what the log should say about it. CACHED is registered too.
+    """
+    flash = activate_flash() if device.type == "cuda" else None
+    order = _order(device, flash)
+    kernel = partial(_varlen if device.type == "cuda" else _by_document, order=order)
     AttentionInterface.register(NAME, partial(attend, kernel=kernel, group=group))
-    along = "" if group is None else f", rows along {dist.get_world_size(group)} devices (Ulysses)"
-    return words + along
+    AttentionInterface.register(CACHED, attend_cached)
+    words = "PyTorch SDPA" if flash is None else f"PyTorch SDPA with {flash}"
+    if group is not None:
+        words += f", sequences along {dist.get_world_size(group)} devices (Ulysses)"
+    return words
+
+
+@cache
+def activate_flash() -> str | None:
+    """Put FlashAttention 3 or 4 behind PyTorch's flash kernel. Returns which, or None."""
+    for name in torch_attention.list_flash_attention_impls():
+        module = FLASH_PACKAGES.get(name, "")
+        try:
+            found = bool(module) and find_spec(module) is not None
+            if found:
+                torch_attention.activate_flash_attention_impl(name)
+                return name
+        except (ImportError, RuntimeError):
+            continue  # Installed, but not for this torch or this CUDA.
+    return None
+
+
+def kernel_words(config: PretrainedConfig, length: int, device: torch.device) -> str:
+    """The kernel that PyTorch picks for unmasked causal attention of this model at this length."""
+    if device.type != "cuda":
+        return "cpu"
+    text = config.get_text_config()
+    heads = int(text.num_attention_heads)
+    shared = int(getattr(text, "num_key_value_heads", None) or heads)
+    size = {"dtype": torch.bfloat16, "device": device}
+    query = torch.empty(1, heads, length, head_dim(text), **size)
+    key = torch.empty(1, shared, length, head_dim(text), **size)
+    with sdpa_kernel(list(_order(device, activate_flash())), set_priority=True):
+        number = torch._fused_sdp_choice(
+            query, key, key, None, 0.0, True, enable_gqa=heads != shared
+        )
+    name = SDPBackend(number).name.lower()
+    flash = activate_flash()
+    return f"{name} ({flash})" if flash and number == SDPBackend.FLASH_ATTENTION.value else name
+
+
+def _order(device: torch.device, flash: str | None) -> Sequence[SDPBackend]:
+    if device.type != "cuda" or flash is not None:
+        return FLASH_FIRST
+    modern = torch.cuda.get_device_capability(device) >= HOPPER
+    return CUDNN_FIRST if modern else FLASH_FIRST
 
 
 def documents(starts: list[torch.Tensor], length: int, device: torch.device) -> tuple[dict[str, Any], torch.Tensor]:
@@ -56,11 +127,10 @@ def attend(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, valu
            group: dist.ProcessGroup | None, **others: Any) -> tuple[torch.Tensor, None]:
     """transformers' attention function. query [n, heads, length, width], key and value with as many or fewer heads ->
     [n, length, heads, width]. Raises UserError for what it would leave out."""
-    left_out = [name for name in ("sliding_window", "softcap", "s_aux") if others.get(name) is not None]
-    if left_out or dropout or attention_mask is not None:
-        raise UserError(f"{type(module).__name__}: {', '.join(left_out) or 'dropout or a mask'} is not part of the "
-                        "attention used in training here (full and causal). Switch it off in the base's config.json, "
-                        "or choose another base.")
+    _left_out(module, others, dropout)
+    if attention_mask is not None:
+        raise UserError(f"{type(module).__name__}: a mask of its own is not part of the attention used here (full and "
+                        "causal). Switch it off in the base's config.json, or choose another base.")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if group is not None:
         key, value = (_enough_heads(part, dist.get_world_size(group)) for part in (key, value))
@@ -71,59 +141,106 @@ def attend(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, valu
     return out.transpose(1, 2), None
 
 
-def _kernel(device: torch.device) -> tuple[Kernel, str]:
-    if device.type != "cuda":
-        return _by_document, "PyTorch SDPA, document by document where masked"
-    try:
-        import flash_attn
-    except ImportError:
-        return _varlen, "PyTorch SDPA (flash or cuDNN), varlen flash where documents are masked"
-    return _flash, f"flash-attn {flash_attn.__version__}"
+def _left_out(module: torch.nn.Module, others: dict[str, Any], dropout: float) -> None:
+    """Raise UserError for what these kernels would silently leave out."""
+    odd = [name for name in ("sliding_window", "softcap", "s_aux") if others.get(name) is not None]
+    if odd or dropout:
+        raise UserError(
+            f"{type(module).__name__}: {', '.join(odd) or 'dropout'} is not part of the attention "
+            "used here (full and causal). Switch it off in the base's config.json, or choose "
+            "another base."
+        )
 
 
-def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    grouped = query.shape[1] != key.shape[1]
-    if query.is_cuda:
-        with sdpa_kernel(BACKENDS):
-            return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale,
-                                                           enable_gqa=grouped)
-    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+def attend_cached(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of the last tokens over all: evaluation with a key-value cache.
+
+    query: [n, heads, asked, width]; key, value: [n, key-value heads, known, width], the asked
+    tokens last -> [n, asked, heads, width]. Grouped heads are not repeated in memory, and a mask is
+    made on a CPU alone. Raises UserError for what it would leave out.
+    """
+    _left_out(module, others, dropout)
+    asked, known = query.shape[2], key.shape[2]
+    options: dict[str, Any] = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    mask: Any = None
+    if 1 < asked < known:
+        mask = causal_lower_right(asked, known) if query.is_cuda else _lower_right(asked, known)
+    options |= {"attn_mask": mask, "is_causal": asked == known > 1}
+    if not query.is_cuda:
+        out = functional.scaled_dot_product_attention(query, key, value, **options)
+        return out.transpose(1, 2), None
+    with sdpa_kernel(list(WITHOUT_CUDNN), set_priority=True):
+        out = functional.scaled_dot_product_attention(query, key, value, **options)
+    return out.transpose(1, 2), None
 
 
-def _by_document(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
-                 cut: torch.Tensor | None, longest: int) -> torch.Tensor:
+def _lower_right(asked: int, known: int) -> torch.Tensor:
+    """bool[asked, known]: True where a token may look. The last row sees everything."""
+    return torch.ones(asked, known, dtype=torch.bool).tril(known - asked)
+
+
+def _causal(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    order: Sequence[SDPBackend],
+) -> torch.Tensor:
+    options: dict[str, Any] = {"is_causal": True, "scale": scale}
+    options["enable_gqa"] = query.shape[1] != key.shape[1]
+    if not query.is_cuda:
+        return functional.scaled_dot_product_attention(query, key, value, **options)
+    with sdpa_kernel(list(order), set_priority=True):
+        return functional.scaled_dot_product_attention(query, key, value, **options)
+
+
+def _by_document(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    cut: torch.Tensor | None,
+    longest: int,
+    order: Sequence[SDPBackend],
+) -> torch.Tensor:
     if cut is None:
-        return _causal(query, key, value, scale)
+        return _causal(query, key, value, scale, order)
     sizes = cut.diff().tolist()
     parts = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
-    return torch.cat([_causal(*part, scale=scale) for part in parts], dim=2)
+    return torch.cat([_causal(*part, scale=scale, order=order) for part in parts], dim=2)
 
 
-def _varlen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
-            cut: torch.Tensor | None, longest: int) -> torch.Tensor:
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    cut: torch.Tensor | None,
+    longest: int,
+    order: Sequence[SDPBackend],
+) -> torch.Tensor:
     if cut is None:
-        return _causal(query, key, value, scale)
+        return _causal(query, key, value, scale, order)
     from torch.nn.attention.varlen import varlen_attn
 
-    flat_query, flat_key, flat_value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
-    out = varlen_attn(flat_query, flat_key, flat_value, cut, cut, longest, longest, scale=scale, window_size=(-1, 0),
-                      enable_gqa=query.shape[1] != key.shape[1])
+    # `enable_gqa` is newer than torch 2.11, and the flash kernel below it needs no flag. So the
+    # heads are shared out by hand; the copies live for one layer only.
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    flat = [part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)]
+    out = varlen_attn(*flat, cut, cut, longest, longest, scale=scale, window_size=(-1, 0))
     assert isinstance(out, torch.Tensor)
     return out.unflatten(0, (query.shape[0], -1)).transpose(1, 2)
-
-
-def _flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
-           cut: torch.Tensor | None, longest: int) -> torch.Tensor:
-    from flash_attn import flash_attn_func, flash_attn_varlen_func
-
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    if cut is None:
-        out = flash_attn_func(query, key, value, softmax_scale=scale, causal=True)
-    else:
-        flat = [part.flatten(0, 1) for part in (query, key, value)]
-        out = flash_attn_varlen_func(*flat, cut, cut, longest, longest, softmax_scale=scale, causal=True)
-        out = out.unflatten(0, (query.shape[0], -1))
-    return out.transpose(1, 2)
 
 
 def _enough_heads(part: torch.Tensor, devices: int) -> torch.Tensor:

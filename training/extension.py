@@ -81,8 +81,8 @@ class CheckpointConfig(Config):
     """Context length written into the trained model's config, in tokens."""
     document_mask: bool = False
     """Whether documents that share a row are kept from seeing each other (the paper: no)."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Of products of matrices; weights and sums are fp32 either way."""
+    precision: Literal["bf16", "fp32", "fp8"] = "bf16"
+    """Of matrix products; weights and sums are fp32 either way. fp8: that of linear layers, the rest bf16."""
     saved_as: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in the saved model."""
     optimizer: OptimizerConfig
@@ -101,8 +101,17 @@ def extend(name: str, world: World) -> Path:
     if not wanted and is_whole(final):
         return final
     make_reproducible(config.seed)
-    task = Task(what=name, rows=rows, steps=steps_of(config, rows), optimizer=config.optimizer, seed=config.seed,
-                document_mask=config.document_mask, bf16=config.precision == "bf16", patience=Patience())
+    task = Task(
+        what=name,
+        rows=rows,
+        steps=steps_of(config, rows),
+        optimizer=config.optimizer,
+        seed=config.seed,
+        document_mask=config.document_mask,
+        bf16=config.precision != "fp32",
+        fp8=config.precision == "fp8",
+        patience=Patience(),
+    )
     task.patience.listen()
     changed = read_config(BASE, chosen.rope, config.context)
     loss = _ready(changed, world, task)
@@ -199,9 +208,11 @@ def _ready(config: PretrainedConfig, world: World, task: Task) -> TokenLoss:
     model.set_attn_implementation(attention.NAME)
     words = attention.register(world.device, world.row_group)
     _say(world, f"{task.what}: {task.steps} steps of {task.rows_per_step} rows of {task.rows.length:,} tokens, "
-                f"{world.size} x {world.device.type}, {words}")
+                f"{world.size} x {world.device.type}, {words}, kernel "
+                f"{attention.kernel_words(config, task.rows.length, world.device)}"
+                f"{', '.join(['', *sorted(world.hardware.switches)])}")
     _say(world, f"{task.what}: {_room(config, world, task)}")
-    return divide(TokenLoss(model), world, task.bf16)
+    return divide(TokenLoss(model), world, task.bf16, task.fp8)
 
 
 def _room(config: PretrainedConfig, world: World, task: Task) -> str:

@@ -62,6 +62,8 @@ class Task:
     seed: int
     document_mask: bool = False
     bf16: bool = True
+    fp8: bool = False
+    """Whether linear layers multiply in fp8."""
     patience: Patience = field(default_factory=Patience)
 
     @property

@@ -31,6 +31,7 @@ def on_device(shape: Shape, hardware: Hardware, processes: int, tokens: int, opt
         "moments": MOMENT_BYTES[optimizer] * stay,
         "gathered weights, bf16": 2 * 2.0 * shape.layer_weights + ends,
         "what enters each layer": kept,
+        "what attention returned": _attention_kept(shape, here) if hardware.keep_attention else 0.0,
         "inside a layer" if copies == 1 else "inside all layers": copies * here * layer_bytes(shape),
         "loss": 8.0 * LOGITS_AT_ONCE + 4.0 * shape.vocabulary * shape.width + 2.0 * here * shape.width,
     }
@@ -41,6 +42,11 @@ def on_host(shape: Shape, hardware: Hardware, processes: int, tokens: int, optim
     weights = (8 + MOMENT_BYTES[optimizer]) * shape.parameters / processes if hardware.offload_weights else 0.0
     enters = 2.0 * shape.layers * tokens / hardware.sp * shape.width
     return weights + (enters if hardware.checkpoint_activations and hardware.offload_activations else 0.0)
+
+
+def _attention_kept(shape: Shape, tokens: float) -> float:
+    """Bytes of all layers' attention outputs in bf16, and of the logarithms of their sums in fp32."""
+    return shape.layers * shape.heads * tokens * (2.0 * shape.head_dim + 4.0)
 
 
 def layer_bytes(shape: Shape) -> float:

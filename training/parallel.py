@@ -25,6 +25,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from assets.stage import UserError
 from training.loss import TokenLoss
+from training.switches import (
+    CHECKPOINT,
+    KEEP_ATTENTION,
+    OFFLOAD,
+    VARIABLE,
+    apply,
+    checkpoint_activations,
+    switches_of,
+    to_fp8,
+)
 
 LAUNCHED = "ACCELERATE_USE_FSDP"
 WAIT = timedelta(hours=2)
@@ -46,6 +56,10 @@ class Hardware:
     """Keep weights, gradients and the optimizer's moments in the host's memory and update them there."""
     reshard: bool = True
     """Give up a layer's gathered weights after its forward pass."""
+    keep_attention: bool = False
+    """With checkpointed activations: keep what attention returned as well."""
+    switches: frozenset[str] = frozenset()
+    """Names from training/switches.py: what else NEEDLEWORK_SWITCHES asks for."""
 
     @classmethod
     def of_file(cls, path: Path) -> tuple["Hardware", int]:
@@ -73,9 +87,19 @@ class Hardware:
         if size("TP") > 1:
             raise UserError("parallelism_config_tp_size > 1: tensor parallelism is not offered; weights are sharded "
                             "over all processes anyway (FSDP2). Remove it.")
-        return cls(sp=size("SP"), checkpoint_activations=on("ACTIVATION_CHECKPOINTING"),
-                   offload_activations=on("ACTIVATION_CHECKPOINTING_OFFLOAD"), offload_weights=on("OFFLOAD_PARAMS"),
-                   reshard=on("RESHARD_AFTER_FORWARD", True))
+        switches = switches_of(environment)
+        keep = KEEP_ATTENTION in switches
+        offload = on("ACTIVATION_CHECKPOINTING_OFFLOAD") or OFFLOAD in switches
+        return cls(
+            sp=size("SP"),
+            checkpoint_activations=on("ACTIVATION_CHECKPOINTING")
+            or bool({CHECKPOINT, KEEP_ATTENTION, OFFLOAD} & switches),
+            offload_activations=offload,
+            offload_weights=on("OFFLOAD_PARAMS"),
+            reshard=on("RESHARD_AFTER_FORWARD", True),
+            keep_attention=keep,
+            switches=switches,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +160,9 @@ class World:
 
 
 def alone() -> World:
-    """One process on the CPU, nothing divided."""
-    return World(device=torch.device("cpu"))
+    """One process on the CPU, nothing divided, with the switches of the environment."""
+    return World(device=torch.device("cpu"), hardware=Hardware.of_environment(
+        {VARIABLE: os.environ.get(VARIABLE, "")}))
 
 
 def join_world() -> World:
@@ -157,12 +182,19 @@ def join_world() -> World:
     return World(device=device, rank=state.process_index, size=state.num_processes, hardware=hardware, sharded=True)
 
 
-def divide(loss: TokenLoss, world: World, bf16: bool) -> TokenLoss:
-    """The model, in place: sharded over the world, each layer by itself, with the weights that the main process has."""
+def divide(loss: TokenLoss, world: World, bf16: bool, fp8: bool = False) -> TokenLoss:
+    """The model, in place: sharded over the world, each layer by itself, with the weights that the main process has.
+
+    fp8: linear layers multiply in fp8. Raises UserError for a switch that can't be used here.
+    """
     hardware, has_host = world.hardware, world.device.type != "cpu"
+    if fp8:
+        to_fp8(loss.model, world.device)
+    apply(loss.model, hardware.switches, world.device)
     if hardware.checkpoint_activations:
-        loss.model.activation_checkpointing_enable({"use_reentrant": False},
-                                                   offload=hardware.offload_activations and has_host)
+        checkpoint_activations(
+            loss.model, hardware.keep_attention, hardware.offload_activations and has_host
+        )
     if not world.sharded:
         return loss
     whole: dict[str, torch.Tensor] = {}

@@ -1,0 +1,112 @@
+"""Everything that a GPU can tell about this project, in one process and eight minutes.
+
+    python -m benchmarks.gpu                      every part, sized by the card
+    python -m benchmarks.gpu --only width,whole   some parts
+    python -m benchmarks.gpu --dry-run            every part with toy sizes, on a CPU too
+    python -m benchmarks.gpu --extend FOLDER      the convincing run (benchmarks/gpu_extend.py)
+
+Each result is one line of JSON, printed as soon as it exists, so a run that is cut short loses only
+what it had not reached. The most informative parts come first. Each part has a time limit of its
+own, checked between results, and a part that fails says so and lets the others go on. It needs
+only what `benchmarks/gpu-wheels.txt` and a plain PyTorch machine have. The figures that came of it
+are in docs/benchmarks.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # The resume part wants fixed sums.
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # Long runs fragment less.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+from benchmarks import gpu_parts
+from benchmarks.gpu_parts import Card, Result
+
+Part = Callable[[Card], Iterator[Result]]
+PARTS: dict[str, tuple[Part, float]] = {
+    "machine": (gpu_parts.machine, 20),
+    "attention": (gpu_parts.attention_speed, 70),
+    "correct": (gpu_parts.correct, 60),
+    "width": (gpu_parts.width, 90),
+    "switches": (gpu_parts.switches, 180),
+    "needle": (gpu_parts.needle, 60),
+    "resume": (gpu_parts.resume, 60),
+    "whole": (gpu_parts.whole, 150),
+}
+"""What is measured, in this order, and the seconds after which a part begins nothing new."""
+
+
+def run_part(name: str, card: Card, seconds: float) -> None:
+    """Print the results of one part. A failure is a result too."""
+    part, limit = PARTS[name]
+    begun = time.monotonic()
+    results = part(card)
+    while True:
+        before = time.monotonic()
+        if before - begun > min(limit, seconds):
+            say(name, {"stopped": "the time of this part is over"}, begun)
+            results.close()  # type: ignore[attr-defined]  # parts are generators
+            break
+        try:
+            result = next(results)
+        except StopIteration:
+            break
+        except Exception as error:  # A part that fails must not end the others.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            say(name, {"failed": text, "where": f"{Path(where.filename).name}:{where.lineno}"}, begun)
+            break
+        say(name, result, before)
+    card.forget()
+
+
+def say(part: str, result: dict[str, Any], since: float) -> None:
+    """One line of JSON."""
+    line = {"part": part, **result, "seconds": round(time.monotonic() - since, 2)}
+    print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dry-run", action="store_true", help="toy sizes, on a CPU too")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
+    parser.add_argument("--seconds", type=float, default=480, help="for all parts together")
+    parser.add_argument("--extend", type=Path, metavar="FOLDER", help="the convincing run")
+    given = parser.parse_args()
+    if given.extend is not None:
+        from benchmarks.gpu_extend import extend
+
+        extend(given.extend, given.seconds, given.dry_run)
+        return
+    names = [name.strip() for name in given.only.split(",")]
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        sys.exit(f"gpu: no part is called {unknown[0]!r}. There are: {', '.join(PARTS)}.")
+    if not given.dry_run and not torch.cuda.is_available():
+        sys.exit("gpu: no GPU here. `--dry-run` does all of it on a CPU with toy sizes.")
+    if given.dry_run and not torch.cuda.is_available():
+        torch._dynamo.config.disable = True  # A C++ compiler takes a minute for nothing new here.
+    deadline = time.monotonic() + given.seconds
+    card = Card.of_here(given.dry_run)
+    for name in names:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            say(name, {"stopped": "--seconds is over"}, time.monotonic())
+            continue
+        run_part(name, card, left)
+
+
+if __name__ == "__main__":
+    main()

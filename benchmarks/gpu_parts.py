@@ -1,0 +1,505 @@
+"""The parts of benchmarks/gpu.py: each yields its results one by one.
+
+Training is measured by the very path that the stage takes: FSDP2 on one process, the chunked loss,
+the project's attention and its loop. Models have random weights, for speed and memory do not depend
+on them. MFU counts useful work only (training/flops.py) against the data sheet's dense bf16 peak.
+"""
+
+import dataclasses
+import gc
+import importlib.metadata
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import LlamaConfig, PreTrainedModel
+
+from evaluation.needle import Cell, Given, Needle, prompt
+from evaluation.walk import Walk
+from training import attention, snapshots
+from training.batches import Batch, RowsInMemory
+from training.flops import PEAK_BF16, named_gpu, shape_of
+from training.loop import Task, train
+from training.loss import TokenLoss
+from training.memory import GIB, on_device
+from training.model import shell_of
+from training.optimizer import OptimizerConfig, make_optimizer
+from training.parallel import LAUNCHED, Hardware, World, divide, join_world
+from training.passes import forward
+from training.switches import COMPILE, KEEP_ATTENTION, LIGER, TILED_MLP
+
+Result = dict[str, Any]
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("torch", "transformers", "accelerate", "liger-kernel", "torchao", "flash-attn-4",
+            "numpy", "triton")
+ANSWER = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is measured on, and the sizes that fit it."""
+
+    device: torch.device
+    name: str
+    gib: float
+    toy: bool
+    """Small sizes: to see that everything runs."""
+    lengths: tuple[int, ...]
+    long: int
+    """The length at which switches are compared."""
+    layers: int
+    """Layers of the model that has a 7B's width."""
+    world: World
+
+    @classmethod
+    def of_here(cls, toy: bool) -> "Card":
+        """The first GPU, or the CPU where there is none. toy: small sizes."""
+        os.environ |= {LAUNCHED: "true", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+        world = join_world()
+        name, gib = "CPU", 4.0
+        if world.device.type == "cuda":
+            properties = torch.cuda.get_device_properties(world.device)
+            name, gib = properties.name, properties.total_memory / GIB
+        sizes: Result = {"lengths": (4096, 16_384, 32_768, 81_920, 131_072), "long": 81_920,
+                         "layers": 8}
+        if toy:
+            torch.set_num_threads(1)
+            sizes = {"lengths": (64, 128), "long": 128, "layers": 2}
+        return cls(device=world.device, name=name, gib=gib, toy=toy, world=world, **sizes)
+
+    @property
+    def peak(self) -> float:
+        """Dense bf16 FLOP/s of the data sheet; of an H100 where the card is not known."""
+        return PEAK_BF16[named_gpu(self.name) or "H100"]
+
+    def config(self, length: int, layers: int) -> LlamaConfig:
+        """LLaMA-2-7B's figures with fewer layers; in a dry run, a toy."""
+        if self.toy:
+            return LlamaConfig(vocab_size=256, hidden_size=64, intermediate_size=128,
+                               num_hidden_layers=layers, num_attention_heads=4,
+                               num_key_value_heads=4, max_position_embeddings=length)
+        config = LlamaConfig.from_json_file(ROOT / "models/llama-2-7b.json")
+        config.max_position_embeddings, config.num_hidden_layers = length, layers
+        return config
+
+    def wait(self) -> None:
+        """Until the device has done what was asked of it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def forget(self) -> None:
+        """Free what a part left, compiled code of other lengths too."""
+        torch.compiler.reset()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_gib(self) -> float:
+        """The most memory that tensors took since `forget`."""
+        if self.device.type != "cuda":
+            return 0.0
+        return torch.cuda.max_memory_allocated() / GIB
+
+
+def seconds_of(card: Card, run: Callable[[], Any], repeats: int = 3) -> float:
+    """Median seconds of `run` after one that is not counted."""
+    run()
+    times = []
+    for _ in range(repeats):
+        card.wait()
+        begun = time.monotonic()
+        run()
+        card.wait()
+        times.append(time.monotonic() - begun)
+    return float(np.median(times))
+
+
+def machine(card: Card) -> Iterator[Result]:
+    """Versions, a large matrix product and a large copy: the ceilings."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    yield {"card": card.name, "GiB": round(card.gib, 1), "python": platform.python_version(),
+           **found, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    for size in (256,) if card.toy else (8192, 16_384):
+        one, other = (torch.randn(size, size, device=card.device, dtype=torch.bfloat16)
+                      for _ in range(2))
+        spent = seconds_of(card, lambda one=one, other=other: one @ other, 5)
+        yield {"product": size, "TFLOP/s": round(2 * size**3 / spent / 1e12, 1)}
+    source = torch.randn(1 << (20 if card.toy else 30), device=card.device)
+    target = torch.empty_like(source)
+    spent = seconds_of(card, lambda: target.copy_(source), 5)
+    yield {"copy": "read + written", "TB/s": round(2 * source.nbytes / spent / 1e12, 3)}
+
+
+def attention_speed(card: Card) -> Iterator[Result]:
+    """Causal attention by kernel and length, forward and backward, 32 heads of 128."""
+    kernels = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash2": SDPBackend.FLASH_ATTENTION}
+    if card.device.type == "cpu":
+        kernels = {"cpu": SDPBackend.FLASH_ATTENTION}
+    shapes = [(length, 4 if card.toy else 32, 4 if card.toy else 32, 128) for length in card.lengths]
+    shapes += [] if card.toy else [(32_768, 32, 8, 128), (32_768, 9, 3, 64)]
+    for name, kernel in kernels.items():
+        for shape in shapes:
+            yield _attention_of(card, name, kernel, *shape)
+    flash = attention.activate_flash() if card.device.type == "cuda" else None
+    if flash is not None:
+        for shape in shapes:
+            yield _attention_of(card, flash, SDPBackend.FLASH_ATTENTION, *shape)
+
+
+def _attention_of(
+    card: Card, name: str, kernel: SDPBackend, length: int, heads: int, shared: int, width: int
+) -> Result:
+    """TFLOP/s of one kernel; a backward pass counts two and a half forward ones, as is usual."""
+    kind = torch.bfloat16
+    query, slope = (torch.randn(1, heads, length, width, device=card.device, dtype=kind)
+                    for _ in range(2))
+    key, value = (torch.randn(1, shared, length, width, device=card.device, dtype=kind)
+                  for _ in range(2))
+    parts = [part.requires_grad_() for part in (query, key, value)]
+    work = 2.0 * heads * width * length**2
+
+    def ahead() -> torch.Tensor:
+        with sdpa_kernel(kernel):
+            return functional.scaled_dot_product_attention(
+                *parts, is_causal=True, enable_gqa=heads != shared
+            )
+
+    result: Result = {"kernel": name, "length": length, "heads": f"{heads}/{shared} x {width}"}
+    try:
+        forwards = seconds_of(card, ahead)
+        out = ahead()
+        backwards = seconds_of(card, lambda: torch.autograd.grad(out, parts, slope, True))
+    except RuntimeError as error:
+        return result | {"failed": str(error).splitlines()[0][:200]}
+    return result | {"forward TFLOP/s": round(work / forwards / 1e12, 1),
+                     "backward TFLOP/s": round(2.5 * work / backwards / 1e12, 1)}
+
+
+def correct(card: Card) -> Iterator[Result]:
+    """Loss and gradients against fp32 without any of our kernels, and each switch against none."""
+    length = 128 if card.toy else 2048
+    config = LlamaConfig(
+        vocab_size=256 if card.toy else 32_000, hidden_size=64 if card.toy else 1024,
+        intermediate_size=128 if card.toy else 2816, num_hidden_layers=2 if card.toy else 4,
+        num_attention_heads=4 if card.toy else 16, num_key_value_heads=2 if card.toy else 4,
+        max_position_embeddings=length)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, length))
+    whole = Batch(ids=ids, starts=[np.zeros(1, np.int64)])
+    halves = Batch(ids=ids, starts=[np.array([0, length // 2])])
+    stock = _stock(card, config, ids)
+    plain = _ours(card, config, whole)
+    yield {"what": "bf16 against stock fp32", **_differ(plain, stock)}
+    yield {"what": "the same again", **_differ(_ours(card, config, whole), plain)}
+    for hardware, fp8 in (
+        (Hardware(checkpoint_activations=True), False),
+        (Hardware(checkpoint_activations=True, offload_activations=True), False),
+        (Hardware(checkpoint_activations=True, keep_attention=True), False),
+        *((Hardware(switches=frozenset({name})), False) for name in _fused(card)),
+        (Hardware(checkpoint_activations=True, switches=frozenset({TILED_MLP})), False),
+        (Hardware(), True),
+        (Hardware(switches=frozenset({COMPILE})), True),
+    ):
+        words = _words(hardware, fp8)
+        try:
+            found = _ours(card, config, whole, hardware, fp8)
+            yield {"what": f"{words} against plain", **_differ(found, plain),
+                   "gradient to stock": _differ(found, stock)["gradient"]}
+        except Exception as error:
+            yield {"what": words, "failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    masked = _ours(card, config, halves, document_mask=True)
+    apart = [_stock(card, config, part) for part in np.array_split(ids, 2, axis=1)]
+    together = sum(part[0] for part in apart), sum(part[1] for part in apart)
+    yield {"what": "two masked documents against each alone in fp32", **_differ(masked, together)}
+    yield {"what": "cached attention against fp32", "kernel error": _cached_error(card)}
+
+
+def _fused(card: Card) -> tuple[str, ...]:
+    """Liger's kernels need a GPU."""
+    return (LIGER, COMPILE) if card.device.type == "cuda" else (COMPILE,)
+
+
+def _model(card: Card, config: LlamaConfig) -> PreTrainedModel:
+    """The same random weights every time."""
+    torch.manual_seed(0)
+    with card.device:
+        model = shell_of(config)
+        with torch.no_grad():
+            for part in model.parameters():
+                part.normal_(0, 0.02) if part.ndim > 1 else part.fill_(1)
+    return model
+
+
+def _stock(card: Card, config: LlamaConfig, ids: np.ndarray) -> tuple[float, torch.Tensor]:
+    """Loss and gradients of stock transformers in fp32, eager attention."""
+    model = _model(card, config)
+    model.set_attn_implementation("eager")
+    inputs = torch.from_numpy(ids).to(card.device)
+    logits = model(inputs, use_cache=False).logits[0, :-1].float()
+    loss = functional.cross_entropy(logits, inputs[0, 1:], reduction="sum")
+    loss.backward()
+    gradients = [part.grad.flatten() for part in model.parameters()]
+    return loss.item(), torch.cat(gradients).cpu()
+
+
+def _ours(
+    card: Card, config: LlamaConfig, batch: Batch, hardware: Hardware | None = None,
+    fp8: bool = False, document_mask: bool = False,
+) -> tuple[float, torch.Tensor]:
+    """Loss and gradients by the path that trains: FSDP2, bf16 products."""
+    world = dataclasses.replace(card.world, hardware=hardware or Hardware())
+    model = _model(card, config)
+    attention.register(card.device, None)
+    model.set_attn_implementation(attention.NAME)
+    loss = divide(TokenLoss(model), world, True, fp8)
+    loss.train()
+    value = forward(loss, batch, world, document_mask, True)
+    value.backward()
+    gradients = [part.grad.to_local().flatten().float() for part in loss.parameters()]
+    return value.item(), torch.cat(gradients).cpu()
+
+
+def _differ(found: tuple[float, torch.Tensor], right: tuple[float, torch.Tensor]) -> Result:
+    """Relative difference of the loss, and of all gradients as one vector."""
+    gradient = (found[1] - right[1]).norm() / right[1].norm()
+    return {"loss": float(f"{abs(found[0] / right[0] - 1):.2e}"),
+            "gradient": float(f"{gradient.item():.2e}")}
+
+
+def _cached_error(card: Card) -> dict[str, float]:
+    """Relative error of reading a few tokens after many, grouped heads, by kernel case."""
+    known, errors = 256 if card.toy else 8192, {}
+    for name, asked in (("one", 1), ("some", 100), ("all", known)):
+        query = torch.randn(2, 8, asked, 64, device=card.device, dtype=torch.bfloat16)
+        key, value = (torch.randn(2, 2, known, 64, device=card.device, dtype=torch.bfloat16)
+                      for _ in range(2))
+        out, _ = attention.attend_cached(torch.nn.Module(), query, key, value, None)
+        wide = [part.double().repeat_interleave(4, dim=1) for part in (key, value)]
+        scores = query.double() @ wide[0].transpose(2, 3) / 8
+        seen = torch.ones(asked, known, dtype=torch.bool, device=card.device).tril(known - asked)
+        right = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ wide[1]
+        error = (out.transpose(1, 2).double() - right).norm() / right.norm()
+        errors[name] = float(f"{error.item():.2e}")
+    return errors
+
+
+def _words(hardware: Hardware, fp8: bool) -> str:
+    names = [name for name, on in (
+        ("checkpoint", hardware.checkpoint_activations), (KEEP_ATTENTION, hardware.keep_attention),
+        ("offload", hardware.offload_activations), ("fp8", fp8)) if on]
+    return ", ".join(names + sorted(hardware.switches)) or "plain"
+
+
+def width(card: Card) -> Iterator[Result]:
+    """A 7B's width at every length, activations checkpointed and nothing else."""
+    for length in card.lengths:
+        yield one_training(card, length, card.layers, Hardware(checkpoint_activations=True))
+
+
+def switches(card: Card) -> Iterator[Result]:
+    """The same at the long length with each switch."""
+    base = Hardware(checkpoint_activations=True)
+    keep = dataclasses.replace(base, keep_attention=True)
+
+    def with_names(hardware: Hardware, *names: str) -> Hardware:
+        return dataclasses.replace(hardware, switches=frozenset(names))
+
+    fused = _fused(card)[0]
+    ways: list[tuple[Hardware, bool]] = [
+        (with_names(keep, fused), False), (with_names(keep, COMPILE), False),
+        (with_names(keep, COMPILE), True), (keep, False), (with_names(base, fused), False),
+        (dataclasses.replace(base, offload_activations=True), False),
+        (with_names(keep, fused, TILED_MLP), False)]
+    for hardware, fp8 in ways:
+        yield one_training(card, card.long, card.layers, hardware, fp8)
+
+
+def one_training(
+    card: Card, length: int, layers: int, hardware: Hardware, fp8: bool = False,
+    kind: str = "adamw", steps: int = 2,
+) -> Result:
+    """A few steps of one sequence each, as the stage would take them; the last one is timed."""
+    card.forget()
+    world = dataclasses.replace(card.world, hardware=hardware)
+    config = card.config(length, layers)
+    result: Result = {"length": length, "layers": layers, "how": _words(hardware, fp8),
+                      "optimizer": kind}
+    try:
+        times = _step_times(card, config, world, fp8, kind, steps)
+    except Exception as error:  # Out of memory, or something that is not installed: a result too.
+        card.forget()
+        return result | {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    shape = shape_of(config)
+    speed = length / times[-1]
+    flops = speed * shape.training_flops(length)
+    planned = on_device(shape, hardware, 1, length, kind)
+    return result | {
+        "tokens/s": round(speed), "TFLOP/s": round(flops / 1e12, 1),
+        "MFU": round(flops / card.peak, 4), "GiB": round(card.peak_gib(), 2),
+        "planned GiB": round(sum(planned.values()) / GIB, 2),
+        "first step": round(times[0], 1),
+        "kernel": attention.kernel_words(config, length, card.device)}
+
+
+def _step_times(
+    card: Card, config: LlamaConfig, world: World, fp8: bool, kind: Any, steps: int
+) -> list[float]:
+    """Seconds of each step."""
+    length = config.max_position_embeddings
+    model = _model(card, config)
+    attention.register(card.device, None)
+    model.set_attn_implementation(attention.NAME)
+    optimizer = OptimizerConfig(kind=kind, learning_rate=1e-5, batch_tokens=length,
+                                micro_batch_tokens=length)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (steps, length))
+    task = Task(what=f"{length:,}", rows=RowsInMemory(ids=ids), steps=steps, optimizer=optimizer,
+                seed=0, fp8=fp8)
+    loss = divide(TokenLoss(model), world, True, fp8)
+    times, before = [], time.monotonic()
+    for _ in train(loss, make_optimizer(loss, optimizer), task, world):
+        card.wait()
+        times.append(time.monotonic() - before)
+        before = time.monotonic()
+    return times
+
+
+def needle(card: Card) -> Iterator[Result]:
+    """Cells of the needle grid with a prefix cache, against one full pass for each prompt."""
+    lengths = (64, 128) if card.toy else (32_768, 131_072)
+    config = card.config(max(lengths), card.layers)
+    with card.device:
+        model = shell_of(config).to(torch.bfloat16).eval()
+        with torch.no_grad():
+            for part in model.parameters():
+                part.normal_(0, 0.02) if part.ndim > 1 else part.fill_(1)
+    attention.register(card.device, None)
+    model.set_attn_implementation(attention.CACHED)
+    for length in lengths:
+        yield _needle_at(card, model, length)
+
+
+def _needle_at(card: Card, model: PreTrainedModel, length: int) -> Result:
+    test = random_needle(model.config.vocab_size, length)
+    ends = np.array([1])
+    places = [int(length * share) for share in (0.9, 0.7, 0.5, 0.3, 0.1)]
+    prompts = [prompt(test, Cell(length=length, depth=0, place=place), ANSWER, ends)[None]
+               for place in places]
+    answer = test.answer[None]
+    fresh = Walk(model, 1, length, 4096)
+    fresh.ask(prompts[-1], answer)
+    card.wait()
+    begun = time.monotonic()
+    fresh = Walk(model, 1, length, 4096)
+    full = fresh.ask(prompts[-1], answer)
+    card.wait()
+    whole = time.monotonic() - begun
+    walk = Walk(model, 1, length, 4096)
+    walk.ask(prompt(test, Cell(length=length, depth=0, place=None), ANSWER, ends)[None], answer)
+    card.wait()
+    begun = time.monotonic()
+    answers = [walk.ask(each, answer) for each in prompts]
+    card.wait()
+    cell = (time.monotonic() - begun) / len(places)
+    begun = time.monotonic()
+    walk.say(prompts[-1], 16)
+    spoken = (time.monotonic() - begun) / 16
+    return {"length": length, "layers": model.config.num_hidden_layers,
+            "full pass s": round(whole, 3), "cell with prefix s": round(cell, 3),
+            "ratio": round(whole / cell, 2), "ms a spoken token": round(1000 * spoken, 1),
+            "largest difference": float(f"{np.abs(answers[-1] - full).max():.2e}"),
+            "same choice": bool((answers[-1].argmax(-1) == full.argmax(-1)).all()),
+            "GiB": round(card.peak_gib(), 2)}
+
+
+def random_needle(vocabulary: int, longest: int) -> Needle:
+    """Random tokens, with a sentence end every twenty or so."""
+    draw = np.random.default_rng(0)
+    haystack = draw.integers(2, vocabulary, longest)
+    haystack[draw.random(longest) < 0.05] = 1
+    words = [draw.integers(2, vocabulary, size) for size in (10, 8, ANSWER)]
+    return Needle(before=np.zeros(1, np.int64), haystack=haystack, statement=words[0],
+                  question=words[1], answer=words[2], rivals=haystack[:0],
+                  said=Given(statement="", question="", answer=""))
+
+
+def resume(card: Card) -> Iterator[Result]:
+    """Four steps in one go against two, a snapshot, and two more: the same weights?"""
+    for fixed in (True, False):
+        torch.use_deterministic_algorithms(fixed, warn_only=True)
+        straight, _ = _trained(card, None)
+        again, _ = _trained(card, None)
+        with tempfile.TemporaryDirectory() as folder:
+            resumed, facts = _trained(card, Path(folder))
+        torch.use_deterministic_algorithms(False)
+        yield {"deterministic algorithms": fixed, **facts,
+               "twice the same": _apart(straight, again), "resumed": _apart(straight, resumed),
+               "bit-equal": bool(torch.equal(straight, resumed))}
+
+
+def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(f"{((one - other).norm() / one.norm()).item():.2e}")
+
+
+def _trained(card: Card, folder: Path | None) -> tuple[torch.Tensor, Result]:
+    """All weights after four steps; with a folder, a snapshot and a new process's state between."""
+    length = 128 if card.toy else 4096
+    config = card.config(length, 1)
+    optimizer = OptimizerConfig(learning_rate=1e-3, batch_tokens=length, micro_batch_tokens=length)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (4, length))
+    world = dataclasses.replace(card.world, hardware=Hardware(checkpoint_activations=True))
+
+    def fresh() -> tuple[TokenLoss, torch.optim.Optimizer]:
+        card.forget()
+        model = _model(card, config)
+        attention.register(card.device, None)
+        model.set_attn_implementation(attention.NAME)
+        loss = divide(TokenLoss(model), world, True)
+        return loss, make_optimizer(loss, optimizer)
+
+    task = Task(what="resume", rows=RowsInMemory(ids=ids), steps=4, optimizer=optimizer, seed=0)
+    loss, moments = fresh()
+    log, facts = [], {}
+    for line in train(loss, moments, task, world):
+        log.append(line)
+        if folder is not None and len(log) == 2:
+            break
+    if folder is not None:
+        begun = time.monotonic()
+        where = snapshots.save(folder, loss, moments, log, world)
+        spent = time.monotonic() - begun
+        size = sum(path.stat().st_size for path in where.rglob("*"))
+        facts = {"snapshot GiB": round(size / GIB, 2), "GB/s": round(size / spent / 1e9, 2)}
+        del loss, moments
+        loss, moments = fresh()
+        log = snapshots.load(where, loss, moments, world)
+        log += list(train(loss, moments, task, world, log))
+    return torch.cat([part.to_local().flatten().cpu() for part in loss.parameters()]), facts
+
+
+def whole(card: Card) -> Iterator[Result]:
+    """All of a 7B at 80K, two steps, where the card has the room: 8-bit moments, attention kept."""
+    if card.gib < 130 and not card.toy:
+        yield {"skipped": f"a whole 7B at {card.long:,} tokens needs an H200; this card has "
+                          f"{card.gib:.0f} GiB"}
+        return
+    fused = frozenset(_fused(card)[:1])
+    kind = "adamw_8bit" if card.device.type == "cuda" else "adamw"
+    for keep in (True, False):
+        hardware = Hardware(checkpoint_activations=True, keep_attention=keep, switches=fused)
+        result = one_training(card, card.long, 2 if card.toy else 32, hardware, kind=kind)
+        yield result
+        if "failed" not in result:
+            return

@@ -1,0 +1,170 @@
+"""Switches that make training faster or smaller and keep what it computes.
+
+None of them is a parameter of an artefact: they say where and how fast it is made. So they stand in
+the environment, NEEDLEWORK_SWITCHES, as a list of names with commas between. The cost is that the
+last bits of a result depend on them, as they depend on the GPU. tests/training/test_switches.py and
+benchmarks/gpu.py hold each one against the plain path.
+
+| name | effect | from |
+|---|---|---|
+| checkpoint | keep only what enters each layer, compute the rest again in the backward pass | torch |
+| keep_attention | checkpoint, but keep what attention returned: it is the dearest to compute again | torch |
+| offload | checkpoint, with what enters each layer in the host's memory | transformers |
+| liger | fused RMSNorm, RoPE and SwiGLU | liger-kernel |
+| compile | the same by torch.compile: norms, RoPE and feed-forward of each layer | torch |
+| tiled_mlp | the feed-forward a few thousand tokens at a time, each tile computed again | here |
+
+fp8 linear layers change the numbers, so they are a parameter: checkpoint.precision = fp8.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from transformers import PreTrainedModel
+
+from assets.stage import UserError
+
+VARIABLE = "NEEDLEWORK_SWITCHES"
+CHECKPOINT, KEEP_ATTENTION, OFFLOAD = "checkpoint", "keep_attention", "offload"
+LIGER, COMPILE, TILED_MLP = "liger", "compile", "tiled_mlp"
+KNOWN = (CHECKPOINT, KEEP_ATTENTION, OFFLOAD, LIGER, COMPILE, TILED_MLP)
+ATTENTION_OPERATORS = (
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_flash_attention_forward",
+    "torch_attn::_varlen_attn",
+)
+COMPILED_SHAPES = 64
+TILE = 4096
+"""Tokens of a tile of the feed-forward: enough to fill a GPU."""
+
+
+def switches_of(environment: Mapping[str, str]) -> frozenset[str]:
+    """The switches that the environment asks for. Raises UserError for a name that is none."""
+    names = [name.strip() for name in environment.get(VARIABLE, "").split(",") if name.strip()]
+    unknown = [name for name in names if name not in KNOWN]
+    if unknown:
+        raise UserError(
+            f"{VARIABLE} = {environment[VARIABLE]}: no switch is called {unknown[0]!r}. There are: "
+            f"{', '.join(KNOWN)}."
+        )
+    if LIGER in names and COMPILE in names:
+        raise UserError(
+            f"{VARIABLE}: {LIGER} and {COMPILE} fuse the same operations. Choose one of them."
+        )
+    return frozenset(names)
+
+
+def checkpoint_activations(model: PreTrainedModel, keep_attention: bool, offload: bool) -> None:
+    """Keep what enters each layer, and with `keep_attention` what its attention returned.
+
+    offload: what enters each layer waits in the host's memory.
+    """
+    arguments: dict[str, Any] = {"use_reentrant": False}
+    if keep_attention:
+        arguments["context_fn"] = _keep_attention
+    model.activation_checkpointing_enable(arguments, offload=offload)
+
+
+def _keep_attention() -> Any:
+    operators = [found for name in ATTENTION_OPERATORS if (found := _operator(name)) is not None]
+    return create_selective_checkpoint_contexts(operators)
+
+
+def _operator(name: str) -> Any:
+    """The default overload of a registered operator; None where this torch does not have it."""
+    space, short = name.split("::")
+    packet = getattr(getattr(torch.ops, space), short, None)
+    return getattr(packet, "default", None)
+
+
+def apply(model: PreTrainedModel, switches: frozenset[str], device: torch.device) -> None:
+    """Put the fused and tiled operations in place. Raises UserError for what is not installed."""
+    if LIGER in switches:
+        _use_liger(model, device)
+    layers = model.base_model.layers
+    assert isinstance(layers, nn.ModuleList)
+    if COMPILE in switches:
+        # Each shape has code of its own: that of the first probe and that of training, of every
+        # kind of part, with and without gradients. The default of 8 would end compiling silently.
+        torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+        _compile_rope(layers[0])
+    for layer in layers:
+        if COMPILE in switches:
+            _compile_parts(layer)
+        if TILED_MLP in switches:
+            layer.mlp.forward = _tiled(layer.mlp.forward)
+
+
+def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
+    if device.type != "cuda":
+        raise UserError(f"{VARIABLE}: {LIGER} needs a GPU. Leave it out, or use {COMPILE}.")
+    try:
+        from liger_kernel.transformers import monkey_patch
+    except ImportError:
+        raise UserError(
+            f"{VARIABLE}: {LIGER} needs liger-kernel: pip install 'needlework[gpu]', or leave it out."
+        ) from None
+    kind = model.config.model_type
+    if kind not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise UserError(f"{VARIABLE}: {LIGER} has no kernels for {kind}. Use {COMPILE} instead.")
+    # The loss stays ours: it keeps its sums in fp32 (training/loss.py).
+    monkey_patch._apply_liger_kernel_to_instance(
+        model, cross_entropy=False, fused_linear_cross_entropy=False
+    )
+
+
+def _compile_parts(layer: nn.Module) -> None:
+    """Compile what stands between the products: norms and feed-forward, and fp8 products."""
+    for name, part in layer.named_modules():
+        fused = "norm" in name.rsplit(".", 1)[-1] or name == "mlp"
+        fp8 = type(part).__name__ == "Float8Linear" and not name.startswith("mlp.")
+        if fused or fp8:
+            part.compile(dynamic=False)
+
+
+def _compile_rope(layer: nn.Module) -> None:
+    """Compile the rotation, a function of the model's own module."""
+    module = sys.modules[type(layer.self_attn).__module__]
+    rotate = getattr(module, "apply_rotary_pos_emb", None)
+    if rotate is not None and not hasattr(rotate, "_torchdynamo_orig_callable"):
+        module.apply_rotary_pos_emb = torch.compile(  # type: ignore[attr-defined]
+            rotate, dynamic=False
+        )
+
+
+def _tiled(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`forward` over TILE tokens at a time. hidden: [n, length, width] -> the same shape."""
+
+    def tiled(hidden: torch.Tensor) -> torch.Tensor:
+        parts = hidden.split(TILE, dim=1)
+        if len(parts) == 1:
+            return forward(hidden)
+        done = [checkpoint(forward, part, use_reentrant=False) for part in parts]
+        return torch.cat(done, dim=1)
+
+    return tiled
+
+
+def to_fp8(model: PreTrainedModel, device: torch.device) -> None:
+    """Multiply in fp8 in every linear layer but the head, scaled by tensor. Master weights stay fp32.
+
+    On a CPU the products are emulated, for tests. Raises UserError where torchao is missing.
+    """
+    try:
+        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    except ImportError:
+        raise UserError(
+            "checkpoint.precision = fp8 needs torchao: pip install 'needlework[gpu]', or set bf16."
+        ) from None
+    config = Float8LinearConfig(emulate=device.type != "cuda")
+    head = model.get_output_embeddings()
+    convert_to_float8_training(
+        model, config=config, module_filter_fn=lambda part, name: part is not head
+    )
