@@ -34,13 +34,13 @@ from benchmarks.gpu_parts import Card, Result
 Part = Callable[[Card], Iterator[Result]]
 PARTS: dict[str, tuple[Part, float]] = {
     "machine": (gpu_parts.machine, 20),
-    "attention": (gpu_parts.attention_speed, 70),
-    "correct": (gpu_parts.correct, 60),
+    "attention": (gpu_parts.attention_speed, 60),
     "width": (gpu_parts.width, 90),
-    "switches": (gpu_parts.switches, 180),
+    "switches": (gpu_parts.switches, 130),
+    "whole": (gpu_parts.whole, 120),
+    "correct": (gpu_parts.correct, 60),
     "needle": (gpu_parts.needle, 60),
     "resume": (gpu_parts.resume, 60),
-    "whole": (gpu_parts.whole, 150),
 }
 """What is measured, in this order, and the seconds after which a part begins nothing new."""
 

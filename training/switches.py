@@ -114,10 +114,15 @@ def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
     kind = model.config.model_type
     if kind not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise UserError(f"{VARIABLE}: {LIGER} has no kernels for {kind}. Use {COMPILE} instead.")
+    # Liger patches the model and its module. The module's classes are put back, so that a model
+    # built later in this process is a plain one; the rotation is a function there and stays fused.
+    module = sys.modules[type(model.base_model).__module__]
+    classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
     # The loss stays ours: it keeps its sums in fp32 (training/loss.py).
     monkey_patch._apply_liger_kernel_to_instance(
         model, cross_entropy=False, fused_linear_cross_entropy=False
     )
+    vars(module).update(classes)
 
 
 def _compile_parts(layer: nn.Module) -> None:
