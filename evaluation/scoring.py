@@ -18,7 +18,11 @@ def token_losses(model: PreTrainedModel, row: NDArray[np.int64], tokens_at_once:
     """Loss in nats of every token of one row but the first: int64[length] -> float32[length - 1]."""
     ids = torch.from_numpy(row[None]).to(model.device)
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, :-1]
-    targets = torch.from_numpy(row[1:])
-    losses = [functional.nll_loss(log_probs(model, part).cpu(), target, reduction="none")
-              for part, target in zip(hidden.split(tokens_at_once), targets.split(tokens_at_once), strict=True)]
-    return torch.cat(losses).numpy() if losses else np.empty(0, np.float32)
+    targets = torch.from_numpy(row[1:]).to(hidden.device)
+    parts = zip(hidden.split(tokens_at_once), targets.split(tokens_at_once), strict=True)
+    losses = []
+    for part, target in parts:
+        scores = log_probs(model, part)
+        # The loss is taken where the logits are: 16 GB of a row of 128K never reach the host.
+        losses.append(functional.nll_loss(scores, target.to(scores.device), reduction="none"))
+    return torch.cat(losses).cpu().numpy() if losses else np.empty(0, np.float32)

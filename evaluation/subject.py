@@ -38,6 +38,7 @@ from assets.stage import (
     write_json,
 )
 from assets.tokenizer import bos_eos_ids, load_tokenizer
+from training import attention
 from training.baselines import ENDPOINT, EndpointConfig, described, hub_folder
 from training.model import load_model, read_config
 from training.rope import trained_context
@@ -132,11 +133,15 @@ def open_model(folder: Path) -> PreTrainedModel:
         return load_model(folder).eval()
     read_config(folder)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.bfloat16, device_map="auto", trust_remote_code=False, use_safetensors=True,
             local_files_only=True).eval()
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: transformers cannot load it: {error}") from None
+    if attention.is_plain(model.config):
+        attention.register(model.device, None)
+        model.set_attn_implementation(attention.CACHED)
+    return model
 
 
 def complete(endpoint: EndpointConfig, prompt: str, count: int, wait: Callable[[float], None] = time.sleep) -> str:

@@ -101,6 +101,16 @@ def kernel_words(config: PretrainedConfig, length: int, device: torch.device) ->
     return f"{name} ({flash})" if flash and number == SDPBackend.FLASH_ATTENTION.value else name
 
 
+def is_plain(config: PretrainedConfig) -> bool:
+    """Whether all of this model's attention is full and causal, without caps or sinks."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or []
+    window = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    sliding = any(kind != "full_attention" for kind in kinds) if kinds else bool(window)
+    capped = getattr(text, "attn_logit_softcapping", None) is not None
+    return not (sliding or capped or text.model_type == "gpt_oss")
+
+
 def _order(device: torch.device, flash: str | None) -> Sequence[SDPBackend]:
     if device.type != "cuda" or flash is not None:
         return FLASH_FIRST
@@ -178,7 +188,8 @@ def attend_cached(
     if not query.is_cuda:
         out = functional.scaled_dot_product_attention(query, key, value, **options)
         return out.transpose(1, 2), None
-    with sdpa_kernel(list(WITHOUT_CUDNN), set_priority=True):
+    order = _order(query.device, activate_flash()) if asked == known else WITHOUT_CUDNN
+    with sdpa_kernel(list(order), set_priority=True):
         out = functional.scaled_dot_product_attention(query, key, value, **options)
     return out.transpose(1, 2), None
 

@@ -30,7 +30,10 @@ def _write_live(folder: Path, log: Sequence[StepLog]) -> None:
     """Loss, rate and gradient norm by step, as DVCLive writes them."""
     os.environ["DVC_NO_ANALYTICS"] = "1"
     os.environ.setdefault("DVCLIVE_LOGLEVEL", "ERROR")
-    from dvclive import Live
+    try:
+        from dvclive import Live
+    except ImportError:  # `dvc plots` reads log.csv as well.
+        return
 
     live = Live(dir=str(folder / LIVE), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
     for line in log:

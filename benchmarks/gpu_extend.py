@@ -1,0 +1,146 @@
+"""The convincing run: a real pretrained model from its own context to four times that, in minutes.
+
+    python -m benchmarks.gpu_extend pack PROJECT PARTS   what the run needs, in files of 55 MiB
+    python -m benchmarks.gpu_extend unpack PARTS FOLDER  put together again, on the GPU's machine
+    python -m benchmarks.gpu --extend FOLDER             the run itself
+
+PROJECT is a folder in which the data half has run: data/base_checkpoint, data/packed_shards,
+data/tokenized_corpus, a haystack of .txt files, and params.yaml with `checkpoint` and
+`needle_report`. Models are trained and tested one after the other by the code of the stages, the
+recommended recipe first. Each result is a line of JSON, so a run that is cut short still tells.
+"""
+
+import argparse
+import io
+import os
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from assets.stage import read_json, read_params
+from assets.token_store import open_tokens
+from benchmarks.gpu import say
+from evaluation.needle_report import NeedleReportConfig, measure
+from evaluation.scoring import token_losses
+from evaluation.subject import Subject, of_graph
+from training import checkpoint
+from training.extension import CheckpointConfig
+from training.extension import extend as train_model
+from training.parallel import LAUNCHED, join_world
+from training.switches import LIGER, VARIABLE
+
+PART = 55 << 20
+HELDOUT = "heldout.npz"
+ROWS_PER_DOMAIN = 4
+TRAVELS = ("params.yaml", HELDOUT, "haystack", "data/base_checkpoint", "data/packed_shards")
+
+
+def extend(folder: Path, seconds: float, toy: bool) -> None:
+    """Run it: every model of params.yaml, in order. Nothing new begins after `seconds`."""
+    deadline = time.monotonic() + seconds
+    os.chdir(folder)
+    os.environ |= {LAUNCHED: "true", "FSDP_RESHARD_AFTER_FORWARD": "false"}
+    if torch.cuda.is_available():
+        os.environ.setdefault(VARIABLE, LIGER)
+    world = join_world()
+    needle = read_params("needle_report", NeedleReportConfig)
+    for name, model in read_params("checkpoint", CheckpointConfig).models.items():
+        if time.monotonic() > deadline:
+            say(name, {"stopped": "--seconds is over"}, time.monotonic())
+            continue
+        begun = time.monotonic()
+        if model.source.is_relative_to("data/packed_shards"):
+            train_model(name, world)
+        checkpoint.run(name)
+        record = read_json(Path("data/checkpoint") / name / "record.json")
+        say(name, {"tokens": record["tokens_trained"], "rope base": record["rope_base"]}, begun)
+        for what, result in examine(of_graph(name), needle):
+            say(name, {"what": what, **result}, begun)
+
+
+def examine(subject: Subject, config: NeedleReportConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The needle by length and depth, and the held-out loss by position."""
+    with tempfile.TemporaryDirectory() as place:
+        means = measure(subject, config, Path(place))
+        cells = pd.read_csv(Path(place) / "cells.csv")
+        trials = pd.read_csv(Path(place) / "trials.csv")
+    yield "needle", {key: value for key, value in means.items() if value is not None}
+    for score in ("exact_match", "word_overlap", "gain"):
+        table = cells.pivot(index="length", columns="depth", values=score).round(3)
+        rows = {str(length): list(row) for length, row in zip(table.index, table.values.tolist(), strict=True)}
+        yield score, {"depths": list(table.columns), **rows}
+    longest = trials[trials["length"] == trials["length"].max()]
+    yield "said", {"said": [str(text)[:80] for text in longest["said"].head(4)]}
+    yield "loss", _loss_by_position(subject)
+
+
+def _loss_by_position(subject: Subject) -> dict[str, Any]:
+    """Mean loss in nats of held-out documents, by the stretch of positions it was measured at."""
+    assert subject.model is not None
+    losses = []
+    with np.load(HELDOUT) as kept:
+        for domain in sorted(kept.files):
+            losses += [token_losses(subject.model, row.astype(np.int64)) for row in kept[domain]]
+    stacked = np.stack(losses)
+    edges = [0, *(stacked.shape[1] * share // 16 for share in (1, 2, 4, 8, 16))]
+    return {"rows": len(losses), **{
+        f"{low}-{high}": round(float(stacked[:, low:high].mean()), 4)
+        for low, high in zip(edges, edges[1:], strict=False)}}
+
+
+def pack(project: Path, parts: Path) -> None:
+    """Write what the run needs from a project into files of at most PART bytes."""
+    length = _row_length(project)
+    rows = {}
+    for folder in sorted((project / "data/tokenized_corpus").iterdir()):
+        store = open_tokens(folder)
+        documents = [store.document(int(number)) for number in np.flatnonzero(store.heldout)]
+        long = [ids[:length] for ids in documents if len(ids) >= length][:ROWS_PER_DOMAIN]
+        if long:
+            rows[folder.name] = np.stack(long).astype(np.uint32)
+    np.savez_compressed(project / HELDOUT, **rows)
+    memory = io.BytesIO()
+    with tarfile.open(fileobj=memory, mode="w:xz", preset=1) as archive:
+        for name in TRAVELS:
+            archive.add((project / name).resolve(), name)
+    whole = memory.getvalue()
+    parts.mkdir(parents=True, exist_ok=True)
+    for number, start in enumerate(range(0, len(whole), PART)):
+        (parts / f"part-{number:02d}").write_bytes(whole[start:start + PART])
+
+
+def unpack(parts: Path, folder: Path) -> None:
+    """Put the parts together and open them in `folder`."""
+    whole = b"".join(path.read_bytes() for path in sorted(parts.glob("part-*")))
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def _row_length(project: Path) -> int:
+    """Tokens in a packed row."""
+    from training.batches import open_rows
+
+    return open_rows(sorted((project / "data/packed_shards").iterdir())[0]).length
+
+
+def main() -> None:
+    """Pack or unpack."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["pack", "unpack"])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    given = parser.parse_args()
+    {"pack": pack, "unpack": unpack}[given.what](given.source, given.target)
+
+
+if __name__ == "__main__":
+    main()
