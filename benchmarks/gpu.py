@@ -4,6 +4,7 @@
     python -m benchmarks.gpu --only width,whole   some parts
     python -m benchmarks.gpu --dry-run            every part with toy sizes, on a CPU too
     python -m benchmarks.gpu --extend FOLDER      the convincing run (benchmarks/gpu_extend.py)
+    python -m benchmarks.gpu --table FILE         results that were kept in a file, as Markdown
 
 Each result is one line of JSON, printed as soon as it exists, so a run that is cut short loses only
 what it had not reached. The most informative parts come first. Each part has a time limit of its
@@ -18,7 +19,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,9 @@ PARTS: dict[str, tuple[Part, float]] = {
 """What is measured, in this order, and the seconds after which a part begins nothing new."""
 
 
-def run_part(name: str, card: Card, seconds: float) -> None:
-    """Print the results of one part. A failure is a result too."""
+def run_part(name: str, card: Card, seconds: float) -> int:
+    """Print the results of one part. A failure is a result too. Returns how many there were."""
+    failures = 0
     part, limit = PARTS[name]
     begun = time.monotonic()
     results = part(card)
@@ -64,15 +67,35 @@ def run_part(name: str, card: Card, seconds: float) -> None:
             where = traceback.extract_tb(error.__traceback__)[-1]
             text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             say(name, {"failed": text, "where": f"{Path(where.filename).name}:{where.lineno}"}, begun)
+            failures += 1
             break
+        failures += "failed" in result
         say(name, result, before)
     card.forget()
+    return failures
 
 
 def say(part: str, result: dict[str, Any], since: float) -> None:
     """One line of JSON."""
     line = {"part": part, **result, "seconds": round(time.monotonic() - since, 2)}
     print(json.dumps(line), flush=True)
+
+
+def tables(lines: Sequence[str]) -> str:
+    """Lines of results as Markdown: a table for each part and for each set of columns in it."""
+    results = [json.loads(line) for line in lines if line.strip()]
+    text = []
+    for (part, columns), group in groupby(results, lambda each: (each["part"], tuple(each)[1:-1])):
+        text += [f"| {' | '.join((part, *columns))} |", "|---" * (len(columns) + 1) + "|"]
+        text += [f"| {' | '.join(['', *map(_cell, tuple(each.values())[1:-1])])} |" for each in group]
+        text.append("")
+    return "\n".join(text)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {inner}" for key, inner in value.items())
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def main() -> None:
@@ -84,7 +107,11 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
     parser.add_argument("--seconds", type=float, default=480, help="for all parts together")
     parser.add_argument("--extend", type=Path, metavar="FOLDER", help="the convincing run")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print kept results as Markdown")
     given = parser.parse_args()
+    if given.table is not None:
+        print(tables(given.table.read_text().splitlines()))
+        return
     if given.extend is not None:
         from benchmarks.gpu_extend import extend
 
@@ -97,15 +124,17 @@ def main() -> None:
     if not given.dry_run and not torch.cuda.is_available():
         sys.exit("gpu: no GPU here. `--dry-run` does all of it on a CPU with toy sizes.")
     if given.dry_run and not torch.cuda.is_available():
-        torch._dynamo.config.disable = True  # A C++ compiler takes a minute for nothing new here.
+        torch.compiler.set_stance("force_eager")  # A C++ compiler takes a minute for nothing new.
     deadline = time.monotonic() + given.seconds
-    card = Card.of_here(given.dry_run)
+    card, failures = Card.of_here(given.dry_run), 0
     for name in names:
         left = deadline - time.monotonic()
         if left <= 0:
             say(name, {"stopped": "--seconds is over"}, time.monotonic())
             continue
-        run_part(name, card, left)
+        failures += run_part(name, card, left)
+    if failures:
+        sys.exit(f"gpu: {failures} results failed. Each says so in its line.")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "transformers", "accelerate", "liger-kernel", "torchao", "flash-attn-4",
             "numpy", "triton")
 ANSWER = 3
+LOSS_CLOSE, BF16_CLOSE, FP8_CLOSE = 1e-3, 0.03, 0.3
+"""Relative differences that rounding may make: of a loss, and of all gradients as one vector.
+Measured on an H200 with random weights: 2e-5, 0.015 in bf16 and 0.18 in fp8."""
 ROTATE = modeling_llama.apply_rotary_pos_emb
 """As transformers has it: liger and compile put another function in its place."""
 
@@ -220,8 +223,8 @@ def correct(card: Card) -> Iterator[Result]:
         words = _words(hardware, fp8)
         try:
             found = _ours(card, config, whole, hardware, fp8)
-            yield {"what": f"{words} against plain", **_differ(found, plain),
-                   "gradient to stock": _differ(found, stock)["gradient"]}
+            yield {"what": f"{words} against plain", **_differ(found, plain, fp8),
+                   "gradient to stock": _differ(found, stock, fp8)["gradient"]}
         except Exception as error:
             yield {"what": words, "failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
     masked = _ours(card, config, halves, document_mask=True)
@@ -277,11 +280,16 @@ def _ours(
     return value.item(), torch.cat(gradients).cpu()
 
 
-def _differ(found: tuple[float, torch.Tensor], right: tuple[float, torch.Tensor]) -> Result:
+def _differ(
+    found: tuple[float, torch.Tensor], right: tuple[float, torch.Tensor], fp8: bool = False
+) -> Result:
     """Relative difference of the loss, and of all gradients as one vector."""
-    gradient = (found[1] - right[1]).norm() / right[1].norm()
-    return {"loss": float(f"{abs(found[0] / right[0] - 1):.2e}"),
-            "gradient": float(f"{gradient.item():.2e}")}
+    gradient = ((found[1] - right[1]).norm() / right[1].norm()).item()
+    loss = abs(found[0] / right[0] - 1)
+    result: Result = {"loss": float(f"{loss:.2e}"), "gradient": float(f"{gradient:.2e}")}
+    if not (loss <= LOSS_CLOSE and gradient <= (FP8_CLOSE if fp8 else BF16_CLOSE)):
+        result["failed"] = "further apart than rounding explains"
+    return result
 
 
 def _cached_error(card: Card) -> dict[str, float]:

@@ -89,9 +89,10 @@ def kernel_words(config: PretrainedConfig, length: int, device: torch.device) ->
     text = config.get_text_config()
     heads = int(text.num_attention_heads)
     shared = int(getattr(text, "num_key_value_heads", None) or heads)
-    size = {"dtype": torch.bfloat16, "device": device}
-    query = torch.empty(1, heads, length, head_dim(text), **size)
-    key = torch.empty(1, shared, length, head_dim(text), **size)
+    query, key = (
+        torch.empty(1, count, length, head_dim(text), dtype=torch.bfloat16, device=device)
+        for count in (heads, shared)
+    )
     with sdpa_kernel(list(_order(device, activate_flash())), set_priority=True):
         number = torch._fused_sdp_choice(
             query, key, key, None, 0.0, True, enable_gqa=heads != shared
@@ -248,10 +249,13 @@ def _varlen(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-    flat = [part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)]
-    out = varlen_attn(*flat, cut, cut, longest, longest, scale=scale, window_size=(-1, 0))
+    rows = query.shape[0]
+    query, key, value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
+    out = varlen_attn(
+        query, key, value, cut, cut, longest, longest, scale=scale, window_size=(-1, 0)
+    )
     assert isinstance(out, torch.Tensor)
-    return out.unflatten(0, (query.shape[0], -1)).transpose(1, 2)
+    return out.unflatten(0, (rows, -1)).transpose(1, 2)
 
 
 def _enough_heads(part: torch.Tensor, devices: int) -> torch.Tensor:

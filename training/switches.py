@@ -99,7 +99,8 @@ def apply(model: PreTrainedModel, switches: frozenset[str], device: torch.device
         if COMPILE in switches:
             _compile_parts(layer)
         if TILED_MLP in switches:
-            layer.mlp.forward = _tiled(layer.mlp.forward)
+            feed_forward: Any = layer.mlp
+            feed_forward.forward = _tiled(feed_forward.forward)
 
 
 def _use_liger(model: PreTrainedModel, device: torch.device) -> None:

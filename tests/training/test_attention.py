@@ -96,3 +96,30 @@ def test_rows_are_dealt_out_so_that_each_runs_once_whatever_the_number_of_proces
 def test_context_parallelism_is_refused_with_the_reason() -> None:
     with pytest.raises(UserError, match="documents would silently see each other"):
         Hardware.of_environment({"PARALLELISM_CONFIG_CP_SIZE": "2"})
+
+
+@pytest.mark.parametrize("asked", [1, 3, 8, 20])
+def test_cached_attention_is_the_naive_one_with_fewer_keys_than_queries(asked: int) -> None:
+    """Two sequences of 20 known tokens, four heads on two keys; the last `asked` tokens look."""
+    torch.manual_seed(0)
+    query = torch.randn(2, 4, asked, 8)
+    key, value = torch.randn(2, 2, 20, 8), torch.randn(2, 2, 20, 8)
+    found, _ = attention.attend_cached(torch.nn.Module(), query, key, value, None)
+    for head in range(4):
+        scores = query[:, head] @ key[:, head // 2].transpose(1, 2) / 8**0.5
+        for row in range(asked):
+            scores[:, row, 20 - asked + row + 1:] = float("-inf")
+        right = scores.softmax(-1) @ value[:, head // 2]
+        torch.testing.assert_close(found[:, :, head], right)
+
+
+def test_cached_attention_refuses_what_it_would_leave_out() -> None:
+    part = torch.randn(1, 2, 4, 8)
+    with pytest.raises(UserError, match="sliding_window"):
+        attention.attend_cached(torch.nn.Module(), part, part, part, None, sliding_window=2)
+
+
+def test_a_model_with_sliding_layers_is_not_plain() -> None:
+    assert attention.is_plain(tiny().config)
+    assert not attention.is_plain(MistralConfig(sliding_window=8))
+    assert attention.is_plain(MistralConfig(sliding_window=None))
