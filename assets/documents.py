@@ -32,6 +32,8 @@ from assets.source_files import DOCUMENTS, Files, shown, source_files
 from assets.stage import UserError
 
 ROWS_AT_ONCE = 128
+KINDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+LISTED = 200  # characters of the list of fields in a message
 LONGEST_ESCAPE = 6  # bytes of \u0000: a text of n bytes makes a line of at most 6 n, and its other fields
 
 FIELD_MISSING = "field_missing"
@@ -90,12 +92,13 @@ def _json_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int,
         yield number, record if isinstance(record, Skipped) else _text_of(record, fields)
 
 
-def _text_of(record: Any, fields: Fields) -> str | Skipped:
+def _text_of(record: Any, fields: Fields, known: str | None = None) -> str | Skipped:
+    """The text of a record. known: what a message says the record holds, where that is not its own keys."""
     if fields.domain is not None:
         domain = _field(record, fields.domain)
         if domain != fields.only:
             if domain is ABSENT:
-                return _missing(record, fields.domain, f"{fields.section}.domain_field")
+                return _missing(record, fields.domain, f"{fields.section}.domain_field", known)
             other = _other_domain(domain, fields)
             if other is not None:
                 return other
@@ -103,7 +106,7 @@ def _text_of(record: Any, fields: Fields) -> str | Skipped:
     if isinstance(text, str):
         return text
     if text is ABSENT:
-        return _missing(record, fields.text, f"{fields.section}.text_field")
+        return _missing(record, fields.text, f"{fields.section}.text_field", known)
     return _text_from(text, fields)
 
 
@@ -179,12 +182,14 @@ def _below(value: Any, keys: Sequence[str]) -> Any:
     return value
 
 
-def _missing(record: Any, field: str, setting: str) -> Skipped:
+def _missing(record: Any, field: str, setting: str, known: str | None) -> Skipped:
+    if known is not None:
+        return _no_field(field, setting, known)
     if not isinstance(record, dict):
         return _no_field(field, setting, f"no fields, being {_kind(record)}")
     first = field.split(".")[0]
     hint = f"; its {first!r} is {_kind(record[first])}" if first in record else ""
-    return _no_field(field, setting, (", ".join(record)[:200] or "nothing") + hint)
+    return _no_field(field, setting, (", ".join(record)[:LISTED] or "nothing") + hint)
 
 
 @lru_cache
@@ -197,7 +202,7 @@ def _kind(value: Any) -> str:
         return "null"
     if isinstance(value, str):
         return "text that is no JSON object with it"
-    return f"a {type(value).__name__}"
+    return KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,10 +233,10 @@ def _parquet_texts(path: Path, fields: Fields) -> Iterator[tuple[int, str | Skip
         with opened(path) as file:
             table = pq.ParquetFile(file)
             columns: list[Column] = []
+            known = ", ".join(f"{column.name} ({column.type})" for column in table.schema_arrow)[:LISTED]
             for setting, field in wanted.items():
                 column = _column(path, table.schema_arrow, field)
                 if column is None:
-                    known = ", ".join(table.schema_arrow.names)[:200]
                     missing = _no_field(field, f"{fields.section}.{setting}", known)
                     yield from ((number, missing) for number in range(1, table.metadata.num_rows + 1))
                     return
@@ -240,9 +245,9 @@ def _parquet_texts(path: Path, fields: Fields) -> Iterator[tuple[int, str | Skip
             for batch in table.iter_batches(columns=paths, batch_size=ROWS_AT_ONCE):
                 for record in _records(batch, columns):
                     row += 1
-                    yield row, _text_of(record, fields)
+                    yield row, _text_of(record, fields, known)
     except (pa.ArrowException, OSError) as error:
-        problem = getattr(error, "strerror", None) or error
+        problem = str(getattr(error, "strerror", None) or error).rstrip(".")
         where = f"{shown(path)}, after row {row}" if row else f"{shown(path)}: not a readable Parquet file"
         raise UserError(f"{where}: {problem}. Give access to it, or fetch it again.") from None
 

@@ -111,7 +111,7 @@ def read_text(path: Path) -> str:
     try:
         content = b"".join(_with_line_feeds(_blocks(path)))
     except READ_ERRORS as error:
-        raise _unreadable(path, shown(path), error) from None
+        raise _unreadable(shown(path), error) from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -144,7 +144,8 @@ def carefully_parsed(line: bytes, once: Collection[str] | None = None) -> Any | 
     except UnicodeDecodeError as error:
         return Skipped(reason=UNDECODABLE, detail=f"the byte {line[error.start]:#x} is not UTF-8")
     except json.JSONDecodeError as error:
-        return Skipped(reason=BROKEN_JSON, detail=f"{error.msg} at character {error.pos + 1}")
+        array = "; a JSON array is no JSON Lines, jq -c '.[]' makes them of it" if line.strip() == b"[" else ""
+        return Skipped(reason=BROKEN_JSON, detail=f"{error.msg} at character {error.pos + 1}{array}")
     except RecursionError:
         return Skipped(reason=BROKEN_JSON, detail="nested too deep")
     except ValueError as error:  # two fields of one name; a number of thousands of digits
@@ -192,7 +193,8 @@ def numbered_lines(path: Path, longest: int = LONGEST) -> Iterator[tuple[int, by
             elif line and not line.isspace():
                 yield number, line
     except READ_ERRORS as error:
-        raise _unreadable(path, f"{shown(path)}, after line {number}", error) from None
+        where = f"{shown(path)}, after line {number}" if number else shown(path)
+        raise _unreadable(where, error) from None
 
 
 def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes | None]:
@@ -288,7 +290,7 @@ def _unpacked(path: Path, file: BinaryIO, packing: str) -> Iterator[bytes]:
 def _zstd_blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
     """All frames. They are opened by hand, for the library's own reader ends a cut-off frame in silence."""
     unpacker = zstandard.ZstdDecompressor(max_window_size=WIDEST)
-    frame, head = None, b""
+    frame, head, first = None, b"", True
     while compressed := file.read(BYTES_AT_ONCE):
         while compressed:
             if frame is None:
@@ -297,16 +299,19 @@ def _zstd_blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
             try:
                 yield frame.decompress(compressed)
             except zstandard.ZstdError as error:
-                _explain_frame(path, head)
+                _explain_frame(path, head, first)
                 raise error from None
             compressed = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
+            if frame.eof:
+                frame, first = None, False
     if frame is not None:
         raise EOFError("the last frame has no end")
 
 
-def _explain_frame(path: Path, head: bytes) -> None:
-    """Raise UserError where a frame's header tells what is missing to read it."""
+def _explain_frame(path: Path, head: bytes, first: bool) -> None:
+    """Raise UserError where the first bytes of a frame show why it cannot be read. first: no frame was before it."""
+    if not first and _format_of(head) != "zstd data":
+        raise UserError(_trailing(shown(path), "zstd -dc FILE | zstd > NEW"))
     try:
         frame = zstandard.get_frame_parameters(head)
     except zstandard.ZstdError:
@@ -323,12 +328,13 @@ def _explain_frame(path: Path, head: bytes) -> None:
         )
 
 
-def _unreadable(path: Path, where: str, error: Exception) -> UserError:
+def _trailing(where: str, command: str) -> str:
+    return f"{where}: the archive ends, and bytes of another kind follow. If they are of no use: {command}."
+
+
+def _unreadable(where: str, error: Exception) -> UserError:
     if str(error).startswith("Not a gzipped file"):  # the beginning was gzip
-        return UserError(
-            f"{where}: the gzip data ends, and other bytes follow. If they are of no use, drop them: "
-            "gzip -dc FILE | gzip > NEW."
-        )
+        return UserError(_trailing(where, "gzip -dc FILE | gzip > NEW"))
     if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
         return UserError(f"{where}: {error.strerror or error}. Give access to it, or fetch it again.")
     return UserError(f"{where}: the archive is broken or cut off ({error}). Fetch it again; nothing was overwritten.")

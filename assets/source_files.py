@@ -130,9 +130,11 @@ def _listed(source: Path, endings: tuple[str, ...]) -> Iterator[tuple[Path, str 
                 else:
                     yield path, why_ignored(entry.name, endings) or _why_no_file(entry)
         except OSError as error:
+            lost = Path(error.filename or folder)
+            what = "a link that leads nowhere" if lost.is_symlink() else "cannot be listed"
             raise UserError(
-                f"{shown(error.filename or folder)}: cannot be listed ({error.strerror}), so documents may be "
-                "missing. Give access to it, or move it out of the source."
+                f"{shown(lost)}: {what} ({error.strerror}), so documents may be missing. Give access to it, or move it out "
+                "of the source."
             ) from None
 
 
