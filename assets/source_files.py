@@ -110,6 +110,37 @@ def print_ignored(ignored: dict[str, str], where: str) -> None:
         print(f"ignored: {len(ignored) - NAMED:,} more below {where}", file=sys.stderr)
 
 
+def check_hashable(source: Path, setting: str) -> None:
+    """Raise UserError for what DVC cannot hash below a source, of which it reads every file.
+
+    A pipe makes it wait for ever; a link that leads nowhere, or a name that is not UTF-8, stops it
+    with an error that does not say so. A folder that cannot be listed it leaves out in silence.
+    """
+    waiting = [source]
+    while waiting:
+        path = waiting.pop()
+        problem = None
+        try:
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode) and (path == source or not path.is_symlink()):
+                waiting += path.iterdir()
+            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                problem = kind_of(mode)
+        except OSError as error:
+            problem = "a link that leads nowhere" if path.is_symlink() else str(error.strerror)
+        if problem is None and not _is_utf8(path.name):
+            problem = "its name is not UTF-8"
+        if problem:
+            raise UserError(
+                f"{setting}: {shown(path)}: {problem}, so DVC cannot hash the source, even if the "
+                "stage ignores the file. Rename it or move it away."
+            )
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
+
+
 def why_ignored(name: str, endings: tuple[str, ...] | None) -> str | None:
     """Why a file of this name is not read, or None. endings: known ones; None for a folder."""
     low = name.lower()

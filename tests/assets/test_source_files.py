@@ -3,14 +3,21 @@ in silence."""
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from assets.records import read_records, read_text
-from assets.source_files import DOCUMENTS, TEXTS, shown, source_files, why_ignored_below
+from assets.source_files import (
+    DOCUMENTS,
+    TEXTS,
+    check_hashable,
+    shown,
+    source_files,
+    why_ignored_below,
+)
 from assets.stage import UserError
 
 LEFTOVERS = {
@@ -208,6 +215,28 @@ def test_pipes_and_sockets_are_ignored_in_a_folder_and_refused_by_name(
     for reader in (read_text, lambda path: list(read_records(path))):
         with pytest.raises(UserError, match=r"pipe.jsonl: a named pipe, not a file"):
             reader(Path("pipe.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda folder: os.mkfifo(folder / "pipe"), "pipe: a named pipe"),
+        (lambda folder: (folder / ".#a").symlink_to("gone"), "#a: a link that leads nowhere"),
+        (lambda folder: (folder / os.fsdecode(b"\xff")).touch(), "xff: its name is not UTF-8"),
+    ],
+)
+def test_what_dvc_cannot_hash_is_named_before_it_runs(
+    tmp_path: Path, make: Callable[[Path], None], problem: str
+) -> None:
+    """The stage ignores the first two, but DVC would hang or stop before the stage begins."""
+    for name in ("a.jsonl", "sub/b.jsonl", ".hidden/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "again").symlink_to(tmp_path)
+    check_hashable(tmp_path, "the.setting")
+    make(tmp_path / ".hidden")
+    with pytest.raises(UserError, match=rf"the.setting: .*{problem}, so DVC cannot hash"):
+        check_hashable(tmp_path, "the.setting")
 
 
 def test_a_name_that_is_no_utf8_or_no_line_is_shown_in_one_line_of_utf8(tmp_path: Path) -> None:
