@@ -12,6 +12,7 @@ The name of a domain may be stored as a number or a boolean: it is compared as J
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,16 +86,25 @@ def read_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int, 
 
 def _json_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int, str | Skipped]]:
     key = fields.text.rsplit(".", 1)[-1]
-    quoted = orjson.dumps(key)
+    # The key as the file writes it. Until a line shows that, each is parsed carefully.
+    written = b""
     once = {key, *(fields.domain or key).split(".")}
     for number, line in numbered_lines(path, LONGEST_ESCAPE * longest + BYTES_AT_ONCE):
         if not isinstance(line, bytes):
             yield number, line
             continue
         # The fast parser takes the last of two fields of one name and is silent about the first.
-        suspicious = line.find(quoted, line.find(quoted) + 1) > 0
+        if not written:
+            written = _as_written(key, line)
+        suspicious = line.rfind(written) != line.find(written)
         record = carefully_parsed(line, once) if suspicious else parsed(line)
         yield number, record if isinstance(record, Skipped) else _text_of(record, fields)
+
+
+def _as_written(key: str, line: bytes) -> bytes:
+    """A key with its colon, spaced as a line has it; nothing where it has none."""
+    found = re.search(re.escape(orjson.dumps(key)) + rb"\s*:", line)
+    return found[0] if found else b""
 
 
 def _text_of(record: Any, fields: Fields, known: str | None = None) -> str | Skipped:

@@ -400,7 +400,8 @@ def test_a_description_of_a_source_that_cannot_be_read_is_refused_in_one_line(pr
     assert "\n" not in str(stopped.value)
 
 
-@pytest.mark.parametrize("line", [b'{"text": "a", "text": "b"}', b'{"meta": {"of": "x"}, "text": "a", "text": "a"}'])
+@pytest.mark.parametrize("line", [b'{"text": "a", "text": "b"}', b'{"text" :"a","text" :"b"}',
+                                  b'{"meta": {"of": "x"}, "text": "a", "text": "a"}'])
 def test_of_two_texts_in_one_record_neither_is_lost_in_silence(tmp_path: Path, line: bytes) -> None:
     path = write(tmp_path, ".jsonl", line + b'\n{"text": "one", "pages": [{"text": "two"}]}\n')
     odd, whole = texts(path)
