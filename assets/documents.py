@@ -1,49 +1,57 @@
-"""Documents from the open formats people keep corpora in: JSON Lines (plain, .gz, .zst) and Parquet, streamed.
+"""Documents from the formats people keep corpora in: JSON Lines (plain, .gz, .zst) and Parquet.
 
-A broken record is not fatal by itself: it is reported with its line and a reason, and the stage counts it against the
-limit the user sets. What cannot be read on from (a truncated archive, a missing file, a wrong field name, which is one
-that the first 100 records of a file all lack) stops. No file of a folder is passed over without a word, but hidden
-ones, DVC's and what only tells about the folder. Memory holds one block of a file and one line, and a line past
-`longest` bytes is passed over without being held.
+A record gives its text, or a named reason why not, with its line.
+The stage counts the reasons against the user's limits.
+A record without the wanted field, or a whole Parquet file without it, is counted like any other.
+What cannot be read on from (a cut-off archive, a missing file) stops; see assets/records.py.
+
+Of a Parquet file the wanted columns alone are read, and of nested columns the wanted fields alone,
+so what else a file holds cannot break it.
+Text may be stored as bytes, and a nested record as JSON text.
+The name of a domain may be stored as a number or a boolean: it is compared as JSON writes it.
 """
 
-import gzip
-import json
-import os
-import sys
-import zlib
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 import pyarrow as pa
-import zstandard
 
+from assets.records import (
+    BYTES_AT_ONCE,
+    UNDECODABLE,
+    carefully_parsed,
+    numbered_lines,
+    opened,
+    parsed,
+)
+from assets.records import Skipped as Skipped
+from assets.source_files import DOCUMENTS, Files, shown, source_files
 from assets.stage import UserError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst", ".parquet")
-BYTES_AT_ONCE = 1 << 18
 ROWS_AT_ONCE = 128
-LACKING = 100  # records of a file without the field, with none before that has it: the name is wrong, not the records
-NAMED = 20  # records or files named on stderr for each reason; the tables of the stage have all
-TELLING = ("README", "LICENSE", "LICENCE")  # files that are no one's documents, whatever their ending
-LONGEST_ESCAPE = 6  # bytes of \u0000: a text of n bytes makes a line of at most 6 n, and its other fields
+KINDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+LISTED = 200  # characters of the list of fields in a message
+LONGEST_ESCAPE = (
+    6  # bytes of \u0000: a text of n bytes makes a line of at most 6 n, and its other fields
+)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A record that gives no document, and the named reason."""
-
-    reason: str
-    detail: str = ""
-    """What the reason leaves open: which field is not there, and what is."""
+FIELD_MISSING = "field_missing"
+NOT_A_STRING = "text_not_a_string"
+OTHER_DOMAIN = "other_domain"
+NO_DOMAIN = "no_domain"
+ABSENT = object()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Which fields of a record matter. A field of the whole name is taken; else dots go into nested records:
+    """Which fields of a record matter. A field of the whole name is taken; else dots go into
+    nested records:
     "meta.redpajama_set_name"."""
 
     text: str
@@ -55,236 +63,273 @@ class Fields:
     """What in params.yaml names the fields, for messages."""
 
 
-BROKEN_JSON = Skipped(reason="broken_json")
-UNDECODABLE = Skipped(reason="undecodable")
-NOT_A_STRING = Skipped(reason="text_not_a_string")
-OVERSIZE = Skipped(reason="oversize")
-OTHER_DOMAIN = Skipped(reason="other_domain")
-FIELD_MISSING = "field_missing"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Files:
-    """What lies in a source, each sorted."""
-
-    read: list[Path]
-    ignored: dict[Path, str]
-    """Files that hold no documents as far as we can tell, and why."""
-
-
 def document_files(source: Path, setting: str = "raw_corpus.domains.*.source") -> Files:
-    """The files of a source: itself, or every file below it with a known ending, in capitals too. The first of those
-    ignored are named on stderr. Raises UserError if there is nothing to read.
+    """The document files of a source: itself, or those below it, by assets/source_files.py.
 
-    setting: what in params.yaml names the source, for the message.
+    setting: what in params.yaml names the source, for messages.
     """
-    if source.is_file():
-        if not is_known(source.name):
-            raise UserError(f"{source}: unknown format. Known endings: {', '.join(SUFFIXES)}. Rename or convert it.")
-        return Files(read=[source], ignored={})
-    if not source.is_dir():
-        raise UserError(f"{source}: no such file or folder. Set {setting} in params.yaml.")
-    read, ignored = [], {}
-    for path in sorted(source.rglob("*")):
-        if path.is_dir():
-            if path.is_symlink():
-                ignored[path] = "a link to a folder is not followed"
-        elif is_known(path.name):
-            read.append(path)
-        elif not _tells_about(path.relative_to(source)):
-            ignored[path] = "unknown ending"
-    for path, why in list(ignored.items())[:NAMED]:
-        print(f"ignored: {path}: {why}", file=sys.stderr)
-    if len(ignored) > NAMED:
-        print(f"ignored: {len(ignored) - NAMED:,} more below {source}", file=sys.stderr)
-    if not read:
-        raise UserError(f"{source}: holds no {', '.join(SUFFIXES)} file. Point {setting} at documents.")
-    return Files(read=read, ignored=ignored)
-
-
-def is_known(name: str) -> bool:
-    """Whether a file of this name holds documents."""
-    return name.lower().endswith(SUFFIXES)
-
-
-def _tells_about(path: Path) -> bool:
-    """Whether a file, by its path in the source, is there for the folder's sake."""
-    return (any(part.startswith(".") for part in path.parts) or path.stem.upper() in TELLING
-            or path.suffix == ".dvc")
+    return source_files(source, DOCUMENTS, setting)
 
 
 def read_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int, str | Skipped]]:
-    """(line or row number from 1, text or why there is none) of every record of one file; blank lines don't count.
+    """(line or row number from 1, text or why there is none) of every record of one file.
 
-    longest: a text of more UTF-8 bytes is certainly skipped as oversize where its line tells so before it is parsed.
-    Raises UserError, with file and line, for a broken archive and for a field that the first records all lack.
+    A text may hold lone surrogates and zero bytes. Blank lines are no records.
+
+    longest: UTF-8 bytes. A line that can only hold a longer text is skipped as oversize unparsed.
+    Raises UserError, with file and line, where the file cannot be read on from.
     """
-    is_parquet = path.suffix.lower() == ".parquet"
-    texts = _parquet_texts(path, fields) if is_parquet else _json_texts(path, fields, longest)
-    lacking: list[tuple[int, str]] = []
-    for number, text in texts:
-        yield number, text
-        if not isinstance(text, Skipped) or text in (OTHER_DOMAIN, NOT_A_STRING):  # it has the fields
-            yield from texts
-            return
-        if text.reason == FIELD_MISSING:
-            lacking.append((number, text.detail))
-            if len(lacking) == LACKING:
-                break
-    if lacking:
-        number, detail = lacking[0]
-        unit = "row" if is_parquet else "line"
-        raise UserError(f"{path}, {unit} {number}: {detail}. No record up to {unit} {lacking[-1][0]} has it: set the "
-                        "field's name right.")
+    if path.suffix.lower() == ".parquet":
+        return _parquet_texts(path, fields)
+    return _json_texts(path, fields, longest)
 
 
 def _json_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int, str | Skipped]]:
-    for number, line in _numbered_lines(path, LONGEST_ESCAPE * longest + BYTES_AT_ONCE):
-        if line is None:
-            yield number, OVERSIZE
+    key = fields.text.rsplit(".", 1)[-1]
+    # The key as the file writes it. Until a line shows that, each is parsed carefully.
+    written = b""
+    once = {key, *(fields.domain or key).split(".")}
+    for number, line in numbered_lines(path, LONGEST_ESCAPE * longest + BYTES_AT_ONCE):
+        if not isinstance(line, bytes):
+            yield number, line
             continue
-        if not line or line.isspace():
-            continue
-        record = _parsed(line)
+        # The fast parser takes the last of two fields of one name and is silent about the first.
+        if not written:
+            written = _as_written(key, line)
+        suspicious = line.rfind(written) != line.find(written)
+        record = carefully_parsed(line, once) if suspicious else parsed(line)
         yield number, record if isinstance(record, Skipped) else _text_of(record, fields)
 
 
-def _parsed(line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        # The standard parser is slower and takes more: lone surrogates, NaN. It also tells bad bytes from bad JSON.
-        try:
-            return json.loads(line)
-        except UnicodeDecodeError:
-            return UNDECODABLE
-        except (ValueError, RecursionError):  # the second: brackets nested past all sense
-            return BROKEN_JSON
+def _as_written(key: str, line: bytes) -> bytes:
+    """A key with its colon, spaced as a line has it; nothing where it has none."""
+    found = re.search(re.escape(orjson.dumps(key)) + rb"\s*:", line)
+    return found[0] if found else b""
 
 
-def _text_of(record: Any, fields: Fields) -> str | Skipped:
+def _text_of(record: Any, fields: Fields, known: str | None = None) -> str | Skipped:
+    """The text of a record. known: its fields, for a message, if not its own keys."""
     if fields.domain is not None:
         domain = _field(record, fields.domain)
-        if domain is ABSENT:
-            return _missing(record, fields.domain, f"{fields.section}.domain_field")
         if domain != fields.only:
-            return OTHER_DOMAIN
+            if domain is ABSENT:
+                return _missing(record, fields.domain, f"{fields.section}.domain_field", known)
+            other = _other_domain(domain, fields)
+            if other is not None:
+                return other
     text = _field(record, fields.text)
+    if isinstance(text, str):
+        return text
     if text is ABSENT:
-        return _missing(record, fields.text, f"{fields.section}.text_field")
-    return text if isinstance(text, str) else NOT_A_STRING
+        return _missing(record, fields.text, f"{fields.section}.text_field", known)
+    return _text_from(text, fields)
 
 
-ABSENT = object()
+def _text_from(value: Any, fields: Fields) -> str | Skipped:
+    """The text in a value that is no string: bytes are decoded, all else is none."""
+    if isinstance(value, Skipped):
+        return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            return Skipped(
+                reason=UNDECODABLE, detail=f"the byte {value[error.start]:#x} is not UTF-8"
+            )
+    return _not_a_string(fields.text, _kind(value))
+
+
+@lru_cache
+def _not_a_string(field: str, kind: str) -> Skipped:
+    return Skipped(reason=NOT_A_STRING, detail=f"the field {field!r} holds {kind}")
+
+
+def _other_domain(domain: Any, fields: Fields) -> Skipped | None:
+    """Why a record with this value in its domain field is not wanted; None where it is."""
+    if isinstance(domain, Skipped):
+        return domain
+    name = _domain_name(domain)
+    if name is None:
+        return _no_domain(f"the field {fields.domain!r} holds {_kind(domain)}")
+    return None if name == fields.only else _named_other(name)
+
+
+def _domain_name(value: Any) -> str | None:
+    """The name of a domain as text, however it is stored; None for what names none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, float):
+        # A column of whole numbers with a gap is stored as floats: 2024.0 is 2024, and NaN is the
+        # gap.
+        return None if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
+    return None if value is None or isinstance(value, dict | list) else str(value)
+
+
+@lru_cache(1024)
+def _named_other(name: str) -> Skipped:
+    return Skipped(reason=OTHER_DOMAIN, detail=name)
+
+
+@lru_cache
+def _no_domain(detail: str) -> Skipped:
+    return Skipped(reason=NO_DOMAIN, detail=detail)
 
 
 def _field(record: Any, field: str) -> Any:
     """The value of a field, or ABSENT."""
-    if isinstance(record, dict) and field in record:
-        return record[field]
-    try:
-        for key in field.split("."):
-            record = record[key]
-    except (KeyError, TypeError):
+    if not isinstance(record, dict):
         return ABSENT
-    return record
+    return record[field] if field in record else _below(record, field.split("."))
 
 
-def _missing(record: Any, field: str, setting: str) -> Skipped:
-    known = ", ".join(record)[:200] or "nothing" if isinstance(record, dict) else f"no fields, being {_kind(record)}"
-    return Skipped(reason=FIELD_MISSING, detail=f"no field {field!r}, as {setting} says; the record holds {known}")
+def _below(value: Any, keys: Sequence[str]) -> Any:
+    """The value at a path of keys, or ABSENT. JSON stored as text is parsed on the way."""
+    for key in keys:
+        if isinstance(value, str | bytes):
+            inner = parsed(value.encode("utf-8", "replace") if isinstance(value, str) else value)
+            value = None if isinstance(inner, Skipped) else inner
+        if isinstance(value, list) and all(isinstance(item, tuple) for item in value):
+            value = dict(value)  # pyarrow gives a map as pairs
+        if not isinstance(value, dict) or key not in value:
+            return ABSENT
+        value = value[key]
+    return value
 
 
-def _kind(record: Any) -> str:
-    return "null" if record is None else f"a {type(record).__name__}"
+def _missing(record: Any, field: str, setting: str, known: str | None) -> Skipped:
+    if known is not None:
+        return _no_field(field, setting, known)
+    if not isinstance(record, dict):
+        return _no_field(field, setting, f"no fields, being {_kind(record)}")
+    first = field.split(".")[0]
+    hint = f"; its {first!r} is {_kind(record[first])}" if first in record else ""
+    return _no_field(field, setting, (", ".join(record)[:LISTED] or "nothing") + hint)
 
 
-def _numbered_lines(path: Path, longest: int) -> Iterator[tuple[int, bytes | None]]:
-    number = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(_lines(_blocks(path, file), longest), start=1):
-                yield number, line
-    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        raise UserError(f"{path}, after line {number}: the archive is broken or cut off ({error}). "
-                        "Fetch it again; nothing was overwritten.") from None
-    except OSError as error:
-        raise UserError(f"{path}, after line {number}: {error}. Mend access to it.") from None
+@lru_cache
+def _no_field(field: str, setting: str, known: str) -> Skipped:
+    return Skipped(
+        reason=FIELD_MISSING,
+        detail=f"no field {field!r}, as {setting} says; the record holds {known}",
+    )
 
 
-def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes | None]:
-    """Lines without their ends; None for one of more than `longest` bytes, of which no more is held."""
-    held: list[bytes] = []
-    size, too_long = 0, False
-    for block in blocks:
-        first, *others = block.split(b"\n")
-        for line in others:
-            if too_long:
-                yield None
-            else:
-                yield b"".join([*held, first]) if held else first
-            held, size, too_long, first = [], 0, False, line
-        size += len(first)
-        too_long = too_long or size > longest
-        held = [] if too_long else [*held, first] if first else held
-    if size:
-        yield None if too_long else b"".join(held)
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return "null"
+    if isinstance(value, str):
+        return "text that is no JSON object with it"
+    return KINDS.get(type(value), f"a {type(value).__name__}")
 
 
-def _blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    packing = path.suffix.lower()
-    if packing in (".gz", ".zst") and not os.fstat(file.fileno()).st_size:
-        raise EOFError("it holds no byte, where even an archive of nothing has a beginning")
-    if packing == ".zst":
-        return _zstd_blocks(file)
-    reader = gzip.GzipFile(fileobj=file) if packing == ".gz" else file
-    return iter(lambda: reader.read(BYTES_AT_ONCE), b"")
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Where a field stands in a Parquet file."""
 
+    field: str
+    name: str
+    """The top-level column."""
+    structs: tuple[str, ...]
+    """Names from struct to struct below it."""
+    keys: tuple[str, ...]
+    """What is left of the field's name: keys of maps, or of JSON stored as text."""
 
-def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
-    """All frames. They are opened by hand, for the library's own reader ends a cut-off frame in silence."""
-    frame = None
-    while compressed := file.read(BYTES_AT_ONCE):
-        while compressed:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            yield frame.decompress(compressed)
-            compressed = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
-    if frame is not None:
-        raise EOFError("the last frame has no end")
+    @property
+    def path(self) -> str:
+        """What pyarrow calls it."""
+        return ".".join([self.name, *self.structs])
 
 
 def _parquet_texts(path: Path, fields: Fields) -> Iterator[tuple[int, str | Skipped]]:
     import pyarrow.parquet as pq  # here, for it takes as long to import as a small domain to read
 
-    columns = {"text_field": fields.text} | ({"domain_field": fields.domain} if fields.domain else {})
-    try:
-        table = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error}). Fetch it again.") from None
-    names = table.schema_arrow.names
-    wanted = {setting: field if field in names else field.split(".")[0] for setting, field in columns.items()}
-    for setting, column in wanted.items():
-        if column not in names:
-            raise UserError(f"{path}: no column {column!r}; it holds {', '.join(names)}. Set "
-                            f"{fields.section}.{setting}.")
     row = 0
     try:
-        for batch in table.iter_batches(columns=sorted(set(wanted.values())), batch_size=ROWS_AT_ONCE):
-            for record in _records(batch):
+        # Opened here, for pyarrow takes no name that is not UTF-8.
+        with opened(path) as file:
+            table = pq.ParquetFile(file)
+            schema = table.schema_arrow
+            known = ", ".join(f"{column.name} ({column.type})" for column in schema)[:LISTED]
+            wanted = [fields.text] if fields.domain is None else [fields.domain, fields.text]
+            found = [_column(path, schema, field) for field in wanted]
+            columns = [column for column in found if column is not None]
+            for record in _records(table, columns):
                 row += 1
-                yield row, _text_of(record, fields) if record is not None else UNDECODABLE
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}, after row {row}: broken or cut off ({error}). Fetch it again.") from None
+                yield row, _text_of(record, fields, known)
+    except (pa.ArrowException, OSError) as error:
+        problem = str(getattr(error, "strerror", None) or error).rstrip(".")
+        place = f", after row {row}" if row else ": not a readable Parquet file"
+        raise UserError(
+            f"{shown(path)}{place}: {problem}. Give access to it, or fetch it again."
+        ) from None
 
 
-def _records(batch: pa.RecordBatch) -> Iterator[Any]:
-    """Rows as dicts; None for one whose bytes are no UTF-8."""
+def _column(path: Path, schema: pa.Schema, field: str) -> Column | None:
+    """Where a field stands; None where it does not. Raises UserError where it stands twice."""
+    name, *keys = [field] if field in schema.names else field.split(".")
+    structs: list[str] = []
+    found = [schema.field(i) for i in schema.get_all_field_indices(name)]
+    while len(found) == 1 and keys and pa.types.is_struct(found[0].type):
+        structs.append(keys.pop(0))
+        kind = found[0].type
+        found = [kind.field(i) for i in kind.get_all_field_indices(structs[-1])]
+    if len(found) > 1:
+        twice = ".".join([name, *structs])
+        raise UserError(
+            f"{shown(path)}: two columns {twice!r}, and either may be meant. Rename one of them."
+        )
+    if not found:
+        return None
+    return Column(field=field, name=name, structs=tuple(structs), keys=tuple(keys))
+
+
+def _records(table: Any, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    """Rows of a pyarrow.parquet.ParquetFile as flat records; a field that is absent is left out."""
+    if not columns:
+        yield from ({} for _ in range(table.metadata.num_rows))
+        return
+    paths = [column.path for column in columns]
+    names = [column.field for column in columns]
+    for batch in table.iter_batches(columns=paths, batch_size=ROWS_AT_ONCE):
+        for row in zip(*(_values(batch, column) for column in columns), strict=True):
+            record = zip(names, row, strict=True)
+            yield {name: value for name, value in record if value is not ABSENT}
+
+
+def _values(batch: pa.RecordBatch, column: Column) -> list[Any]:
+    """One value a row: ABSENT below a null, Skipped where bytes are not what their type says."""
+    import pyarrow.compute as pc
+
+    array = batch.column(batch.schema.get_field_index(column.name))
+    absent: list[int] = []
+    for name in column.structs:
+        absent += array.is_null().to_numpy(zero_copy_only=False).nonzero()[0].tolist()
+        array = pc.struct_field(array, [array.type.get_field_index(name)])
+
+    values = _plain(array, column.field)
+    for key in column.keys:
+        values = [value if isinstance(value, Skipped) else _below(value, [key]) for value in values]
+    for row in absent:
+        values[row] = ABSENT
+    return values
+
+
+def _plain(array: pa.Array, field: str) -> list[Any]:
+    """The values of an array as Python has them."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
     try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
-        for number in range(batch.num_rows):
-            try:
-                yield batch.slice(number, 1).to_pylist()[0]
-            except UnicodeDecodeError:
-                yield None
+        return list(array.to_pylist())
+    except (ValueError, OverflowError):
+        return [_scalar(value, field) for value in array]
+
+
+def _scalar(value: pa.Scalar, field: str) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError) as error:
+        return Skipped(reason=UNDECODABLE, detail=f"the field {field!r}: {error}")

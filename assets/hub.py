@@ -6,6 +6,7 @@ cache (HF_HOME), of which nothing is deleted here. The Hub's library is imported
 package alone imports none of it), for most sources are local and it takes a third of the time of a small stage.
 """
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from typing import Annotated
 import huggingface_hub
 from pydantic import Field, field_validator
 
-from assets.documents import SUFFIXES, is_known
+from assets.source_files import DOCUMENTS, print_ignored, why_ignored_below
 from assets.stage import Config, UserError
 
 COMMIT_DIGITS = 40
@@ -40,20 +41,37 @@ class HubSource(Config):
         return revision
 
 
+@dataclass(frozen=True, kw_only=True)
+class HubFiles:
+    """What a dataset's pattern matches, each sorted."""
+
+    read: list[str]
+    ignored: dict[str, str]
+    """Files that match and are not read, by the rule of assets/source_files.py, and why."""
+
+
 def hub_files(source: HubSource) -> list[str]:
     """Paths of the files that match and hold documents, sorted. Raises UserError where none does."""
+    return list_hub(source).read
 
+
+def list_hub(source: HubSource) -> HubFiles:
+    """The files that match, read and ignored. Raises UserError where none holds documents."""
     try:
         hub = huggingface_hub.HfApi()
         paths = sorted(hub.list_repo_files(source.hub, revision=source.revision, repo_type="dataset"))
     except Exception as error:
         raise explained(f"{source.hub} at {source.revision[:8]}", error) from None
-    chosen = [path for path in paths if fnmatchcase(path, source.files) and is_known(path)]
+    matching = [path for path in paths if fnmatchcase(path, source.files)]
+    reasons = {path: why_ignored_below(path, DOCUMENTS) for path in matching}
+    ignored = {path: why for path, why in reasons.items() if why}
+    print_ignored({f"{source.hub}/{path}": why for path, why in ignored.items()}, source.hub)
+    chosen = [path for path in matching if path not in ignored]
     if not chosen:
         raise UserError(f"{source.hub} at {source.revision[:8]}: no file matches {source.files!r} and ends with one of "
-                        f"{', '.join(SUFFIXES)}. There are: {', '.join(paths[:8])}{', ...' if len(paths) > 8 else ''}. "
-                        "Change `files`.")
-    return chosen
+                        f"{', '.join(DOCUMENTS)}. There are: {', '.join(paths[:8])}"
+                        f"{', ...' if len(paths) > 8 else ''}. Change `files`.")
+    return HubFiles(read=chosen, ignored=ignored)
 
 
 def fetch(source: HubSource, path: str) -> Path:

@@ -5,7 +5,8 @@ adding documents never moves another one from training to the held-out split, an
 held out in both or in neither. Reading stops as soon as the domain has what data/token_demand asks for, and
 parts.csv says which records of which files were read. Work goes in blocks of a megabyte: memory holds one block,
 8 bytes for every document seen (to know duplicates) and the index of the evaluation texts. Every record skipped is a
-line of skipped.csv, written as it is met; where the stage stops, the list stays behind in data/.skipped.
+line of skipped.csv, written as it is met; where the stage stops, the list stays behind in data/.skipped. A document
+whose text had to change (lone surrogates, zero bytes) is kept, and counted and listed there too.
 """
 
 import csv
@@ -24,17 +25,27 @@ import numpy as np
 import pyarrow as pa
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from assets.contamination import Index, build_index, contaminated, read_index
 from assets.demand import Demand
 from assets.document_store import SCHEMA, document_writer
-from assets.documents import NAMED, OTHER_DOMAIN, OVERSIZE, Fields, Skipped, document_files, read_texts
+from assets.documents import (
+    FIELD_MISSING,
+    NOT_A_STRING,
+    OTHER_DOMAIN,
+    Fields,
+    Skipped,
+    document_files,
+    read_texts,
+)
 from assets.domains import SET_NAMES
-from assets.hub import HubSource, fetch, hub_files
+from assets.hub import HubSource, fetch, list_hub
 from assets.progress import Progress
 from assets.randomness import fractions
+from assets.records import OVERSIZE, read_text
 from assets.sample_corpus import SampleDomain, records
+from assets.source_files import NAMED, shown
 from assets.stage import Config, UserError, command, output, read_json, read_params, validated
 
 DEMAND = Path("data/token_demand")
@@ -42,9 +53,13 @@ BLOCK = 1 << 20  # bytes of text: what is done to one stays in the processor's c
 MANY = 10_000  # records in a block, for corpora of very short texts
 SETTLED = 1000  # while fewer records are read, a share is of this many; at the end it is of what was read
 LEFT = Path("data/.skipped")  # outside of every stage's folder, which an unfinished run must leave as it was
+OTHERS = 8  # names of other domains in the message that none of the domain's own was found
 EMPTY = Skipped(reason="empty")
+TOO_LONG = Skipped(reason=OVERSIZE)
 DUPLICATE = Skipped(reason="duplicates")
 CONTAMINATED = Skipped(reason="contaminated")
+LONE_SURROGATES = Skipped(reason="lone_surrogates", detail="question marks now stand for them")
+ZERO_BYTES = Skipped(reason="zero_bytes", detail="dropped from the text")
 BLANK = re.compile(r"[\s\0]*")  # what a text without any sign is made of; zero bytes are dropped from every text
 
 SkippedRow = tuple[str, str, int]
@@ -59,7 +74,15 @@ class Domain(Config):
     source: Path
     """A file or folder of documents; or a YAML file that describes a Hub dataset or a sample domain."""
     only: str | None = None
-    """The value of `domain_field` that is this domain. Default: SlimPajama's name of it, or the domain's own name."""
+    """The value of `domain_field` that is this domain. Default: SlimPajama's name of it, or the domain's own name.
+    A number or boolean stands for its text: 3 selects 3 and "3"."""
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _as_text(cls, only: object) -> object:
+        if isinstance(only, bool):
+            return "true" if only else "false"
+        return str(only) if isinstance(only, int) else only
 
 
 class Limits(Config):
@@ -73,6 +96,12 @@ class Limits(Config):
     empty: Annotated[float, Field(ge=0, le=1)] = 0.05
     contaminated: Annotated[float, Field(ge=0, le=1)] = 0.01
     duplicates: Annotated[float, Field(ge=0, le=1)] = 1.0
+    no_domain: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Records whose domain field is null, or holds what names no domain."""
+    lone_surrogates: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Documents kept with question marks for lone surrogates, which UTF-8 cannot write."""
+    zero_bytes: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Documents kept without their zero bytes."""
 
 
 class Decontamination(Config):
@@ -123,19 +152,37 @@ class Tally:
     """Records read of each file opened; records of other domains are among them."""
     ignored: dict[str, str] = field(default_factory=dict)
     """Files that were not opened, and why."""
+    first: dict[str, str] = field(default_factory=dict)
+    """Where each reason was met first, and its detail."""
+    others: set[str] = field(default_factory=set)
+    """The first names of other domains met."""
 
     def skip(self, skipped: Skipped, file: str, line: int) -> None:
         """Count a skipped record and list where it stands."""
-        reason = skipped.reason
+        self._count("skipped", skipped, file, line)
+
+    def change(self, changed: Skipped, file: str, line: int) -> None:
+        """Count a document that is kept with its text changed, and list where it stands."""
+        self._count("changed", changed, file, line)
+
+    def leave(self, other: Skipped) -> None:
+        """Count a record that is left to another domain."""
+        self.counts[other.reason] += 1
+        if len(self.others) < OTHERS:
+            self.others.add(other.detail)
+
+    def _count(self, what: str, found: Skipped, file: str, line: int) -> None:
+        reason = found.reason
         self.counts[reason] += 1
         self.list_skipped((reason, file, line))
-        if self.counts[reason] <= NAMED and skipped != DUPLICATE:  # those are no fault
-            print(f"skipped: {reason}: {file}, line {line}{': ' if skipped.detail else ''}{skipped.detail}",
-                  file=sys.stderr)
+        place = f"{file}, line {line}{': ' if found.detail else ''}{found.detail}"
+        self.first.setdefault(reason, place)
+        if self.counts[reason] <= NAMED and found != DUPLICATE:  # those are no fault
+            print(f"{what}: {reason}: {place}", file=sys.stderr)
 
     @property
     def records(self) -> int:
-        """Records read that belong to this domain."""
+        """Records read that belong to this domain, or to none."""
         return sum(self.parts.values()) - self.counts["other_domain"]
 
 
@@ -175,8 +222,7 @@ def run(name: str) -> None:
                 writer.write_batch(batch)
         check(tally, config.limits, domain.source, tally.records)
         if not tally.counts["documents"]:
-            raise UserError(f"{domain.source}: no document in {tally.records:,} records ({dict(tally.counts)}). "
-                            "Check the source, text_field and domain_field.")
+            raise UserError(_no_document(name, domain.source, config, tally))
         parts = [(file, count, "") for file, count in tally.parts.items()]
         parts += [(file, 0, why) for file, why in tally.ignored.items()]
         with (out.folder / "parts.csv").open("w", newline="") as file:
@@ -184,6 +230,16 @@ def run(name: str) -> None:
         out.facts = out.metrics = dict(sorted(tally.counts.items())) | {
             "records": tally.records, "evaluation_texts": index.evaluation_texts,
             "evaluation_texts_too_short": index.too_short}
+
+
+def _no_document(name: str, source: Path, config: RawCorpusConfig, tally: Tally) -> str:
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in sorted(tally.counts.items()) if count)
+    problem = f"{shown(source)}: no document in {tally.records:,} records ({counts or 'the source is empty'})."
+    if tally.others:
+        names = ", ".join(map(repr, sorted(tally.others)))
+        return (f"{problem} The field {config.domain_field!r} holds {names}: set raw_corpus.domains.{name}.only to the "
+                "name that is this domain.")
+    return f"{problem} Check the source, text_field and domain_field."
 
 
 @contextmanager
@@ -234,7 +290,9 @@ def ingest(records: Iterable[Located], config: RawCorpusConfig, source: Path, de
         check(tally, config.limits, source, max(tally.records, SETTLED))
         yield pa.RecordBatch.from_arrays([
             pa.array([document.identity for document in kept], pa.uint64()),
-            pa.array([document.text for document in kept], pa.string()), pa.array(held)], schema=SCHEMA)
+            # Viewed, for it is UTF-8 by now: checking that again and widening offsets took 0.8 ms a megabyte.
+            pa.array([document.text for document in kept], pa.large_binary()).view(pa.large_string()),
+            pa.array(held)], schema=SCHEMA)
         progress.add(len(kept))
         if demand.met(supply, long_supply):
             break
@@ -249,11 +307,13 @@ def located(config: RawCorpusConfig, name: str, domain: Domain, tally: Tally) ->
             for number, record in enumerate(records(name, described, config.seed), start=1):
                 yield str(domain.source), number, record["text"]
             return
-        files = ((f"{described.hub}/{path}", fetch(described, path)) for path in hub_files(described))
+        listed = list_hub(described)
+        tally.ignored |= {f"{described.hub}/{path}": why for path, why in listed.ignored.items()}
+        files = ((f"{described.hub}/{path}", fetch(described, path)) for path in listed.read)
     else:
-        found = document_files(domain.source)
-        tally.ignored |= {str(path): why for path, why in found.ignored.items()}
-        files = ((str(path), path) for path in found.read)
+        found = document_files(domain.source, f"raw_corpus.domains.{name}.source")
+        tally.ignored |= {shown(path): why for path, why in found.ignored.items()}
+        files = ((shown(path), path) for path in found.read)
     only = None if config.domain_field is None else domain.only or SET_NAMES.get(name, name)
     fields = Fields(text=config.text_field, domain=config.domain_field, only=only)
     for label, path in files:
@@ -291,32 +351,43 @@ def novel(block: Sequence[Located], longest: int, seen: Seen, tally: Tally) -> l
     kept = []
     for file, line, text in block:
         if not isinstance(text, str):
-            if text.reason == OTHER_DOMAIN.reason:
-                tally.counts[text.reason] += 1
+            if text.reason == OTHER_DOMAIN:
+                tally.leave(text)
             else:
                 tally.skip(text, file, line)
             continue
         if BLANK.fullmatch(text):
             tally.skip(EMPTY, file, line)
             continue
-        normal = normalised(text)
+        normal, changes = normalised(text)
         if len(normal) > longest:
-            tally.skip(OVERSIZE, file, line)
+            tally.skip(TOO_LONG, file, line)
             continue
         identity = int.from_bytes(blake2b(normal, digest_size=8).digest(), "big")
         if seen.add(identity):
             kept.append(Document(identity, normal, file, line))
+            for change in changes:
+                tally.change(change, file, line)
         else:
             tally.skip(DUPLICATE, file, line)
     return kept
 
 
-def normalised(text: str) -> bytes:
-    """UTF-8 with Unix line ends and without zero bytes; lone surrogates become question marks."""
-    encoded = text.encode("utf-8", "replace")
+def normalised(text: str) -> tuple[bytes, list[Skipped]]:
+    """UTF-8 with Unix line ends and without zero bytes, and what else had to change: lone surrogates become question
+    marks."""
+    changes = []
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        encoded = text.encode("utf-8", "replace")
+        changes.append(LONE_SURROGATES)
     if b"\r" in encoded:
         encoded = encoded.replace(b"\r\n", b"\n")
-    return encoded.replace(b"\x00", b"") if b"\x00" in encoded else encoded
+    if b"\x00" in encoded:
+        encoded = encoded.replace(b"\x00", b"")
+        changes.append(ZERO_BYTES)
+    return encoded, changes
 
 
 def without_contaminated(documents: list[Document], index: Index, tally: Tally) -> list[Document]:
@@ -332,15 +403,20 @@ def check(tally: Tally, limits: Limits, source: Path, records: int) -> None:
     for reason, limit in limits.model_dump().items():
         count = tally.counts[reason]
         if count > limit * records:
-            raise UserError(f"{source}: {count:,} of {tally.records:,} records are {reason}, more than "
-                            f"raw_corpus.limits.{reason} = {limit}. Mend them, or raise the limit.")
+            wrong = reason in (FIELD_MISSING, NOT_A_STRING) and count == tally.records
+            cure = "Set the field's name right" if wrong else "Fix them, or raise the limit"
+            raise UserError(
+                f"{shown(source)}: {count:,} of {tally.records:,} records are {reason}, more than "
+                f"raw_corpus.limits.{reason} = {limit}. The first: {tally.first[reason]}. {cure}."
+            )
 
 
 def _described(path: Path) -> HubSource | SampleDomain:
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as the description of a source: {error}") from None
+        values = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read as the description of a source: {problem}") from None
     if isinstance(values, dict) and "hub" in values:
         return validated(HubSource, values, str(path))
     return validated(SampleDomain, values, str(path))

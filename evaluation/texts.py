@@ -1,26 +1,56 @@
-"""Texts to ask about: held-out documents of a domain, or files of the user's own."""
+"""Texts to ask about: held-out documents of a domain, or text files of the user's own.
 
+Text files are found by assets/source_files.py and read by assets/records.py, as documents are.
+So a hidden file is no haystack, and a byte order mark is no word of it.
+"""
+
+import sys
 from pathlib import Path
 
 from assets.document_store import FILE, read_documents, texts_of
+from assets.records import read_text
+from assets.source_files import DOCUMENTS, TEXTS, shown, source_files
 from assets.stage import UserError
 
 
-def read_texts(path: Path) -> list[str]:
-    """Held-out documents where `path` is a folder of data/raw_corpus, else the texts of .txt files: one, or a folder.
+def read_texts(path: Path, setting: str = "needle_report.haystack") -> list[str]:
+    """Held-out documents where `path` is a folder of data/raw_corpus; else texts of text files.
 
-    Raises UserError if there is none.
+    Those are the .txt, .txt.gz and .txt.zst files below a folder, or one file of any other ending.
+    Empty ones are left out, and named on stderr.
+
+    setting: the key of params.yaml that names them, for messages.
+    Raises UserError if there is none, or one of them cannot be read.
     """
     if (path / FILE).is_file():
         texts = [text for batch in read_documents(path) for text in texts_of(batch, heldout=True)]
-    else:
-        files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-        try:
-            texts = [file.read_text() for file in files]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: {error}. Name a UTF-8 .txt file, a folder of them, or data/raw_corpus/DOMAIN."
-                            ) from None
-    if not any(texts):
-        raise UserError(f"{path}: no text there. Name a folder of .txt files, or data/raw_corpus/DOMAIN with held-out "
-                        "documents.")
-    return [text for text in texts if text]
+        return _not_empty(path, [text for text in texts if text])
+
+    texts = []
+    for file in _text_files(path, setting):
+        text = read_text(file)
+        if text.strip():
+            texts.append(text)
+        else:
+            print(f"ignored: {shown(file)}: empty", file=sys.stderr)
+    return _not_empty(path, texts)
+
+
+def _text_files(path: Path, setting: str) -> list[Path]:
+    if path.is_file():
+        if path.name.lower().endswith(DOCUMENTS):
+            raise UserError(
+                f"{shown(path)}: holds records, not a text. Name a .txt file; or make it a domain, "
+                "and name data/raw_corpus/DOMAIN."
+            )
+        return [path]
+    return source_files(path, TEXTS, setting).read
+
+
+def _not_empty(path: Path, texts: list[str]) -> list[str]:
+    if not texts:
+        raise UserError(
+            f"{shown(path)}: no text there. Name a folder of .txt files, or "
+            "data/raw_corpus/DOMAIN with held-out documents."
+        )
+    return texts

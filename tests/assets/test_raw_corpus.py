@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,8 +15,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets import documents as reading
 from assets import raw_corpus
+from assets import records as reading
 from assets.contamination import build_index, contaminated
 from assets.demand import Demand
 from assets.documents import Fields, Skipped, document_files, read_texts
@@ -92,12 +94,12 @@ def test_one_file_of_many_domains_is_shared_out_by_a_nested_field(tmp_path: Path
     assert found == {"book": ["one fish", "red fish"], "arxiv": ["two fish"], "mine": ["two fish"], "wikipedia": []}
 
 
-@given(st.lists(st.binary(max_size=6).filter(lambda line: b"\n" not in line)), st.integers(1, 7))
+@given(st.lists(st.text("ab\r", max_size=6).map(str.encode)), st.integers(1, 7))
 def test_lines_are_the_same_however_the_blocks_fall(lines: list[bytes], size: int) -> None:
     whole = b"\n".join(lines)
     pieces = [whole[start:start + size] for start in range(0, len(whole), size)]
-    expected = lines[:-1] if lines and not lines[-1] else lines
-    assert list(reading._lines(iter(pieces), 1000)) == expected
+    expected = re.split(rb"\r\n|\r|\n", whole)
+    assert list(reading._lines(iter(pieces), 1000)) == (expected if expected[-1] else expected[:-1])
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
@@ -132,12 +134,15 @@ def test_a_cut_off_archive_stops_and_names_the_file(tmp_path: Path, ending: str)
         texts(path)
 
 
-def test_a_wrong_field_is_named_beside_those_that_are_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"line 1: no field 'content', as raw_corpus.text_field says; the record holds "
-                                        r"text, meta. No record up to line 3 has it"):
-        texts(write(tmp_path, ".jsonl"), "content")
-    with pytest.raises(UserError, match=r"no column 'content'; it holds text, meta"):
-        texts(write(tmp_path, ".parquet").rename(tmp_path / "rows.parquet"), "content")
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_wrong_field_is_named_beside_those_that_are_there(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path, ending)
+    tally, settings = counted()[0], config(text_field="content")
+    with pytest.raises(UserError, match=rf"3 of 3 records are field_missing.*The first: {path}, line 1: no field "
+                                        r"'content', as raw_corpus.text_field says; the record holds text.* Set "
+                                        r"the field's name right"):
+        list(ingest(located(settings, "x", Domain(source=path), tally), settings, path, ALL, NOTHING, tally))
+        check(tally, Limits(), path, tally.records)
 
 
 NESTED = b"[" * 100_000
@@ -159,14 +164,32 @@ def test_a_row_whose_nested_record_is_null_is_skipped(tmp_path: Path) -> None:
     assert isinstance(first, Skipped) and first.reason == "field_missing" and second == "one fish"
 
 
-@pytest.mark.parametrize(("lacking", "having", "stops"), [(3, 0, True), (100, 1, True), (99, 1, False), (3, 1, False)])
-def test_a_field_that_the_first_records_all_lack_stops(tmp_path: Path, lacking: int, having: int, stops: bool) -> None:
-    path = write(tmp_path, ".jsonl", b'{"body": "a"}\n' * lacking + b'{"text": "b"}\n' * having)
-    if stops:
-        with pytest.raises(UserError, match=rf"line 1: no field 'text'.*holds body. No record up to line {lacking} "):
-            texts(path)
-    else:
-        assert [text for text in texts(path) if isinstance(text, str)] == ["b"] * having
+ODD = {"broken_json": b"{", "undecodable": b'{"text": "\xff"}', "field_missing": b'{"body": "a"}',
+       "text_not_a_string": b'{"text": 3}', "empty": b'{"text": " "}', "oversize": b'{"text": "%s"}' % (b"x" * 2000)}
+
+
+@pytest.mark.parametrize("reason", ODD)
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_limit_is_of_the_domain_wherever_its_bad_records_lie(tmp_path: Path, reason: str, alone: bool) -> None:
+    """One bad record of 200 is half a percent, whether it is a file of its own or the first of many."""
+    good = [b'{"text": "%d"}' % number for number in range(199)]
+    (tmp_path / "a.jsonl").write_bytes(ODD[reason] if alone else b"\n".join([ODD[reason], *good]))
+    (tmp_path / "b.jsonl").write_bytes(b"\n".join(good if alone else []))
+    tally, _ = counted()
+    settings = config(longest=1000)
+    rows = [row for batch in ingest(located(settings, "x", Domain(source=tmp_path), tally), settings, tmp_path, ALL,
+                                    NOTHING, tally) for row in batch.to_pylist()]
+    check(tally, Limits(), tmp_path, tally.records)
+    assert len(rows) == 199 and tally.counts[reason] == 1 and tally.records == 200
+    with pytest.raises(UserError, match=rf"1 of 200 records are {reason}.*The first: {tmp_path}/a.jsonl, line 1"):
+        check(tally, Limits(**{reason: 0.004}), tmp_path, tally.records)  # type: ignore[arg-type]
+
+
+def test_a_parquet_file_without_the_column_is_counted_row_by_row(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "b.parquet")
+    odd, *others = texts(tmp_path)
+    assert others == TEXTS and isinstance(odd, Skipped) and odd.reason == "field_missing" and "holds body" in odd.detail
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
@@ -177,18 +200,6 @@ def test_a_field_with_a_dot_in_its_name_is_found_before_a_nested_one(tmp_path: P
     else:
         (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
     assert texts(tmp_path, "meta.text") == ["flat"]
-
-
-def test_a_file_that_is_not_read_is_named_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("a.JSONL", "sub/b.Jsonl"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(LINES)
-    for name in ("b.json", "sub/c.jsonl.xz", ".hidden", "README.md", "a.JSONL.dvc"):
-        (tmp_path / name).write_bytes(b"x")
-    found = document_files(tmp_path)
-    assert found.read == [tmp_path / "a.JSONL", tmp_path / "sub/b.Jsonl"] and texts(tmp_path) == TEXTS * 2
-    assert found.ignored == dict.fromkeys((tmp_path / "b.json", tmp_path / "sub/c.jsonl.xz"), "unknown ending")
-    assert f"ignored: {tmp_path}/sub/c.jsonl.xz: unknown ending" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.JSONL.GZ"])
@@ -204,8 +215,9 @@ def test_duplicates_and_empty_texts_are_counted_and_dropped() -> None:
     rows = kept(records, config(limits=Limits(empty=1)), tally)
     assert [row["text"] for row in rows] == ["a", "b", "a\n", "?"]
     assert (tally.counts["documents"], tally.counts["duplicates"], tally.counts["empty"]) == (4, 3, 3)
-    assert skipped == [("duplicates", "file", 3), ("empty", "file", 4), ("duplicates", "file", 6), ("empty", "file", 8),
-                       ("empty", "file", 9), ("duplicates", "file", 10)]
+    assert skipped == [("duplicates", "file", 3), ("empty", "file", 4), ("duplicates", "file", 6),
+                       ("lone_surrogates", "file", 7), ("empty", "file", 8), ("empty", "file", 9),
+                       ("duplicates", "file", 10)]
     assert tally.records == 10
 
 
@@ -340,3 +352,62 @@ def test_evaluation_texts_that_cannot_be_searched_for_are_refused(project: Path,
 def test_ids_are_64_bits_of_the_text() -> None:
     (row,) = kept(["a"], config())
     assert row["id"] == int(np.uint64(int.from_bytes(raw_corpus.blake2b(b"a", digest_size=8).digest(), "big")))
+
+
+def test_a_text_that_had_to_change_is_kept_counted_and_listed(project: Path, capsys: pytest.CaptureFixture[str]
+                                                              ) -> None:
+    lines = [r'{"content": "a\ud800b"}', r'{"content": "a\u0000c"}', r'{"content": "\ud83d\ude00"}']
+    (project / "source/part.jsonl").write_text("\n".join(lines))
+    metrics = run()
+    assert (metrics["documents"], metrics["lone_surrogates"], metrics["zero_bytes"]) == (3, 1, 1)
+    assert Path("data/raw_corpus/x/skipped.csv").read_text() == (
+        "reason,file,line\nlone_surrogates,source/part.jsonl,1\nzero_bytes,source/part.jsonl,2\n")
+    assert "changed: zero_bytes: source/part.jsonl, line 2" in capsys.readouterr().err
+    for reason in ("lone_surrogates", "zero_bytes"):
+        with pytest.raises(UserError, match=f"1 of 3 records are {reason}.*The first: source/part.jsonl, line"):
+            run(limits={reason: 0.3})
+
+
+def test_the_tables_name_every_file_whatever_its_name(project: Path) -> None:
+    (project / "source" / os.fsdecode(b"x\xff.jsonl")).write_bytes(b'{"content": "b"}\n{"content": "b"}\n')
+    for name in (".hidden.jsonl", "_SUCCESS"):
+        (project / "source" / name).touch()
+    run(limits={"empty": 0.5})
+    assert Path("data/raw_corpus/x/parts.csv").read_text() == (
+        "file,records,ignored\nsource/.hidden.jsonl,0,hidden: its name starts with . or _\n"
+        "source/_SUCCESS,0,hidden: its name starts with . or _\nsource/part.jsonl,3,\nsource/x\\xff.jsonl,2,\n")
+    assert "duplicates,source/x\\xff.jsonl,2\n" in Path("data/raw_corpus/x/skipped.csv").read_text()
+
+
+def test_where_no_record_is_of_the_domain_the_names_that_are_there_are_listed(project: Path) -> None:
+    (project / "source/part.jsonl").write_text('{"content": "a", "of": 3}\n{"content": "b", "of": true}\n')
+    with pytest.raises(UserError, match=r"no document in 0 records \(other_domain 2\). The field 'of' holds '3', "
+                                        r"'true': set raw_corpus.domains.x.only"):
+        run(domain_field="of")
+    for only in ("3", 3):
+        assert run(domain_field="of", domains={"x": {"source": "source", "only": only}})["documents"] == 1
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"a: \xff", None])
+def test_a_description_of_a_source_that_cannot_be_read_is_refused_in_one_line(project: Path, content: bytes | None
+                                                                             ) -> None:
+    if content is None:
+        os.mkfifo("source.yaml")
+    else:
+        Path("source.yaml").write_bytes(content)
+    with pytest.raises(UserError, match="^source.yaml") as stopped:
+        run(domains={"x": {"source": "source.yaml"}})
+    assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("line", [b'{"text": "a", "text": "b"}', b'{"text" :"a","text" :"b"}',
+                                  b'{"meta": {"of": "x"}, "text": "a", "text": "a"}'])
+def test_of_two_texts_in_one_record_neither_is_lost_in_silence(tmp_path: Path, line: bytes) -> None:
+    path = write(tmp_path, ".jsonl", line + b'\n{"text": "one", "pages": [{"text": "two"}]}\n')
+    odd, whole = texts(path)
+    assert isinstance(odd, Skipped) and str(odd) == "broken_json: two fields 'text' in one object" and whole == "one"
+
+
+def test_a_nested_record_stored_as_text_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, ".jsonl", json.dumps({"text": "one", "meta": json.dumps({"of": "a"})}).encode())
+    assert [text for _, text in read_texts(path, Fields(text="text", domain="meta.of", only="a"), 1000)] == ["one"]

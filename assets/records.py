@@ -1,0 +1,375 @@
+"""Records and texts from files, read with care: one reader for corpora, evaluations and haystacks.
+
+    read_records(path)     JSON Lines: (line number, record or Skipped), where bad ones are counted
+    checked_records(path)  JSON Lines: (line number, record), where every line must be right
+    read_text(path)        a whole text file, .txt or .csv
+
+Each reads plain files, .gz and .zst, by the ending of the name in any case.
+A line ends with LF, CR LF or CR and nothing else: U+2028 inside of a string ends none.
+Blank lines are no records, and a byte order mark is dropped.
+The encoding is UTF-8; anything else is an error with its line.
+
+A broken record is not fatal by itself. What cannot be read on from raises a UserError of one line:
+a cut-off archive, a missing file, a pipe, another format than the name says.
+
+Memory holds one block of a file and one line; of a line past `longest` bytes it holds no more.
+A .zst that was written with a long window (zstd --long) takes memory for that window, up to 2 GiB.
+"""
+
+import gzip
+import json
+import os
+import re
+import stat
+import sys
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import zstandard
+
+from assets.source_files import kind_of, shown
+from assets.stage import UserError
+
+BYTES_AT_ONCE = 1 << 18
+LONGEST = 1 << 40  # bytes of a line: as good as no limit
+WIDEST = (
+    1 << 31
+)  # bytes of a zstd window: the most that zstd writes (--ultra --long=31) and its library reads
+ZSTD_HEADER = 18  # bytes at most
+READ_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
+
+FORMATS = (
+    (rb"\x1f\x8b", "gzip data"),
+    (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", "zstd data"),
+    (rb"\xfd7zXZ\x00", "xz data"),
+    (rb"BZh[1-9]1AY&SY", "bzip2 data"),
+    (rb"PK\x03\x04", "a zip archive"),
+    (rb"PAR1[\x00-\x1f]", "Parquet"),
+    (rb"ARROW1\x00", "Arrow data"),
+    (
+        rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff",
+        "UTF-32 text",
+    ),  # before UTF-16, whose mark begins alike
+    (rb"\xff\xfe|\xfe\xff|[^\x00]\x00[^\x00]\x00|\x00[^\x00]\x00[^\x00]", "UTF-16 text"),
+)
+"""What a file holds, by its first bytes. In UTF-16 without a mark every other byte is zero."""
+ARCHIVES = {".gz": "gzip data", ".zst": "zstd data"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A record that gives nothing, and the named reason."""
+
+    reason: str
+    detail: str = ""
+    """What the reason leaves open: which field is not there, and what is."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+BROKEN_JSON = "broken_json"
+UNDECODABLE = "undecodable"
+OVERSIZE = "oversize"
+
+
+def read_records(path: Path, longest: int = LONGEST) -> Iterator[tuple[int, Any | Skipped]]:
+    """(line number from 1, JSON value or why there is none) of every line that is not blank.
+
+    Strings may hold lone surrogates, which JSON can write and UTF-8 cannot.
+
+    longest: bytes of a line above which it is skipped as oversize, without being held in memory.
+    Raises UserError, with file and line, where the file cannot be read on from.
+    """
+    for number, line in numbered_lines(path, longest):
+        yield number, parsed(line) if isinstance(line, bytes) else line
+
+
+def checked_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, JSON value) of every line that is not blank, where each must be right.
+
+    Lone surrogates become question marks, and a line on stderr says how many records had some.
+
+    Raises UserError, with file, line, reason and what to do, for the first line that is not right:
+    not JSON, not UTF-8, or an object with two fields of one name.
+    """
+    changed = 0
+    for number, line in numbered_lines(path, LONGEST):
+        record = carefully_parsed(line) if isinstance(line, bytes) else line
+        if isinstance(record, Skipped):
+            raise UserError(f"{shown(path)}, line {number}: {record}. Fix the line, or remove it.")
+        clean = without_surrogates(record)
+        changed += clean is not record
+        yield number, clean
+    if changed:
+        print(
+            f"{shown(path)}: lone surrogates became question marks in {changed:,} records",
+            file=sys.stderr,
+        )
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, with LF as line ends, without a byte order mark and without zero bytes.
+
+    A line on stderr says how many zero bytes were dropped.
+    Raises UserError, with file and line, for what is not UTF-8, and where the file cannot be read.
+    """
+    try:
+        content = b"".join(_with_line_feeds(_blocks(path)))
+    except READ_ERRORS as error:
+        raise _unreadable(shown(path), error) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{shown(path)}, line {line}: the byte {content[error.start]:#x} is not UTF-8. "
+            "Convert the file, for example: iconv -f LATIN1 -t UTF-8 FILE > NEW."
+        ) from None
+    zeros = text.count("\0")
+    if zeros:
+        print(f"{shown(path)}: {zeros:,} zero bytes dropped", file=sys.stderr)
+    return text.replace("\0", "")
+
+
+def parsed(line: bytes) -> Any | Skipped:
+    """The JSON value of a line, or why there is none. Of two fields of one name the last counts."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        # The standard parser is slower and takes more: lone surrogates, NaN, long numbers, a byte
+        # order mark. It also tells bad bytes from bad JSON.
+        return carefully_parsed(line, ())
+
+
+def carefully_parsed(line: bytes, once: Collection[str] | None = None) -> Any | Skipped:
+    """The JSON value of a line, or why there is none.
+
+    once: names of fields that an object may hold once only; None: all names.
+    """
+    hook = None if once == () else _unique(once)
+    try:
+        # Decoded here: the parser would guess UTF-16 from zero bytes, and accept raw surrogates.
+        return json.loads(line.decode("utf-8-sig"), object_pairs_hook=hook)
+    except UnicodeDecodeError as error:
+        return Skipped(reason=UNDECODABLE, detail=f"the byte {line[error.start]:#x} is not UTF-8")
+    except json.JSONDecodeError as error:
+        detail = f"{error.msg} at character {error.pos + 1}"
+        if line.strip() == b"[":
+            detail += "; this is a JSON array, not JSON Lines: convert it with jq -c '.[]'"
+        return Skipped(reason=BROKEN_JSON, detail=detail)
+    except RecursionError:
+        return Skipped(reason=BROKEN_JSON, detail="nested too deep")
+    except ValueError as error:  # two fields of one name; a number of thousands of digits
+        return Skipped(reason=BROKEN_JSON, detail=str(error))
+
+
+def _unique(once: Collection[str] | None) -> Any:
+    def record_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            names = [name for name, _ in pairs]
+            for name in record:
+                if names.count(name) > 1 and (once is None or name in once):
+                    raise ValueError(f"two fields {name!r} in one object")
+        return record
+
+    return record_of
+
+
+def without_surrogates(value: Any) -> Any:
+    """A JSON value with question marks for lone surrogates; the same object where it holds none."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "replace").decode()
+    elif isinstance(value, list):
+        items = [without_surrogates(item) for item in value]
+        return value if _same(items, value) else items
+    elif isinstance(value, dict):
+        keys = [without_surrogates(key) for key in value]
+        items = [without_surrogates(item) for item in value.values()]
+        same = _same(keys, value) and _same(items, value.values())
+        return value if same else dict(zip(keys, items, strict=True))
+    return value
+
+
+def _same(new: Iterable[Any], old: Iterable[Any]) -> bool:
+    return all(one is other for one, other in zip(new, old, strict=True))
+
+
+def numbered_lines(path: Path, longest: int = LONGEST) -> Iterator[tuple[int, bytes | Skipped]]:
+    """(number from 1, bytes without the line end) of every line that is not blank.
+
+    A line of more than `longest` bytes is skipped as oversize.
+    """
+    too_long = Skipped(reason=OVERSIZE, detail=f"a line of more than {longest:,} bytes")
+    number = 0
+    try:
+        for number, line in enumerate(_lines(_blocks(path), longest), start=1):
+            if line is None:
+                yield number, too_long
+            elif line and not line.isspace():
+                yield number, line
+    except READ_ERRORS as error:
+        where = f"{shown(path)}, after line {number}" if number else shown(path)
+        raise _unreadable(where, error) from None
+
+
+def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes | None]:
+    """Lines without their ends; None for one past `longest` bytes, of which no more is held."""
+    held: list[bytes] = []
+    size, too_long = 0, False
+    for block in _with_line_feeds(blocks):
+        first, *others = block.split(b"\n")
+        for line in others:
+            if too_long:
+                yield None
+            else:
+                yield b"".join([*held, first]) if held else first
+            held, size, too_long, first = [], 0, False, line
+        size += len(first)
+        too_long = too_long or size > longest
+        held = [] if too_long else [*held, first] if first else held
+    if size:
+        yield None if too_long else b"".join(held)
+
+
+def _with_line_feeds(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes with LF for every CR LF and CR."""
+    held = b""
+    for block in blocks:
+        if held or b"\r" in block:
+            block = held + block
+            held = b"\r" if block.endswith(b"\r") else b""  # its LF may be in the next block
+            block = block.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        yield block
+    if held:
+        yield b"\n"
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """What a file holds, unpacked. Raises UserError where that is no text."""
+    packing = path.suffix.lower()
+    with opened(path) as file:
+        if packing in ARCHIVES:
+            _check_archive(path, file, ARCHIVES[packing])
+        checked = False
+        for block in _unpacked(path, file, packing):
+            if block and not checked:
+                _check_text(path, block)
+                checked = True
+            yield block
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file, open for reading. Raises UserError for a pipe or device: reading might never end."""
+    file = open(path, "rb", opener=_without_waiting)  # noqa: PTH123, SIM115
+    mode = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(mode):
+        file.close()
+        raise UserError(f"{shown(path)}: {kind_of(mode)}, not a file. Write its content to a file.")
+    return file
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    # Without O_NONBLOCK, opening a pipe waits until someone writes to it. Files ignore the flag.
+    return os.open(name, flags | os.O_NONBLOCK)
+
+
+def _check_archive(path: Path, file: Any, wanted: str) -> None:
+    head = file.peek(16)[:16]
+    if not head:
+        raise EOFError("it holds no byte, where even an archive of nothing has a beginning")
+    found = _format_of(head)
+    if found != wanted:
+        raise UserError(
+            f"{shown(path)}: holds {found or 'other data'} where {wanted} is expected, by its "
+            "ending. Give it the ending of what it is, or fetch it again."
+        )
+
+
+def _check_text(path: Path, block: bytes) -> None:
+    found = _format_of(block[:16])
+    if found is None:
+        return
+    cure = "Give it the ending of what it is, or unpack it."
+    if found.startswith("UTF"):
+        cure = f"Convert it: iconv -f {found.removesuffix(' text')} -t UTF-8 FILE > NEW."
+    raise UserError(f"{shown(path)}: holds {found} where UTF-8 text is expected. {cure}")
+
+
+def _format_of(head: bytes) -> str | None:
+    return next((name for pattern, name in FORMATS if re.match(pattern, head, re.DOTALL)), None)
+
+
+def _unpacked(path: Path, file: BinaryIO, packing: str) -> Iterator[bytes]:
+    if packing == ".zst":
+        return _zstd_blocks(path, file)
+    reader = gzip.GzipFile(fileobj=file) if packing == ".gz" else file
+    return iter(lambda: reader.read(BYTES_AT_ONCE), b"")
+
+
+def _zstd_blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """All frames, opened one by one: the library's own reader ends a cut-off frame in silence."""
+    unpacker = zstandard.ZstdDecompressor(max_window_size=WIDEST)
+    frame, head, first = None, b"", True
+    while compressed := file.read(BYTES_AT_ONCE):
+        while compressed:
+            if frame is None:
+                frame, head = unpacker.decompressobj(), b""
+            head += compressed[: ZSTD_HEADER - len(head)]
+            try:
+                yield frame.decompress(compressed)
+            except zstandard.ZstdError as error:
+                _explain_frame(path, head, first, error)
+                raise error from None
+            compressed = frame.unused_data if frame.eof else b""
+            if frame.eof:
+                frame, first = None, False
+    if frame is not None:
+        raise EOFError("the last frame has no end")
+
+
+def _explain_frame(path: Path, head: bytes, first: bool, error: zstandard.ZstdError) -> None:
+    """Raise UserError where the first bytes of a frame show why it cannot be read.
+
+    first: no frame was before it.
+    """
+    if not first and _format_of(head) != "zstd data":
+        raise UserError(_trailing(shown(path), "zstd -dc FILE | zstd > NEW"))
+    if "too much memory" in str(error):
+        raise UserError(
+            f"{shown(path)}: compressed with a window of more than the {WIDEST >> 20:,} MiB that "
+            "zstd reads. Pack it again with a smaller one: zstd --long=27."
+        )
+    try:
+        dictionary = zstandard.get_frame_parameters(head).dict_id
+    except zstandard.ZstdError:
+        return
+    if dictionary:
+        raise UserError(
+            f"{shown(path)}: compressed with a dictionary (id {dictionary}), which is not in the "
+            "file. Unpack it with zstd -d -D DICTIONARY FILE, then pack it without one."
+        )
+
+
+def _trailing(where: str, command: str) -> str:
+    problem = f"{where}: the archive ends, and bytes of another kind follow."
+    return f"{problem} If they are of no use: {command}."
+
+
+def _unreadable(where: str, error: Exception) -> UserError:
+    if str(error).startswith("Not a gzipped file"):  # the beginning was gzip
+        return UserError(_trailing(where, "gzip -dc FILE | gzip > NEW"))
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+        return UserError(
+            f"{where}: {error.strerror or error}. Give access to it, or fetch it again."
+        )
+    problem = f"{where}: the archive is broken or cut off ({error})."
+    return UserError(f"{problem} Fetch it again; nothing was overwritten.")
