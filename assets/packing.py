@@ -10,8 +10,8 @@ thousand. What still stays open is filled with one part of one longer span. A re
 widened first, and a span that gave several parts gives no more, so that no span is shredded. Such a row costs one cut.
 
 Copies of a text stand in different rows. Where only copies are left for a row, pieces are exchanged with other rows,
-at the price of a cut. This parts all copies where a text has at most half as many as there are rows; beyond that the
-search is greedy and may miss the only arrangement there is.
+at the price of a cut. No world was found in which this leaves copies together that fit a row and are at most half as
+many as there are rows; beyond that the search is greedy and may miss the only arrangement there is.
 
 Both lose one remainder shorter than a row. Both work on lengths alone. concatenate takes 40 bytes a piece; best_fit
 takes about 300 bytes and 10 microseconds for each span, as it goes span by span in Python.

@@ -3,9 +3,14 @@
 A stage of its own, so that reading a corpus hangs on what is needed and not on how it is used: another recipe that
 needs no more leaves data/token_demand/DOMAIN.json as it was, byte for byte, and nothing is read again. Needs are of one
 pass; a recipe that repeats documents does with less. With the weights "natural" a domain's share is known only when all
-of it is read, so all of it is. As the first stage it refuses a recipe that names a domain which is not there.
+of it is read, so all of it is. A text that an earlier domain keeps counts here all the same; the margin must forgive
+it. As the first stage it refuses a recipe that names a domain which is not there.
+
+order.txt holds the domains in the order of params.yaml, which decides who keeps a text. DVC compares maps of parameters
+without their order, so dvc.yaml writes the domains into this stage's command, which DVC compares letter by letter.
 """
 
+import sys
 from typing import Annotated
 
 from pydantic import Field
@@ -13,6 +18,8 @@ from pydantic import Field
 from assets.demand import Demand
 from assets.recipes import Domains, MixedDatasetConfig, Mixing, domain_weights, of_recipe
 from assets.stage import Config, UserError, command, output, read_params, write_json
+
+ORDER = "order.txt"
 
 
 class TokenDemandConfig(Config):
@@ -36,6 +43,7 @@ def run() -> None:
             wanted = demand(domain, domains, mixings, config)
             write_json(out.folder / f"{domain}.json", wanted.model_dump())
             out.metrics[domain] = wanted.tokens
+        (out.folder / ORDER).write_text("".join(f"{domain}\n" for domain in domains))
 
 
 def check_names(mixing: MixedDatasetConfig, domains: list[str]) -> None:
@@ -64,4 +72,5 @@ def demand(domain: str, domains: list[str], mixings: list[Mixing], config: Token
 
 
 if __name__ == "__main__":
+    del sys.argv[1:]  # the domains, which are read from params.yaml
     command(run)
