@@ -1,20 +1,24 @@
-"""Packing: where each piece of each span goes in rows of exactly `chunk_length` tokens. No padding, in either way.
+"""Packing: where each piece of each span goes in rows of exactly `chunk_length` tokens. No padding,
+in either way.
 
-concatenate: spans laid end to end and chopped at every row's end, wherever that falls, as in the paper. Nearly every
-row begins and ends inside a document.
+concatenate: spans laid end to end and chopped at every row's end, wherever that falls, as in the
+paper. Nearly every row begins and ends inside a document.
 
-best_fit: a span that fits a row stays whole where it can. Rows are filled one after the other, the longest span that
-fits first (first-fit decreasing, as in arXiv 2404.10830). That paper pads what stays open. Here one span of the row is
-exchanged for one or two others that fill the row exactly; in a corpus of pages this closes all rows but a few in a
-thousand. What still stays open is filled with one part of one longer span. A remainder too small for a useful part is
-widened first, and a span that gave several parts gives no more, so that no span is shredded. Such a row costs one cut.
+best_fit: a span that fits a row stays whole where it can. Rows are filled one after the other, the
+longest span that fits first (first-fit decreasing, as in arXiv 2404.10830). That paper pads what
+stays open. Here one span of the row is exchanged for one or two others that fill the row exactly;
+in a corpus of pages this closes all rows but a few in a thousand. What still stays open is filled
+with one part of one longer span. A remainder too small for a useful part is widened first, and a
+span that gave several parts gives no more, so that no span is shredded. Such a row costs one cut.
 
-Copies of a text stand in different rows. Where only copies are left for a row, pieces are exchanged with other rows,
-at the price of a cut. No world was found in which this leaves copies together that fit a row and are at most half as
-many as there are rows; beyond that the search is greedy and may miss the only arrangement there is.
+Copies of a text stand in different rows. Where only copies are left for a row, pieces are exchanged
+with other rows, at the price of a cut. No world was found in which this leaves copies together that
+fit a row and are at most half as many as there are rows; beyond that the search is greedy and may
+miss the only arrangement there is.
 
-Both lose one remainder shorter than a row. Both work on lengths alone. concatenate takes 40 bytes a piece; best_fit
-takes about 200 bytes and 10 microseconds for each span, as it goes span by span in Python.
+Both lose one remainder shorter than a row. Both work on lengths alone. concatenate takes 40 bytes a
+piece; best_fit takes about 200 bytes and 10 microseconds for each span, as it goes span by span in
+Python.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -31,10 +35,11 @@ Texts = NDArray[np.int64] | NDArray[np.uint64]
 ALONE = -1
 """The text of a span that has no copy."""
 SHORTEST_PIECE = 64
-"""Tokens. A shorter remainder of a row is widened before it is filled with a part of a span, where that can be done;
-in rows of less than 2,048 tokens, a remainder of less than a 32nd."""
+"""Tokens. A shorter remainder of a row is widened before it is filled with a part of a span, where
+that can be done; in rows of less than 2,048 tokens, a remainder of less than a 32nd."""
 MOST_PIECES = 8
-"""A span that fills remainders is cut into so many pieces; it takes a lack of other spans to cut it further."""
+"""A span that fills remainders is cut into so many pieces; it takes a lack of other spans to cut it
+further."""
 DONORS_TRIED = 8
 PAIRS_TRIED = 500
 PLACES_TRIED = 4
@@ -43,8 +48,8 @@ PLACES_TRIED = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Pieces in order of row and place. Piece i: tokens start[i]:stop[i] of span span[i] stand in row row[i] from
-    place at[i] on. All arrays int64, of one length; the pieces of a row tile it."""
+    """Pieces in order of row and place. Piece i: tokens start[i]:stop[i] of span span[i] stand in
+    row row[i] from place at[i] on. All arrays int64, of one length; the pieces of a row tile it."""
 
     span: Lengths
     start: Lengths
@@ -64,21 +69,27 @@ class Layout:
 
 
 def concatenate(lengths: Lengths, chunk_length: int) -> Layout:
-    """Spans of these lengths end to end, chopped. What is left at the end and fills no row is in no piece."""
+    """Spans of these lengths end to end, chopped. What is left at the end and fills no row is in no
+    piece."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     total = int(offsets[-1]) // chunk_length * chunk_length
     edges = np.union1d(offsets[offsets <= total], np.arange(0, total + 1, chunk_length))
     begin, end = edges[:-1], edges[1:]
     span = np.searchsorted(offsets, begin, side="right") - 1
-    return Layout(span=span, start=begin - offsets[span], stop=end - offsets[span], row=begin // chunk_length,
-                  at=begin % chunk_length)
+    return Layout(
+        span=span,
+        start=begin - offsets[span],
+        stop=end - offsets[span],
+        row=begin // chunk_length,
+        at=begin % chunk_length,
+    )
 
 
 def best_fit(lengths: Lengths, chunk_length: int, texts: Texts | None = None) -> Layout:
     """Few spans cut, and none shredded; a span longer than a row gives whole rows and its rest.
 
-    texts: a number for each span, integer[spans]; spans of one number are copies of each other and stand in different
-    rows as far as rows can be arranged so. None: there are no copies.
+    texts: a number for each span, integer[spans]; spans of one number are copies of each other and
+    stand in different rows as far as rows can be arranged so. None: there are no copies.
     """
     whole = lengths // chunk_length
     spans = np.arange(len(lengths))
@@ -90,8 +101,14 @@ def best_fit(lengths: Lengths, chunk_length: int, texts: Texts | None = None) ->
         rows.add([rows.piece(span, number * chunk_length, (number + 1) * chunk_length)])
     rest = np.flatnonzero(lengths % chunk_length)
     starts = (whole * chunk_length)[rest]
-    rows.stock.put_all([rows.piece(span, start, stop) for span, start, stop in zip(
-        rest.tolist(), starts.tolist(), lengths[rest].tolist(), strict=True)])
+    rows.stock.put_all(
+        [
+            rows.piece(span, start, stop)
+            for span, start, stop in zip(
+                rest.tolist(), starts.tolist(), lengths[rest].tolist(), strict=True
+            )
+        ]
+    )
     for _ in range(int(lengths.sum()) // chunk_length - len(own)):
         rows.fill()
     rows.part_copies()
@@ -105,13 +122,18 @@ def shuffled_rows(layout: Layout, order: NDArray[np.int64]) -> Layout:
     place[order] = np.arange(len(order))
     row = place[layout.row]
     by_row = np.argsort(row, kind="stable")
-    return Layout(span=layout.span[by_row], start=layout.start[by_row], stop=layout.stop[by_row], row=row[by_row],
-                  at=layout.at[by_row])
+    return Layout(
+        span=layout.span[by_row],
+        start=layout.start[by_row],
+        stop=layout.stop[by_row],
+        row=row[by_row],
+        at=layout.at[by_row],
+    )
 
 
 def spans_cut(layout: Layout, lengths: Lengths, chunk_length: int) -> int:
-    """How many spans stand in more pieces than their length needs, or lost a part to the remainder. A span needs one
-    piece for each row that it could fill, and one for its rest."""
+    """How many spans stand in more pieces than their length needs, or lost a part to the remainder.
+    A span needs one piece for each row that it could fill, and one for its rest."""
     tokens = np.zeros(len(lengths), np.int64)
     np.add.at(tokens, layout.span, layout.length)
     is_short = (tokens > 0) & (tokens < lengths)
@@ -183,7 +205,7 @@ class _Stock:
     def pair(self, total: int, barred: AbstractSet[int]) -> tuple[int, int] | None:
         """Take out two pieces of that size together, of different texts that are not barred."""
         first = bisect_left(self._sizes, (total + 1) // 2)
-        for size in self._sizes[first:first + PAIRS_TRIED]:
+        for size in self._sizes[first : first + PAIRS_TRIED]:
             if total - size not in self._pieces:
                 continue
             one = self._taken(size, barred)
@@ -251,7 +273,9 @@ class _Rows:
                 break
             if piece is None:
                 room, piece = self._cut(row, texts, room)
-            if piece is None:  # only copies of what is in the row are left: part_copies looks for another place
+            if (
+                piece is None
+            ):  # only copies of what is in the row are left: part_copies looks for another place
                 piece = self._copy(room)
             row.append(piece)
             room -= self._size[piece]
@@ -264,10 +288,16 @@ class _Rows:
         pieces = np.array([piece for row in self._rows for piece in row], np.int64)
         row = np.repeat(np.arange(len(self._rows)), [len(row) for row in self._rows])
         start = np.array(self._start, np.int64)[pieces]
-        return np.array(self._span, np.int64)[pieces], start, start + np.array(self._size, np.int64)[pieces], row
+        return (
+            np.array(self._span, np.int64)[pieces],
+            start,
+            start + np.array(self._size, np.int64)[pieces],
+            row,
+        )
 
     def _closed(self, row: list[int], texts: set[int], room: int) -> bool:
-        """Whether a piece of the row could be exchanged for one or two of the stock that fill the row exactly."""
+        """Whether a piece of the row could be exchanged for one or two of the stock that fill the
+        row exactly."""
         for place in range(len(row) - 1, -1, -1):
             old = row[place]
             other = self.stock.exactly(self._size[old] + room, texts - {self._text[old]})
@@ -280,13 +310,14 @@ class _Rows:
             others = self.stock.pair(self._size[old] + room, texts - {self._text[old]})
             if others is not None:
                 self.stock.put(old)
-                row[place:place + 1] = others
+                row[place : place + 1] = others
                 return True
         return False
 
     def _cut(self, row: list[int], texts: set[int], room: int) -> tuple[int, int | None]:
-        """A part of a longer piece that fills the row, and the room it takes. Where that would be a shred, the smallest
-        piece of the row makes room first. None where all spans left are copies of what is in the row."""
+        """A part of a longer piece that fills the row, and the room it takes. Where that would be a
+        shred, the smallest piece of the row makes room first. None where all spans left are copies
+        of what is in the row."""
         if room < self._shortest and len(row) > 1:
             smallest = min(row, key=self._size.__getitem__)
             wider = room + self._size[smallest]
@@ -302,8 +333,8 @@ class _Rows:
         return room, None if donor is None else self._head(donor, room)
 
     def _longer(self, room: int, texts: set[int]) -> int | None:
-        """A piece to fill the room from. The span that was cut last goes on giving parts, so that few spans are cut,
-        until it would be shredded."""
+        """A piece to fill the room from. The span that was cut last goes on giving parts, so that
+        few spans are cut, until it would be shredded."""
         last, self._donor = self._donor, None
         if last is not None and self._text[last] not in texts:
             if self._size[last] <= room:
@@ -325,8 +356,11 @@ class _Rows:
         return found
 
     def _is_spent(self, piece: int) -> bool:
-        """Whether its span should give no more parts: parts of a copy bar its copies from the rows they stand in."""
-        return self._given[self._span[piece]] >= (MOST_PIECES if self._text[piece] == ALONE else 2) - 1
+        """Whether its span should give no more parts: parts of a copy bar its copies from the rows
+        they stand in."""
+        return (
+            self._given[self._span[piece]] >= (MOST_PIECES if self._text[piece] == ALONE else 2) - 1
+        )
 
     def _head(self, piece: int, size: int) -> int:
         """The beginning of a piece; its rest is the next to give a part."""
@@ -338,7 +372,11 @@ class _Rows:
 
     def _parted(self, piece: int, size: int) -> tuple[int, int]:
         """A piece as two, the first of that size."""
-        span, start, stop = self._span[piece], self._start[piece], self._start[piece] + self._size[piece]
+        span, start, stop = (
+            self._span[piece],
+            self._start[piece],
+            self._start[piece] + self._size[piece],
+        )
         return self.piece(span, start, start + size), self.piece(span, start + size, stop)
 
     def _copy(self, room: int) -> int:
@@ -363,12 +401,16 @@ class _Rows:
         spans: dict[int, set[int]] = {}
         for piece in row:
             spans.setdefault(self._text[piece], set()).add(self._span[piece])
-        copies = [piece for piece in row if self._text[piece] != ALONE and len(spans[self._text[piece]]) > 1]
+        copies = [
+            piece
+            for piece in row
+            if self._text[piece] != ALONE and len(spans[self._text[piece]]) > 1
+        ]
         return sorted(copies, key=self._size.__getitem__)
 
     def _move(self, piece: int, number: int) -> None:
-        """Move a piece from row `number` to rows without its text, as much as they can exchange for it. Nothing moves
-        where the row has no other span of that text any more."""
+        """Move a piece from row `number` to rows without its text, as much as they can exchange for
+        it. Nothing moves where the row has no other span of that text any more."""
         text = self._text[piece]
         for other in [*range(number - 1, -1, -1), *range(number + 1, len(self._rows))]:
             if piece not in self._copies_in(self._rows[number]):
@@ -393,14 +435,18 @@ class _Rows:
 
     def _other_span(self, piece: int, number: int) -> bool:
         """Whether a row holds a copy of the piece's span."""
-        return any(self._text[there] == self._text[piece] and self._span[there] != self._span[piece]
-                   for there in self._rows[number])
+        return any(
+            self._text[there] == self._text[piece] and self._span[there] != self._span[piece]
+            for there in self._rows[number]
+        )
 
     def _taken(self, number: int, barred: AbstractSet[int], size: int) -> list[int]:
-        """Take pieces out of a row, none of a barred text, that have that size together, or less where there is no
-        more: one that fits, else from the largest on, the last one cut."""
+        """Take pieces out of a row, none of a barred text, that have that size together, or less
+        where there is no more: one that fits, else from the largest on, the last one cut."""
         row = self._rows[number]
-        free = sorted((piece for piece in row if self._text[piece] not in barred), key=self._size.__getitem__)
+        free = sorted(
+            (piece for piece in row if self._text[piece] not in barred), key=self._size.__getitem__
+        )
         taken = [piece for piece in free if self._size[piece] == size][:1]
         left = 0 if taken else size
         while left and free:
@@ -422,13 +468,15 @@ class _Rows:
         self._rows_with.update(self._texts[number])
 
 
-def _joined(span: Lengths, start: Lengths, stop: Lengths, row: Lengths) -> tuple[Lengths, Lengths, Lengths, Lengths]:
+def _joined(
+    span: Lengths, start: Lengths, stop: Lengths, row: Lengths
+) -> tuple[Lengths, Lengths, Lengths, Lengths]:
     """Pieces in order of row, span and start; those of a row that continue each other as one."""
     order = np.lexsort((start, span, row))
     span, start, stop, row = span[order], start[order], stop[order], row[order]
     continues = (np.diff(row) == 0) & (np.diff(span) == 0) & (start[1:] == stop[:-1])
-    first = np.append(True, ~continues)[:len(row)]
-    last = np.append(~continues, True)[:len(row)]
+    first = np.append(True, ~continues)[: len(row)]
+    last = np.append(~continues, True)[: len(row)]
     return span[first], start[first], stop[last], row[first]
 
 
@@ -438,4 +486,6 @@ def _placed(span: Lengths, start: Lengths, stop: Lengths, row: Lengths) -> Layou
     first = np.flatnonzero(np.diff(row, prepend=-1))
     before = np.zeros(len(row), np.int64)
     before[first] = np.diff((ends - (stop - start))[first], prepend=0)
-    return Layout(span=span, start=start, stop=stop, row=row, at=ends - (stop - start) - np.cumsum(before))
+    return Layout(
+        span=span, start=start, stop=stop, row=row, at=ends - (stop - start) - np.cumsum(before)
+    )
