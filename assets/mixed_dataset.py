@@ -1,17 +1,28 @@
-"""One recipe applied to the corpus: which document spans train, how often, in what order. No token is copied.
+"""One recipe applied to the corpus: which document spans train, how often, in what order. No token
+is copied.
 
-The artefact is an index of 30 bytes a span, so a further recipe costs seconds. It holds the requested and the
-realised shares side by side. Held-out documents never enter, and that is checked on what was chosen. Memory: about 100
-bytes for each document of the corpus.
+The artefact is an index of 30 bytes a span, so a further recipe costs seconds. It holds the
+requested and the realised shares side by side. Held-out documents never enter, and that is checked
+on what was chosen.
+
+A text that stands in two domains would train twice, so the later domain gives it up
+(`duplicates_across_domains`). This happens here, where all domains first meet: domains are read,
+tokenized and measured on their own, in any order and side by side, and one that changes makes no
+other stale. The cost is that the length histograms and the demand still count such a text in both.
+duplicates.csv says how many documents and tokens each domain gave up, and to which. DVC compares
+maps of parameters without their order, so this stage also depends on data/token_demand/order.txt.
+
+Memory: about 150 bytes for each document of the corpus.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from assets.histogram import histogram
 from assets.recipes import (
@@ -32,7 +43,10 @@ from assets.stage import UserError, command, output, read_params
 from assets.token_store import TokenStore, open_tokens
 
 INDEX = "index.parquet"
+DUPLICATES = "duplicates.csv"
 CORPUS = Path("data/tokenized_corpus")
+Rows = NDArray[np.int64]
+"""Which documents of a domain, by their place in its store."""
 
 
 def run(name: str) -> None:
@@ -41,12 +55,19 @@ def run(name: str) -> None:
     mixing = of_recipe(read_params(f"mixed_dataset.recipes.{name}", Recipe), shared)
     stores = {domain: open_tokens(CORPUS / domain) for domain in read_params("raw_corpus", Domains).domains}
     with output("mixed_dataset", name) as out:
-        candidates = {domain: train_pieces(store, mixing.recipe.cut) for domain, store in stores.items()}
-        weights = domain_weights(mixing, {domain: int(p.length.sum()) for domain, p in candidates.items()})
+        rows = {domain: np.flatnonzero(~store.heldout) for domain, store in stores.items()}
+        weighing = weights_of(mixing, stores, rows)
+        drop = mixing.recipe.duplicates_across_domains == "drop"
+        claiming = [domain for domain in rows if drop and weighing[domain] > 0]
+        rows, given_up = first_domain_only(stores, rows, claiming)
+        given_up.to_csv(out.folder / DUPLICATES, index=False, lineterminator="\n")
+        candidates = {domain: train_pieces(store, rows[domain], mixing.recipe.cut)
+                      for domain, store in stores.items()}
+        weights = weights_of(mixing, stores, rows)
         try:
             chosen, wanted = choose(mixing, candidates, weights)
         except UserError as error:
-            raise UserError(f"recipe {name!r}: {error}") from None
+            raise UserError(f"recipe {name!r}: {error}{_hint(given_up)}") from None
         check_heldout(chosen, stores)
         index = in_training_order(chosen, mixing.seed)
         pq.write_table(index, out.folder / INDEX, compression="zstd")
@@ -58,12 +79,54 @@ def run(name: str) -> None:
         out.facts = out.metrics = {
             "spans": index.num_rows, "tokens": int(total["tokens"]), "long_share": float(total["long_share"]),
             "largest_share_error": float((domains["realised"] - domains["requested"]).abs().max()),
+            "duplicates_across_domains": int(given_up["documents"].sum()),
             "repeated_spans": index.num_rows - _distinct(index), "longest_span": _longest(index), "heldout_spans": 0}
 
 
-def train_pieces(store: TokenStore, cut: int) -> Pieces:
-    """The training documents of a domain, cut; held-out ones are left out here and nowhere else."""
-    rows = np.flatnonzero(~store.heldout)
+def weights_of(
+    mixing: Mixing, stores: Mapping[str, TokenStore], rows: Mapping[str, Rows]
+) -> dict[str, float]:
+    """Share of tokens by domain, where these rows of each may train."""
+    tokens = {domain: int(store.lengths[rows[domain]].sum()) for domain, store in stores.items()}
+    return domain_weights(mixing, tokens)
+
+
+def first_domain_only(
+    stores: Mapping[str, TokenStore], rows: Mapping[str, Rows], domains: Sequence[str]
+) -> tuple[dict[str, Rows], pd.DataFrame]:
+    """The rows of each domain without those whose text stands in an earlier one of `domains`, too.
+
+    Texts are equal where their ids are, which are hashes of them. The table has a row for each
+    domain that gave documents up and each that keeps them: domain, kept_by, documents, tokens.
+    """
+    kept, given_up = dict(rows), []
+    ids = [stores[domain].ids[rows[domain]] for domain in domains]
+    number = np.repeat(np.arange(len(domains)), [len(own) for own in ids])
+    joined = np.concatenate([*ids, np.empty(0, np.uint64)])
+    _, first, text = np.unique(joined, return_index=True, return_inverse=True)
+    keeper = number[first[text]]  # `first` is the first place of each id, so of the earliest domain
+    for place, domain in enumerate(domains):
+        own_keeper = keeper[number == place]
+        for other in np.unique(own_keeper[own_keeper != place]).tolist():
+            gone = rows[domain][own_keeper == other]
+            tokens = int(stores[domain].lengths[gone].sum())
+            given_up.append((domain, domains[other], len(gone), tokens))
+        kept[domain] = rows[domain][own_keeper == place]
+    return kept, pd.DataFrame(given_up, columns=["domain", "kept_by", "documents", "tokens"])
+
+
+def _hint(given_up: pd.DataFrame) -> str:
+    """What to add to a refusal where texts were given up."""
+    if not len(given_up):
+        return ""
+    documents, tokens = int(given_up["documents"].sum()), int(given_up["tokens"].sum())
+    return (f" {documents:,} documents ({tokens:,} tokens) count in an earlier domain only, as "
+            "duplicates_across_domains = drop says.")
+
+
+def train_pieces(store: TokenStore, rows: Rows, cut: int) -> Pieces:
+    """These documents of a domain, cut. Held-out ones must not be among them; `run` leaves them
+    out."""
     return cut_documents(store.ids[rows], rows, store.lengths[rows], cut)
 
 
@@ -82,14 +145,16 @@ def choose(mixing: Mixing, candidates: Mapping[str, Pieces], weights: Mapping[st
 
 
 def check_heldout(chosen: Mapping[Part, Pieces], stores: Mapping[str, TokenStore]) -> None:
-    """Raise RuntimeError if a held-out document is among the chosen: a fault of this program, not of the user."""
+    """Raise RuntimeError if a held-out document is among the chosen: a fault of this program, not
+    of the user."""
     for (domain, _), pieces in chosen.items():
         if stores[domain].heldout[pieces.document].any():
             raise RuntimeError(f"{domain}: held-out documents were chosen for training. Nothing was written.")
 
 
 def lengths(chosen: Mapping[Part, Pieces]) -> pd.DataFrame:
-    """Spans and tokens of each domain by length of the span, in bins of doubling width: the paper's figure 2."""
+    """Spans and tokens of each domain by length of the span, in bins of doubling width: the paper's
+    figure 2."""
     tables = []
     for domain in dict.fromkeys(domain for domain, _ in chosen):
         table = histogram(np.concatenate([chosen[domain, is_long].length for is_long in (True, False)]))
@@ -99,7 +164,8 @@ def lengths(chosen: Mapping[Part, Pieces]) -> pd.DataFrame:
 
 
 def in_training_order(chosen: Mapping[Part, Pieces], seed: int) -> pa.Table:
-    """All spans, shuffled across domains: domain (dictionary), document (int32), start and stop (int64 tokens)."""
+    """All spans, shuffled across domains: domain (dictionary), document (int32), start and stop
+    (int64 tokens)."""
     chosen = dict(sorted(chosen.items()))  # copies are numbered in this order, which is not that of params.yaml
     domains = sorted({domain for domain, _ in chosen})
     parts = [(domains.index(domain), pieces) for (domain, _), pieces in chosen.items()]
@@ -116,7 +182,8 @@ def in_training_order(chosen: Mapping[Part, Pieces], seed: int) -> pa.Table:
 
 def shares(chosen: Mapping[Part, Pieces], weights: Mapping[str, float], wanted: Mapping[Part, float], budget: int
            ) -> pd.DataFrame:
-    """Requested and realised, by domain and in all: domain shares of tokens and shares of tokens in long documents."""
+    """Requested and realised, by domain and in all: domain shares of tokens and shares of tokens in
+    long documents."""
     got = {part: int(pieces.length.sum()) for part, pieces in chosen.items()}
     total = max(sum(got.values()), 1)
     rows = []

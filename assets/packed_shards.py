@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from assets.packing import Layout, best_fit, concatenate, shuffled_rows, spans_cut
+from assets.packing import Layout, best_fit, concatenate, copies_together, cuts, shuffled_rows, spans_cut
 from assets.progress import Progress
 from assets.randomness import generator
 from assets.stage import Config, UserError, command, output, read_params
@@ -35,7 +35,8 @@ class PackedShardsConfig(Config):
     chunk_length: Annotated[int, Field(ge=2)]
     """Tokens in a row (the paper: 81,920 for 7B)."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
-    """concatenate: as in the paper. best_fit: documents stay whole where they can; rows are then shuffled."""
+    """concatenate: as in the paper. best_fit: documents stay whole where they can and copies of one in different rows;
+    rows are then shuffled."""
     seed: int = 0
     """Of the order of rows after best_fit; concatenate keeps the order of mixed_dataset, which is shuffled."""
 
@@ -49,17 +50,19 @@ def run(name: str) -> None:
     if total < config.chunk_length:
         raise UserError(f"packed_shards.chunk_length = {config.chunk_length:,}, but recipe {name!r} holds {total:,} "
                         "tokens: not one row. Raise mixed_dataset.token_budget or lower the chunk length.")
-    layout = laid_out(lengths, config)
     domains = index["domain"].combine_chunks()
     names = domains.dictionary.to_pylist()
     stores = {domain: open_tokens(Path("data/tokenized_corpus") / domain) for domain in names}
     where = Spans(names=names, domain=domains.indices.to_numpy(), document=index["document"].to_numpy(), start=start)
+    texts = where.texts(stores)
+    layout = laid_out(lengths, config, texts)
     with output("packed_shards", name) as out:
         shards = write_shards(layout, where, stores, config.chunk_length, out.folder)
         tokens = layout.rows * config.chunk_length
         out.facts = out.metrics = {
             "rows": layout.rows, "tokens": tokens, "dropped_remainder": total - tokens, "shards": shards,
-            "spans_cut": spans_cut(layout, lengths, config.chunk_length)}
+            "spans_cut": spans_cut(layout, lengths, config.chunk_length),
+            "cuts": cuts(layout, lengths, config.chunk_length), "copies_together": copies_together(layout, texts)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +78,21 @@ class Spans:
     start: NDArray[np.int64]
     """Its first token there."""
 
+    def texts(self, stores: Mapping[str, TokenStore]) -> NDArray[np.uint64]:
+        """A number for each span's text, equal for copies: made of the document's id, which is a hash of its text, and
+        of where the span begins in it."""
+        ids = np.empty(len(self.document), np.uint64)
+        for number, name in enumerate(self.names):
+            own = self.domain == number
+            ids[own] = stores[name].ids[self.document[own]]
+        return ids + self.start.astype(np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
 
-def laid_out(lengths: NDArray[np.int64], config: PackedShardsConfig) -> Layout:
+
+def laid_out(lengths: NDArray[np.int64], config: PackedShardsConfig, texts: NDArray[np.uint64]) -> Layout:
     """Where every piece goes, by the packing asked for."""
     if config.packing == "concatenate":
         return concatenate(lengths, config.chunk_length)
-    layout = best_fit(lengths, config.chunk_length)
+    layout = best_fit(lengths, config.chunk_length, texts)
     return shuffled_rows(layout, generator(config.seed, "packed rows").permutation(layout.rows))
 
 

@@ -1,29 +1,55 @@
-"""Packing: where each piece of each span goes in rows of exactly `chunk_length` tokens. No padding, in either way.
+"""Packing: where each piece of each span goes in rows of exactly `chunk_length` tokens. No padding,
+in either way.
 
-concatenate: spans laid end to end and chopped at every row's end, wherever that falls, as in the paper. Nearly every
-row begins and ends inside a document.
+concatenate: spans laid end to end and chopped at every row's end, wherever that falls, as in the
+paper. Nearly every row begins and ends inside a document.
 
-best_fit: every span that fits a row stays whole where it can (best-fit decreasing, arXiv 2404.10830): longest first,
-each into the fullest row with room for it. That paper pads what stays open; here the emptiest rows are taken apart to
-fill the others, so that rows are full and only those few spans are cut.
+best_fit: a span that fits a row stays whole where it can. Rows are filled one after the other, the
+longest span that fits first (first-fit decreasing, as in arXiv 2404.10830). That paper pads what
+stays open. Here one span of the row is exchanged for one or two others that fill the row exactly;
+in a corpus of pages this closes all rows but a few in a thousand. What still stays open is filled
+with one part of one longer span. A remainder too small for a useful part is widened first, and a
+span that gave several parts gives no more, so that no span is shredded. Such a row costs one cut.
 
-Both lose one remainder shorter than a row. Both work on lengths alone: 40 bytes a piece, seconds for millions.
+Copies of a text stand in different rows. Where only copies are left for a row, pieces are exchanged
+with other rows, at the price of a cut. No world was found in which this leaves copies together that
+fit a row and are at most half as many as there are rows; beyond that the search is greedy and may
+miss the only arrangement there is.
+
+Both lose one remainder shorter than a row. Both work on lengths alone. concatenate takes 40 bytes a
+piece; best_fit takes about 200 bytes and 10 microseconds for each span, as it goes span by span in
+Python.
 """
 
-from bisect import bisect_left, insort
-from collections import defaultdict
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Lengths = NDArray[np.int64]
+Texts = NDArray[np.int64] | NDArray[np.uint64]
+
+ALONE = -1
+"""The text of a span that has no copy."""
+SHORTEST_PIECE = 64
+"""Tokens. A shorter remainder of a row is widened before it is filled with a part of a span, where
+that can be done; in rows of less than 2,048 tokens, a remainder of less than a 32nd."""
+MOST_PIECES = 8
+"""A span that fills remainders is cut into so many pieces; it takes a lack of other spans to cut it
+further."""
+DONORS_TRIED = 8
+PAIRS_TRIED = 500
+PLACES_TRIED = 4
+"""How long to search for two spans that close a row, by sizes and by places of the row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Pieces in order of row and place. Piece i: tokens start[i]:stop[i] of span span[i] stand in row row[i] from
-    place at[i] on. All arrays int64, of one length; the pieces of a row tile it."""
+    """Pieces in order of row and place. Piece i: tokens start[i]:stop[i] of span span[i] stand in
+    row row[i] from place at[i] on. All arrays int64, of one length; the pieces of a row tile it."""
 
     span: Lengths
     start: Lengths
@@ -43,32 +69,51 @@ class Layout:
 
 
 def concatenate(lengths: Lengths, chunk_length: int) -> Layout:
-    """Spans of these lengths end to end, chopped. What is left at the end and fills no row is in no piece."""
+    """Spans of these lengths end to end, chopped. What is left at the end and fills no row is in no
+    piece."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     total = int(offsets[-1]) // chunk_length * chunk_length
     edges = np.union1d(offsets[offsets <= total], np.arange(0, total + 1, chunk_length))
     begin, end = edges[:-1], edges[1:]
     span = np.searchsorted(offsets, begin, side="right") - 1
-    return Layout(span=span, start=begin - offsets[span], stop=end - offsets[span], row=begin // chunk_length,
-                  at=begin % chunk_length)
+    return Layout(
+        span=span,
+        start=begin - offsets[span],
+        stop=end - offsets[span],
+        row=begin // chunk_length,
+        at=begin % chunk_length,
+    )
 
 
-def best_fit(lengths: Lengths, chunk_length: int) -> Layout:
-    """As few spans cut as best-fit decreasing leaves; a span longer than a row gives whole rows and its rest."""
+def best_fit(lengths: Lengths, chunk_length: int, texts: Texts | None = None) -> Layout:
+    """Few spans cut, and none shredded; a span longer than a row gives whole rows and its rest.
+
+    texts: a number for each span, integer[spans]; spans of one number are copies of each other and
+    stand in different rows as far as rows can be arranged so. None: there are no copies.
+    """
     whole = lengths // chunk_length
     spans = np.arange(len(lengths))
     own = np.repeat(spans, whole)
     nth = np.arange(len(own)) - np.repeat(np.cumsum(whole) - whole, whole)
+
+    rows = _Rows(chunk_length, _copied(texts, len(lengths)))
+    for span, number in zip(own.tolist(), nth.tolist(), strict=True):
+        rows.add([rows.piece(span, number * chunk_length, (number + 1) * chunk_length)])
     rest = np.flatnonzero(lengths % chunk_length)
-    bins = _fullest_first(_best_fit_bins(rest, (lengths % chunk_length)[rest], chunk_length), lengths, chunk_length)
-    rows = int(lengths.sum()) // chunk_length - len(own)
-    pieces = [(nth * chunk_length, (nth + 1) * chunk_length, own, np.arange(len(own)))]
-    filler = [span for spans_of_bin in bins[rows:] for span in spans_of_bin]
-    filled = _filled(bins[:rows], filler, lengths, chunk_length)
-    pieces.append((filled[:, 1], filled[:, 2], filled[:, 0], filled[:, 3] + len(own)))
-    start, stop, span, row = (np.concatenate(columns).astype(np.int64) for columns in zip(*pieces, strict=True))
-    order = np.lexsort((start, span, row))
-    return _placed(span[order], start[order], stop[order], row[order])
+    starts = (whole * chunk_length)[rest]
+    rows.stock.put_all(
+        [
+            rows.piece(span, start, stop)
+            for span, start, stop in zip(
+                rest.tolist(), starts.tolist(), lengths[rest].tolist(), strict=True
+            )
+        ]
+    )
+    for _ in range(int(lengths.sum()) // chunk_length - len(own)):
+        rows.fill()
+    rows.part_copies()
+
+    return _placed(*_joined(*rows.columns()))
 
 
 def shuffled_rows(layout: Layout, order: NDArray[np.int64]) -> Layout:
@@ -77,77 +122,362 @@ def shuffled_rows(layout: Layout, order: NDArray[np.int64]) -> Layout:
     place[order] = np.arange(len(order))
     row = place[layout.row]
     by_row = np.argsort(row, kind="stable")
-    return Layout(span=layout.span[by_row], start=layout.start[by_row], stop=layout.stop[by_row], row=row[by_row],
-                  at=layout.at[by_row])
+    return Layout(
+        span=layout.span[by_row],
+        start=layout.start[by_row],
+        stop=layout.stop[by_row],
+        row=row[by_row],
+        at=layout.at[by_row],
+    )
 
 
 def spans_cut(layout: Layout, lengths: Lengths, chunk_length: int) -> int:
-    """How many spans that would fit a row stand in two, or lost a part to the remainder."""
-    touched, tokens = np.unique(layout.span, return_counts=True)[0], np.zeros(len(lengths), np.int64)
+    """How many spans stand in more pieces than their length needs, or lost a part to the remainder.
+    A span needs one piece for each row that it could fill, and one for its rest."""
+    tokens = np.zeros(len(lengths), np.int64)
     np.add.at(tokens, layout.span, layout.length)
+    is_short = (tokens > 0) & (tokens < lengths)
+    return int((is_short | (_needless(layout, lengths, chunk_length) > 0)).sum())
+
+
+def cuts(layout: Layout, lengths: Lengths, chunk_length: int) -> int:
+    """How many pieces there are beyond those that the spans' lengths need."""
+    return int(_needless(layout, lengths, chunk_length).sum())
+
+
+def copies_together(layout: Layout, texts: Texts) -> int:
+    """How many spans stand in a row with a copy that comes before them. texts: as in `best_fit`."""
+    number = np.unique(texts, return_inverse=True)[1]
+    standing = np.unique(layout.row * len(texts) + layout.span)
+    row, span = np.divmod(standing, max(len(texts), 1))
+    return len(standing) - len(np.unique(row * len(texts) + number[span]))
+
+
+def _needless(layout: Layout, lengths: Lengths, chunk_length: int) -> Lengths:
+    """For each span how many pieces it has beyond those it needs, int64[spans]."""
     pieces = np.bincount(layout.span, minlength=len(lengths))
-    fits = lengths[touched] <= chunk_length
-    return int((fits & ((pieces[touched] > 1) | (tokens[touched] < lengths[touched]))).sum())
+    return np.maximum(pieces - -(-lengths // chunk_length), 0)
 
 
-def _best_fit_bins(spans: Lengths, lengths: Lengths, chunk_length: int) -> list[list[int]]:
-    """Best-fit decreasing: the spans of each bin. Spans of one length go together: after the first, the bin it went to
-    is still the fullest with room, so it takes as many as fit."""
-    waiting: dict[int, list[int]] = defaultdict(list)
-    for span, length in zip(spans.tolist(), lengths.tolist(), strict=True):
-        waiting[length].append(span)
-    bins: list[list[int]] = []
-    open_bins: dict[int, list[int]] = defaultdict(list)
-    rooms: list[int] = []  # the rooms for which there is an open bin, ascending
-    for length in sorted(waiting, reverse=True):
-        todo = waiting[length][::-1]
-        while todo:
-            place = bisect_left(rooms, length)
-            if place == len(rooms):
-                number, room = len(bins), chunk_length
-                bins.append([])
+def _copied(texts: Texts | None, spans: int) -> list[int]:
+    """For each span the number of its text, or ALONE where no other span has that text."""
+    if texts is None:
+        return [ALONE] * spans
+    _, number, count = np.unique(texts, return_inverse=True, return_counts=True)
+    return np.where(count[number] > 1, number, ALONE).tolist()
+
+
+class _Stock:
+    """Pieces that are in no row yet, found by their size."""
+
+    def __init__(self, size: list[int], text: list[int]) -> None:
+        self._size = size
+        self._text = text
+        self._sizes: list[int] = []  # that are there, ascending
+        self._pieces: dict[int, list[int]] = {}
+
+    def put(self, piece: int) -> None:
+        """Add a piece."""
+        size = self._size[piece]
+        if size not in self._pieces:
+            insort(self._sizes, size)
+            self._pieces[size] = []
+        self._pieces[size].append(piece)
+
+    def put_all(self, pieces: list[int]) -> None:
+        """Add many pieces."""
+        for piece in pieces:
+            self._pieces.setdefault(self._size[piece], []).append(piece)
+        self._sizes = sorted(self._pieces)
+
+    def longest(self, at_most: int, barred: AbstractSet[int]) -> int | None:
+        """Take out the longest piece of at most that size whose text is not barred."""
+        for place in range(bisect_right(self._sizes, at_most) - 1, -1, -1):
+            piece = self._taken(self._sizes[place], barred)
+            if piece is not None:
+                return piece
+        return None
+
+    def exactly(self, size: int, barred: AbstractSet[int]) -> int | None:
+        """Take out a piece of that size whose text is not barred."""
+        return self._taken(size, barred) if size in self._pieces else None
+
+    def pair(self, total: int, barred: AbstractSet[int]) -> tuple[int, int] | None:
+        """Take out two pieces of that size together, of different texts that are not barred."""
+        first = bisect_left(self._sizes, (total + 1) // 2)
+        for size in self._sizes[first : first + PAIRS_TRIED]:
+            if total - size not in self._pieces:
+                continue
+            one = self._taken(size, barred)
+            if one is None:
+                continue
+            two = self.exactly(total - size, barred | ({self._text[one]} - {ALONE}))
+            if two is not None:
+                return one, two
+            self.put(one)
+        return None
+
+    def _taken(self, size: int, barred: AbstractSet[int]) -> int | None:
+        pieces = self._pieces[size]
+        for number in range(len(pieces) - 1, -1, -1):
+            if self._text[pieces[number]] not in barred:
+                piece = pieces.pop(number)
+                if not pieces:
+                    del self._pieces[size]
+                    del self._sizes[bisect_left(self._sizes, size)]
+                return piece
+        return None
+
+
+class _Rows:
+    """Rows that are filled one after the other, each to its last place."""
+
+    def __init__(self, chunk_length: int, copied: list[int]) -> None:
+        self._chunk_length = chunk_length
+        self._copied = copied
+        self._shortest = max(min(SHORTEST_PIECE, chunk_length // 32), 1)
+        self._span: list[int] = []  # of each piece, as the next lists
+        self._start: list[int] = []
+        self._size: list[int] = []
+        self._text: list[int] = []
+        self._rows: list[list[int]] = []
+        self._texts: list[set[int]] = []  # copied texts in each row
+        self._rows_with: Counter[int] = Counter()  # a copied text
+        self._donor: int | None = None  # what is left of the span that was cut last
+        self._given: Counter[int] = Counter()  # parts that each span gave
+        self.stock = _Stock(self._size, self._text)
+
+    def piece(self, span: int, start: int, stop: int) -> int:
+        """The number of a new piece."""
+        self._span.append(span)
+        self._start.append(start)
+        self._size.append(stop - start)
+        self._text.append(self._copied[span])
+        return len(self._span) - 1
+
+    def add(self, row: list[int]) -> None:
+        """A row that is full."""
+        texts = {self._text[piece] for piece in row} - {ALONE}
+        self._rows.append(row)
+        self._texts.append(texts)
+        self._rows_with.update(texts)
+
+    def fill(self) -> None:
+        """The next row, from the stock. There must be enough for it."""
+        row: list[int] = []
+        texts: set[int] = set()
+        room = self._chunk_length
+        while room:
+            piece = self.stock.longest(room, texts)
+            if piece is None and self._closed(row, texts, room):
+                break
+            if piece is None:
+                room, piece = self._cut(row, texts, room)
+            if (
+                piece is None
+            ):  # only copies of what is in the row are left: part_copies looks for another place
+                piece = self._copy(room)
+            row.append(piece)
+            room -= self._size[piece]
+            if self._text[piece] != ALONE:
+                texts.add(self._text[piece])
+        self.add(row)
+
+    def columns(self) -> tuple[Lengths, Lengths, Lengths, Lengths]:
+        """Span, start, stop and row of every piece."""
+        pieces = np.array([piece for row in self._rows for piece in row], np.int64)
+        row = np.repeat(np.arange(len(self._rows)), [len(row) for row in self._rows])
+        start = np.array(self._start, np.int64)[pieces]
+        return (
+            np.array(self._span, np.int64)[pieces],
+            start,
+            start + np.array(self._size, np.int64)[pieces],
+            row,
+        )
+
+    def _closed(self, row: list[int], texts: set[int], room: int) -> bool:
+        """Whether a piece of the row could be exchanged for one or two of the stock that fill the
+        row exactly."""
+        for place in range(len(row) - 1, -1, -1):
+            old = row[place]
+            other = self.stock.exactly(self._size[old] + room, texts - {self._text[old]})
+            if other is not None:
+                self.stock.put(old)
+                row[place] = other
+                return True
+        for place in range(len(row) - 1, max(len(row) - 1 - PLACES_TRIED, -1), -1):
+            old = row[place]
+            others = self.stock.pair(self._size[old] + room, texts - {self._text[old]})
+            if others is not None:
+                self.stock.put(old)
+                row[place : place + 1] = others
+                return True
+        return False
+
+    def _cut(self, row: list[int], texts: set[int], room: int) -> tuple[int, int | None]:
+        """A part of a longer piece that fills the row, and the room it takes. Where that would be a
+        shred, the smallest piece of the row makes room first. None where all spans left are copies
+        of what is in the row."""
+        if room < self._shortest and len(row) > 1:
+            smallest = min(row, key=self._size.__getitem__)
+            wider = room + self._size[smallest]
+            donor = self._longer(wider, texts)
+            if donor is not None and self._size[donor] >= wider:
+                row.remove(smallest)
+                texts.discard(self._text[smallest])
+                self.stock.put(smallest)
+                return wider, self._head(donor, wider)
+            if donor is not None:
+                self.stock.put(donor)
+        donor = self._longer(room, texts)
+        return room, None if donor is None else self._head(donor, room)
+
+    def _longer(self, room: int, texts: set[int]) -> int | None:
+        """A piece to fill the room from. The span that was cut last goes on giving parts, so that
+        few spans are cut, until it would be shredded."""
+        last, self._donor = self._donor, None
+        if last is not None and self._text[last] not in texts:
+            if self._size[last] <= room:
+                return last
+            if self._size[last] >= room + self._shortest and not self._is_spent(last):
+                return last
+        if last is not None:
+            self.stock.put(last)
+
+        spent = list[int]()
+        found = self.stock.longest(self._chunk_length, texts)
+        while found is not None and self._is_spent(found) and len(spent) < DONORS_TRIED:
+            spent.append(found)
+            found = self.stock.longest(self._size[found], texts)
+        if found is None and spent:
+            found = spent.pop()
+        for piece in spent:
+            self.stock.put(piece)
+        return found
+
+    def _is_spent(self, piece: int) -> bool:
+        """Whether its span should give no more parts: parts of a copy bar its copies from the rows
+        they stand in."""
+        return (
+            self._given[self._span[piece]] >= (MOST_PIECES if self._text[piece] == ALONE else 2) - 1
+        )
+
+    def _head(self, piece: int, size: int) -> int:
+        """The beginning of a piece; its rest is the next to give a part."""
+        if self._size[piece] <= size:
+            return piece
+        head, self._donor = self._parted(piece, size)
+        self._given[self._span[piece]] += 1
+        return head
+
+    def _parted(self, piece: int, size: int) -> tuple[int, int]:
+        """A piece as two, the first of that size."""
+        span, start, stop = (
+            self._span[piece],
+            self._start[piece],
+            self._start[piece] + self._size[piece],
+        )
+        return self.piece(span, start, start + size), self.piece(span, start + size, stop)
+
+    def _copy(self, room: int) -> int:
+        """The longest piece of the stock, whatever its text, or as much of it as the room takes."""
+        piece = self.stock.longest(self._chunk_length, set())
+        assert piece is not None, "the stock holds enough for every row"
+        if self._size[piece] > room:
+            piece, rest = self._parted(piece, room)
+            self.stock.put(rest)
+        return piece
+
+    def part_copies(self) -> None:
+        """Exchange pieces between rows until no row holds two copies, or no exchange helps."""
+        for number, row in enumerate(self._rows):
+            if len(self._texts[number]) == len(row):
+                continue
+            for piece in self._copies_in(row):
+                self._move(piece, number)
+
+    def _copies_in(self, row: list[int]) -> list[int]:
+        """The pieces of a row whose text another span of the row has too, the shortest first."""
+        spans: dict[int, set[int]] = {}
+        for piece in row:
+            spans.setdefault(self._text[piece], set()).add(self._span[piece])
+        copies = [
+            piece
+            for piece in row
+            if self._text[piece] != ALONE and len(spans[self._text[piece]]) > 1
+        ]
+        return sorted(copies, key=self._size.__getitem__)
+
+    def _move(self, piece: int, number: int) -> None:
+        """Move a piece from row `number` to rows without its text, as much as they can exchange for
+        it. Nothing moves where the row has no other span of that text any more."""
+        text = self._text[piece]
+        for other in [*range(number - 1, -1, -1), *range(number + 1, len(self._rows))]:
+            if piece not in self._copies_in(self._rows[number]):
+                return
+            if text in self._texts[other] and self._other_span(piece, other):
+                continue
+            taken = self._taken(other, self._texts[number], self._size[piece])
+            size = sum(self._size[back] for back in taken)
+            if not size:
+                continue
+            self._rows[number].remove(piece)
+            self._rows[number] += taken
+            if size < self._size[piece]:
+                piece, rest = self._parted(piece, size)
+                self._rows[number].append(rest)
+                self._rows[other].append(piece)
+                piece = rest
             else:
-                room = rooms[place]
-                number = open_bins[room].pop()
-                if not open_bins[room]:
-                    del rooms[place]
-            count = min(len(todo), room // length)
-            bins[number] += [todo.pop() for _ in range(count)]
-            left = room - count * length
-            if left:
-                if not open_bins[left]:
-                    insort(rooms, left)
-                open_bins[left].append(number)
-    return bins
+                self._rows[other].append(piece)
+            self._count_texts(number)
+            self._count_texts(other)
+
+    def _other_span(self, piece: int, number: int) -> bool:
+        """Whether a row holds a copy of the piece's span."""
+        return any(
+            self._text[there] == self._text[piece] and self._span[there] != self._span[piece]
+            for there in self._rows[number]
+        )
+
+    def _taken(self, number: int, barred: AbstractSet[int], size: int) -> list[int]:
+        """Take pieces out of a row, none of a barred text, that have that size together, or less
+        where there is no more: one that fits, else from the largest on, the last one cut."""
+        row = self._rows[number]
+        free = sorted(
+            (piece for piece in row if self._text[piece] not in barred), key=self._size.__getitem__
+        )
+        taken = [piece for piece in free if self._size[piece] == size][:1]
+        left = 0 if taken else size
+        while left and free:
+            piece = free.pop()
+            if self._size[piece] > left:
+                row.remove(piece)
+                piece, rest = self._parted(piece, left)
+                row += [piece, rest]
+            taken.append(piece)
+            left -= self._size[piece]
+        for piece in taken:
+            row.remove(piece)
+        return taken
+
+    def _count_texts(self, number: int) -> None:
+        """Bring up to date which copied texts are in a row."""
+        self._rows_with.subtract(self._texts[number])
+        self._texts[number] = {self._text[piece] for piece in self._rows[number]} - {ALONE}
+        self._rows_with.update(self._texts[number])
 
 
-def _fullest_first(bins: list[list[int]], lengths: Lengths, chunk_length: int) -> list[list[int]]:
-    rests = (lengths % chunk_length).tolist()
-    fill = np.array([sum(rests[span] for span in spans) for spans in bins], np.int64)
-    return [bins[number] for number in np.argsort(-fill, kind="stable")]
-
-
-def _filled(bins: list[list[int]], filler: list[int], lengths: Lengths, chunk_length: int) -> NDArray[np.int64]:
-    """Columns span, start, stop, row: the bins as rows, their holes filled with the filler's tokens in order."""
-    pieces: list[tuple[int, int, int, int]] = []
-    position = 0  # how much of filler[0] is used
-    stock = filler[::-1]
-    for row, spans in enumerate(bins):
-        hole = chunk_length
-        for span in spans:
-            size = int(lengths[span]) % chunk_length
-            pieces.append((span, int(lengths[span]) - size, int(lengths[span]), row))
-            hole -= size
-        while hole:
-            span = stock[-1]
-            begin = int(lengths[span]) - int(lengths[span]) % chunk_length + position
-            taken = min(hole, int(lengths[span]) - begin)
-            pieces.append((span, begin, begin + taken, row))
-            hole, position = hole - taken, position + taken
-            if begin + taken == lengths[span]:
-                stock.pop()
-                position = 0
-    return np.array(pieces, np.int64).reshape(-1, 4)
+def _joined(
+    span: Lengths, start: Lengths, stop: Lengths, row: Lengths
+) -> tuple[Lengths, Lengths, Lengths, Lengths]:
+    """Pieces in order of row, span and start; those of a row that continue each other as one."""
+    order = np.lexsort((start, span, row))
+    span, start, stop, row = span[order], start[order], stop[order], row[order]
+    continues = (np.diff(row) == 0) & (np.diff(span) == 0) & (start[1:] == stop[:-1])
+    first = np.append(True, ~continues)[: len(row)]
+    last = np.append(~continues, True)[: len(row)]
+    return span[first], start[first], stop[last], row[first]
 
 
 def _placed(span: Lengths, start: Lengths, stop: Lengths, row: Lengths) -> Layout:
@@ -156,4 +486,6 @@ def _placed(span: Lengths, start: Lengths, stop: Lengths, row: Lengths) -> Layou
     first = np.flatnonzero(np.diff(row, prepend=-1))
     before = np.zeros(len(row), np.int64)
     before[first] = np.diff((ends - (stop - start))[first], prepend=0)
-    return Layout(span=span, start=start, stop=stop, row=row, at=ends - (stop - start) - np.cumsum(before))
+    return Layout(
+        span=span, start=start, stop=stop, row=row, at=ends - (stop - start) - np.cumsum(before)
+    )

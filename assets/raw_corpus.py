@@ -112,8 +112,9 @@ class Decontamination(Config):
     text_field: str = "text"
     """The field of their records that holds the text; dots go into nested records."""
     run: Annotated[int, Field(ge=15)] | None = 50
-    """A document that shares so many letters and digits in a row with an evaluation text is dropped. None: none is; the
-    way to say so in the graph, where `against` is a dependency and must name a file."""
+    """A document that shares so many letters and digits in a row with an evaluation text is dropped; a Chinese
+    character or a kana counts as two (assets/contamination.py). None: none is dropped; the way to say so in the graph,
+    where `against` is a dependency and must name a file."""
 
     def index(self) -> Index:
         """The evaluation texts, ready to be found; none where this is switched off."""

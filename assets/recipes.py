@@ -9,7 +9,7 @@ al. 2024, section 3; of the keep ratio and of the raised domains: the code they 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ class Recipe(Config):
     """A domain that cannot reach `long_share` gives all it has, as shares.csv tells; False: the recipe is refused."""
     max_repeats: Annotated[int, Field(ge=1)] = 4
     """A piece is used at most this many times."""
+    duplicates_across_domains: Literal["drop", "keep"] = "drop"
+    """drop: a text that stands in several domains trains in the first of them only, by the order of raw_corpus.domains.
+    A domain of weight 0 takes no text from another. keep: it trains in each."""
     weights: Weights | None = None
     raised: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Domains whose weight is set to this before all are brought to a sum of 1: the *_up recipes raise one to 0.6."""

@@ -1,11 +1,19 @@
-"""How many tokens each domain must bring for the recipes: the largest need of any of them, times a margin.
+"""How many tokens each domain must bring for the recipes: the largest need of any of them, times a
+margin.
 
-A stage of its own, so that reading a corpus hangs on what is needed and not on how it is used: another recipe that
-needs no more leaves data/token_demand/DOMAIN.json as it was, byte for byte, and nothing is read again. Needs are of one
-pass; a recipe that repeats documents does with less. With the weights "natural" a domain's share is known only when all
-of it is read, so all of it is. As the first stage it refuses a recipe that names a domain which is not there.
+A stage of its own, so that reading a corpus hangs on what is needed and not on how it is used:
+another recipe that needs no more leaves data/token_demand/DOMAIN.json as it was, byte for byte, and
+nothing is read again. Needs are of one pass; a recipe that repeats documents does with less. With
+the weights "natural" a domain's share is known only when all of it is read, so all of it is. A text
+that an earlier domain keeps counts here all the same; the margin must forgive it. As the first
+stage it refuses a recipe that names a domain which is not there.
+
+order.txt holds the domains in the order of params.yaml, which decides who keeps a text. DVC
+compares maps of parameters without their order, so dvc.yaml writes the domains into this stage's
+command, which DVC compares letter by letter.
 """
 
+import sys
 from typing import Annotated
 
 from pydantic import Field
@@ -14,6 +22,8 @@ from assets.demand import Demand
 from assets.recipes import Domains, MixedDatasetConfig, Mixing, domain_weights, of_recipe
 from assets.stage import Config, UserError, command, output, read_params, write_json
 
+ORDER = "order.txt"
+
 
 class TokenDemandConfig(Config):
     """How far ahead of the recipes to read."""
@@ -21,7 +31,8 @@ class TokenDemandConfig(Config):
     margin: Annotated[float, Field(ge=1)] | None
     """Candidates for each token that trains; null reads every source to its end."""
     bytes_per_token: Annotated[float, Field(gt=0)] = 3.68
-    """Tells tokens before there is a tokenizer (the released code's figure, for characters); the margin forgives it."""
+    """Tells tokens before there is a tokenizer (the released code's figure, for characters); the
+    margin forgives it."""
 
 
 def run() -> None:
@@ -36,10 +47,12 @@ def run() -> None:
             wanted = demand(domain, domains, mixings, config)
             write_json(out.folder / f"{domain}.json", wanted.model_dump())
             out.metrics[domain] = wanted.tokens
+        (out.folder / ORDER).write_text("".join(f"{domain}\n" for domain in domains))
 
 
 def check_names(mixing: MixedDatasetConfig, domains: list[str]) -> None:
-    """Raises UserError, naming the recipe, where weights or raised domains are not those of raw_corpus."""
+    """Raises UserError, naming the recipe, where weights or raised domains are not those of
+    raw_corpus."""
     for name, recipe in mixing.recipes.items():
         try:
             domain_weights(of_recipe(recipe, mixing), dict.fromkeys(domains, 1))
@@ -64,4 +77,5 @@ def demand(domain: str, domains: list[str], mixings: list[Mixing], config: Token
 
 
 if __name__ == "__main__":
+    del sys.argv[1:]  # the domains, which are read from params.yaml
     command(run)

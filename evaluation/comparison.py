@@ -13,6 +13,7 @@ import pandas as pd
 
 from assets import page
 from assets.stage import Config, UserError, command, output, read_json, read_params, write_json
+from assets.tables import read_table
 from evaluation import paper, plots, provenance
 from evaluation.bootstrap import differences, marked
 
@@ -65,8 +66,8 @@ def run() -> None:
             "shares": read_all("mixed_dataset", "shares.csv", recipes, "recipe")}
         for name, table in tables.items():
             table.to_csv(out.folder / f"{name}.csv", index=False, lineterminator="\n")
-        cells = {name: pd.read_csv(DATA / "needle_report" / name / "cells.csv") for name in models}
-        lengths = pd.concat([pd.read_csv(DATA / "length_histograms" / name / "histogram.csv") for name in domains])
+        cells = {name: read_table(DATA / "needle_report" / name / "cells.csv") for name in models}
+        lengths = pd.concat([read_table(DATA / "length_histograms" / name / "histogram.csv") for name in domains])
         draw(out.folder, tables, cells, lengths, trained, summary["base_context"])
         write_json(out.folder / "summary.json", summary)
         known = provenance.versions({**dict.fromkeys(OF_MODELS, models), **dict.fromkeys(OF_RECIPES, recipes),
@@ -77,7 +78,7 @@ def run() -> None:
 
 def read_all(stage: str, file: str, names: list[str], what: str) -> pd.DataFrame:
     """That file of every item, one after the other, with a column that names the item."""
-    parts = [pd.read_csv(DATA / stage / name / file).assign(**{what: name}) for name in names]
+    parts = [read_table(DATA / stage / name / file).assign(**{what: name}) for name in names]
     filled = [part for part in parts if len(part)]
     return pd.concat(filled) if filled else parts[0]
 

@@ -57,7 +57,8 @@ def test_a_stage_is_its_module_its_params_section_and_its_folder(stage: str) -> 
     program, flag, module, *arguments = body["cmd"].split()
     assert (program, flag) == ("python", "-m")
     assert module.split(".")[1] == stage and (ROOT / f"{module.replace('.', '/')}.py").is_file()
-    assert arguments == (["${key}"] if item else [])
+    # DVC compares maps without their order, and commands letter by letter.
+    assert arguments == (["${key}"] if item else ["${raw_corpus.domains}"] if stage == "token_demand" else [])
     assert body["outs"] == [f"data/{stage}{item}"]
     assert body["metrics"] == [f"metrics/{stage}{item}.json"]
     assert any(str(key).split(".")[0] == stage for key in body["params"])

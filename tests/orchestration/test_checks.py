@@ -149,6 +149,44 @@ def test_contamination_is_held_to_the_users_limit_and_by_default_to_the_stages_o
         assert verdict(tmp_path, "raw_corpus", "little_contamination").passed is passed
 
 
+def read(folder: Path, files: Mapping[str, tuple[int, int]]) -> None:
+    """What the stage lists: of each file the records read, and how many of them are contaminated."""
+    parts = "".join(f"{name},{records},\n" for name, (records, _) in files.items())
+    (folder / "parts.csv").write_text(f"file,records,ignored\n{parts}")
+    skipped = "".join(f"contaminated,{name},{line}\n" for name, (_, count) in files.items() for line in range(count))
+    (folder / "skipped.csv").write_text(f"reason,file,line\nempty,clean.jsonl,5\n{skipped}")
+
+
+@pytest.mark.parametrize(("count", "limits", "passed"), [
+    (9, {}, True), (10, {}, True), (11, {}, False), (60, {}, False), (60, {"contaminated": 0.6}, True)])
+def test_a_file_that_is_the_benchmark_is_found_among_many_clean_ones(
+        tmp_path: Path, count: int, limits: dict[str, float], passed: bool) -> None:
+    """The stage lets it pass: of all 100,100 records less than 1 % are contaminated."""
+    folder = write(tmp_path, "raw_corpus", {"records": 100_100, "contaminated": count})
+    read(folder, {"clean.jsonl": (100_000, 0), "mmlu.jsonl": (100, count)})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"raw_corpus": {"limits": limits}}))
+    found = verdict(tmp_path, "raw_corpus", "little_contamination")
+    assert found.passed is passed and found.blocking
+    assert passed or f"{count}% of mmlu.jsonl" in found.found
+
+
+@pytest.mark.parametrize(("recipe", "domains", "passed"), [
+    ({"long_share": 0.7}, {"book": 0.7, "c4": 0.4}, False), ({"long_share": 0.4}, {"book": 0.7, "c4": 0.4}, True),
+    ({"long_share": 0.7, "across_domains": True}, {"book": 0.9, "c4": 0.4, "all": 0.7}, True),
+    ({"long_share": 0.7, "across_domains": True}, {"book": 0.7, "c4": 0.4, "all": 0.5}, False)])
+def test_a_long_share_lowered_to_what_there_is_does_not_count_as_reached(
+        tmp_path: Path, recipe: dict[str, object], domains: dict[str, float], passed: bool) -> None:
+    """as_far_as_possible: the recipe was solved to what there is, so requested and realised agree."""
+    folder = write(tmp_path, "mixed_dataset", {})
+    rows = "".join(f"{name},0.5,0.5,{share},{share}\n" for name, share in domains.items())
+    (folder / "shares.csv").write_text(f"domain,requested,realised,long_share_requested,long_share\n{rows}")
+    recipe = {**recipe, "as_far_as_possible": True}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"mixed_dataset": {"recipes": {"x": recipe}}}))
+    found = verdict(tmp_path, "mixed_dataset", "long_share")
+    assert found.passed is passed
+    assert passed or "of 70.0%" in found.found
+
+
 def model(root: Path) -> Path:
     """A tiny Llama as a stage would leave it, with its record."""
     folder = write(root, "checkpoint", {})
