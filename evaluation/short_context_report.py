@@ -24,7 +24,7 @@ from assets.sample_corpus import NAMES
 from assets.stage import Config, UserError, write_json
 from evaluation.subject import Subject, report
 from evaluation.texts import read_texts
-from training.model import make_reproducible
+from training.model import make_reproducible, transformers_tokenizer
 
 LETTERS = "ABCD"
 Item = dict[str, Any]
@@ -90,10 +90,9 @@ def _run(subject: Subject, name: str, task: Task, config: ShortContextReportConf
     try:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
-        from transformers import AutoTokenizer
     except ImportError:
         raise UserError("short_context_report needs lm-eval: pip install 'needlework[eval]'") from None
-    tokenizer = AutoTokenizer.from_pretrained(subject.folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = transformers_tokenizer(subject.folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
     longest = max([subject.context, *task.lengths])
