@@ -4,9 +4,10 @@ gigatoken is several times faster and gave the same ids wherever it was tried, b
 in each block (about a megabyte) the document of the lowest id, as good as drawn, is encoded by both, and one difference
 sends the whole domain back to the reference. Which of the two worked never shows in the ids; the log says it.
 
-A special token's text inside a document is text: a page about HTML that says "</s>" ends nothing. The reference is told
-so; gigatoken, which has no such setting, is given the tokenizer without its special tokens. Before the first document
-both must split the text of every added token, and a text of every kind of writing, into the same ids.
+A special token's text inside a document is text: a page about HTML that says "</s>" ends nothing.
+The reference is told so; gigatoken, which has no such setting, is given the tokenizer without its
+special tokens. Before the first document both must split the text of every added token, and a text
+of every kind of writing, into the same ids.
 """
 
 import os
@@ -84,18 +85,21 @@ class Fast:
 
 
 def without_specials(path: Path) -> bytes:
-    """A tokenizer.json that knows no special token, no template that would name one, and nothing of its last use."""
+    """A tokenizer.json that knows no special token, no template that would name one, and nothing of
+    its last use."""
     tokenizer, _ = without_use(path)
     added = [token for token in tokenizer.get("added_tokens") or [] if not token.get("special")]
     return orjson.dumps(tokenizer | {"added_tokens": added, "post_processor": None})
 
 
 def check_specials(fast: Fast, reference: Reference) -> None:
-    """Encode the text of every added token by both, alone and among words, and a text of every kind of writing.
+    """Encode the text of every added token by both, alone and among words, and a text of every kind
+    of writing.
 
     Raises IdsDiffer where they differ.
     """
-    texts = [text.encode() for text in (*(text for token in reference.added for text in around(token)), *PROBES)]
+    of_added = [text for token in reference.added for text in around(token)]
+    texts = [text.encode() for text in (*of_added, *PROBES)]
     for text, ours, theirs in zip(texts, fast.encode(texts), reference.encode(texts), strict=True):
         if not np.array_equal(ours, theirs):
             raise IdsDiffer(f"the text {text.decode()!r}")

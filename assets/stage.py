@@ -9,10 +9,11 @@ renames. So a folder with a record is whole, a kill leaves the old output or non
 The record holds no clock and no host, for the same inputs must give the same bytes. The cost is one more read of
 every output for its SHA-256.
 
-The versions of the packages that decide its bytes stand in its metrics file, under `made_with`, and the record names
-that file. DVC keeps both files together, under one entry of dvc.lock. But what reads an artefact reads its folder: with
-the versions in there, an upgrade that gives the same bytes would change the artefact's hash, and a training of ten days
-would run again for a new patch of NumPy. The cost is that a folder copied by itself leaves its versions behind.
+The versions of the packages that decide its bytes stand in its metrics file, under `made_with`, and
+the record names that file. DVC keeps both files together, under one entry of dvc.lock. But what
+reads an artefact reads its folder: with the versions in there, an upgrade that gives the same bytes
+would change the artefact's hash, and a training of ten days would run again for a new patch of
+NumPy. The cost is that a folder copied by itself leaves its versions behind.
 
 What a stage needs and is not there ends it in one line: the command that makes it, or the key of params.yaml that names
 it. That is told from the path in the error, so a file that neither makes nor names stays a traceback.
@@ -43,7 +44,8 @@ ITEMS = {"domain": "raw_corpus.domains", "recipe": "mixed_dataset.recipes", "mod
 """Where params.yaml names the items of stages, by what their commands call one."""
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 MADE_WITH = "made_with"
-"""The key of a metrics file, and of a record, that says with which versions an artefact was made."""
+"""The key of a metrics file, and of a record, that says with which versions an artefact was
+made."""
 ASKED_WITH = ("numpy", "pandas", "pyarrow", "tokenizers", "torch", "transformers")
 DECIDED_BY = {
     "token_demand": ("numpy",),
@@ -62,7 +64,8 @@ DECIDED_BY = {
     "short_context_report": ("lm_eval", *ASKED_WITH),
     "comparison": ("matplotlib", "numpy", "pandas"),
 }
-"""The packages that decide the bytes of each stage's artefacts; tests/test_architecture.py holds them against imports.
+"""The packages that decide the bytes of each stage's artefacts; tests/test_architecture.py holds
+them against imports.
 """
 
 
@@ -207,12 +210,14 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
 
 
 def _in_one_line(versions: dict[str, str]) -> str:
-    """One text, so that `dvc metrics show` and `dvc exp show` have one column for it and not one a package."""
+    """One text, so that `dvc metrics show` and `dvc exp show` have one column for it and not one a
+    package."""
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def package_versions(stage: str) -> dict[str, str]:
-    """The version of each package that decides the bytes of a stage's artefacts; what is not installed is left out."""
+    """The version of each package that decides the bytes of a stage's artefacts; what is not
+    installed is left out."""
     found = {}
     for name in DECIDED_BY.get(stage, ()):
         try:

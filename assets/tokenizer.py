@@ -7,10 +7,10 @@ names: a folder that another profile left behind changes nothing.
 The special tokens that tokenized_corpus will ask for are looked up here, for this stage needs no corpus. The cost is
 that a change of `tokenized_corpus` runs this stage again, to the same bytes.
 
-Every tokenizer of the project is opened here. A tokenizer.json may carry how it was last used: truncation, padding,
-BPE dropout. Left on, they would cut a document to its first 128 tokens, or fill it with padding, without a word. They
-are switched off whenever one is opened, which is said once for each file, and no artefact carries them. The cost is
-that a tokenizer.json is parsed twice.
+Every tokenizer of the project is opened here. A tokenizer.json may carry how it was last used:
+truncation, padding, BPE dropout. Left on, they would cut a document to its first 128 tokens, or
+fill it with padding, without a word. They are switched off whenever one is opened, which is said
+once for each file, and no artefact carries them. The cost is that a tokenizer.json is parsed twice.
 """
 
 import json
@@ -31,8 +31,10 @@ from assets.stage import Config, UserError, command, missing, names_of, output, 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 BOS, EOS = "<s>", "</s>"
 RAW_CORPUS = Path("data/raw_corpus")
-OF_USE = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "truncation", "padding")
-"""Keys of tokenizer_config.json that say how the tokenizer was last used; transformers writes them there."""
+OF_USE = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "truncation",
+          "padding"}
+"""Keys of tokenizer_config.json that say how the tokenizer was last used; transformers writes them
+there."""
 told: set[str] = set()
 """What was said already of a file."""
 
@@ -71,15 +73,16 @@ def run() -> None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in `folder`, which neither cuts a text nor fills it up. Raises UserError if its tokenizer.json
-    cannot be read."""
+    """The tokenizer in `folder`, which neither cuts a text nor fills it up. Raises UserError if its
+    tokenizer.json cannot be read."""
     path = folder / "tokenizer.json"
     described, switched_off = without_use(path)
     try:
         tokenizer = Tokenizer.from_str(orjson.dumps(described).decode())
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error}") from None
-    note = f"{path}: saved with {', '.join(switched_off)}; switched off here, so that every text keeps all its tokens"
+    note = (f"{path}: saved with {', '.join(switched_off)}; switched off here, so that every text "
+            "keeps all its tokens")
     if switched_off and note not in told:
         told.add(note)
         print(note, file=sys.stderr)
@@ -87,7 +90,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """A tokenizer.json without what it carries from the use it was saved in, and what that was, in words.
+    """A tokenizer.json without what it carries from the use it was saved in, and what that was, in
+    words.
 
     Raises UserError where it is not there or no JSON.
     """
@@ -95,10 +99,11 @@ def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise missing(path)
     try:
         described = orjson.loads(path.read_bytes())
-        model = described["model"]
-        truncation, padding, dropout = described.get("truncation"), described.get("padding"), model.get("dropout")
+        model, truncation = described["model"], described.get("truncation")
+        padding, dropout = described.get("padding"), model.get("dropout")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error!r}") from None
+        raise UserError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error!r}"
+                        ) from None
     found = []
     if truncation is not None:
         found.append(f"truncation ({_short(truncation)})")
@@ -106,12 +111,15 @@ def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
         found.append(f"padding ({_short(padding)})")
     if dropout:
         found.append(f"BPE dropout ({dropout})")
-    changes = {"truncation": None, "padding": None} | ({"model": model | {"dropout": None}} if dropout else {})
+    changes: dict[str, Any] = {"truncation": None, "padding": None}
+    if dropout:
+        changes["model"] = model | {"dropout": None}
     return described | changes, found
 
 
 def clear_use(folder: Path) -> None:
-    """Take out of the tokenizer files in `folder` what they carry from the use they were saved in, if they do.
+    """Take out of the tokenizer files in `folder` what they carry from the use they were saved in,
+    if they do.
 
     A file that is no tokenizer stays as it is: whoever opens it refuses it.
     """
@@ -122,12 +130,13 @@ def clear_use(folder: Path) -> None:
             write_json(path, described)
     with suppress(UserError):
         config = _config_of(config_path)
-        if config.keys() & set(OF_USE):
+        if config.keys() & OF_USE:
             write_json(config_path, {key: config[key] for key in config if key not in OF_USE})
 
 
 def allow_length(folder: Path, tokens: int) -> None:
-    """Have tokenizer_config.json in `folder`, where there is one with a limit, allow texts of so many tokens."""
+    """Have tokenizer_config.json in `folder`, where there is one with a limit, allow texts of so
+    many tokens."""
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
@@ -207,7 +216,8 @@ def _special_texts(folder: Path) -> tuple[str | None, str | None]:
         named = [config.get(key) for key in ("bos_token", "eos_token")]
         texts = [token["content"] if isinstance(token, dict) else token for token in named]
     except KeyError as error:
-        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base model again.") from None
+        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base "
+                        "model again.") from None
     return texts[0], texts[1]
 
 
@@ -217,10 +227,11 @@ def _config_of(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
         return dict(config.items())
     except FileNotFoundError:
-        raise UserError(f"{path.parent}: tokenizer.json without tokenizer_config.json. Copy both from the base model."
-                        ) from None
+        raise UserError(f"{path.parent}: tokenizer.json without tokenizer_config.json. Copy both "
+                        "from the base model.") from None
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base model again.") from None
+        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base "
+                        "model again.") from None
 
 
 if __name__ == "__main__":

@@ -155,7 +155,8 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
               if length <= subject.base_context and score is not None]
     means = {f"mean_{score}": _mean(summary[score]) for score in SCORES}
     return {**means, "mean_gain_standard_error": summary["gain_standard_error"], "trials": config.trials,
-            "within_base_context": _mean(inside), **({"places_by_other_code": others} if others else {})}
+            "within_base_context": _mean(inside),
+            **({"places_by_other_code": others} if others else {})}
 
 
 def _ask_model(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str, Any]]:
@@ -246,21 +247,22 @@ def _ask_endpoint(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str
 
 
 def _kept(subject: Subject, test: Test) -> Path:
-    """Where answers wait until all are there, named by all that decides them but code and packages: who is asked, and
-    each id of what is asked."""
+    """Where answers wait until all are there, named by all that decides them but code and packages:
+    who is asked, and each id of what is asked."""
     digest = sha256(f"{FORM} {test.config.model_dump_json()} {test.reserve} {test.cells}".encode())
     for needle in test.needles:
         for key, value in sorted(vars(needle).items()):
             digest.update(key.encode())
-            digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+            array = isinstance(value, np.ndarray)
+            digest.update(value.tobytes() if array else repr(value).encode())
     digest.update(test.ends.tobytes())
     digest.update(repr(_identity(subject)).encode())
     return SCRATCH / subject.name.replace("/", "-").strip(".-") / f"{digest.hexdigest()[:16]}.jsonl"
 
 
 def _identity(subject: Subject) -> list[Any]:
-    """What tells the subject from any other: the hashes of its files where it has a record of them, else their names,
-    sizes and times; its endpoint; the type of its numbers."""
+    """What tells the subject from any other: the hashes of its files where it has a record of them,
+    else their names, sizes and times; its endpoint; the type of its numbers."""
     record = subject.folder / RECORD
     files: Any = read_json(record).get("files") if record.is_file() else None
     if files is None:
@@ -276,8 +278,8 @@ def _origin(kept: Path) -> Path:
 
 
 def _read_kept(path: Path) -> Answered:
-    """What was answered before, and a line about it where code or packages have changed since. A last line cut off by
-    a kill is taken out of the file."""
+    """What was answered before, and a line about it where code or packages have changed since. A
+    last line cut off by a kill is taken out of the file."""
     found: Answered = {}
     if path.is_file():
         whole = path.read_bytes()[:path.read_bytes().rfind(b"\n") + 1]
@@ -285,8 +287,8 @@ def _read_kept(path: Path) -> Answered:
         found = dict(json.loads(line) for line in whole.splitlines())
     changed = note(_origin(path), "needle_report", len(found))
     if changed:
-        print(f"the answers at {len(found)} places so far were given under {changed}. They are kept; to ask all anew, "
-              f"remove {path}", file=sys.stderr)
+        print(f"the answers at {len(found)} places so far were given under {changed}. They are "
+              f"kept; to ask all anew, remove {path}", file=sys.stderr)
     return found
 
 

@@ -1,7 +1,8 @@
 """Which versions made a number: what dvc.lock says of the artefacts behind it, and the revision of the code.
 
-dvc.lock is read as the plain YAML it is. It is complete when the comparison runs, for all that the page shows lies
-upstream of it. The versions of packages come from the metrics file that dvc.lock names beside each artefact.
+dvc.lock is read as the plain YAML it is. It is complete when the comparison runs, for all that the
+page shows lies upstream of it. The versions of packages come from the metrics file that dvc.lock
+names beside each artefact.
 """
 
 import json
@@ -47,7 +48,8 @@ def _version(address: str, body: dict[str, Any], root: Path) -> Version:
     out = next(out for out in body["outs"] if out["path"].startswith("data/"))
     return Version(address=address, path=out["path"], md5=out["md5"],
                    params={key: value for file in body.get("params", {}).values() for key, value in file.items()},
-                   inputs=tuple(dep["path"] for dep in body.get("deps", []) if not dep["path"].endswith(".py")),
+                   inputs=tuple(dep["path"] for dep in body.get("deps", [])
+                                if not dep["path"].endswith(".py")),
                    made_with=next((_made_with(root / out["path"]) for out in body["outs"]
                                    if out["path"].startswith("metrics/")), ""))
 

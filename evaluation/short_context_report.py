@@ -100,11 +100,13 @@ def _run(subject: Subject, name: str, task: Task, config: ShortContextReportConf
                  add_bos_token=bool(subject.begin))
     seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), config.seed)
     with tempfile.TemporaryDirectory() as scratch:
+        ours = Path(scratch) / "tokenizer"  # RULER opens one by itself
+        tokenizer.save_pretrained(ours)
         tasks: list[Any] = [task.harness] if task.harness else _local(name, task, config.seed, Path(scratch))
         try:
             found = simple_evaluate(judge, tasks=tasks, num_fewshot=task.shots, bootstrap_iters=0,
                                     limit=task.count if task.harness else None, log_samples=False,
-                                    metadata={"tokenizer": str(subject.folder), "max_seq_lengths": list(task.lengths)}
+                                    metadata={"tokenizer": str(ours), "max_seq_lengths": list(task.lengths)}
                                     if task.lengths else None, **seeds)
         except (ConnectionError, FileNotFoundError, LookupError, ImportError, AssertionError) as error:
             raise UserError(f"short_context_report.tasks.{name}: the harness cannot run {task.harness or task.file}: "

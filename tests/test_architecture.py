@@ -61,7 +61,8 @@ OPENS_A_TOKENIZER = {
 
 
 def opens_a_tokenizer(path: Path) -> bool:
-    """Whether a file calls what reads a tokenizer, such as from_file or from_pretrained of its class."""
+    """Whether a file calls what reads a tokenizer, such as from_file or from_pretrained of its
+    class."""
     calls = [node.func for node in ast.walk(ast.parse(path.read_text()))
              if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     names = {(ast.unparse(call.value).split(".")[-1], call.attr) for call in calls}
@@ -73,15 +74,16 @@ def test_every_tokenizer_is_opened_by_one_function() -> None:
     assert opening == OPENS_A_TOKENIZER.keys()
 
 
-DECIDE = {"gigatoken", "lm_eval", "matplotlib", "numpy", "pandas", "pyarrow", "tokenizers", "torch", "torchao",
-          "transformers"}
+DECIDE = {"gigatoken", "lm_eval", "matplotlib", "numpy", "pandas", "pyarrow", "tokenizers", "torch",
+          "torchao", "transformers"}
 """Packages another version of which may give other bytes."""
 ONLY_READ = {"tokenizer": {"pyarrow"}, "checkpoint": {"tokenizers"}}
-"""What a stage imports, but has no part in its bytes: it reads documents, or opens a tokenizer to copy it."""
+"""What a stage imports, but has no part in its bytes: it reads documents, or opens a tokenizer to
+copy it."""
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_artefact_names_the_versions_of_all_its_stage_imports_that_decides_its_bytes_and_no_others(
+def test_an_artefact_names_the_version_of_each_import_that_decides_its_bytes_and_no_other(
         stage: str) -> None:
     body = STAGES[stage].get("do", STAGES[stage])
     files = closure(ROOT / f"{body['cmd'].split()[2].replace('.', '/')}.py")

@@ -1,11 +1,12 @@
 """The base model: a folder that is there, or a small Llama pretrained here at short context.
 
-`source` says which: a transformers folder is taken as it is; data/tokenized_corpus, the domains of it that params.yaml
-names, is what to pretrain on. What comes out is a whole model folder, with the graph's tokenizer where the base brings
-none. A base that could not be trained later is refused here, and so is one whose own tokenizer gives other ids than the
-graph's: rows of one tokenizer mean nothing to a model of another. Both are cheap beside what follows.
-The sample ships a base that this stage pretrained (models/sample-base, its log beside it), because extension carries
-a skill the base already has, and having it costs minutes that the demo does not spend.
+`source` says which: a transformers folder is taken as it is; data/tokenized_corpus, the domains of
+it that params.yaml names, is what to pretrain on. What comes out is a whole model folder, with the
+graph's tokenizer where the base brings none. A base that could not be trained later is refused
+here, and so is one whose own tokenizer gives other ids than the graph's: rows of one tokenizer mean
+nothing to a model of another. Both are cheap beside what follows. The sample ships a base that this
+stage pretrained (models/sample-base, its log beside it), because extension carries a skill the base
+already has, and having it costs minutes that the demo does not spend.
 
 The curriculum is short rows first, part of them random spans repeated verbatim, then rows of the full base context
 with fewer of those. Without the first act the model stays on a plateau where it recalls nothing (docs/log.md).
@@ -29,7 +30,14 @@ from training.batches import RowsInMemory, document_rows, with_repeats
 from training.curves import write_log
 from training.loop import Task, train
 from training.loss import TokenLoss
-from training.model import built_tokenizer, load_model, make_reproducible, read_config, rope_base, save_model
+from training.model import (
+    built_tokenizer,
+    load_model,
+    make_reproducible,
+    read_config,
+    rope_base,
+    save_model,
+)
 from training.optimizer import OptimizerConfig, make_optimizer
 from training.parallel import alone
 from training.snapshots import StepLog
@@ -115,14 +123,18 @@ def check_vocabulary(source: Path) -> None:
     rows = int(read_config(source).get_text_config().vocab_size)
     vocabulary = ours.get_vocab(with_added_tokens=True)
     theirs, file = _own_tokenizer(source)
-    why = None if theirs is None else disagreement(theirs, ours) or _other_ends(source, theirs, ours)
+    why = None
+    if theirs is not None:
+        why = disagreement(theirs, ours) or _other_ends(source, theirs, ours)
     if why:
         advice = f"Set tokenizer.source to {source}." if file.endswith("tokenizer.json") else (
             f"Put its tokenizer.json there, or take {file} out if you know that ids are the same.")
-        raise UserError(f"{file} is not the tokenizer that made {CORPUS} ({TOKENIZER}): {why}. {advice}")
+        raise UserError(f"{file} is not the tokenizer that made {CORPUS} ({TOKENIZER}): {why}. "
+                        f"{advice}")
     if theirs is None:
-        print(f"base_checkpoint.source = {source}: {file}, so nothing shows that ids mean to it what they mean to "
-              f"{TOKENIZER}, which has {len(vocabulary):,} of its {rows:,} tokens", file=sys.stderr)
+        print(f"base_checkpoint.source = {source}: {file}, so nothing shows that ids mean to it "
+              f"what they mean to {TOKENIZER}, which has {len(vocabulary):,} of its {rows:,} tokens",
+              file=sys.stderr)
     highest = max(vocabulary.values())
     if highest >= rows:
         raise UserError(f"its config.json says vocab_size = {rows}, but the tokenizer of tokenizer.source gives ids up "
@@ -130,7 +142,8 @@ def check_vocabulary(source: Path) -> None:
 
 
 def _own_tokenizer(source: Path) -> tuple[Tokenizer | None, str]:
-    """The tokenizer that the model brings and the file it is in; or None, and what is the matter."""
+    """The tokenizer that the model brings and the file it is in; or None, and what is the
+    matter."""
     if (source / "tokenizer.json").is_file():
         return load_tokenizer(source), str(source / "tokenizer.json")
     older = next((name for name in OLDER_FORMS if (source / name).is_file()), None)
@@ -141,14 +154,15 @@ def _own_tokenizer(source: Path) -> tuple[Tokenizer | None, str]:
 
 
 def _other_ends(source: Path, theirs: Tokenizer, ours: Tokenizer) -> str | None:
-    """Whether the model's own files name other tokens than the graph's as begin and end of a text."""
+    """Whether the model's own files name other tokens than the graph's as begin and end of a
+    text."""
     if not (source / "tokenizer_config.json").is_file():
         return None  # it gets the graph's
-    for name, there, here in zip(("bos_token", "eos_token"), bos_eos_ids(source, theirs), bos_eos_ids(TOKENIZER, ours),
-                                 strict=True):
-        if there != here:
-            words = [f"{number}" if number is not None else "none" for number in (there, here)]
-            return f"tokenizer_config.json there names the id {words[0]} as {name}, and here {words[1]}"
+    there, here = bos_eos_ids(source, theirs), bos_eos_ids(TOKENIZER, ours)
+    for place, name in enumerate(("bos_token", "eos_token")):
+        if there[place] != here[place]:
+            return (f"tokenizer_config.json there names the id {there[place]} as {name}, and here "
+                    f"{here[place]}")
     return None
 
 

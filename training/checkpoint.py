@@ -92,8 +92,8 @@ def train_in_scratch(name: str, scratch: Path) -> Path:
                         "writes others.")
     _launch(file, name)
     if not is_whole(scratch / "final"):
-        raise UserError(f"{name}: trained, but not into {scratch}: parameters, base or rows changed while it ran. "
-                        "Run it again.")
+        raise UserError(f"{name}: trained, but not into {scratch}: parameters, base or rows "
+                        "changed while it ran. Run it again.")
     return scratch / "final"
 
 

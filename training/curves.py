@@ -1,7 +1,8 @@
 """The course of a training as one table, which people, `dvc plots` and any plotting tool read.
 
-It is written from the log that belongs to the weights, so it says the same after a kill as without one. It needs the
-standard library alone: what a long training leaves last must not fail for a package that is missing then.
+It is written from the log that belongs to the weights, so it says the same after a kill as without
+one. It needs the standard library alone: what a long training leaves last must not fail for a
+package that is missing then.
 """
 
 import csv
@@ -19,5 +20,12 @@ def write_log(folder: Path, log: Sequence[StepLog]) -> None:
     with (folder / LOG).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(StepLog.__dataclass_fields__), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**asdict(line), "loss": f"{line.loss:.5f}", "learning_rate": f"{line.learning_rate:.6g}",
-                          "gradient_norm": f"{line.gradient_norm:.5g}"} for line in log)
+        writer.writerows(
+            {
+                **asdict(line),
+                "loss": f"{line.loss:.5f}",
+                "learning_rate": f"{line.learning_rate:.6g}",
+                "gradient_norm": f"{line.gradient_norm:.5g}",
+            }
+            for line in log
+        )

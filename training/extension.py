@@ -1,11 +1,12 @@
 """Continual pretraining of one model, by however many processes: from the base, or from where it was stopped.
 
-What `accelerate launch` starts on every device; alone on a CPU, the stage calls it. It leaves the trained model in a
-scratch folder that no one versions, named by a hash of settings, base and rows, and the stage takes it from there. So a
-killed run goes on from its newest whole snapshot, and one whose settings changed never does. Code and packages are no
-part of the hash, for a reworded comment would orphan ten days of training: a run that goes on under others says so
-(assets/origin.py). Which models are kept on the way decides nothing of the result and is no part of it either: one
-asked for later is made from the newest state before it, and refused where none is left.
+What `accelerate launch` starts on every device; alone on a CPU, the stage calls it. It leaves the
+trained model in a scratch folder that no one versions, named by a hash of settings, base and rows,
+and the stage takes it from there. So a killed run goes on from its newest whole snapshot, and one
+whose settings changed never does. Code and packages are no part of the hash, for a reworded comment
+would orphan ten days of training: a run that goes on under others says so (assets/origin.py). Which
+models are kept on the way decides nothing of the result and is no part of it either: one asked for
+later is made from the newest state before it, and refused where none is left.
 
 NEEDLEWORK_SNAPSHOT_SECONDS says how often to snapshot (15 minutes); it changes how much a kill costs, nothing else.
 """
@@ -58,7 +59,8 @@ SECONDS_BETWEEN_SNAPSHOTS = 900.0
 PR_SET_PDEATHSIG = 1
 """Linux: <sys/prctl.h>."""
 FORM = 1
-"""Of what a scratch folder holds: to be raised when what an earlier version kept can't be gone on with."""
+"""Of what a scratch folder holds: to be raised when what an earlier version kept can't be gone on
+with."""
 DECIDES, ORIGIN = "decides.json", "origin.json"
 """In a scratch folder: what its name is the hash of, and which code and packages were at work."""
 STOPPED = 143
@@ -165,7 +167,8 @@ def steps_of(config: CheckpointConfig, rows: PackedRows) -> int:
 
 def scratch_folder(name: str, config: CheckpointConfig, chosen: ModelConfig) -> Path:
     """Where this very training keeps its state: named by its settings, base and rows."""
-    return SCRATCH / name / sha256(json.dumps(decides(name, config, chosen), sort_keys=True).encode()).hexdigest()[:16]
+    decided = json.dumps(decides(name, config, chosen), sort_keys=True)
+    return SCRATCH / name / sha256(decided.encode()).hexdigest()[:16]
 
 
 def decides(name: str, config: CheckpointConfig, chosen: ModelConfig) -> dict[str, Any]:
@@ -189,19 +192,26 @@ def _files_of(record: Path) -> dict[str, Any]:
 
 
 def clear_others(scratch: Path, now: dict[str, Any]) -> None:
-    """Remove what earlier settings of this model left, but for the newest: its snapshots may still be wanted. Before a
-    training that begins anew, say what is in that one.
+    """Remove what earlier settings of this model left, but for the one trained furthest: its
+    snapshots may still be wanted. Before a training that begins anew, say what is in that one.
 
     now: what decides this training, to say what was other then.
     """
     others = [path for path in scratch.parent.glob("*") if path != scratch]
-    others.sort(key=lambda path: path.stat().st_mtime)
+    others.sort(key=lambda path: (_furthest(path), path.stat().st_mtime))
     for old in others[:-1]:
+        print(f"{old}, a training up to step {_furthest(old)} by settings of before, is removed",
+              file=sys.stderr)
         shutil.rmtree(old)
-    if others and not scratch.exists() and (there := snapshots.snapshots(others[-1])):
-        print(f"{others[-1]} holds a training up to step {snapshots.step_of(there[-1])} "
-              f"{_other_settings(others[-1], now)}. This one begins anew in {scratch}; that folder stays until "
-              "this training has ended", file=sys.stderr)
+    if others and not scratch.exists() and (step := _furthest(others[-1])):
+        other = _other_settings(others[-1], now)
+        print(f"{others[-1]} holds a training up to step {step} {other}. This one begins anew in "
+              f"{scratch}; that folder stays until this training has ended", file=sys.stderr)
+
+
+def _furthest(scratch: Path) -> int:
+    """The step of its newest snapshot; 0 without one."""
+    return max(map(snapshots.step_of, snapshots.snapshots(scratch)), default=0)
 
 
 def _other_settings(old: Path, now: dict[str, Any]) -> str:
@@ -209,13 +219,14 @@ def _other_settings(old: Path, now: dict[str, Any]) -> str:
     try:
         before = dict(read_json(old / DECIDES))
     except (OSError, ValueError, TypeError):
-        return ("that an older Needlework named by its code too. If settings, base and rows are those of now, move "
-                "it where this one will be, and it goes on")
+        return ("that an older Needlework named by its code too. If settings, base and rows are "
+                "those of now, move it where this one will be, and it goes on")
     parts = [f"{part}.{key}" if part in ("checkpoint", "model") else f"data of the {part}"
              for part in ("checkpoint", "model", "base", "rows")
              for key in sorted(before.get(part, {}).keys() | now.get(part, {}).keys())
              if before.get(part, {}).get(key) != now.get(part, {}).get(key)]
-    return f"of other settings or data ({', '.join(dict.fromkeys(parts)) or 'another form of what is kept'})"
+    other = ", ".join(dict.fromkeys(parts)) or "another form of what is kept"
+    return f"of other settings or data ({other})"
 
 
 def _missing(name: str, scratch: Path, config: CheckpointConfig, chosen: ModelConfig, rows: PackedRows) -> list[int]:
@@ -277,11 +288,12 @@ def _go_on(scratch: Path, loss: TokenLoss, optimizer: Any, world: World, before:
 
 
 def _note_origin(scratch: Path, steps: int, world: World) -> None:
-    """Write down which code and packages are at work from now on, and say what changed since those steps were taken."""
+    """Write down which code and packages are at work from now on, and say what changed since those
+    steps were taken."""
     changed = note(scratch / ORIGIN, "checkpoint", steps) if world.main else ""
     if changed:
-        _say(world, f"the {steps} steps so far were taken by {changed}. They are gone on from; to train anew with "
-                    f"what is here now, remove {scratch}")
+        _say(world, f"the {steps} steps so far were taken by {changed}. They are gone on from; to "
+                    f"train anew with what is here now, remove {scratch}")
 
 
 def _due(last: float, seconds: float, world: World) -> bool:

@@ -131,28 +131,29 @@ def save_model(weights: Mapping[str, torch.Tensor], config: PretrainedConfig, to
 def transformers_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in `folder` as transformers and lm-eval want it, without a longest text.
 
-    Its ids are those of `load_tokenizer`: transformers builds some classes anew from the vocabulary alone, and then
-    leaves the rest of tokenizer.json aside. Raises UserError if it cannot be read.
+    Its ids are those of `load_tokenizer`: transformers builds some classes anew from the vocabulary
+    alone, and then leaves the rest of tokenizer.json aside. Raises UserError if it cannot be read.
     """
     plain = load_tokenizer(folder)
     _begin_once(folder, plain)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # it would say that the folder names another class
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True, tokenizer_object=plain,
-                                                       model_max_length=NO_LIMIT)
+        return PreTrainedTokenizerFast.from_pretrained(
+            folder, local_files_only=True, tokenizer_object=plain, model_max_length=NO_LIMIT)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder}: transformers cannot open the tokenizer there: {error}. Copy tokenizer.json and "
-                        "tokenizer_config.json from the model again.") from None
+        raise UserError(f"{folder}: transformers cannot open the tokenizer there: {error}. Copy "
+                        "tokenizer.json and tokenizer_config.json from the model again.") from None
     finally:
         transformers_logging.set_verbosity(verbosity)
 
 
 def built_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a folder without tokenizer.json, as transformers builds it from an older form (tokenizer.model,
-    vocab.json with merges.txt); None where it cannot."""
+    """The tokenizer of a folder without tokenizer.json, as transformers builds it from an older
+    form (tokenizer.model, vocab.json with merges.txt); None where it cannot."""
     try:
-        built: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        built: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True,
+                                                   trust_remote_code=False)
         return Tokenizer.from_str(built.backend_tokenizer.to_str())
     except Exception:  # of any kind, by the form: the caller says that it could not be compared
         return None
@@ -164,6 +165,7 @@ def _begin_once(folder: Path, tokenizer: Tokenizer) -> None:
     if bos is None or tokenizer.encode("", add_special_tokens=True).ids[:2] != [bos, bos]:
         return
     text = tokenizer.id_to_token(bos)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{text} $A", special_tokens=[(text, bos)])
-    print(f"{folder}/tokenizer.json: its template begins a text with {text} twice; here it stands once",
-          file=sys.stderr)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{text} $A",
+                                                             special_tokens=[(text, bos)])
+    print(f"{folder}/tokenizer.json: its template begins a text with {text} twice; here it stands "
+          "once", file=sys.stderr)

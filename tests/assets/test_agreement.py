@@ -11,7 +11,11 @@ from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, proce
 from assets.agreement import disagreement
 from assets.tokenizer import BOS, train_bpe
 
-TEXTS = ["the cat sat on the mat with 1234 naïve façades", "def f(x):\n    return x", "日本 the mat "] * 20
+TEXTS = [
+    "the cat sat on the mat with 1234 naïve façades",
+    "def f(x):\n    return x",
+    "日本 the mat ",
+] * 20
 
 
 def made() -> Tokenizer:
@@ -37,8 +41,13 @@ def metaspace(described: dict[str, Any]) -> None:
 
 
 def digits(described: dict[str, Any]) -> None:
-    described["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
-        {"type": "Digits", "individual_digits": True}, described["pre_tokenizer"]]}
+    described["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Digits", "individual_digits": True},
+            described["pre_tokenizer"],
+        ],
+    }
 
 
 def no_pattern(described: dict[str, Any]) -> None:
@@ -56,6 +65,7 @@ def compatibility(described: dict[str, Any]) -> None:
 def flag(name: str, value: bool = True) -> Callable[[dict[str, Any]], None]:
     def change(described: dict[str, Any]) -> None:
         described["added_tokens"][-1][name] = value
+
     return change
 
 
@@ -83,17 +93,33 @@ def a_token_more(described: dict[str, Any]) -> None:
     described["added_tokens"].append({**token, "id": token["id"] + 1, "content": "<more>"})
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (prefix, "the text "), (metaspace, "the text "), (digits, "the text .*12"), (no_pattern, "the text "),
-    (lower_case, "the text "), (compatibility, "the text "), (flag("lstrip"), "the text .*<mark>"),
-    (flag("rstrip"), "the text .*<mark>"), (flag("single_word"), "the text .*<mark>"),
-    (flag("special"), "the text .*<mark>"), (begin_twice, "the text "), (two_ids_swapped, "the text "),
-    (a_merge_less, "the text "), (a_token_more, "the text .*<more>"),
-])
-def test_a_tokenizer_with_other_ids_is_found_by_a_text(change: Callable[[dict[str, Any]], None], said: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (prefix, "the text "),
+        (metaspace, "the text "),
+        (digits, "the text .*12"),
+        (no_pattern, "the text "),
+        (lower_case, "the text "),
+        (compatibility, "the text "),
+        (flag("lstrip"), "the text .*<mark>"),
+        (flag("rstrip"), "the text .*<mark>"),
+        (flag("single_word"), "the text .*<mark>"),
+        (flag("special"), "the text .*<mark>"),
+        (begin_twice, "the text "),
+        (two_ids_swapped, "the text "),
+        (a_merge_less, "the text "),
+        (a_token_more, "the text .*<more>"),
+    ],
+)
+def test_a_tokenizer_with_other_ids_is_found_by_a_text(
+    change: Callable[[dict[str, Any]], None], said: str
+) -> None:
     found = disagreement(changed(change), made())
     assert found is not None and re.match(said, found, re.DOTALL), found
-    assert re.search(r"has the ids (\.\.\. )?\[.*\].* there and .*\[.*\].* here$", found, re.DOTALL), found
+    assert re.search(
+        r"has the ids (\.\.\. )?\[.*\].* there and .*\[.*\].* here$", found, re.DOTALL
+    ), found
     assert disagreement(made(), changed(change)) is not None
 
 
@@ -105,6 +131,7 @@ def test_a_normaliser_shows_where_added_tokens_are_found_in_normalised_text() ->
     def change(described: dict[str, Any]) -> None:
         lower_case(described)
         described["added_tokens"][-1]["normalized"] = True
+
     plain = changed(lower_case)
     assert "<MARK>" in str(disagreement(changed(change), plain))
 
@@ -114,7 +141,12 @@ def merges_as_texts(described: dict[str, Any]) -> None:
 
 
 def used(described: dict[str, Any]) -> None:
-    described["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    described["truncation"] = {
+        "direction": "Right",
+        "max_length": 2,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
     described["model"]["dropout"] = 0.5
 
 
@@ -132,11 +164,13 @@ def test_files_that_differ_in_form_alone_agree(change: Callable[[dict[str, Any]]
 
 @pytest.mark.parametrize("change", [begin_twice, flag("special")])
 def test_templates_and_special_tokens_do_not_count_where_their_text_is_text(
-        change: Callable[[dict[str, Any]], None]) -> None:
+    change: Callable[[dict[str, Any]], None],
+) -> None:
     def special(described: dict[str, Any]) -> None:
         flag("special")(described)
         if change is begin_twice:
             begin_twice(described)
+
     one, other = changed(special), changed(flag("special"))
     assert disagreement(one, other, as_in_corpus=True) is None
     assert disagreement(changed(prefix), made(), as_in_corpus=True) is not None

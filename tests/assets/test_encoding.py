@@ -125,12 +125,14 @@ def write_corpus(texts: list[str]) -> None:
     Path("params.yaml").write_text("tokenized_corpus: {bos: true}")
 
 
-USED = {"truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
-        "padding": {"strategy": {"Fixed": 600}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1,
-                    "pad_type_id": 0, "pad_token": "</s>"}}
+USED = {"truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst",
+                       "stride": 0},
+        "padding": {"strategy": {"Fixed": 600}, "direction": "Right", "pad_to_multiple_of": None,
+                    "pad_id": 1, "pad_type_id": 0, "pad_token": "</s>"}}
 BEGINS_TWICE = {"post_processor": {
     "type": "TemplateProcessing", "pair": [],
-    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"SpecialToken": {"id": "<s>", "type_id": 0}},
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+               {"SpecialToken": {"id": "<s>", "type_id": 0}},
                {"Sequence": {"id": "A", "type_id": 0}}],
     "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}}
 
@@ -148,7 +150,8 @@ def test_a_corpus_has_the_same_tokens_whatever_its_tokenizer_was_last_used_for(
         (tmp_path / name / "data/tokenizer").mkdir(parents=True)
         monkeypatch.chdir(tmp_path / name)
         write_json(Path("data/tokenizer/tokenizer.json"), described | change)
-        write_json(Path("data/tokenizer/tokenizer_config.json"), {"bos_token": "<s>", "model_max_length": 16})
+        write_json(Path("data/tokenizer/tokenizer_config.json"),
+                   {"bos_token": "<s>", "model_max_length": 16})
         write_corpus(texts)
         tokenized_corpus.run("web")
         store = open_tokens(Path("data/tokenized_corpus/web"))
@@ -160,13 +163,16 @@ def test_a_corpus_has_the_same_tokens_whatever_its_tokenizer_was_last_used_for(
 
 
 @needs_fast
-@pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}, {}])
+@pytest.mark.parametrize("flags", [
+    {"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}, {}], ids=str)
 def test_an_added_token_gets_the_reference_ids_whatever_its_flags(
-        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool]) -> None:
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool]
+        ) -> None:
     described = json.loads((folder / "tokenizer.json").read_text())
     plain = {"id": 400, "content": "<mark>", "single_word": False, "lstrip": False, "rstrip": False,
              "normalized": False, "special": False}
-    described["added_tokens"].append(plain | {"id": max(described["model"]["vocab"].values()) + 2} | flags)
+    beyond = max(described["model"]["vocab"].values()) + 2
+    described["added_tokens"].append(plain | {"id": beyond} | flags)
     (tmp_path / "data/tokenizer").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     write_json(Path("data/tokenizer/tokenizer.json"), described)

@@ -57,8 +57,8 @@ def test_the_record_holds_the_hash_of_every_file() -> None:
     assert json.loads(Path("metrics/toy/a.json").read_text()) == {"n": 1}
 
 
-def test_another_version_of_a_package_changes_the_metrics_and_no_byte_that_others_read(monkeypatch: pytest.MonkeyPatch
-                                                                                       ) -> None:
+def test_another_version_of_a_package_changes_the_metrics_and_no_byte_that_others_read(
+        monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> tuple[bytes, str]:
         with output("tokenized_corpus", "web") as out:
             (out.folder / "ids").write_text("1 2 3")
@@ -70,7 +70,8 @@ def test_another_version_of_a_package_changes_the_metrics_and_no_byte_that_other
         return record, json.loads(named.read_text())["made_with"]
 
     record, made_with = make()
-    assert made_with == ", ".join(f"{name} {version(name)}" for name in ("numpy", "pyarrow", "tokenizers"))
+    used = ("numpy", "pyarrow", "tokenizers")
+    assert made_with == ", ".join(f"{name} {version(name)}" for name in used)
     monkeypatch.setattr("assets.stage.version", lambda name: "99")
     assert make() == (record, "numpy 99, pyarrow 99, tokenizers 99")
 

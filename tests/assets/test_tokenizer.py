@@ -1,4 +1,5 @@
-"""The graph's tokenizer: what it is trained on, what it carries of its last use, and its special tokens."""
+"""The graph's tokenizer: what it is trained on, what it carries of its last use, and its special
+tokens."""
 
 import json
 from pathlib import Path
@@ -136,13 +137,15 @@ def test_what_a_tokenizer_was_saved_with_changes_no_ids_and_is_said_once_and_lef
     tokenizer.run()
     made = json.loads(Path("data/tokenizer/tokenizer.json").read_text())
     assert not made["truncation"] and not made["padding"] and not made["model"].get("dropout")
-    assert made["model"]["vocab"] == json.loads(Path("model/tokenizer.json").read_text())["model"]["vocab"]
+    saved = json.loads(Path("model/tokenizer.json").read_text())
+    assert made["model"]["vocab"] == saved["model"]["vocab"]
 
 
 def test_a_use_in_the_config_is_left_out_and_the_rest_kept() -> None:
     kept = {"bos_token": BOS, "eos_token": EOS, "model_max_length": 16, "padding_side": "left",
             "chat_template": "{{ messages }}"}
-    write_model(**kept, max_length=8, truncation_strategy="longest_first", stride=0, pad_to_multiple_of=8)
+    write_model(**kept, max_length=8, truncation_strategy="longest_first", stride=0,
+                pad_to_multiple_of=8)
     set_params("model")
     tokenizer.run()
     assert json.loads(Path("data/tokenizer/tokenizer_config.json").read_text()) == kept

@@ -20,13 +20,17 @@ def test_items_taken_out_of_params_are_not_shown_though_the_lock_remembers_them(
         "mixed_dataset@one", "tokenized_corpus@mine"]
 
 
-def test_the_page_shows_with_which_versions_an_artefact_and_each_behind_it_was_made(tmp_path: Path) -> None:
-    lock = {address: {"outs": [{"path": f"data/{path}", "md5": "1"}, {"path": f"metrics/{path}.json", "md5": "2"}],
+def test_the_page_shows_with_which_versions_an_artefact_and_each_behind_it_was_made(
+        tmp_path: Path) -> None:
+    paths = {"tokenizer": "tokenizer", "tokenized_corpus@web": "tokenized_corpus/web"}
+    lock = {address: {"outs": [{"path": f"data/{path}", "md5": "1"},
+                               {"path": f"metrics/{path}.json", "md5": "2"}],
                       "deps": [{"path": "data/tokenizer"}] if "@" in address else []}
-            for address, path in (("tokenizer", "tokenizer"), ("tokenized_corpus@web", "tokenized_corpus/web"))}
+            for address, path in paths.items()}
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
     (tmp_path / "metrics/tokenized_corpus").mkdir(parents=True)
-    (tmp_path / "metrics/tokenized_corpus/web.json").write_text(json.dumps({"tokens": 1, "made_with": "numpy 2.1"}))
+    metrics = {"tokens": 1, "made_with": "numpy 2.1"}
+    (tmp_path / "metrics/tokenized_corpus/web.json").write_text(json.dumps(metrics))
     known = versions({"tokenized_corpus": ["web"]}, tmp_path / "dvc.lock")
     shown = table({version.address: version for version in behind("tokenized_corpus@web", known)})
     assert dict(zip(shown["artefact"], shown["made with"], strict=True)) == {
