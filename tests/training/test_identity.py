@@ -19,7 +19,7 @@ from assets.stage import UserError, write_json
 from training.checkpoint import run
 from training.curves import write_log
 from training.extension import clear_others, scratch_folder, settings
-from training.snapshots import StepLog
+from training.snapshots import StepLog, snapshots, step_of
 
 ROOT = Path(__file__).parents[2]
 Project = Callable[..., Path]
@@ -110,7 +110,7 @@ def start(code: Path, **environment: str) -> subprocess.Popen[str]:
 def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_bytes(
     project: Project, tmp_path: Path
 ) -> None:
-    undisturbed = project()
+    undisturbed = project(tokens=60 * 4 * LENGTH)
     run("model")
     wanted = json.loads((undisturbed / "data/checkpoint/model/record.json").read_text())
     assert "steps_by_other_code" not in json.loads(
@@ -121,10 +121,10 @@ def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_byt
         shutil.copytree(
             ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__")
         )
-    root = project()
+    root = project(tokens=60 * 4 * LENGTH)
     kept = folder()
     struck = start(code)
-    while struck.poll() is None and not (kept / "step-00000003").is_dir():
+    while struck.poll() is None and max(map(step_of, snapshots(kept)), default=0) < 3:
         pass
     struck.kill()
     struck.communicate()
@@ -141,9 +141,8 @@ def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_byt
     )
     assert f"to train anew with what is here now, remove {kept}" in said
     assert json.loads((root / "data/checkpoint/model/record.json").read_text()) == wanted
-    assert json.loads((root / "metrics/checkpoint/model.json").read_text())[
-        "steps_by_other_code"
-    ] in (3, 4, 5)
+    metrics = json.loads((root / "metrics/checkpoint/model.json").read_text())
+    assert 3 <= metrics["steps_by_other_code"] < 60
 
 
 def test_a_training_that_begins_anew_says_what_an_earlier_one_left_and_what_was_other(
