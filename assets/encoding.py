@@ -4,9 +4,10 @@ gigatoken is several times faster and gave the same ids wherever it was tried, b
 in each block (about a megabyte) the document of the lowest id, as good as drawn, is encoded by both, and one difference
 sends the whole domain back to the reference. Which of the two worked never shows in the ids; the log says it.
 
-A special token's text inside a document is text: a page about HTML that says "</s>" ends nothing. The reference is told
-so; gigatoken, which has no such setting, is given the tokenizer without its special tokens, and before the first
-document both must split the text of each into the same ids.
+A special token's text inside a document is text: a page about HTML that says "</s>" ends nothing.
+The reference is told so; gigatoken, which has no such setting, is given the tokenizer without its
+special tokens. Before the first document both must split the text of every added token, and a text
+of every kind of writing, into the same ids.
 """
 
 import os
@@ -19,6 +20,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+
+from assets.agreement import PROBES, around
+from assets.tokenizer import without_use
 
 try:
     import gigatoken
@@ -48,9 +52,9 @@ class Reference:
         self._tokenizer.encode_special_tokens = True
 
     @property
-    def specials(self) -> list[str]:
-        """The texts of the special tokens."""
-        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special]
+    def added(self) -> list[str]:
+        """The texts of the added tokens, special ones among them."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
 
     def encode(self, texts: Sequence[bytes]) -> list[Ids]:
         """Ids of each text (UTF-8), none of them a special token's."""
@@ -64,7 +68,7 @@ class Fast:
 
     def __init__(self, folder: Path) -> None:
         """Raises any error of gigatoken's own where it cannot read this tokenizer."""
-        self._described = without_specials((folder / "tokenizer.json").read_bytes())
+        self._described = without_specials(folder / "tokenizer.json")
         self._tokenizer: Any = gigatoken.Tokenizer.from_json(self._described)
         self._bytes = 0
 
@@ -80,17 +84,22 @@ class Fast:
         return [ids[start:stop] for start, stop in pairwise(offsets.tolist())]
 
 
-def without_specials(described: bytes) -> bytes:
-    """A tokenizer.json that knows no special token, and no template that would name one."""
-    tokenizer = orjson.loads(described)
+def without_specials(path: Path) -> bytes:
+    """A tokenizer.json that knows no special token, no template that would name one, and nothing of
+    its last use."""
+    tokenizer, _ = without_use(path)
     added = [token for token in tokenizer.get("added_tokens") or [] if not token.get("special")]
     return orjson.dumps(tokenizer | {"added_tokens": added, "post_processor": None})
 
 
 def check_specials(fast: Fast, reference: Reference) -> None:
-    """Encode the text of every special token by both, alone and among words. Raises IdsDiffer where they differ."""
-    specials = reference.specials
-    texts = [text.encode() for special in specials for text in (special, f"one{special}two {special} {special}\n")]
+    """Encode the text of every added token by both, alone and among words, and a text of every kind
+    of writing.
+
+    Raises IdsDiffer where they differ.
+    """
+    of_added = [text for token in reference.added for text in around(token)]
+    texts = [text.encode() for text in (*of_added, *PROBES)]
     for text, ours, theirs in zip(texts, fast.encode(texts), reference.encode(texts), strict=True):
         if not np.array_equal(ours, theirs):
             raise IdsDiffer(f"the text {text.decode()!r}")

@@ -9,12 +9,19 @@ renames. So a folder with a record is whole, a kill leaves the old output or non
 The record holds no clock and no host, for the same inputs must give the same bytes. The cost is one more read of
 every output for its SHA-256.
 
+The versions of the packages that decide its bytes stand in its metrics file, under `made_with`, and
+the record names that file. DVC keeps both files together, under one entry of dvc.lock. But what
+reads an artefact reads its folder: with the versions in there, an upgrade that gives the same bytes
+would change the artefact's hash, and a training of ten days would run again for a new patch of
+NumPy. The cost is that a folder copied by itself leaves its versions behind.
+
 What a stage needs and is not there ends it in one line: the command that makes it, or the key of params.yaml that names
 it. That is told from the path in the error, so a file that neither makes nor names stays a traceback.
 """
 
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -22,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -35,6 +43,30 @@ RECORD = "record.json"
 ITEMS = {"domain": "raw_corpus.domains", "recipe": "mixed_dataset.recipes", "model": "checkpoint.models"}
 """Where params.yaml names the items of stages, by what their commands call one."""
 NAME = re.compile(r"[A-Za-z0-9_-]+")
+MADE_WITH = "made_with"
+"""The key of a metrics file, and of a record, that says with which versions an artefact was
+made."""
+ASKED_WITH = ("numpy", "pandas", "pyarrow", "tokenizers", "torch", "transformers")
+DECIDED_BY = {
+    "token_demand": ("numpy",),
+    "raw_corpus": ("numpy", "pyarrow", "python"),  # Python's own tables of Unicode
+    "tokenizer": ("tokenizers",),
+    "tokenized_corpus": ("gigatoken", "numpy", "pyarrow", "tokenizers"),
+    "length_histograms": ("matplotlib", "numpy", "pandas", "pyarrow"),
+    "mixed_dataset": ("numpy", "pandas", "pyarrow"),
+    "packed_shards": ("numpy", "pyarrow"),
+    "data_report": ("matplotlib", "numpy", "pandas"),
+    "base_checkpoint": ("numpy", "pyarrow", "tokenizers", "torch", "torchao", "transformers"),
+    "checkpoint": ("numpy", "pyarrow", "torch", "torchao", "transformers"),
+    "needle_report": ("matplotlib", *ASKED_WITH),
+    "loss_report": ASKED_WITH,
+    "book_qa_report": ASKED_WITH,
+    "short_context_report": ("lm_eval", *ASKED_WITH),
+    "comparison": ("matplotlib", "numpy", "pandas"),
+}
+"""The packages that decide the bytes of each stage's artefacts; tests/test_architecture.py holds
+them against imports.
+"""
 
 
 class UserError(Exception):
@@ -57,6 +89,8 @@ class Output:
     folder: Path
     metrics: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    unused: set[str] = field(default_factory=set)
+    """Packages of the stage that had no part this time."""
 
 
 def read_params(section: str, model: type[AnyConfig], path: Path | None = None) -> AnyConfig:
@@ -166,8 +200,31 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
         out = Output(folder=folder)
         yield out
         facts |= out.facts
+        used = {name: number for name, number in package_versions(stage).items()
+                if name not in out.unused}
+        if used:
+            facts[MADE_WITH] = metrics_file.as_posix()
+            out.metrics = {**out.metrics, MADE_WITH: _in_one_line(used)}
         metrics_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(metrics_file, out.metrics)
+
+
+def _in_one_line(versions: dict[str, str]) -> str:
+    """One text, so that `dvc metrics show` and `dvc exp show` have one column for it and not one a
+    package."""
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def package_versions(stage: str) -> dict[str, str]:
+    """The version of each package that decides the bytes of a stage's artefacts; what is not
+    installed is left out."""
+    found = {}
+    for name in DECIDED_BY.get(stage, ()):
+        try:
+            found[name] = platform.python_version() if name == "python" else version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 @contextmanager

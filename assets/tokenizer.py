@@ -6,14 +6,22 @@ names: a folder that another profile left behind changes nothing.
 
 The special tokens that tokenized_corpus will ask for are looked up here, for this stage needs no corpus. The cost is
 that a change of `tokenized_corpus` runs this stage again, to the same bytes.
+
+Every tokenizer of the project is opened here. A tokenizer.json may carry how it was last used:
+truncation, padding, BPE dropout. Left on, they would cut a document to its first 128 tokens, or
+fill it with padding, without a word. They are switched off whenever one is opened, which is said
+once for each file, and no artefact carries them. The cost is that a tokenizer.json is parsed twice.
 """
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import orjson
 from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -23,6 +31,12 @@ from assets.stage import Config, UserError, command, missing, names_of, output, 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 BOS, EOS = "<s>", "</s>"
 RAW_CORPUS = Path("data/raw_corpus")
+OF_USE = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "truncation",
+          "padding"}
+"""Keys of tokenizer_config.json that say how the tokenizer was last used; transformers writes them
+there."""
+told: set[str] = set()
+"""What was said already of a file."""
 
 
 class TokenizerConfig(Config):
@@ -59,14 +73,82 @@ def run() -> None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in `folder`. Raises UserError if its tokenizer.json cannot be read."""
+    """The tokenizer in `folder`, which neither cuts a text nor fills it up. Raises UserError if its
+    tokenizer.json cannot be read."""
     path = folder / "tokenizer.json"
+    described, switched_off = without_use(path)
+    try:
+        tokenizer = Tokenizer.from_str(orjson.dumps(described).decode())
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error}") from None
+    note = (f"{path}: saved with {', '.join(switched_off)}; switched off here, so that every text "
+            "keeps all its tokens")
+    if switched_off and note not in told:
+        told.add(note)
+        print(note, file=sys.stderr)
+    return tokenizer
+
+
+def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """A tokenizer.json without what it carries from the use it was saved in, and what that was, in
+    words.
+
+    Raises UserError where it is not there or no JSON.
+    """
     if not path.is_file():
         raise missing(path)
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error}") from None
+        described = orjson.loads(path.read_bytes())
+        model, truncation = described["model"], described.get("truncation")
+        padding, dropout = described.get("padding"), model.get("dropout")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error!r}"
+                        ) from None
+    found = []
+    if truncation is not None:
+        found.append(f"truncation ({_short(truncation)})")
+    if padding is not None:
+        found.append(f"padding ({_short(padding)})")
+    if dropout:
+        found.append(f"BPE dropout ({dropout})")
+    changes: dict[str, Any] = {"truncation": None, "padding": None}
+    if dropout:
+        changes["model"] = model | {"dropout": None}
+    return described | changes, found
+
+
+def clear_use(folder: Path) -> None:
+    """Take out of the tokenizer files in `folder` what they carry from the use they were saved in,
+    if they do.
+
+    A file that is no tokenizer stays as it is: whoever opens it refuses it.
+    """
+    path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    with suppress(UserError):
+        described, found = without_use(path)
+        if found:
+            write_json(path, described)
+    with suppress(UserError):
+        config = _config_of(config_path)
+        if config.keys() & OF_USE:
+            write_json(config_path, {key: config[key] for key in config if key not in OF_USE})
+
+
+def allow_length(folder: Path, tokens: int) -> None:
+    """Have tokenizer_config.json in `folder`, where there is one with a limit, allow texts of so
+    many tokens."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return
+    config = _config_of(path)
+    if isinstance(limit := config.get("model_max_length"), int | float) and limit < tokens:
+        write_json(path, config | {"model_max_length": tokens})
+
+
+def _short(value: Any) -> str:
+    """A JSON value in a few words."""
+    text = orjson.dumps(value).decode().translate(str.maketrans("", "", '"{}'))
+    return text.replace(":", " ").replace(",", ", ")
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
@@ -86,6 +168,7 @@ def _copy(source: Path, folder: Path) -> None:
     for name in FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    clear_use(folder)
 
 
 def _train(config: TokenizerConfig, folder: Path) -> None:
@@ -128,16 +211,27 @@ def special_ids(folder: Path, tokenizer: Tokenizer, wanted: Special) -> tuple[in
 def _special_texts(folder: Path) -> tuple[str | None, str | None]:
     """What tokenizer_config.json names as the token that begins a text, and the one that ends it."""
     path = folder / "tokenizer_config.json"
+    config = _config_of(path)
     try:
-        config = json.loads(path.read_text())
         named = [config.get(key) for key in ("bos_token", "eos_token")]
         texts = [token["content"] if isinstance(token, dict) else token for token in named]
-    except FileNotFoundError:
-        raise UserError(f"{folder}: tokenizer.json without tokenizer_config.json. Copy both from the base model."
-                        ) from None
-    except (ValueError, AttributeError, KeyError) as error:
-        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base model again.") from None
+    except KeyError as error:
+        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base "
+                        "model again.") from None
     return texts[0], texts[1]
+
+
+def _config_of(path: Path) -> dict[str, Any]:
+    """A tokenizer_config.json. Raises UserError where it is not there or no JSON map."""
+    try:
+        config = json.loads(path.read_text())
+        return dict(config.items())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: tokenizer.json without tokenizer_config.json. Copy both "
+                        "from the base model.") from None
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base "
+                        "model again.") from None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Every document's sums are kept, so that two models can be compared document by d
 model with another tokenizer, or behind an endpoint, has no loss per token of ours: its report is empty and says why.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -19,10 +18,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from assets.agreement import disagreement
 from assets.progress import Progress
 from assets.randomness import generator
 from assets.stage import Config, UserError, read_params, write_json
 from assets.token_store import TokenStore, open_tokens
+from assets.tokenizer import load_tokenizer
 from evaluation.scoring import token_losses
 from evaluation.subject import Subject, report
 from training.model import make_reproducible
@@ -111,9 +112,8 @@ def _why_not(subject: Subject) -> str | None:
     if not (TOKENIZER / "tokenizer.json").is_file():
         raise UserError(f"{TOKENIZER}: not there, and its tokens are what the loss is of. Make the corpus first: "
                         "dvc repro tokenized_corpus")
-    ours, theirs = (json.loads((folder / "tokenizer.json").read_text())["model"]
-                    for folder in (TOKENIZER, subject.folder))
-    return None if ours == theirs else "its tokenizer is not that of data/tokenized_corpus"
+    why = disagreement(subject.tokenizer, load_tokenizer(TOKENIZER), as_in_corpus=True)
+    return f"its tokenizer is not that of data/tokenized_corpus: {why}" if why else None
 
 
 def band_names(bands: tuple[int, ...]) -> list[str]:

@@ -16,6 +16,7 @@ that was finished. An endpoint gets each prompt in full and only says words.
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -28,8 +29,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from assets.origin import done_by_others, note
 from assets.progress import Progress
-from assets.stage import RECORD, Config, UserError, write_json
+from assets.stage import RECORD, Config, UserError, read_json, write_json
 from evaluation.answers import rouge_1, word_overlap
 from evaluation.needle import (
     TOUCHING,
@@ -54,6 +56,9 @@ from training.model import make_reproducible
 
 SCORES = ("exact_match", "gain", "choice", "word_overlap", "rouge_1")
 SCRATCH = Path(".training/needle_report")
+FORM = 1
+"""Of a kept answer: to be raised when a record gets, loses or redefines a field."""
+OF_A_MODEL = {".json", ".safetensors", ".model", ".jinja"}
 Answered = dict[str, list[dict[str, Any]]]
 """Records by what was asked."""
 
@@ -133,9 +138,11 @@ def make_test(subject: Subject, config: NeedleReportConfig) -> Test:
 def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[str, Any]:
     """Write trials.csv, cells.csv, needle.json and heatmap.png; returns the means."""
     make_reproducible(config.seed)
-    kept = _kept(subject, config)
+    test = make_test(subject, config)
+    kept = _kept(subject, test)
     ask = _ask_endpoint if subject.model is None else _ask_model
-    records = pd.DataFrame(list(ask(subject, make_test(subject, config), kept)))
+    records = pd.DataFrame(list(ask(subject, test, kept)))
+    others = done_by_others(_origin(kept))
     trials = records.astype({score: float for score in SCORES}).sort_values(["length", "depth", "trial"], kind="stable")
     by_cell = trials.groupby(["length", "depth"], as_index=False)[list(SCORES)].mean()
     trials.round(5).to_csv(folder / "trials.csv", index=False, lineterminator="\n")
@@ -148,7 +155,8 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
               if length <= subject.base_context and score is not None]
     means = {f"mean_{score}": _mean(summary[score]) for score in SCORES}
     return {**means, "mean_gain_standard_error": summary["gain_standard_error"], "trials": config.trials,
-            "within_base_context": _mean(inside)}
+            "within_base_context": _mean(inside),
+            **({"places_by_other_code": others} if others else {})}
 
 
 def _ask_model(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str, Any]]:
@@ -238,29 +246,50 @@ def _ask_endpoint(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str
     progress.close()
 
 
-def _kept(subject: Subject, config: NeedleReportConfig) -> Path:
-    """Where answers wait until all are there, named by all that decides them."""
-    digest = sha256(config.model_dump_json().encode())
-    record = subject.folder / RECORD
-    parts = [record] if record.is_file() else sorted(subject.folder.glob("*.json"))
-    for path in [*parts, *sorted(Path(__file__).parent.glob("*.py"))]:
-        digest.update(path.read_bytes())
-    if not record.is_file():
-        weights = ((path.name, path.stat().st_size, path.stat().st_mtime_ns)
-                   for path in sorted(subject.folder.glob("*.safetensors")))
-        digest.update(repr(list(weights)).encode())
-    if subject.endpoint is not None:
-        digest.update(subject.endpoint.model_dump_json().encode())
+def _kept(subject: Subject, test: Test) -> Path:
+    """Where answers wait until all are there, named by all that decides them but code and packages:
+    who is asked, and each id of what is asked."""
+    digest = sha256(f"{FORM} {test.config.model_dump_json()} {test.reserve} {test.cells}".encode())
+    for needle in test.needles:
+        for key, value in sorted(vars(needle).items()):
+            digest.update(key.encode())
+            array = isinstance(value, np.ndarray)
+            digest.update(value.tobytes() if array else repr(value).encode())
+    digest.update(test.ends.tobytes())
+    digest.update(repr(_identity(subject)).encode())
     return SCRATCH / subject.name.replace("/", "-").strip(".-") / f"{digest.hexdigest()[:16]}.jsonl"
 
 
+def _identity(subject: Subject) -> list[Any]:
+    """What tells the subject from any other: the hashes of its files where it has a record of them,
+    else their names, sizes and times; its endpoint; the type of its numbers."""
+    record = subject.folder / RECORD
+    files: Any = read_json(record).get("files") if record.is_file() else None
+    if files is None:
+        found = [path for path in sorted(subject.folder.glob("*")) if path.suffix in OF_A_MODEL]
+        files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+    return [files, subject.endpoint.model_dump_json() if subject.endpoint else None,
+            str(getattr(subject.model, "dtype", None))]
+
+
+def _origin(kept: Path) -> Path:
+    """Where it is written down which code and packages answered."""
+    return kept.with_suffix(".origin.json")
+
+
 def _read_kept(path: Path) -> Answered:
-    """What was answered before. A last line cut off by a kill is taken out of the file."""
-    if not path.is_file():
-        return {}
-    whole = path.read_bytes()[:path.read_bytes().rfind(b"\n") + 1]
-    os.truncate(path, len(whole))
-    return dict(json.loads(line) for line in whole.splitlines())
+    """What was answered before, and a line about it where code or packages have changed since. A
+    last line cut off by a kill is taken out of the file."""
+    found: Answered = {}
+    if path.is_file():
+        whole = path.read_bytes()[:path.read_bytes().rfind(b"\n") + 1]
+        os.truncate(path, len(whole))
+        found = dict(json.loads(line) for line in whole.splitlines())
+    changed = note(_origin(path), "needle_report", len(found))
+    if changed:
+        print(f"the answers at {len(found)} places so far were given under {changed}. They are "
+              f"kept; to ask all anew, remove {path}", file=sys.stderr)
+    return found
 
 
 def _keep(path: Path, key: str, records: list[dict[str, Any]]) -> None:

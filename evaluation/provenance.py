@@ -1,9 +1,11 @@
 """Which versions made a number: what dvc.lock says of the artefacts behind it, and the revision of the code.
 
-dvc.lock is read as the plain YAML it is. It is complete when the comparison runs, for all that the page shows lies
-upstream of it.
+dvc.lock is read as the plain YAML it is. It is complete when the comparison runs, for all that the
+page shows lies upstream of it. The versions of packages come from the metrics file that dvc.lock
+names beside each artefact.
 """
 
+import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ class Version:
     params: dict[str, Any]
     inputs: tuple[str, ...]
     """Paths of what it was made from, code left out."""
+    made_with: str = ""
+    """Versions of the packages that decide its bytes."""
 
 
 def versions(items: Mapping[str, Sequence[str]], lock: Path = LOCK) -> dict[str, Version]:
@@ -36,15 +40,26 @@ def versions(items: Mapping[str, Sequence[str]], lock: Path = LOCK) -> dict[str,
     if not lock.is_file():
         return {}
     stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
-    return {address: _version(address, body) for address, body in stages.items()
+    return {address: _version(address, body, lock.parent) for address, body in stages.items()
             for stage, _, item in [address.partition("@")] if not item or item in items.get(stage, [item])}
 
 
-def _version(address: str, body: dict[str, Any]) -> Version:
+def _version(address: str, body: dict[str, Any], root: Path) -> Version:
     out = next(out for out in body["outs"] if out["path"].startswith("data/"))
     return Version(address=address, path=out["path"], md5=out["md5"],
                    params={key: value for file in body.get("params", {}).values() for key, value in file.items()},
-                   inputs=tuple(dep["path"] for dep in body.get("deps", []) if not dep["path"].endswith(".py")))
+                   inputs=tuple(dep["path"] for dep in body.get("deps", [])
+                                if not dep["path"].endswith(".py")),
+                   made_with=next((_made_with(root / out["path"]) for out in body["outs"]
+                                   if out["path"].startswith("metrics/")), ""))
+
+
+def _made_with(metrics: Path) -> str:
+    """What a metrics file says of packages; "" where it is not there or says nothing."""
+    try:
+        return str(json.loads(metrics.read_text()).get("made_with", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def behind(address: str, known: dict[str, Version]) -> Iterator[Version]:
@@ -66,8 +81,9 @@ def table(known: dict[str, Version]) -> pd.DataFrame:
                           "made from": ", ".join(sorted(other.address for other in behind(version.address, known)
                                                         if other.address != version.address
                                                         and other.path in version.inputs)) or ", ".join(version.inputs),
-                          "parameters": _short(version.params)} for version in known.values()],
-                        columns=["artefact", "DVC hash", "made from", "parameters"])
+                          "made with": version.made_with, "parameters": _short(version.params)}
+                         for version in known.values()],
+                        columns=["artefact", "DVC hash", "made from", "made with", "parameters"])
 
 
 def revision() -> str:

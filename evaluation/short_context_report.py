@@ -24,7 +24,7 @@ from assets.sample_corpus import NAMES
 from assets.stage import Config, UserError, write_json
 from evaluation.subject import Subject, report
 from evaluation.texts import read_texts
-from training.model import make_reproducible
+from training.model import make_reproducible, transformers_tokenizer
 
 LETTERS = "ABCD"
 Item = dict[str, Any]
@@ -90,10 +90,9 @@ def _run(subject: Subject, name: str, task: Task, config: ShortContextReportConf
     try:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
-        from transformers import AutoTokenizer
     except ImportError:
         raise UserError("short_context_report needs lm-eval: pip install 'needlework[eval]'") from None
-    tokenizer = AutoTokenizer.from_pretrained(subject.folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = transformers_tokenizer(subject.folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
     longest = max([subject.context, *task.lengths])
@@ -101,11 +100,13 @@ def _run(subject: Subject, name: str, task: Task, config: ShortContextReportConf
                  add_bos_token=bool(subject.begin))
     seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), config.seed)
     with tempfile.TemporaryDirectory() as scratch:
+        ours = Path(scratch) / "tokenizer"  # RULER opens one by itself
+        tokenizer.save_pretrained(ours)
         tasks: list[Any] = [task.harness] if task.harness else _local(name, task, config.seed, Path(scratch))
         try:
             found = simple_evaluate(judge, tasks=tasks, num_fewshot=task.shots, bootstrap_iters=0,
                                     limit=task.count if task.harness else None, log_samples=False,
-                                    metadata={"tokenizer": str(subject.folder), "max_seq_lengths": list(task.lengths)}
+                                    metadata={"tokenizer": str(ours), "max_seq_lengths": list(task.lengths)}
                                     if task.lengths else None, **seeds)
         except (ConnectionError, FileNotFoundError, LookupError, ImportError, AssertionError) as error:
             raise UserError(f"short_context_report.tasks.{name}: the harness cannot run {task.harness or task.file}: "

@@ -51,7 +51,8 @@ def describe(graph: Graph, address: str, lock: Mapping[str, Locked], *, outcome:
 
 
 def numbers(path: Path) -> Iterator[tuple[str, MetadataValue[Any]]]:
-    """Each number in a metrics file, nested keys joined by dots. Dagster plots them over time."""
+    """Each number in a metrics file, nested keys joined by dots; Dagster plots them over time. And
+    the versions of the packages that made it."""
     if path.suffix != ".json" or not path.is_file():
         return
     for name, value in _flat(json.loads(path.read_text())):
@@ -59,6 +60,8 @@ def numbers(path: Path) -> Iterator[tuple[str, MetadataValue[Any]]]:
             yield name, MetadataValue.int(value)
         elif isinstance(value, float):
             yield name, MetadataValue.float(value)
+        elif name == "made_with":
+            yield "made with", MetadataValue.text(str(value))
 
 
 def pictures(folder: Path) -> dict[str, MetadataValue[Any]]:

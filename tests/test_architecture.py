@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from assets.stage import DECIDED_BY
+
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {"assets": {"assets"}, "training": {"assets", "training"},
               "evaluation": {"assets", "training", "evaluation"}, "orchestration": {"orchestration"}}
@@ -48,6 +50,47 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_one_module_asks_dvc_and_one_is_dvc() -> None:
     assert [path.name for path in MODULES if "dvc" in {name.split(".")[0] for name in imported(path)}] == [
         "graph.py", "repro.py"]
+
+
+OPENS_A_TOKENIZER = {
+    "assets/agreement.py": "copies of two that are open, to compare them",
+    "assets/encoding.py": "gigatoken, of what the one function leaves of the file",
+    "assets/tokenizer.py": "the one function",
+    "training/model.py": "the same for transformers; and older forms, to compare them",
+}
+
+
+def opens_a_tokenizer(path: Path) -> bool:
+    """Whether a file calls what reads a tokenizer, such as from_file or from_pretrained of its
+    class."""
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text()))
+             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    names = {(ast.unparse(call.value).split(".")[-1], call.attr) for call in calls}
+    return any("Tokenizer" in owner and method.startswith("from_") for owner, method in names)
+
+
+def test_every_tokenizer_is_opened_by_one_function() -> None:
+    opening = {path.relative_to(ROOT).as_posix() for path in MODULES if opens_a_tokenizer(path)}
+    assert opening == OPENS_A_TOKENIZER.keys()
+
+
+DECIDE = {"gigatoken", "lm_eval", "matplotlib", "numpy", "pandas", "pyarrow", "tokenizers", "torch",
+          "torchao", "transformers"}
+"""Packages another version of which may give other bytes."""
+ONLY_READ = {"tokenizer": {"pyarrow"}, "checkpoint": {"tokenizers"}}
+"""What a stage imports, but has no part in its bytes: it reads documents, or opens a tokenizer to
+copy it."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_artefact_names_the_version_of_each_import_that_decides_its_bytes_and_no_other(
+        stage: str) -> None:
+    body = STAGES[stage].get("do", STAGES[stage])
+    files = closure(ROOT / f"{body['cmd'].split()[2].replace('.', '/')}.py")
+    packages = {name.split(".")[0] for file in files for name in imported(ROOT / file)}
+    decide = packages & DECIDE - ONLY_READ.get(stage, set())
+    assert set(DECIDED_BY[stage]) - {"python"} == decide
+    assert "unicodedata" not in packages or "python" in DECIDED_BY[stage]
 
 
 @pytest.mark.parametrize("stage", STAGES)

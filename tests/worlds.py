@@ -17,11 +17,11 @@ LENGTH, VOCABULARY = 32, 40
 SOURCE = pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
 
 
-def tiny(seed: int = 0, feed_forward: int = 48) -> LlamaForCausalLM:
+def tiny(seed: int = 0, feed_forward: int = 48, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
     """Two layers, four heads that share two keys and values."""
     make_reproducible(seed)
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=feed_forward, num_hidden_layers=2,
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=feed_forward, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16, tie_word_embeddings=True))
 
 

@@ -1,32 +1,43 @@
 """The base model: a folder that is there, or a small Llama pretrained here at short context.
 
-`source` says which: a transformers folder is taken as it is; data/tokenized_corpus, the domains of it that params.yaml
-names, is what to pretrain on. What comes out is a whole model folder, with the graph's tokenizer where the base brings
-none. A base that could not be trained later is refused here: loading it is cheap beside what follows.
-The sample ships a base that this stage pretrained (models/sample-base, its log beside it), because extension carries
-a skill the base already has, and having it costs minutes that the demo does not spend.
+`source` says which: a transformers folder is taken as it is; data/tokenized_corpus, the domains of
+it that params.yaml names, is what to pretrain on. What comes out is a whole model folder, with the
+graph's tokenizer where the base brings none. A base that could not be trained later is refused
+here, and so is one whose own tokenizer gives other ids than the graph's: rows of one tokenizer mean
+nothing to a model of another. Both are cheap beside what follows. The sample ships a base that this
+stage pretrained (models/sample-base, its log beside it), because extension carries a skill the base
+already has, and having it costs minutes that the demo does not spend.
 
 The curriculum is short rows first, part of them random spans repeated verbatim, then rows of the full base context
 with fewer of those. Without the first act the model stays on a plateau where it recalls nothing (docs/log.md).
 """
 
-import json
 import shutil
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from assets.agreement import disagreement
 from assets.stage import Config, UserError, command, names_of, output, read_params
-from assets.tokenizer import FILES, load_tokenizer
+from assets.tokenizer import FILES, bos_eos_ids, clear_use, load_tokenizer
 from training import attention
 from training.batches import RowsInMemory, document_rows, with_repeats
 from training.curves import write_log
 from training.loop import Task, train
 from training.loss import TokenLoss
-from training.model import load_model, make_reproducible, read_config, rope_base, save_model
+from training.model import (
+    built_tokenizer,
+    load_model,
+    make_reproducible,
+    read_config,
+    rope_base,
+    save_model,
+)
 from training.optimizer import OptimizerConfig, make_optimizer
 from training.parallel import alone
 from training.snapshots import StepLog
@@ -34,6 +45,8 @@ from training.snapshots import StepLog
 TOKENIZER = Path("data/tokenizer")
 CORPUS = Path("data/tokenized_corpus")
 COPIED = {".json", ".safetensors", ".model", ".jinja", ".csv"}
+OLDER_FORMS = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+"""Files that hold a tokenizer where there is no tokenizer.json."""
 
 
 class Architecture(Config):
@@ -74,6 +87,8 @@ def run() -> None:
     """Make data/base_checkpoint."""
     config = read_params("base_checkpoint", BaseCheckpointConfig)
     with output("base_checkpoint") as out:
+        if not any(act.optimizer.kind == "adamw_8bit" for act in config.acts):
+            out.unused.add("torchao")
         model = _pretrain(config, out.folder) if config.source == CORPUS else _copy_base(config.source, out.folder)
         out.facts = {"base_context": int(model.config.max_position_embeddings), "rope_base": rope_base(model.config),
                      "tokens_trained": 0}
@@ -98,35 +113,68 @@ def _copy_base(source: Path, folder: Path) -> PreTrainedModel:
     for name in FILES:
         if (TOKENIZER / name).is_file() and not (folder / name).exists():
             shutil.copyfile(TOKENIZER / name, folder / name)
+    clear_use(folder)
     return model
 
 
 def check_vocabulary(source: Path) -> None:
     """Raises UserError unless ids of the graph's tokenizer mean to this model what they mean to the tokenizer."""
-    theirs = source / "tokenizer.json"
-    if theirs.is_file() and _vocabulary(theirs) != _vocabulary(TOKENIZER / theirs.name):
-        raise UserError(f"{theirs} is not the tokenizer that made {CORPUS} ({TOKENIZER}). Set tokenizer.source to "
-                        f"{source}.")
+    ours = load_tokenizer(TOKENIZER)
     rows = int(read_config(source).get_text_config().vocab_size)
-    highest = max(load_tokenizer(TOKENIZER).get_vocab(with_added_tokens=True).values())
+    vocabulary = ours.get_vocab(with_added_tokens=True)
+    theirs, file = _own_tokenizer(source)
+    why = None
+    if theirs is not None:
+        why = disagreement(theirs, ours) or _other_ends(source, theirs, ours)
+    if why:
+        advice = f"Set tokenizer.source to {source}." if file.endswith("tokenizer.json") else (
+            f"Put its tokenizer.json there, or take {file} out if you know that ids are the same.")
+        raise UserError(f"{file} is not the tokenizer that made {CORPUS} ({TOKENIZER}): {why}. "
+                        f"{advice}")
+    if theirs is None:
+        print(f"base_checkpoint.source = {source}: {file}, so nothing shows that ids mean to it "
+              f"what they mean to {TOKENIZER}, which has {len(vocabulary):,} of its {rows:,} tokens",
+              file=sys.stderr)
+    highest = max(vocabulary.values())
     if highest >= rows:
         raise UserError(f"its config.json says vocab_size = {rows}, but the tokenizer of tokenizer.source gives ids up "
                         f"to {highest}. Set tokenizer.source to this model's tokenizer, or name the model it is of.")
 
 
-def _vocabulary(path: Path) -> Any:
-    load_tokenizer(path.parent)
-    return json.loads(path.read_text())["model"]
+def _own_tokenizer(source: Path) -> tuple[Tokenizer | None, str]:
+    """The tokenizer that the model brings and the file it is in; or None, and what is the
+    matter."""
+    if (source / "tokenizer.json").is_file():
+        return load_tokenizer(source), str(source / "tokenizer.json")
+    older = next((name for name in OLDER_FORMS if (source / name).is_file()), None)
+    if older is None:
+        return None, "it brings no tokenizer"
+    built = built_tokenizer(source)
+    return built, f"{source / older}" if built else f"its tokenizer ({older}) cannot be opened here"
+
+
+def _other_ends(source: Path, theirs: Tokenizer, ours: Tokenizer) -> str | None:
+    """Whether the model's own files name other tokens than the graph's as begin and end of a
+    text."""
+    if not (source / "tokenizer_config.json").is_file():
+        return None  # it gets the graph's
+    there, here = bos_eos_ids(source, theirs), bos_eos_ids(TOKENIZER, ours)
+    for place, name in enumerate(("bos_token", "eos_token")):
+        if there[place] != here[place]:
+            return (f"tokenizer_config.json there names the id {there[place]} as {name}, and here "
+                    f"{here[place]}")
+    return None
 
 
 def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
     if not config.acts:
         raise UserError(f"base_checkpoint.source = {config.source}: a base is to be pretrained on it, but "
                         "base_checkpoint.acts is empty. Give acts (profiles/sample-base.yaml), or name a model folder.")
-    load_tokenizer(TOKENIZER)  # refused in our words where it is not there
+    tokenizer = load_tokenizer(TOKENIZER)
+    bos, _ = bos_eos_ids(TOKENIZER, tokenizer)
     make_reproducible(config.seed)
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
-    model = LlamaForCausalLM(_llama_config(config.architecture, len(tokenizer), tokenizer.bos_token_id))
+    rows = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    model = LlamaForCausalLM(_llama_config(config.architecture, rows, bos))
     attention.register(alone().device, None)
     model.set_attn_implementation(attention.NAME)
     log: list[StepLog] = []

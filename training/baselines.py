@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field
 
 from assets.stage import Config, UserError, validated, write_json
+from assets.tokenizer import clear_use
 
 ENDPOINT = "endpoint.json"
 WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja"]
@@ -73,10 +74,12 @@ def bring(source: Path, folder: Path) -> int:
     endpoint = described(source)
     if isinstance(endpoint, HubConfig):
         shutil.copytree(hub_folder(endpoint.hub, endpoint.revision), folder, dirs_exist_ok=True)
+        clear_use(folder)
         return 0
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (endpoint.tokenizer / name).is_file():
             raise UserError(f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. Lengths are counted by it.")
         shutil.copyfile(endpoint.tokenizer / name, folder / name)
+    clear_use(folder)
     write_json(folder / ENDPOINT, endpoint.model_dump(mode="json"))
     return endpoint.context

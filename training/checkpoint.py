@@ -15,16 +15,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from assets.origin import done_by_others
 from assets.stage import RECORD, UserError, command, is_whole, missing, number_of_environment, output, read_json
+from assets.tokenizer import clear_use
 from training.baselines import ENDPOINT, bring
 from training.curves import LOG, write_log
 from training.extension import (
     BASE,
+    ORIGIN,
     SCRATCH,
     STOPPED,
     CheckpointConfig,
     ModelConfig,
     clear_others,
+    decides,
     extend,
     scratch_folder,
     settings,
@@ -45,7 +49,9 @@ def run(name: str) -> None:
     """Make data/checkpoint/NAME."""
     config, chosen = settings(name)
     with output("checkpoint", name) as out:
-        facts = {"tokens": 0}
+        facts, others = {"tokens": 0}, 0
+        if config.optimizer.kind != "adamw_8bit":
+            out.unused.add("torchao")
         if chosen.source.suffix in (".yaml", ".yml"):
             context = bring(chosen.source, out.folder)
         elif chosen.at is not None:
@@ -56,6 +62,7 @@ def run(name: str) -> None:
         else:
             made = train_in_scratch(name, scratch_folder(name, config, chosen))
             facts, context = _take(made, out.folder), 0
+            others = done_by_others(made.parent / ORIGIN)
             for snapshot in chosen.snapshots:
                 shutil.copytree(made.parent / "at" / str(snapshot), out.folder / "at" / str(snapshot))
         served = (out.folder / ENDPOINT).is_file()
@@ -66,13 +73,14 @@ def run(name: str) -> None:
             write_log(out.folder, [])
         out.facts = {"base_context": context or read_json(BASE / RECORD)["base_context"],
                      "rope_base": rope_base(own) if own else 0.0, "tokens_trained": facts["tokens"]}
-        out.metrics = {**out.facts, **({"loss": facts["loss"]} if "loss" in facts else {})}
+        out.metrics = {**out.facts, **({"loss": facts["loss"]} if "loss" in facts else {}),
+                       **({"steps_by_other_code": others} if others else {})}
     shutil.rmtree(SCRATCH / name, ignore_errors=True)
 
 
 def train_in_scratch(name: str, scratch: Path) -> Path:
     """Have the model trained, here or by the processes that NEEDLEWORK_ACCELERATE says; returns its folder."""
-    clear_others(scratch)
+    clear_others(scratch, decides(name, *settings(name)))
     file = os.environ.get(ACCELERATE)
     if not file:
         try:
@@ -84,8 +92,8 @@ def train_in_scratch(name: str, scratch: Path) -> Path:
                         "writes others.")
     _launch(file, name)
     if not is_whole(scratch / "final"):
-        raise UserError(f"{name}: trained, but not into {scratch}: parameters, rows or code changed while it ran. "
-                        "Run it again.")
+        raise UserError(f"{name}: trained, but not into {scratch}: parameters, base or rows "
+                        "changed while it ran. Run it again.")
     return scratch / "final"
 
 
@@ -121,6 +129,7 @@ def _as_it_is(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> No
         for path in sorted(chosen.source.iterdir()):
             if path.suffix in {".json", ".safetensors", ".model", ".jinja"} and path.name != RECORD:
                 shutil.copyfile(path, folder / path.name)
+        clear_use(folder)
         return
     make_reproducible(config.seed)
     model = load_model(chosen.source, read_config(chosen.source, chosen.rope, config.context))

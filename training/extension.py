@@ -1,15 +1,18 @@
 """Continual pretraining of one model, by however many processes: from the base, or from where it was stopped.
 
-What `accelerate launch` starts on every device; alone on a CPU, the stage calls it. It leaves the trained model in a
-scratch folder that no one versions, named by a hash of all that decides the result, and the stage takes it from there.
-So a killed run goes on from its newest whole snapshot, and one whose settings changed never does. Which models are kept
-on the way decides nothing of the result and is no part of the hash: one asked for later is made from the newest state
-before it, and refused where none is left.
+What `accelerate launch` starts on every device; alone on a CPU, the stage calls it. It leaves the
+trained model in a scratch folder that no one versions, named by a hash of settings, base and rows,
+and the stage takes it from there. So a killed run goes on from its newest whole snapshot, and one
+whose settings changed never does. Code and packages are no part of the hash, for a reworded comment
+would orphan ten days of training: a run that goes on under others says so (assets/origin.py). Which
+models are kept on the way decides nothing of the result and is no part of it either: one asked for
+later is made from the newest state before it, and refused where none is left.
 
 NEEDLEWORK_SNAPSHOT_SECONDS says how often to snapshot (15 minutes); it changes how much a kill costs, nothing else.
 """
 
 import ctypes
+import json
 import shutil
 import signal
 import sys
@@ -22,6 +25,7 @@ import torch
 from pydantic import Field
 from transformers import PretrainedConfig
 
+from assets.origin import note
 from assets.stage import (
     DATA,
     RECORD,
@@ -31,8 +35,10 @@ from assets.stage import (
     missing,
     number_of_environment,
     plain_errors,
+    read_json,
     read_params,
     sealed,
+    write_json,
 )
 from training import attention, probe, snapshots
 from training.batches import PackedRows, open_rows
@@ -52,6 +58,11 @@ SECONDS = "NEEDLEWORK_SNAPSHOT_SECONDS"
 SECONDS_BETWEEN_SNAPSHOTS = 900.0
 PR_SET_PDEATHSIG = 1
 """Linux: <sys/prctl.h>."""
+FORM = 1
+"""Of what a scratch folder holds: to be raised when what an earlier version kept can't be gone on
+with."""
+DECIDES, ORIGIN = "decides.json", "origin.json"
+"""In a scratch folder: what its name is the hash of, and which code and packages were at work."""
 STOPPED = 143
 """Exit status after SIGTERM, as a shell gives it."""
 
@@ -99,6 +110,7 @@ def extend(name: str, world: World) -> Path:
     final, rows = scratch / "final", open_rows(chosen.source)
     wanted = _missing(name, scratch, config, chosen, rows)
     if not wanted and is_whole(final):
+        _note_origin(scratch, steps_of(config, rows), world)
         return final
     make_reproducible(config.seed)
     task = Task(
@@ -117,6 +129,10 @@ def extend(name: str, world: World) -> Path:
     loss = _ready(changed, world, task)
     optimizer = make_optimizer(loss, config.optimizer)
     log = _go_on(scratch, loss, optimizer, world, min(wanted, default=None))
+    if world.main:
+        scratch.mkdir(parents=True, exist_ok=True)
+        write_json(scratch / DECIDES, decides(name, config, chosen))
+    _note_origin(scratch, len(log), world)
     _say(world, f"{name}: {probe.check_sight(loss, world, task.document_mask, task.bf16)}")
     last_snapshot = time.monotonic()
     try:
@@ -159,26 +175,67 @@ def steps_of(config: CheckpointConfig, rows: PackedRows) -> int:
 
 
 def scratch_folder(name: str, config: CheckpointConfig, chosen: ModelConfig) -> Path:
-    """Where this very training keeps its state: named by its parameters, base, rows and code."""
-    digest = sha256(config.model_dump_json(exclude={"models"}).encode()
-                    + chosen.model_dump_json(exclude={"snapshots"}).encode())
-    for record in (BASE / RECORD, chosen.source / RECORD):
+    """Where this very training keeps its state: named by its settings, base and rows."""
+    decided = json.dumps(decides(name, config, chosen), sort_keys=True)
+    return SCRATCH / name / sha256(decided.encode()).hexdigest()[:16]
+
+
+def decides(name: str, config: CheckpointConfig, chosen: ModelConfig) -> dict[str, Any]:
+    """All that decides the result, but for code and packages; and the form of what is kept."""
+    base, rows = BASE / RECORD, chosen.source / RECORD
+    for record in (base, rows):
         if not record.is_file() and record.parts[0] == DATA.name:
             raise missing(record.parent)
         if not record.is_file():
             raise UserError(f"checkpoint.models.{name}.source = {chosen.source}: no config.json and no packed rows "
                             "there. Name a model's folder, or data/packed_shards/RECIPE.")
-        digest.update(record.read_bytes())
-    for code in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(code.read_bytes())
-    return SCRATCH / name / digest.hexdigest()[:16]
+    return {"form": FORM, "checkpoint": config.model_dump(mode="json", exclude={"models"}),
+            "model": chosen.model_dump(mode="json", exclude={"snapshots"}),
+            "base": _files_of(base), "rows": _files_of(rows)}
 
 
-def clear_others(scratch: Path) -> None:
-    """Remove what earlier settings of this model left, but for the newest: its snapshots may still be wanted."""
+def _files_of(record: Path) -> dict[str, Any]:
+    """What a record says of its files; all of it where it says nothing of them."""
+    facts = dict(read_json(record))
+    return dict(facts.get("files", facts))
+
+
+def clear_others(scratch: Path, now: dict[str, Any]) -> None:
+    """Remove what earlier settings of this model left, but for the one trained furthest: its
+    snapshots may still be wanted. Before a training that begins anew, say what is in that one.
+
+    now: what decides this training, to say what was other then.
+    """
     others = [path for path in scratch.parent.glob("*") if path != scratch]
-    for old in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
+    others.sort(key=lambda path: (_furthest(path), path.stat().st_mtime))
+    for old in others[:-1]:
+        print(f"{old}, a training up to step {_furthest(old)} by settings of before, is removed",
+              file=sys.stderr)
         shutil.rmtree(old)
+    if others and not scratch.exists() and (step := _furthest(others[-1])):
+        other = _other_settings(others[-1], now)
+        print(f"{others[-1]} holds a training up to step {step} {other}. This one begins anew in "
+              f"{scratch}; that folder stays until this training has ended", file=sys.stderr)
+
+
+def _furthest(scratch: Path) -> int:
+    """The step of its newest snapshot; 0 without one."""
+    return max(map(snapshots.step_of, snapshots.snapshots(scratch)), default=0)
+
+
+def _other_settings(old: Path, now: dict[str, Any]) -> str:
+    """What was other in the training of a scratch folder, in words."""
+    try:
+        before = dict(read_json(old / DECIDES))
+    except (OSError, ValueError, TypeError):
+        return ("that an older Needlework named by its code too. If settings, base and rows are "
+                "those of now, move it where this one will be, and it goes on")
+    parts = [f"{part}.{key}" if part in ("checkpoint", "model") else f"data of the {part}"
+             for part in ("checkpoint", "model", "base", "rows")
+             for key in sorted(before.get(part, {}).keys() | now.get(part, {}).keys())
+             if before.get(part, {}).get(key) != now.get(part, {}).get(key)]
+    other = ", ".join(dict.fromkeys(parts)) or "another form of what is kept"
+    return f"of other settings or data ({other})"
 
 
 def _missing(name: str, scratch: Path, config: CheckpointConfig, chosen: ModelConfig, rows: PackedRows) -> list[int]:
@@ -239,6 +296,15 @@ def _go_on(scratch: Path, loss: TokenLoss, optimizer: Any, world: World, before:
     log = snapshots.load(scratch / f"step-{step:08d}", loss, optimizer, world)
     _say(world, f"going on after step {step}")
     return log
+
+
+def _note_origin(scratch: Path, steps: int, world: World) -> None:
+    """Write down which code and packages are at work from now on, and say what changed since those
+    steps were taken."""
+    changed = note(scratch / ORIGIN, "checkpoint", steps) if world.main else ""
+    if changed:
+        _say(world, f"the {steps} steps so far were taken by {changed}. They are gone on from; to "
+                    f"train anew with what is here now, remove {scratch}")
 
 
 def _due(last: float, seconds: float, world: World) -> bool:

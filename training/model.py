@@ -6,21 +6,33 @@ that one training cannot use two cores; the graph runs two trainings side by sid
 """
 
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from tokenizers import Tokenizer, processors
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from assets.stage import UserError
+from assets.tokenizer import allow_length, bos_eos_ids, clear_use, load_tokenizer
 from training.rope import RopeConfig, stretched
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
                    "chat_template.jinja", "generation_config.json")
+NO_LIMIT = 10**30
+"""What transformers itself says of a tokenizer without a longest text."""
 
 
 def make_reproducible(seed: int) -> None:
@@ -96,7 +108,10 @@ def rope_base(config: PretrainedConfig) -> float:
 
 def save_model(weights: Mapping[str, torch.Tensor], config: PretrainedConfig, tokenizer_folder: Path, folder: Path,
                kind: Literal["float32", "bfloat16"] = "float32") -> None:
-    """Write config, weights as safetensors of that type, and the tokenizer's files into `folder`."""
+    """Write config, weights as safetensors of that type, and the tokenizer's files into `folder`.
+
+    What these say of the longest text is raised to what the model may read now.
+    """
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     shell.load_state_dict({name: part.to(getattr(torch, kind)) for name, part in weights.items()}, assign=True,
@@ -109,3 +124,48 @@ def save_model(weights: Mapping[str, torch.Tensor], config: PretrainedConfig, to
     for name in TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file() and not (folder / name).exists():
             shutil.copyfile(tokenizer_folder / name, folder / name)
+    clear_use(folder)
+    allow_length(folder, int(config.get_text_config().max_position_embeddings))
+
+
+def transformers_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in `folder` as transformers and lm-eval want it, without a longest text.
+
+    Its ids are those of `load_tokenizer`: transformers builds some classes anew from the vocabulary
+    alone, and then leaves the rest of tokenizer.json aside. Raises UserError if it cannot be read.
+    """
+    plain = load_tokenizer(folder)
+    _begin_once(folder, plain)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # it would say that the folder names another class
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(
+            folder, local_files_only=True, tokenizer_object=plain, model_max_length=NO_LIMIT)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder}: transformers cannot open the tokenizer there: {error}. Copy "
+                        "tokenizer.json and tokenizer_config.json from the model again.") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def built_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a folder without tokenizer.json, as transformers builds it from an older
+    form (tokenizer.model, vocab.json with merges.txt); None where it cannot."""
+    try:
+        built: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True,
+                                                   trust_remote_code=False)
+        return Tokenizer.from_str(built.backend_tokenizer.to_str())
+    except Exception:  # of any kind, by the form: the caller says that it could not be compared
+        return None
+
+
+def _begin_once(folder: Path, tokenizer: Tokenizer) -> None:
+    """Have a template that begins a text with the begin token twice do so once."""
+    bos, _ = bos_eos_ids(folder, tokenizer)
+    if bos is None or tokenizer.encode("", add_special_tokens=True).ids[:2] != [bos, bos]:
+        return
+    text = tokenizer.id_to_token(bos)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{text} $A",
+                                                             special_tokens=[(text, bos)])
+    print(f"{folder}/tokenizer.json: its template begins a text with {text} twice; here it stands "
+          "once", file=sys.stderr)

@@ -112,3 +112,74 @@ def test_every_document_stands_between_its_special_tokens(documents: list[list[i
     assert [tokens[start:stop].tolist() for start, stop in pairwise(offsets)] == [
         begin + document + end for document in documents]
     assert tokens.dtype == np.uint16
+
+
+def write_corpus(texts: list[str]) -> None:
+    """data/raw_corpus/web, and parameters."""
+    Path("data/raw_corpus/web").mkdir(parents=True)
+    with document_writer(Path("data/raw_corpus/web")) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(
+            [pa.array(range(len(texts)), pa.uint64()), pa.array(texts, pa.large_string()),
+             pa.array([False] * len(texts))], schema=SCHEMA))
+    write_json(Path("data/raw_corpus/web/record.json"), {"documents": len(texts)})
+    Path("params.yaml").write_text("tokenized_corpus: {bos: true}")
+
+
+USED = {"truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst",
+                       "stride": 0},
+        "padding": {"strategy": {"Fixed": 600}, "direction": "Right", "pad_to_multiple_of": None,
+                    "pad_id": 1, "pad_type_id": 0, "pad_token": "</s>"}}
+BEGINS_TWICE = {"post_processor": {
+    "type": "TemplateProcessing", "pair": [],
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+               {"SpecialToken": {"id": "<s>", "type_id": 0}},
+               {"Sequence": {"id": "A", "type_id": 0}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}}
+
+
+@pytest.mark.parametrize("here", ["fast", "reference"])
+def test_a_corpus_has_the_same_tokens_whatever_its_tokenizer_was_last_used_for(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str) -> None:
+    if here == "fast" and not FAST_IS_HERE:
+        pytest.skip("gigatoken is not installed (extra `fast`)")
+    monkeypatch.setattr(tokenized_corpus, "FAST_IS_HERE", here == "fast")
+    described = json.loads((folder / "tokenizer.json").read_text())
+    texts = [" ".join(WORDS) * 40, "the cat"]
+    stores = {}
+    for name, change in {"plain": {}, "used": USED, "begins twice": BEGINS_TWICE}.items():
+        (tmp_path / name / "data/tokenizer").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        write_json(Path("data/tokenizer/tokenizer.json"), described | change)
+        write_json(Path("data/tokenizer/tokenizer_config.json"),
+                   {"bos_token": "<s>", "model_max_length": 16})
+        write_corpus(texts)
+        tokenized_corpus.run("web")
+        store = open_tokens(Path("data/tokenized_corpus/web"))
+        stores[name] = [store.document(number).tolist() for number in range(2)]
+        made_with = json.loads(Path("metrics/tokenized_corpus/web.json").read_text())["made_with"]
+        assert ("gigatoken" in made_with) == (here == "fast") and "tokenizers" in made_with
+    assert stores["plain"] == stores["used"] == stores["begins twice"]
+    assert len(stores["plain"][0]) > 600 and [ids[:2].count(0) for ids in stores["plain"]] == [1, 1]
+
+
+@needs_fast
+@pytest.mark.parametrize("flags", [
+    {"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}, {}], ids=str)
+def test_an_added_token_gets_the_reference_ids_whatever_its_flags(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool]
+        ) -> None:
+    described = json.loads((folder / "tokenizer.json").read_text())
+    plain = {"id": 400, "content": "<mark>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": False}
+    beyond = max(described["model"]["vocab"].values()) + 2
+    described["added_tokens"].append(plain | {"id": beyond} | flags)
+    (tmp_path / "data/tokenizer").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    write_json(Path("data/tokenizer/tokenizer.json"), described)
+    write_json(Path("data/tokenizer/tokenizer_config.json"), {"bos_token": "<s>"})
+    texts = ["a <mark> b", "a<mark>b  <mark>", "<mark>\n x<MARK>"]
+    write_corpus(texts)
+    tokenized_corpus.run("web")
+    store = open_tokens(Path("data/tokenized_corpus/web"))
+    wanted = lists(Reference(load_tokenizer(Path("data/tokenizer"))), texts)
+    assert [store.document(number).tolist()[1:] for number in range(3)] == wanted

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,25 @@ def test_the_record_holds_the_hash_of_every_file() -> None:
     record = json.loads(Path("data/toy/a/record.json").read_text())
     assert record["files"] == {"deep/x.txt": {"bytes": 5, "sha256": sha256(b"hello").hexdigest()}}
     assert json.loads(Path("metrics/toy/a.json").read_text()) == {"n": 1}
+
+
+def test_another_version_of_a_package_changes_the_metrics_and_no_byte_that_others_read(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> tuple[bytes, str]:
+        with output("tokenized_corpus", "web") as out:
+            (out.folder / "ids").write_text("1 2 3")
+            out.metrics = {"tokens": 3}
+            out.unused.add("gigatoken")
+        record = Path("data/tokenized_corpus/web/record.json").read_bytes()
+        named = Path(json.loads(record)["made_with"])
+        assert named == Path("metrics/tokenized_corpus/web.json")
+        return record, json.loads(named.read_text())["made_with"]
+
+    record, made_with = make()
+    used = ("numpy", "pyarrow", "tokenizers")
+    assert made_with == ", ".join(f"{name} {version(name)}" for name in used)
+    monkeypatch.setattr("assets.stage.version", lambda name: "99")
+    assert make() == (record, "numpy 99, pyarrow 99, tokenizers 99")
 
 
 def test_a_run_that_fails_leaves_the_old_output_and_nothing_aside() -> None:

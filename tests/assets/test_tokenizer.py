@@ -1,4 +1,5 @@
-"""The graph's tokenizer: what it is trained on, and whether it has the special tokens that documents will carry."""
+"""The graph's tokenizer: what it is trained on, what it carries of its last use, and its special
+tokens."""
 
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from assets import tokenizer
 from assets.document_store import SCHEMA, document_writer
 from assets.stage import UserError
-from assets.tokenizer import BOS, EOS, train_bpe
+from assets.tokenizer import BOS, EOS, load_tokenizer, train_bpe
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +90,70 @@ def test_a_folder_that_is_neither_a_tokenizer_nor_the_corpus_is_named_by_its_key
     set_params("nowhere")
     with pytest.raises(UserError, match="tokenizer.source = nowhere: no tokenizer.json there"):
         tokenizer.run()
+
+
+TEXT = "some words of some text " * 30
+USES = {
+    "truncation": {"truncation": {"max_length": 8, "strategy": "LongestFirst", "stride": 0}},
+    "from the left": {"truncation": {"direction": "Left", "max_length": 8, "strategy": "OnlyFirst",
+                                     "stride": 2}},
+    "the second only": {"truncation": {"direction": "Right", "max_length": 8,
+                                       "strategy": "OnlySecond", "stride": 0}},
+    "of another version": {"truncation": {"max_length": 8, "strategy": {"Unheard": 1}}},
+    "padding to the longest": {"padding": {"strategy": "BatchLongest", "direction": "Right",
+                                           "pad_to_multiple_of": 64, "pad_id": 0, "pad_type_id": 0,
+                                           "pad_token": BOS}},
+    "padding to a length": {"padding": {"strategy": {"Fixed": 500}, "direction": "Left",
+                                        "pad_to_multiple_of": None, "pad_id": 1, "pad_type_id": 0,
+                                        "pad_token": EOS}},
+    "dropout": {"model": {"dropout": 0.9}},
+}
+
+
+def save_with(use: dict[str, Any]) -> None:
+    """Let the model's tokenizer.json carry a use."""
+    path = Path("model/tokenizer.json")
+    described = json.loads(path.read_text())
+    for key, value in use.items():
+        inner = isinstance(described[key], dict)
+        described[key] = {**described[key], **value} if inner else value
+    path.write_text(json.dumps(described))
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+def test_what_a_tokenizer_was_saved_with_changes_no_ids_and_is_said_once_and_left_out(
+        use: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(bos_token=BOS, eos_token=EOS)
+    texts = [TEXT, "text"]
+    wanted = [part.ids for part in load_tokenizer(Path("model")).encode_batch(texts)]
+    assert len(wanted[0]) > 100 > len(wanted[1])
+    capsys.readouterr()
+    save_with(use)
+    for _ in range(2):
+        opened = load_tokenizer(Path("model").resolve())
+        assert [part.ids for part in opened.encode_batch(texts)] == wanted
+    assert capsys.readouterr().err.count("model/tokenizer.json: saved with") == 1
+    set_params("model")
+    tokenizer.run()
+    made = json.loads(Path("data/tokenizer/tokenizer.json").read_text())
+    assert not made["truncation"] and not made["padding"] and not made["model"].get("dropout")
+    saved = json.loads(Path("model/tokenizer.json").read_text())
+    assert made["model"]["vocab"] == saved["model"]["vocab"]
+
+
+def test_a_use_in_the_config_is_left_out_and_the_rest_kept() -> None:
+    kept = {"bos_token": BOS, "eos_token": EOS, "model_max_length": 16, "padding_side": "left",
+            "chat_template": "{{ messages }}"}
+    write_model(**kept, max_length=8, truncation_strategy="longest_first", stride=0,
+                pad_to_multiple_of=8)
+    set_params("model")
+    tokenizer.run()
+    assert json.loads(Path("data/tokenizer/tokenizer_config.json").read_text()) == kept
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model": []}'])
+def test_a_broken_tokenizer_is_named(text: str) -> None:
+    write_model()
+    Path("model/tokenizer.json").write_text(text)
+    with pytest.raises(UserError, match="^model/tokenizer.json: not a tokenizer.json"):
+        load_tokenizer(Path("model"))

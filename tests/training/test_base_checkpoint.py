@@ -3,19 +3,21 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from transformers import AutoTokenizer
 from worlds import VOCABULARY, tiny
 
-from assets.stage import UserError
+from assets.stage import UserError, write_json
 from assets.token_store import FILE, schema
-from assets.tokenizer import train_bpe
+from assets.tokenizer import load_tokenizer, train_bpe
 from training import base_checkpoint
 from training.batches import document_rows
-from training.model import load_model
+from training.model import load_model, save_model, transformers_tokenizer
 
 
 @pytest.fixture
@@ -66,6 +68,115 @@ def test_a_base_with_another_tokenizer_is_refused(base: Path) -> None:
     train_bpe(iter(["word " * 9]), 300).save(str(base / "tokenizer.json"))
     with pytest.raises(UserError, match="base_checkpoint.source = model: .*not the tokenizer that made"):
         base_checkpoint.run()
+
+
+def set_texts_tokenizer(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A byte-level tokenizer of 300 tokens in `folder`, with these parts changed; returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = json.loads(train_bpe(iter(["word <s> " * 9]), 300).to_str()) | changes
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    return made
+
+
+@pytest.fixture
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model that brings the graph's tokenizer, and has more rows than that has tokens, as many
+    models do."""
+    monkeypatch.chdir(tmp_path)
+    tiny(vocabulary=320).save_pretrained("model")
+    set_texts_tokenizer(Path("model"))
+    set_texts_tokenizer(Path("data/tokenizer"))
+    set_params("model")
+    return Path("model")
+
+
+def test_a_base_with_the_graphs_own_tokenizer_is_taken_whatever_its_file_looks_like(
+        read: Path) -> None:
+    described = json.loads((read / "tokenizer.json").read_text())
+    described["model"]["merges"] = [" ".join(pair) for pair in described["model"]["merges"]]
+    (read / "tokenizer.json").write_text(json.dumps(described))
+    base_checkpoint.run()
+
+
+def test_a_base_whose_pre_tokenizer_differs_is_refused_by_text_though_its_vocabulary_is_the_same(
+        read: Path) -> None:
+    described = set_texts_tokenizer(read)
+    described["pre_tokenizer"]["add_prefix_space"] = False
+    (read / "tokenizer.json").write_text(json.dumps(described))
+    said = (r"^base_checkpoint.source = model: model/tokenizer.json is not the tokenizer that made "
+            r".*: the text 'a' has the ids \[\d+\] there and \[\d+, \d+\] here. "
+            r"Set tokenizer.source to model.")
+    with pytest.raises(UserError, match=said):
+        base_checkpoint.run()
+    assert not Path("data/base_checkpoint").exists()
+
+
+@pytest.mark.parametrize(("key", "name"), [
+    ("bos_token", "</s>"), ("eos_token", "<s>"), ("eos_token", None)])
+def test_a_base_that_names_other_tokens_at_the_ends_of_a_text_is_refused(
+        read: Path, key: str, name: str | None) -> None:
+    named = {"bos_token": "<s>", "eos_token": "</s>", key: name}
+    (read / "tokenizer_config.json").write_text(json.dumps(named))
+    said = f"tokenizer_config.json there names the id .* as {key}, and here "
+    with pytest.raises(UserError, match=said):
+        base_checkpoint.run()
+
+
+def test_a_base_carries_nothing_of_the_last_use_of_its_tokenizer(read: Path) -> None:
+    set_texts_tokenizer(read, truncation={"direction": "Right", "max_length": 2,
+                                          "strategy": "LongestFirst", "stride": 0})
+    base_checkpoint.run()
+    assert json.loads(Path("data/base_checkpoint/tokenizer.json").read_text())["truncation"] is None
+
+
+def test_a_base_without_a_tokenizer_is_said_to_be_taken_on_trust(
+        base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base_checkpoint.run()
+    assert "it brings no tokenizer, so nothing shows that ids mean to it" in capsys.readouterr().err
+
+
+def test_a_tokenizer_in_an_older_form_is_compared_too(read: Path) -> None:
+    described = json.loads((read / "tokenizer.json").read_text())
+    (read / "tokenizer.json").unlink()
+    (read / "vocab.json").write_text(json.dumps(described["model"]["vocab"]))
+    merges = [" ".join(pair) for pair in described["model"]["merges"]]
+    (read / "merges.txt").write_text("\n".join(merges) + "\n")
+    write_json(read / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer",
+                                                "bos_token": "<s>"})
+    said = "model/vocab.json is not the tokenizer .*the text .* take model/vocab.json"
+    with pytest.raises(UserError, match=said):
+        base_checkpoint.run()
+
+
+def test_the_saved_models_tokenizer_allows_what_the_model_may_read(read: Path) -> None:
+    write_json(read / "tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>",
+                                                "model_max_length": 16})
+    model = tiny(vocabulary=320)
+    model.config.max_position_embeddings = 64
+    save_model(dict(model.named_parameters()), model.config, read, Path("saved"))
+    assert json.loads(Path("saved/tokenizer_config.json").read_text())["model_max_length"] == 64
+
+
+def test_transformers_tokenizer_gives_our_ids_and_begins_a_text_once(read: Path) -> None:
+    begins_twice = {"type": "TemplateProcessing", "pair": [], "single": [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}
+    set_texts_tokenizer(read, post_processor=begins_twice, truncation={
+        "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0})
+    (read / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
+        "model_max_length": 4, "max_length": 4, "padding_side": "left"}))
+    opened, text = transformers_tokenizer(read), "word of words " * 40
+    plain = load_tokenizer(read).encode(text, add_special_tokens=False).ids
+    assert opened(text).input_ids == [0, *plain]
+    assert opened.encode(text, add_special_tokens=False) == plain
+    opened.save_pretrained("saved")
+    again = AutoTokenizer.from_pretrained("saved", local_files_only=True)
+    assert again(text).input_ids == [0, *plain], "and so it is for who opens what it saves"
+    assert len(plain) > 100 and opened.model_max_length > 10**9 and opened.eos_token == "</s>"
 
 
 def cut_short(model: Path) -> None:
