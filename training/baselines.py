@@ -6,7 +6,7 @@ tokenizer: FOLDER, context: 131072}`. Weights of the Hub are fetched as safetens
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -14,6 +14,7 @@ from pydantic import Field
 from assets.stage import Config, UserError, validated, write_json
 
 ENDPOINT = "endpoint.json"
+TEMPLATE = "chat_template.jinja"
 WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
 
@@ -39,6 +40,8 @@ class EndpointConfig(Config):
     """Tokens it is meant to read."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is never written down."""
+    options: dict[str, Any] = {}
+    """What a request holds besides, as {reasoning_effort: low, max_completion_tokens: 4000}; null leaves one out."""
 
 
 def hub_folder(name: str, revision: str | None) -> Path:
@@ -78,5 +81,7 @@ def bring(source: Path, folder: Path) -> int:
         if not (endpoint.tokenizer / name).is_file():
             raise UserError(f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. Lengths are counted by it.")
         shutil.copyfile(endpoint.tokenizer / name, folder / name)
+    if (endpoint.tokenizer / TEMPLATE).is_file():
+        shutil.copyfile(endpoint.tokenizer / TEMPLATE, folder / TEMPLATE)
     write_json(folder / ENDPOINT, endpoint.model_dump(mode="json"))
     return endpoint.context
