@@ -86,11 +86,12 @@ def flaws(response: str, truncated: bool) -> dict[str, float]:
 def repetitive(response: str) -> bool:
     """Whether it ends in a loop: one string three times in a row or more, over half of it."""
     text = " ".join(response.split())
-    for period in range(1, len(text) // LEAST_ROUNDS + 1):
+    for period in range(1, (len(text) + 1) // LEAST_ROUNDS + 1):
         start = len(text) - period
         while start > 0 and text[start - 1] == text[start - 1 + period]:
             start -= 1
-        if len(text) - start >= max(LEAST_ROUNDS * period, LEAST_LOOP, len(text) / 2):
+        # The last round has no space after it, hence the 1.
+        if len(text) - start >= max(LEAST_ROUNDS * period - 1, LEAST_LOOP, len(text) / 2):
             return True
     return False
 

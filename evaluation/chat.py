@@ -13,7 +13,7 @@ share, for a tokenizer may merge what stands on the two sides of the seam: "Answ
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from evaluation.subject import Subject
 ChatMode = Literal["auto", "always", "never"]
 """auto: in the chat template of a model that has one."""
 MARK = "@@needlework@@"
-TODAY = date(2024, 7, 26)
+TODAY = datetime(2024, 7, 26)
 """The date that Llama 3's template falls back to."""
 
 
@@ -198,6 +198,13 @@ def _tokenizer(folder: Path) -> Any:
                         f"{str(error).splitlines()[0]} Set chat to never.") from None
 
 
+def _without_clock() -> str:
+    """A line of the template language after which strftime_now gives TODAY."""
+    codes = ("%-d", "%-m", "%-I", "%-H", *(f"%{code}" for code in "aAbBdfHIjmMpSUwWxXyYZc"))
+    filled = "".join(f" | replace({code!r}, {TODAY.strftime(code)!r})" for code in codes)
+    return f"{{% macro strftime_now(form) %}}{{{{ form{filled} }}}}{{% endmacro %}}\n"
+
+
 def _exchange(folder: Path, options: dict[str, Any]) -> str:
     """A question and an answer in the template; "" where it can't show a finished exchange."""
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
@@ -212,10 +219,14 @@ def rendered(folder: Path, messages: list[dict[str, str]], options: dict[str, An
 
     Raises UserError where the template refuses them.
     """
-    fixed = {"strftime_now": TODAY.strftime, "date_string": TODAY.strftime("%d %b %Y")}
+    tokenizer = _tokenizer(folder.resolve())
+    variables = {"date_string": TODAY.strftime("%d %b %Y"), **options}
     try:
-        return str(_tokenizer(folder.resolve()).apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=not answered, **{**fixed, **options}))
+        template = tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            template = _without_clock() + template
+        return str(tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=not answered, **variables))
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder}: its chat template refuses the prompt: {str(error).splitlines()[0]}. "
                         "Set chat to never, or chat_options to what it needs.") from None
