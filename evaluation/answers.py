@@ -105,7 +105,7 @@ def warning(shares: Mapping[str, float | None], lost: float | None, limit: str, 
     """
     kinds = ((shares["empty"], "are empty", "set chat or answer_prefix"),
              (shares["repetitive"], "repeat themselves", "set chat or answer_prefix"),
-             (lost, "were cut off before the expected answer came", f"raise {limit}"))
+             (lost, "were cut off before the expected answer came", f"raise {limit} if it was still to come"))
     flawed = [kind for kind in kinds if kind[0] is not None and kind[0] > WARN_ABOVE]
     found = [f"{100 * share:.0f} % of the answers {what}" for share, what, _ in flawed if share]
     if drawn:

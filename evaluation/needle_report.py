@@ -246,8 +246,9 @@ def judge(log_probs: NDArray[np.float32], without: NDArray[np.float32], answer: 
     at = np.arange(len(answer))
     exact = bool((log_probs[at].argmax(-1) == answer).all())
     choice = None
-    if rivals is not None:
-        choice = float((log_probs[0, answer[0]] > log_probs[0, rivals[rivals != answer[0]]]).all())
+    others = np.empty(0, np.int64) if rivals is None else rivals[rivals != answer[0]]
+    if len(others):  # nothing to choose from is no choice
+        choice = float((log_probs[0, answer[0]] > log_probs[0, others]).all())
     gain = float((log_probs[at, answer] - without[at, answer]).mean())
     return {"exact_match": float(exact), "gain": round(gain, 5), "choice": choice}
 

@@ -65,6 +65,7 @@ def test_more_than_a_tenth_of_flawed_answers_is_one_line_and_a_cut_answer_that_h
     assert warning(none, 0.1, "new_tokens") is None
     line = warning({**none, "empty": 0.11}, 0.25, "needle_report.new_tokens")
     assert line == ("11 % of the answers are empty, 25 % of the answers were cut off before the expected answer came. "
-                    "To measure what it can do, set chat or answer_prefix and raise needle_report.new_tokens.")
+                    "To measure what it can do, set chat or answer_prefix and raise needle_report.new_tokens if it was "
+                    "still to come.")
     assert warning(dict.fromkeys(none), None, "new_tokens") is None
     assert "temperature 0" in (warning(none, 0.0, "new_tokens", drawn=True) or "")

@@ -84,6 +84,12 @@ def test_gain_is_the_mean_difference_and_choice_is_against_values_in_sight() -> 
     assert judge(with_needle, without, np.array([21, 22]), None) == {"exact_match": 1.0, "gain": 3.5, "choice": None}
 
 
+def test_where_no_other_value_is_in_sight_there_is_no_choice_to_score() -> None:
+    log_probs = np.full((2, 32), -5, np.float32)
+    for rivals in ([], [21]):
+        assert judge(log_probs, log_probs, np.array([21, 22]), np.array(rivals, np.int64))["choice"] is None
+
+
 def test_what_fills_up_a_shorter_answer_is_not_judged() -> None:
     log_probs = np.full((3, 32), -5, np.float32)
     log_probs[0, 21] = log_probs[1, 22] = log_probs[2, 9] = -1
