@@ -1,12 +1,14 @@
-"""Documents from the open formats people keep corpora in: JSON Lines (plain, .gz, .zst) and Parquet, streamed.
+"""Documents from the formats people keep corpora in: JSON Lines (plain, .gz, .zst) and Parquet.
 
-A record gives its text, or a named reason why not, with its line; the stage counts reasons against the user's limits.
+A record gives its text, or a named reason why not, with its line.
+The stage counts the reasons against the user's limits.
 A record without the wanted field, or a whole Parquet file without it, is counted like any other.
-What cannot be read on from (a cut-off archive, a missing file) stops; assets/records.py says how files are read.
+What cannot be read on from (a cut-off archive, a missing file) stops; see assets/records.py.
 
 Of a Parquet file the wanted columns alone are read, and of nested columns the wanted fields alone,
-so what else a file holds cannot break it. Text may be stored as bytes, and a nested record as JSON text.
-The name of a domain may be stored as a number or a boolean: it is compared as JSON writes it (2024, true).
+so what else a file holds cannot break it.
+Text may be stored as bytes, and a nested record as JSON text.
+The name of a domain may be stored as a number or a boolean: it is compared as JSON writes it.
 """
 
 import math
@@ -32,7 +34,11 @@ from assets.source_files import DOCUMENTS, Files, shown, source_files
 from assets.stage import UserError
 
 ROWS_AT_ONCE = 128
-LONGEST_ESCAPE = 6  # bytes of \u0000: a text of n bytes makes a line of at most 6 n, and its other fields
+KINDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+LISTED = 200  # characters of the list of fields in a message
+LONGEST_ESCAPE = (
+    6  # bytes of \u0000: a text of n bytes makes a line of at most 6 n, and its other fields
+)
 
 FIELD_MISSING = "field_missing"
 NOT_A_STRING = "text_not_a_string"
@@ -43,7 +49,8 @@ ABSENT = object()
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Which fields of a record matter. A field of the whole name is taken; else dots go into nested records:
+    """Which fields of a record matter. A field of the whole name is taken; else dots go into
+    nested records:
     "meta.redpajama_set_name"."""
 
     text: str
@@ -56,7 +63,7 @@ class Fields:
 
 
 def document_files(source: Path, setting: str = "raw_corpus.domains.*.source") -> Files:
-    """The files of documents in a source: itself, or those below it. assets/source_files.py has the rule and errors.
+    """The document files of a source: itself, or those below it, by assets/source_files.py.
 
     setting: what in params.yaml names the source, for messages.
     """
@@ -64,11 +71,11 @@ def document_files(source: Path, setting: str = "raw_corpus.domains.*.source") -
 
 
 def read_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int, str | Skipped]]:
-    """(line or row number from 1, text or why there is none) of every record of one file; blank lines don't count.
+    """(line or row number from 1, text or why there is none) of every record of one file.
 
-    A text may hold lone surrogates and zero bytes.
+    A text may hold lone surrogates and zero bytes. Blank lines are no records.
 
-    longest: a text of more UTF-8 bytes is certainly skipped as oversize where its line shows that before it is parsed.
+    longest: UTF-8 bytes. A line that can only hold a longer text is skipped as oversize unparsed.
     Raises UserError, with file and line, where the file cannot be read on from.
     """
     if path.suffix.lower() == ".parquet":
@@ -90,12 +97,13 @@ def _json_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int,
         yield number, record if isinstance(record, Skipped) else _text_of(record, fields)
 
 
-def _text_of(record: Any, fields: Fields) -> str | Skipped:
+def _text_of(record: Any, fields: Fields, known: str | None = None) -> str | Skipped:
+    """The text of a record. known: its fields, for a message, if not its own keys."""
     if fields.domain is not None:
         domain = _field(record, fields.domain)
         if domain != fields.only:
             if domain is ABSENT:
-                return _missing(record, fields.domain, f"{fields.section}.domain_field")
+                return _missing(record, fields.domain, f"{fields.section}.domain_field", known)
             other = _other_domain(domain, fields)
             if other is not None:
                 return other
@@ -103,7 +111,7 @@ def _text_of(record: Any, fields: Fields) -> str | Skipped:
     if isinstance(text, str):
         return text
     if text is ABSENT:
-        return _missing(record, fields.text, f"{fields.section}.text_field")
+        return _missing(record, fields.text, f"{fields.section}.text_field", known)
     return _text_from(text, fields)
 
 
@@ -115,7 +123,9 @@ def _text_from(value: Any, fields: Fields) -> str | Skipped:
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            return Skipped(reason=UNDECODABLE, detail=f"the byte {value[error.start]:#x} is not UTF-8")
+            return Skipped(
+                reason=UNDECODABLE, detail=f"the byte {value[error.start]:#x} is not UTF-8"
+            )
     return _not_a_string(fields.text, _kind(value))
 
 
@@ -125,7 +135,7 @@ def _not_a_string(field: str, kind: str) -> Skipped:
 
 
 def _other_domain(domain: Any, fields: Fields) -> Skipped | None:
-    """Why a record with this value in its domain field is not of the domain wanted; None where it is."""
+    """Why a record with this value in its domain field is not wanted; None where it is."""
     if isinstance(domain, Skipped):
         return domain
     name = _domain_name(domain)
@@ -143,7 +153,8 @@ def _domain_name(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, float):
-        # A column of whole numbers with a gap is stored as floats: 2024.0 is 2024, and NaN is the gap.
+        # A column of whole numbers with a gap is stored as floats: 2024.0 is 2024, and NaN is the
+        # gap.
         return None if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
     return None if value is None or isinstance(value, dict | list) else str(value)
 
@@ -166,7 +177,7 @@ def _field(record: Any, field: str) -> Any:
 
 
 def _below(value: Any, keys: Sequence[str]) -> Any:
-    """The value at a path of keys, or ABSENT. On the way, text that is JSON counts as what it says."""
+    """The value at a path of keys, or ABSENT. JSON stored as text is parsed on the way."""
     for key in keys:
         if isinstance(value, str | bytes):
             inner = parsed(value.encode("utf-8", "replace") if isinstance(value, str) else value)
@@ -179,17 +190,22 @@ def _below(value: Any, keys: Sequence[str]) -> Any:
     return value
 
 
-def _missing(record: Any, field: str, setting: str) -> Skipped:
+def _missing(record: Any, field: str, setting: str, known: str | None) -> Skipped:
+    if known is not None:
+        return _no_field(field, setting, known)
     if not isinstance(record, dict):
         return _no_field(field, setting, f"no fields, being {_kind(record)}")
     first = field.split(".")[0]
     hint = f"; its {first!r} is {_kind(record[first])}" if first in record else ""
-    return _no_field(field, setting, (", ".join(record)[:200] or "nothing") + hint)
+    return _no_field(field, setting, (", ".join(record)[:LISTED] or "nothing") + hint)
 
 
 @lru_cache
 def _no_field(field: str, setting: str, known: str) -> Skipped:
-    return Skipped(reason=FIELD_MISSING, detail=f"no field {field!r}, as {setting} says; the record holds {known}")
+    return Skipped(
+        reason=FIELD_MISSING,
+        detail=f"no field {field!r}, as {setting} says; the record holds {known}",
+    )
 
 
 def _kind(value: Any) -> str:
@@ -197,7 +213,7 @@ def _kind(value: Any) -> str:
         return "null"
     if isinstance(value, str):
         return "text that is no JSON object with it"
-    return f"a {type(value).__name__}"
+    return KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,30 +237,25 @@ class Column:
 def _parquet_texts(path: Path, fields: Fields) -> Iterator[tuple[int, str | Skipped]]:
     import pyarrow.parquet as pq  # here, for it takes as long to import as a small domain to read
 
-    wanted = {"text_field": fields.text} | ({"domain_field": fields.domain} if fields.domain else {})
     row = 0
     try:
         # Opened here, for pyarrow takes no name that is not UTF-8.
         with opened(path) as file:
             table = pq.ParquetFile(file)
-            columns: list[Column] = []
-            for setting, field in wanted.items():
-                column = _column(path, table.schema_arrow, field)
-                if column is None:
-                    known = ", ".join(table.schema_arrow.names)[:200]
-                    missing = _no_field(field, f"{fields.section}.{setting}", known)
-                    yield from ((number, missing) for number in range(1, table.metadata.num_rows + 1))
-                    return
-                columns.append(column)
-            paths = [column.path for column in columns]
-            for batch in table.iter_batches(columns=paths, batch_size=ROWS_AT_ONCE):
-                for record in _records(batch, columns):
-                    row += 1
-                    yield row, _text_of(record, fields)
+            schema = table.schema_arrow
+            known = ", ".join(f"{column.name} ({column.type})" for column in schema)[:LISTED]
+            wanted = [fields.text] if fields.domain is None else [fields.domain, fields.text]
+            found = [_column(path, schema, field) for field in wanted]
+            columns = [column for column in found if column is not None]
+            for record in _records(table, columns):
+                row += 1
+                yield row, _text_of(record, fields, known)
     except (pa.ArrowException, OSError) as error:
-        problem = getattr(error, "strerror", None) or error
-        where = f"{shown(path)}, after row {row}" if row else f"{shown(path)}: not a readable Parquet file"
-        raise UserError(f"{where}: {problem}. Give access to it, or fetch it again.") from None
+        problem = str(getattr(error, "strerror", None) or error).rstrip(".")
+        place = f", after row {row}" if row else ": not a readable Parquet file"
+        raise UserError(
+            f"{shown(path)}{place}: {problem}. Give access to it, or fetch it again."
+        ) from None
 
 
 def _column(path: Path, schema: pa.Schema, field: str) -> Column | None:
@@ -258,30 +269,43 @@ def _column(path: Path, schema: pa.Schema, field: str) -> Column | None:
         found = [kind.field(i) for i in kind.get_all_field_indices(structs[-1])]
     if len(found) > 1:
         twice = ".".join([name, *structs])
-        raise UserError(f"{shown(path)}: two columns {twice!r}, and either may be meant. Rename one of them.")
-    return Column(field=field, name=name, structs=tuple(structs), keys=tuple(keys)) if found else None
+        raise UserError(
+            f"{shown(path)}: two columns {twice!r}, and either may be meant. Rename one of them."
+        )
+    if not found:
+        return None
+    return Column(field=field, name=name, structs=tuple(structs), keys=tuple(keys))
 
 
-def _records(batch: pa.RecordBatch, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
-    """Rows as flat records of the wanted fields; one that is absent is left out."""
-    values = [_values(batch, column) for column in columns]
-    for row in zip(*values, strict=True):
-        yield {column.field: value for column, value in zip(columns, row, strict=True) if value is not ABSENT}
+def _records(table: Any, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    """Rows of a pyarrow.parquet.ParquetFile as flat records; a field that is absent is left out."""
+    if not columns:
+        yield from ({} for _ in range(table.metadata.num_rows))
+        return
+    paths = [column.path for column in columns]
+    names = [column.field for column in columns]
+    for batch in table.iter_batches(columns=paths, batch_size=ROWS_AT_ONCE):
+        for row in zip(*(_values(batch, column) for column in columns), strict=True):
+            record = zip(names, row, strict=True)
+            yield {name: value for name, value in record if value is not ABSENT}
 
 
 def _values(batch: pa.RecordBatch, column: Column) -> list[Any]:
-    """One value a row: ABSENT below a struct that is null, Skipped where bytes are not what their type says."""
+    """One value a row: ABSENT below a null, Skipped where bytes are not what their type says."""
     import pyarrow.compute as pc
 
     array = batch.column(batch.schema.get_field_index(column.name))
-    present = [True] * len(array)
+    absent: list[int] = []
     for name in column.structs:
-        present = [whole and valid for whole, valid in zip(present, array.is_valid().to_pylist(), strict=True)]
+        absent += array.is_null().to_numpy(zero_copy_only=False).nonzero()[0].tolist()
         array = pc.struct_field(array, [array.type.get_field_index(name)])
+
     values = _plain(array, column.field)
-    if column.keys:
-        values = [value if isinstance(value, Skipped) else _below(value, column.keys) for value in values]
-    return [value if whole else ABSENT for value, whole in zip(values, present, strict=True)]
+    for key in column.keys:
+        values = [value if isinstance(value, Skipped) else _below(value, [key]) for value in values]
+    for row in absent:
+        values[row] = ABSENT
+    return values
 
 
 def _plain(array: pa.Array, field: str) -> list[Any]:

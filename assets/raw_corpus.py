@@ -32,6 +32,7 @@ from assets.demand import Demand
 from assets.document_store import SCHEMA, document_writer
 from assets.documents import (
     FIELD_MISSING,
+    NOT_A_STRING,
     OTHER_DOMAIN,
     Fields,
     Skipped,
@@ -97,9 +98,9 @@ class Limits(Config):
     duplicates: Annotated[float, Field(ge=0, le=1)] = 1.0
     no_domain: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Records whose domain field is null, or holds what names no domain."""
-    lone_surrogates: Annotated[float, Field(ge=0, le=1)] = 0.01
+    lone_surrogates: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Documents kept with question marks for lone surrogates, which UTF-8 cannot write."""
-    zero_bytes: Annotated[float, Field(ge=0, le=1)] = 0.01
+    zero_bytes: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Documents kept without their zero bytes."""
 
 
@@ -400,7 +401,7 @@ def check(tally: Tally, limits: Limits, source: Path, records: int) -> None:
     for reason, limit in limits.model_dump().items():
         count = tally.counts[reason]
         if count > limit * records:
-            wrong = reason == FIELD_MISSING and count == tally.records
+            wrong = reason in (FIELD_MISSING, NOT_A_STRING) and count == tally.records
             cure = "Set the field's name right" if wrong else "Fix them, or raise the limit"
             raise UserError(
                 f"{shown(source)}: {count:,} of {tally.records:,} records are {reason}, more than "

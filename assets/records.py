@@ -1,16 +1,18 @@
-"""Records and texts from files, read with care: the one reader of corpora, evaluation files and haystacks.
+"""Records and texts from files, read with care: one reader for corpora, evaluations and haystacks.
 
-    read_records(path)     JSON Lines: (line number, record or Skipped), for readers that count what is broken
-    checked_records(path)  JSON Lines: (line number, record), for files in which every line must be right
+    read_records(path)     JSON Lines: (line number, record or Skipped), where bad ones are counted
+    checked_records(path)  JSON Lines: (line number, record), where every line must be right
     read_text(path)        a whole text file, .txt or .csv
 
 Each reads plain files, .gz and .zst, by the ending of the name in any case.
-A line ends with LF, CR LF or CR and nothing else: U+2028 inside of a string ends none. Blank lines are no records.
-A byte order mark is dropped. The encoding is UTF-8; anything else is an error with its line.
+A line ends with LF, CR LF or CR and nothing else: U+2028 inside of a string ends none.
+Blank lines are no records, and a byte order mark is dropped.
+The encoding is UTF-8; anything else is an error with its line.
 
-A broken record is not fatal by itself. What cannot be read on from stops with a UserError in one line:
+A broken record is not fatal by itself. What cannot be read on from raises a UserError of one line:
 a cut-off archive, a missing file, a pipe, another format than the name says.
-Memory holds one block of a file and one line; a line past `longest` bytes is passed over without being held.
+
+Memory holds one block of a file and one line; of a line past `longest` bytes it holds no more.
 A .zst that was written with a long window (zstd --long) takes memory for that window, up to 2 GiB.
 """
 
@@ -21,7 +23,7 @@ import re
 import stat
 import sys
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,7 +36,9 @@ from assets.stage import UserError
 
 BYTES_AT_ONCE = 1 << 18
 LONGEST = 1 << 40  # bytes of a line: as good as no limit
-WIDEST = 1 << 31  # bytes of a zstd window: the most that zstd writes (--ultra --long=31) and its library reads
+WIDEST = (
+    1 << 31
+)  # bytes of a zstd window: the most that zstd writes (--ultra --long=31) and its library reads
 ZSTD_HEADER = 18  # bytes at most
 READ_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 
@@ -46,10 +50,13 @@ FORMATS = (
     (rb"PK\x03\x04", "a zip archive"),
     (rb"PAR1[\x00-\x1f]", "Parquet"),
     (rb"ARROW1\x00", "Arrow data"),
-    (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32 text"),  # before UTF-16, whose mark begins alike
+    (
+        rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff",
+        "UTF-32 text",
+    ),  # before UTF-16, whose mark begins alike
     (rb"\xff\xfe|\xfe\xff|[^\x00]\x00[^\x00]\x00|\x00[^\x00]\x00[^\x00]", "UTF-16 text"),
 )
-"""What a file holds, by its first bytes. UTF-16 without a mark shows by every other byte being zero."""
+"""What a file holds, by its first bytes. In UTF-16 without a mark every other byte is zero."""
 ARCHIVES = {".gz": "gzip data", ".zst": "zstd data"}
 
 
@@ -83,7 +90,7 @@ def read_records(path: Path, longest: int = LONGEST) -> Iterator[tuple[int, Any 
 
 
 def checked_records(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, JSON value) of every line that is not blank, for files whose every line counts.
+    """(line number from 1, JSON value) of every line that is not blank, where each must be right.
 
     Lone surrogates become question marks, and a line on stderr says how many records had some.
 
@@ -99,7 +106,10 @@ def checked_records(path: Path) -> Iterator[tuple[int, Any]]:
         changed += clean is not record
         yield number, clean
     if changed:
-        print(f"{shown(path)}: lone surrogates became question marks in {changed:,} records", file=sys.stderr)
+        print(
+            f"{shown(path)}: lone surrogates became question marks in {changed:,} records",
+            file=sys.stderr,
+        )
 
 
 def read_text(path: Path) -> str:
@@ -111,14 +121,14 @@ def read_text(path: Path) -> str:
     try:
         content = b"".join(_with_line_feeds(_blocks(path)))
     except READ_ERRORS as error:
-        raise _unreadable(path, shown(path), error) from None
+        raise _unreadable(shown(path), error) from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{shown(path)}, line {line}: the byte {content[error.start]:#x} is not UTF-8. Convert the file, "
-            "for example: iconv -f LATIN1 -t UTF-8 FILE > NEW."
+            f"{shown(path)}, line {line}: the byte {content[error.start]:#x} is not UTF-8. "
+            "Convert the file, for example: iconv -f LATIN1 -t UTF-8 FILE > NEW."
         ) from None
     zeros = text.count("\0")
     if zeros:
@@ -127,24 +137,31 @@ def read_text(path: Path) -> str:
 
 
 def parsed(line: bytes) -> Any | Skipped:
-    """The JSON value of a line, fast. Of two fields of one name the last counts; `carefully_parsed` refuses both."""
+    """The JSON value of a line, or why there is none. Of two fields of one name the last counts."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        # The standard parser is slower and takes more: lone surrogates, NaN, long numbers, a byte order mark.
-        # It also tells bad bytes from bad JSON.
+        # The standard parser is slower and takes more: lone surrogates, NaN, long numbers, a byte
+        # order mark. It also tells bad bytes from bad JSON.
         return carefully_parsed(line, ())
 
 
 def carefully_parsed(line: bytes, once: Collection[str] | None = None) -> Any | Skipped:
-    """The JSON value of a line. once: field names that an object may hold once only; None: all names."""
+    """The JSON value of a line, or why there is none.
+
+    once: names of fields that an object may hold once only; None: all names.
+    """
+    hook = None if once == () else _unique(once)
     try:
-        # Decoded here, for the parser would guess UTF-16 from zero bytes and let raw surrogates pass.
-        return json.loads(line.decode("utf-8-sig"), object_pairs_hook=None if once == () else _unique(once))
+        # Decoded here: the parser would guess UTF-16 from zero bytes, and accept raw surrogates.
+        return json.loads(line.decode("utf-8-sig"), object_pairs_hook=hook)
     except UnicodeDecodeError as error:
         return Skipped(reason=UNDECODABLE, detail=f"the byte {line[error.start]:#x} is not UTF-8")
     except json.JSONDecodeError as error:
-        return Skipped(reason=BROKEN_JSON, detail=f"{error.msg} at character {error.pos + 1}")
+        detail = f"{error.msg} at character {error.pos + 1}"
+        if line.strip() == b"[":
+            detail += "; this is a JSON array, not JSON Lines: convert it with jq -c '.[]'"
+        return Skipped(reason=BROKEN_JSON, detail=detail)
     except RecursionError:
         return Skipped(reason=BROKEN_JSON, detail="nested too deep")
     except ValueError as error:  # two fields of one name; a number of thousands of digits
@@ -173,30 +190,39 @@ def without_surrogates(value: Any) -> Any:
             return value.encode("utf-8", "replace").decode()
     elif isinstance(value, list):
         items = [without_surrogates(item) for item in value]
-        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+        return value if _same(items, value) else items
     elif isinstance(value, dict):
-        pairs = [(without_surrogates(key), without_surrogates(item)) for key, item in value.items()]
-        old = value.items()
-        same = all(new[0] is key and new[1] is item for new, (key, item) in zip(pairs, old, strict=True))
-        return value if same else dict(pairs)
+        keys = [without_surrogates(key) for key in value]
+        items = [without_surrogates(item) for item in value.values()]
+        same = _same(keys, value) and _same(items, value.values())
+        return value if same else dict(zip(keys, items, strict=True))
     return value
 
 
+def _same(new: Iterable[Any], old: Iterable[Any]) -> bool:
+    return all(one is other for one, other in zip(new, old, strict=True))
+
+
 def numbered_lines(path: Path, longest: int = LONGEST) -> Iterator[tuple[int, bytes | Skipped]]:
-    """(number from 1, bytes without the line end) of every line that is not blank; oversize for one past `longest`."""
+    """(number from 1, bytes without the line end) of every line that is not blank.
+
+    A line of more than `longest` bytes is skipped as oversize.
+    """
+    too_long = Skipped(reason=OVERSIZE, detail=f"a line of more than {longest:,} bytes")
     number = 0
     try:
         for number, line in enumerate(_lines(_blocks(path), longest), start=1):
             if line is None:
-                yield number, Skipped(reason=OVERSIZE, detail=f"a line of more than {longest:,} bytes")
+                yield number, too_long
             elif line and not line.isspace():
                 yield number, line
     except READ_ERRORS as error:
-        raise _unreadable(path, f"{shown(path)}, after line {number}", error) from None
+        where = f"{shown(path)}, after line {number}" if number else shown(path)
+        raise _unreadable(where, error) from None
 
 
 def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes | None]:
-    """Lines without their ends; None for one of more than `longest` bytes, of which no more is held."""
+    """Lines without their ends; None for one past `longest` bytes, of which no more is held."""
     held: list[bytes] = []
     size, too_long = 0, False
     for block in _with_line_feeds(blocks):
@@ -242,14 +268,18 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def opened(path: Path) -> BinaryIO:
-    """A file, open for reading. Raises UserError for a pipe or device, from which reading might never end."""
-    # Without O_NONBLOCK, opening a pipe waits until someone writes to it. Files don't care.
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: PTH123, SIM115
+    """A file, open for reading. Raises UserError for a pipe or device: reading might never end."""
+    file = open(path, "rb", opener=_without_waiting)  # noqa: PTH123, SIM115
     mode = os.fstat(file.fileno()).st_mode
     if not stat.S_ISREG(mode):
         file.close()
         raise UserError(f"{shown(path)}: {kind_of(mode)}, not a file. Write its content to a file.")
     return file
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    # Without O_NONBLOCK, opening a pipe waits until someone writes to it. Files ignore the flag.
+    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def _check_archive(path: Path, file: Any, wanted: str) -> None:
@@ -259,8 +289,8 @@ def _check_archive(path: Path, file: Any, wanted: str) -> None:
     found = _format_of(head)
     if found != wanted:
         raise UserError(
-            f"{shown(path)}: holds {found or 'other data'} where {wanted} is expected, by its ending. Give it the "
-            "ending of what it is, or fetch it again."
+            f"{shown(path)}: holds {found or 'other data'} where {wanted} is expected, by its "
+            "ending. Give it the ending of what it is, or fetch it again."
         )
 
 
@@ -286,49 +316,60 @@ def _unpacked(path: Path, file: BinaryIO, packing: str) -> Iterator[bytes]:
 
 
 def _zstd_blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """All frames. They are opened by hand, for the library's own reader ends a cut-off frame in silence."""
+    """All frames, opened one by one: the library's own reader ends a cut-off frame in silence."""
     unpacker = zstandard.ZstdDecompressor(max_window_size=WIDEST)
-    frame, head = None, b""
+    frame, head, first = None, b"", True
     while compressed := file.read(BYTES_AT_ONCE):
         while compressed:
             if frame is None:
                 frame, head = unpacker.decompressobj(), b""
-            head += compressed[:ZSTD_HEADER - len(head)]
+            head += compressed[: ZSTD_HEADER - len(head)]
             try:
                 yield frame.decompress(compressed)
             except zstandard.ZstdError as error:
-                _explain_frame(path, head)
+                _explain_frame(path, head, first, error)
                 raise error from None
             compressed = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
+            if frame.eof:
+                frame, first = None, False
     if frame is not None:
         raise EOFError("the last frame has no end")
 
 
-def _explain_frame(path: Path, head: bytes) -> None:
-    """Raise UserError where a frame's header tells what is missing to read it."""
+def _explain_frame(path: Path, head: bytes, first: bool, error: zstandard.ZstdError) -> None:
+    """Raise UserError where the first bytes of a frame show why it cannot be read.
+
+    first: no frame was before it.
+    """
+    if not first and _format_of(head) != "zstd data":
+        raise UserError(_trailing(shown(path), "zstd -dc FILE | zstd > NEW"))
+    if "too much memory" in str(error):
+        raise UserError(
+            f"{shown(path)}: compressed with a window of more than the {WIDEST >> 20:,} MiB that "
+            "zstd reads. Pack it again with a smaller one: zstd --long=27."
+        )
     try:
-        frame = zstandard.get_frame_parameters(head)
+        dictionary = zstandard.get_frame_parameters(head).dict_id
     except zstandard.ZstdError:
         return
-    if frame.dict_id:
+    if dictionary:
         raise UserError(
-            f"{shown(path)}: compressed with a dictionary (id {frame.dict_id}), which is not in the file. "
-            "Unpack it where the dictionary is: zstd -d -D DICTIONARY FILE; then pack it without one."
-        )
-    if frame.window_size > WIDEST:
-        raise UserError(
-            f"{shown(path)}: compressed with a window of {frame.window_size >> 20:,} MiB, more than the "
-            f"{WIDEST >> 20:,} MiB that zstd reads. Pack it again with a smaller one: zstd --long=27."
+            f"{shown(path)}: compressed with a dictionary (id {dictionary}), which is not in the "
+            "file. Unpack it with zstd -d -D DICTIONARY FILE, then pack it without one."
         )
 
 
-def _unreadable(path: Path, where: str, error: Exception) -> UserError:
+def _trailing(where: str, command: str) -> str:
+    problem = f"{where}: the archive ends, and bytes of another kind follow."
+    return f"{problem} If they are of no use: {command}."
+
+
+def _unreadable(where: str, error: Exception) -> UserError:
     if str(error).startswith("Not a gzipped file"):  # the beginning was gzip
-        return UserError(
-            f"{where}: the gzip data ends, and other bytes follow. If they are of no use, drop them: "
-            "gzip -dc FILE | gzip > NEW."
-        )
+        return UserError(_trailing(where, "gzip -dc FILE | gzip > NEW"))
     if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
-        return UserError(f"{where}: {error.strerror or error}. Give access to it, or fetch it again.")
-    return UserError(f"{where}: the archive is broken or cut off ({error}). Fetch it again; nothing was overwritten.")
+        return UserError(
+            f"{where}: {error.strerror or error}. Give access to it, or fetch it again."
+        )
+    problem = f"{where}: the archive is broken or cut off ({error})."
+    return UserError(f"{problem} Fetch it again; nothing was overwritten.")

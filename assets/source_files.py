@@ -1,12 +1,13 @@
 """Which files of a folder are read: one rule for corpora, texts of evaluations and haystacks.
 
-A folder is read with its subfolders, in the order of the paths. A file is read if its ending is known, in any case.
+A folder is read with its subfolders, in the order of the paths.
+A file is read if its ending is known, in any case.
 Hidden files, temporary files and what editors and operating systems leave behind are ignored,
-folders of that kind with all they hold. Each ignored file or folder is listed with its reason.
-An error while listing stops the stage: the folder that cannot be listed may hold half of the corpus.
+and so are folders of that kind with all they hold. Each is listed with its reason.
+An error while listing stops the stage: an unlisted folder may hold half of the corpus.
 
-The cost: names decide. A document file named `_a.jsonl` has to be renamed, or given as a source by itself,
-for the rule is about what lies below a source, never about the source.
+The cost: names decide. A document file named `_a.jsonl` has to be renamed, or named as the source
+itself, for the rule is about what lies below a source and never about the source.
 """
 
 import os
@@ -23,14 +24,37 @@ TEXTS = (".txt", ".txt.gz", ".txt.zst")
 NAMED = 20  # ignored files on stderr; parts.csv of the stage has all
 
 SYSTEM = frozenset(
-    ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "lost+found", "$recycle.bin", "#recycle",
-     "system volume information", "@eadir", "temporary items", "network trash folder")
+    (
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "icon\r",
+        "lost+found",
+        "$recycle.bin",
+        "#recycle",
+        "system volume information",
+        "@eadir",
+        "temporary items",
+        "network trash folder",
+    )
 )
 TEMPORARY = frozenset(("tmp", "temp"))  # folders, or files without an ending
 UNFINISHED = frozenset(("tmp", "partial", "incomplete", "inprogress", "crdownload", "bak", "swp"))
-"""Extensions that make a file temporary wherever they stand in its name: part.tmp.jsonl, part.jsonl.tmp."""
-LAST = (".temp", ".part", ".download", ".filepart", ".aria2", ".orig", ".old", ".swo", ".swx", "~", "#")
-"""Endings that make a file temporary or a backup: an ordinary word in the middle of a name."""
+"""Extensions of temporary files, wherever they stand: part.tmp.jsonl, part.jsonl.tmp."""
+LAST = (
+    ".temp",
+    ".part",
+    ".download",
+    ".filepart",
+    ".aria2",
+    ".orig",
+    ".old",
+    ".swo",
+    ".swx",
+    "~",
+    "#",
+)
+"""Endings of temporary files and backups. Elsewhere in a name they are ordinary words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +72,21 @@ def source_files(source: Path, endings: tuple[str, ...], setting: str) -> Files:
     The first ignored files are printed on stderr.
 
     setting: the key of params.yaml that names the source, for messages.
-    Raises UserError where there is nothing to read, where a folder cannot be listed, and for a link that leads nowhere.
+    Raises UserError where there is nothing to read, where a folder cannot be listed, and for a
+    link that leads nowhere.
     """
     mode = _mode(source, setting)
     if not stat.S_ISDIR(mode):
         if not stat.S_ISREG(mode):
-            raise UserError(f"{shown(source)}: {kind_of(mode)}, not a file or folder. Set {setting} in params.yaml.")
+            raise UserError(
+                f"{shown(source)}: {kind_of(mode)}, not a file or folder. Set {setting} in "
+                "params.yaml."
+            )
         if not source.name.lower().endswith(endings):
             known = ", ".join(endings)
-            raise UserError(f"{shown(source)}: unknown format. Known endings: {known}. Rename or convert it.")
+            raise UserError(
+                f"{shown(source)}: unknown format. Known endings: {known}. Rename or convert it."
+            )
         return Files(read=[source], ignored={})
 
     read: list[Path] = []
@@ -80,14 +110,50 @@ def print_ignored(ignored: dict[str, str], where: str) -> None:
         print(f"ignored: {len(ignored) - NAMED:,} more below {where}", file=sys.stderr)
 
 
+def check_hashable(source: Path, setting: str) -> None:
+    """Raise UserError for what DVC cannot hash below a source, of which it reads every file.
+
+    A pipe makes it wait for ever; a link that leads nowhere, or a name that is not UTF-8, stops it
+    with an error that does not say so. A folder that cannot be listed it leaves out in silence.
+    """
+    waiting = [source]
+    while waiting:
+        path = waiting.pop()
+        problem = None
+        try:
+            mode = path.stat().st_mode
+            if stat.S_ISDIR(mode) and (path == source or not path.is_symlink()):
+                waiting += path.iterdir()
+            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                problem = kind_of(mode)
+        except OSError as error:
+            problem = "a link that leads nowhere" if path.is_symlink() else str(error.strerror)
+        if problem is None and not _is_utf8(path.name):
+            problem = "its name is not UTF-8"
+        if problem:
+            raise UserError(
+                f"{setting}: {shown(path)}: {problem}, so DVC cannot hash the source, even if the "
+                "stage ignores the file. Rename it or move it away."
+            )
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
+
+
 def why_ignored(name: str, endings: tuple[str, ...] | None) -> str | None:
-    """Why a file of this name is not read, or None. endings: the known ones; None where it names a folder."""
+    """Why a file of this name is not read, or None. endings: known ones; None for a folder."""
     low = name.lower()
     if low in SYSTEM:
         return "left by the operating system"
     if low.startswith((".", "_")):
         return "hidden: its name starts with . or _"
-    if low in TEMPORARY or low.startswith("~") or low.endswith(LAST) or UNFINISHED & {*low.split(".")[1:]}:
+    if (
+        low in TEMPORARY
+        or low.startswith("~")
+        or low.endswith(LAST)
+        or UNFINISHED & {*low.split(".")[1:]}
+    ):
         return "temporary, unfinished or a backup, by its name"
     if endings is not None and not low.endswith(endings):
         return "unknown ending"
@@ -110,7 +176,7 @@ def shown(path: Path | str) -> str:
 
 
 def _listed(source: Path, endings: tuple[str, ...]) -> Iterator[tuple[Path, str | None]]:
-    """Every file below a folder, and why it is ignored or None; of an ignored folder only the folder itself."""
+    """Every file below a folder, and why it is ignored or None; an ignored folder as a whole."""
     waiting = [source]
     while waiting:
         folder = waiting.pop()
@@ -126,18 +192,21 @@ def _listed(source: Path, endings: tuple[str, ...]) -> Iterator[tuple[Path, str 
                     else:
                         yield path, f"folder {why}"
                 elif entry.is_symlink() and path.is_dir():
-                    yield path, why_ignored(entry.name, None) or "a link to a folder is not followed"
+                    why = why_ignored(entry.name, None)
+                    yield path, why or "a link to a folder is not followed"
                 else:
                     yield path, why_ignored(entry.name, endings) or _why_no_file(entry)
         except OSError as error:
+            lost = Path(error.filename or folder)
+            what = "a link that leads nowhere" if lost.is_symlink() else "cannot be listed"
             raise UserError(
-                f"{shown(error.filename or folder)}: cannot be listed ({error.strerror}), so documents may be "
-                "missing. Give access to it, or move it out of the source."
+                f"{shown(lost)}: {what} ({error.strerror}), so documents may be missing. "
+                "Give access to it, or move it out of the source."
             ) from None
 
 
 def _why_no_file(entry: os.DirEntry[str]) -> str | None:
-    """Why an entry with a known ending cannot be read, or None. Raises OSError for a link that leads nowhere."""
+    """Why an entry is no file to read, or None. Raises OSError for a link that leads nowhere."""
     if entry.is_file(follow_symlinks=False):
         return None
     mode = entry.stat().st_mode
@@ -148,9 +217,13 @@ def _mode(source: Path, setting: str) -> int:
     try:
         return source.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{shown(source)}: no such file or folder. Set {setting} in params.yaml.") from None
+        raise UserError(
+            f"{shown(source)}: no such file or folder. Set {setting} in params.yaml."
+        ) from None
     except OSError as error:
-        raise UserError(f"{shown(source)}: {error.strerror}. Give access to it, or change {setting}.") from None
+        raise UserError(
+            f"{shown(source)}: {error.strerror}. Give access to it, or change {setting}."
+        ) from None
 
 
 def kind_of(mode: int) -> str:
@@ -160,8 +233,12 @@ def kind_of(mode: int) -> str:
     return "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
-def _nothing_to_read(source: Path, endings: tuple[str, ...], setting: str, ignored: dict[Path, str]) -> str:
-    first = [f"{shown(path.relative_to(source))} ({why})" for path, why in list(ignored.items())[:3]]
+def _nothing_to_read(
+    source: Path, endings: tuple[str, ...], setting: str, ignored: dict[Path, str]
+) -> str:
+    first = [
+        f"{shown(path.relative_to(source))} ({why})" for path, why in list(ignored.items())[:3]
+    ]
     more = ", ..." if len(ignored) > len(first) else ""
     passed = f" Ignored: {', '.join(first)}{more}." if first else ""
     return f"{shown(source)}: holds no {', '.join(endings)} file.{passed} Point {setting} at some."

@@ -19,6 +19,7 @@ from assets.length_histograms import LengthHistogramsConfig
 from assets.packed_shards import PackedShardsConfig
 from assets.raw_corpus import RawCorpusConfig
 from assets.recipes import MixedDatasetConfig
+from assets.source_files import check_hashable
 from assets.stage import DATA, ITEMS, PARAMS, Config, UserError, names_of, read_all_params, read_params
 from assets.token_demand import TokenDemandConfig, check_names
 from assets.tokenized_corpus import TokenizedCorpusConfig
@@ -98,6 +99,7 @@ def check_path(key: str, path: Path, stages: dict[str, Any]) -> None:
     if path.parts[:1] != (DATA.name,):
         if not path.exists():
             raise UserError(f"{PARAMS}: {key} = {path}: no such file or folder. Name one that is there.")
+        check_hashable(path, f"{PARAMS}: {key}")
         return
     stage, item = [*path.parts[1:], "", ""][:2]
     if stage not in stages:

@@ -1,7 +1,7 @@
 """Texts to ask about: held-out documents of a domain, or text files of the user's own.
 
-A folder of texts is read by the rule of the corpus (assets/source_files.py), and a text by its reader
-(assets/records.py), so a hidden file is no haystack and a byte order mark is no word of it.
+Text files are found by assets/source_files.py and read by assets/records.py, as documents are.
+So a hidden file is no haystack, and a byte order mark is no word of it.
 """
 
 import sys
@@ -14,8 +14,10 @@ from assets.stage import UserError
 
 
 def read_texts(path: Path, setting: str = "needle_report.haystack") -> list[str]:
-    """Held-out documents where `path` is a folder of data/raw_corpus, else texts of .txt, .txt.gz and .txt.zst files:
-    all below a folder, or one file, whose name may end otherwise. Empty texts are left out, and named on stderr.
+    """Held-out documents where `path` is a folder of data/raw_corpus; else texts of text files.
+
+    Those are the .txt, .txt.gz and .txt.zst files below a folder, or one file of any other ending.
+    Empty ones are left out, and named on stderr.
 
     setting: the key of params.yaml that names them, for messages.
     Raises UserError if there is none, or one of them cannot be read.
@@ -37,14 +39,18 @@ def read_texts(path: Path, setting: str = "needle_report.haystack") -> list[str]
 def _text_files(path: Path, setting: str) -> list[Path]:
     if path.is_file():
         if path.name.lower().endswith(DOCUMENTS):
-            raise UserError(f"{shown(path)}: holds records, not a text. Name a .txt file, or make it a domain of "
-                            "raw_corpus and name data/raw_corpus/DOMAIN.")
+            raise UserError(
+                f"{shown(path)}: holds records, not a text. Name a .txt file; or make it a domain, "
+                "and name data/raw_corpus/DOMAIN."
+            )
         return [path]
     return source_files(path, TEXTS, setting).read
 
 
 def _not_empty(path: Path, texts: list[str]) -> list[str]:
     if not texts:
-        raise UserError(f"{shown(path)}: no text there. Name a folder of .txt files, or data/raw_corpus/DOMAIN with "
-                        "held-out documents.")
+        raise UserError(
+            f"{shown(path)}: no text there. Name a folder of .txt files, or "
+            "data/raw_corpus/DOMAIN with held-out documents."
+        )
     return texts

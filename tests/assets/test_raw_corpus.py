@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_a_wrong_field_is_named_beside_those_that_are_there(tmp_path: Path, endi
     path = write(tmp_path, ending)
     tally, settings = counted()[0], config(text_field="content")
     with pytest.raises(UserError, match=rf"3 of 3 records are field_missing.*The first: {path}, line 1: no field "
-                                        r"'content', as raw_corpus.text_field says; the record holds text, meta. Set "
+                                        r"'content', as raw_corpus.text_field says; the record holds text.* Set "
                                         r"the field's name right"):
         list(ingest(located(settings, "x", Domain(source=path), tally), settings, path, ALL, NOTHING, tally))
         check(tally, Limits(), path, tally.records)
@@ -351,3 +352,61 @@ def test_evaluation_texts_that_cannot_be_searched_for_are_refused(project: Path,
 def test_ids_are_64_bits_of_the_text() -> None:
     (row,) = kept(["a"], config())
     assert row["id"] == int(np.uint64(int.from_bytes(raw_corpus.blake2b(b"a", digest_size=8).digest(), "big")))
+
+
+def test_a_text_that_had_to_change_is_kept_counted_and_listed(project: Path, capsys: pytest.CaptureFixture[str]
+                                                              ) -> None:
+    lines = [r'{"content": "a\ud800b"}', r'{"content": "a\u0000c"}', r'{"content": "\ud83d\ude00"}']
+    (project / "source/part.jsonl").write_text("\n".join(lines))
+    metrics = run()
+    assert (metrics["documents"], metrics["lone_surrogates"], metrics["zero_bytes"]) == (3, 1, 1)
+    assert Path("data/raw_corpus/x/skipped.csv").read_text() == (
+        "reason,file,line\nlone_surrogates,source/part.jsonl,1\nzero_bytes,source/part.jsonl,2\n")
+    assert "changed: zero_bytes: source/part.jsonl, line 2" in capsys.readouterr().err
+    for reason in ("lone_surrogates", "zero_bytes"):
+        with pytest.raises(UserError, match=f"1 of 3 records are {reason}.*The first: source/part.jsonl, line"):
+            run(limits={reason: 0.3})
+
+
+def test_the_tables_name_every_file_whatever_its_name(project: Path) -> None:
+    (project / "source" / os.fsdecode(b"x\xff.jsonl")).write_bytes(b'{"content": "b"}\n{"content": "b"}\n')
+    for name in (".hidden.jsonl", "_SUCCESS"):
+        (project / "source" / name).touch()
+    run(limits={"empty": 0.5})
+    assert Path("data/raw_corpus/x/parts.csv").read_text() == (
+        "file,records,ignored\nsource/.hidden.jsonl,0,hidden: its name starts with . or _\n"
+        "source/_SUCCESS,0,hidden: its name starts with . or _\nsource/part.jsonl,3,\nsource/x\\xff.jsonl,2,\n")
+    assert "duplicates,source/x\\xff.jsonl,2\n" in Path("data/raw_corpus/x/skipped.csv").read_text()
+
+
+def test_where_no_record_is_of_the_domain_the_names_that_are_there_are_listed(project: Path) -> None:
+    (project / "source/part.jsonl").write_text('{"content": "a", "of": 3}\n{"content": "b", "of": true}\n')
+    with pytest.raises(UserError, match=r"no document in 0 records \(other_domain 2\). The field 'of' holds '3', "
+                                        r"'true': set raw_corpus.domains.x.only"):
+        run(domain_field="of")
+    for only in ("3", 3):
+        assert run(domain_field="of", domains={"x": {"source": "source", "only": only}})["documents"] == 1
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"a: \xff", None])
+def test_a_description_of_a_source_that_cannot_be_read_is_refused_in_one_line(project: Path, content: bytes | None
+                                                                             ) -> None:
+    if content is None:
+        os.mkfifo("source.yaml")
+    else:
+        Path("source.yaml").write_bytes(content)
+    with pytest.raises(UserError, match="^source.yaml") as stopped:
+        run(domains={"x": {"source": "source.yaml"}})
+    assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("line", [b'{"text": "a", "text": "b"}', b'{"meta": {"of": "x"}, "text": "a", "text": "a"}'])
+def test_of_two_texts_in_one_record_neither_is_lost_in_silence(tmp_path: Path, line: bytes) -> None:
+    path = write(tmp_path, ".jsonl", line + b'\n{"text": "one", "pages": [{"text": "two"}]}\n')
+    odd, whole = texts(path)
+    assert isinstance(odd, Skipped) and str(odd) == "broken_json: two fields 'text' in one object" and whole == "one"
+
+
+def test_a_nested_record_stored_as_text_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, ".jsonl", json.dumps({"text": "one", "meta": json.dumps({"of": "a"})}).encode())
+    assert [text for _, text in read_texts(path, Fields(text="text", domain="meta.of", only="a"), 1000)] == ["one"]

@@ -1,5 +1,6 @@
 """What is wrong with params.yaml is said before anything runs, and a right one passes."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -80,3 +81,13 @@ def test_sections_of_models_are_left_alone_until_there_is_a_model(look: Callable
     assert len(look(sections)) == 1
     sections["checkpoint"]["models"] = {}
     assert look(sections) == []
+
+
+def test_a_source_that_dvc_cannot_hash_is_named_before_anything_runs(look: Callable[[dict[str, Any]], list[str]]
+                                                                    ) -> None:
+    sections = sample()
+    sections["raw_corpus"]["domains"]["book"]["source"] = "books"
+    Path("books").mkdir()
+    os.mkfifo("books/pipe.jsonl")
+    (problem,) = look(sections)
+    assert problem.startswith("params.yaml: raw_corpus.domains.book.source: books/pipe.jsonl: a named pipe")
