@@ -131,7 +131,11 @@ def _longest(subject: Subject, task: Task) -> int:
 
 
 def _judge(subject: Subject, batch: int, longest: int) -> Any:
-    """The harness's own way to ask a transformers model; `cut` counts the prompts that it had to cut."""
+    """The harness's own way to ask a transformers model; `cut` counts the prompts that it had to cut.
+
+    A prompt begins as the subject's texts do. The harness would have the tokenizer add all of its special tokens, and
+    some tokenizers end every text with one, which would stand between a question and its answer.
+    """
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
@@ -144,12 +148,24 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
             self.cut += len(too_long)
             return super()._loglikelihood_tokens(requests, *given, **named)
 
-        def tok_batch_encode(self, strings: Any, *given: Any, **named: Any) -> Any:
-            limit = named.get("left_truncate_len")
-            if limit:
-                self.cut += sum(len(self.tok_encode(text)) > limit for text in strings)
-            return super().tok_batch_encode(strings, *given, **named)
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None,
+                       left_truncate_len: int | None = None, **_: Any) -> list[int]:
+            ids = list(self.tokenizer.encode(string, add_special_tokens=False))
+            if add_special_tokens is not False and ids[:len(begin)] != begin:
+                ids = begin + ids
+            return ids[-left_truncate_len:] if left_truncate_len else ids
 
+        def tok_batch_encode(self, strings: Any, padding_side: str = "left", left_truncate_len: int | None = None,
+                             truncation: bool = False) -> tuple[Any, Any]:
+            rows = [self.tok_encode(text) for text in strings]
+            if left_truncate_len:
+                self.cut += sum(len(row) > left_truncate_len for row in rows)
+                rows = [row[-left_truncate_len:] for row in rows]
+            self.tokenizer.padding_side = padding_side
+            batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+            return batch["input_ids"], batch["attention_mask"]
+
+    begin = subject.begin
     tokenizer = AutoTokenizer.from_pretrained(subject.folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from assets.stage import write_json
@@ -15,16 +15,20 @@ TEMPLATE = ("{% for message in messages %}{{ '<|' + message['role'] + '|>' + mes
 
 
 def write_speaker(folder: Path, says: dict[str, str], words: str, template: str | None = TEMPLATE,
-                  context: int = 256) -> Path:
+                  context: int = 256, around: str | None = None) -> Path:
     """A model folder. says: from a token to the one that follows it; after any other comes the end token.
 
-    words: all other words of its vocabulary. One word is one token, and so is each punctuation mark.
+    around: the tokenizer's own template, "$A <|end|>". words: all other words of its vocabulary.
+    One word is one token, and so is each punctuation mark.
     """
     pieces = [piece for piece, _ in pre_tokenizers.Whitespace().pre_tokenize_str(words)]
     vocabulary = {word: number for number, word in enumerate(dict.fromkeys([*SPECIAL, "?!", *pieces]))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?!"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(list(SPECIAL))
+    if around is not None:
+        ids = [(token, vocabulary[token]) for token in SPECIAL if token in around]
+        tokenizer.post_processor = processors.TemplateProcessing(single=around, special_tokens=ids)
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BEGIN,

@@ -11,7 +11,7 @@ from chat_world import write_speaker
 from assets.stage import UserError
 from evaluation import short_context_report
 from evaluation.multiple_choice import labels, made_questions, place, read_sets
-from evaluation.short_context_report import ShortContextReportConfig, Task, _why
+from evaluation.short_context_report import ShortContextReportConfig, Task, _judge, _why
 from evaluation.subject import of_user
 
 TREES = ["alder", "birch", "cedar", "dogwood", "elm", "fir", "ginkgo", "hazel", "ironwood", "juniper"]
@@ -158,6 +158,20 @@ def test_examples_that_are_not_there_are_a_line(tmp_path: Path) -> None:
     subject = of_user(str(write_speaker(tmp_path / "model", {}, "a b")))
     with pytest.raises(UserError, match="tasks.set.shots = 5, but .* has no examples"):
         short_context_report.measure(subject, config, tmp_path)
+
+
+@pytest.mark.parametrize("around", [None, "$A <|end|>", "<|begin|> $A", "<|begin|> $A <|end|>"])
+def test_a_prompt_of_the_harness_begins_with_the_begin_token_and_never_ends_with_an_end_token(
+        tmp_path: Path, around: str | None) -> None:
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    subject = of_user(str(write_speaker(tmp_path / "model", {}, "a b c", around=around)))
+    judge = _judge(subject, 2, 4)
+    ids = [subject.tokenizer.token_to_id(token) for token in ("<|begin|>", "a", "b", "c")]
+    assert judge.tok_encode("a b c") == judge.tok_encode("<|begin|> a b c") == ids
+    assert judge._encode_pair("a b", " c") == (ids[:3], ids[3:])
+    rows, mask = judge.tok_batch_encode(["a b c a", "a"], left_truncate_len=4)
+    assert rows[0].tolist() == [*ids[1:], ids[1]] and judge.cut == 1
+    assert rows[1, 2:].tolist() == ids[:2] and mask[1].tolist() == [0, 0, 1, 1]
 
 
 def test_questions_of_many_choices_and_any_subject_are_scored_right_by_the_harness(
