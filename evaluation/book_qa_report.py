@@ -5,27 +5,35 @@ Lines file, or from the Hub by a YAML file. A book that is too long loses its mi
 its beginning and end stay, in equal parts, so an answer may be cut away for every model alike. Where `questions` is a
 folder of data/raw_corpus, they are made: a held-out document, a statement put in somewhere, and what it states asked
 for. That is a needle in a book and shows that the path runs; it is no measure of reading.
+
+A model that has a chat template is asked under it. Beside F1 stands how often an expected answer occurs in what was
+said, and the share of answers that are empty, truncated by the limit of tokens or repetitive. No prompt is cut after
+this: a `context` beyond the model's is read in full and said so, an endpoint's books are cut to its own context.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from assets.document_store import FILE
 from assets.hub import HubSource, fetch, hub_files
 from assets.progress import Progress
 from assets.randomness import generator
+from assets.records import checked_records
 from assets.sample_corpus import NAMES
+from assets.source_files import shown
 from assets.stage import Config, UserError, validated, write_json
-from evaluation.answers import f1
-from evaluation.subject import Subject, complete, report
+from evaluation.answers import FLAWS, f1, flaws, occurs, warning
+from evaluation.chat import Asking, ChatMode, asking, last_ids, plain_turn, spoken, written
+from evaluation.endpoint import Reply, check_read, complete_all
+from evaluation.report import report, warn
+from evaluation.subject import Subject
 from evaluation.texts import read_texts
 from evaluation.walk import Walk, check_room
 from training.model import make_reproducible
@@ -42,9 +50,21 @@ class BookQaReportConfig(Config):
     context: Annotated[int, Field(ge=64)]
     """Tokens of prompt and answer together, to which a book is cut in its middle."""
     frame: str = ("Read the book and answer the question.\n\n{context}\n\nQuestion: {question}\n\nAnswer:")
+    chat: ChatMode = "auto"
+    """Whether prompts are put in the model's own chat template: if it has one, always, or never."""
+    chat_options: dict[str, Any] = {}
+    """Variables for the template, as {enable_thinking: false}."""
+    answer_prefix: str = ""
+    """The beginning of every answer, given to the model."""
     new_tokens: Annotated[int, Field(ge=1)] = 40
     """Tokens that the model may say; of them the first line counts."""
     tokens_at_once: Annotated[int, Field(ge=1)] = 8192
+
+    @model_validator(mode="after")
+    def _places(self) -> Self:
+        if self.frame.count("{context}") != 1 or "{question}" not in self.frame.split("{context}")[1]:
+            raise ValueError("frame needs {context} once, and {question} after it")
+        return self
 
 
 class Question(Config):
@@ -52,9 +72,23 @@ class Question(Config):
 
     model_config = {**Config.model_config, "extra": "ignore"}
     id: int | str
-    context: str
-    input: str
-    answer: tuple[str, ...]
+    context: Annotated[str, Field(pattern=r"\S")]
+    input: Annotated[str, Field(pattern=r"\S")]
+    answer: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The answers that count, a list or one text."""
+
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _list_of_texts(cls, value: Any) -> Any:
+        answers = value if isinstance(value, list | tuple) else [value]
+        texts = [str(answer) if _is_number(answer) else answer for answer in answers]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError(f"{value!r} is neither a text nor a list of texts")
+        return tuple(texts)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,61 +101,136 @@ class Asked:
 
 
 def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[str, Any]:
-    """Write answers.csv and book_qa.json; returns mean F1, its standard error, and how many books were cut."""
+    """Write answers.csv and book_qa.json; returns mean F1, its standard error, how often an answer occurs, the share
+    of flawed answers, and how many books were cut."""
     make_reproducible(config.seed)
+    how = asking(subject, config.chat, config.chat_options, "book_qa_report")
     questions = read_questions(config)
-    if subject.model is not None:
-        check_room(subject.model, config.context, 1)
+    say = _say_model if subject.endpoint is None else _say_endpoint
     progress = Progress(subject.name, len(questions), "question")
-    records = []
-    for question in questions:
-        asked = ask(subject, question, config)
-        said = answer(subject, asked, config)
-        records.append({"id": question.id, "f1": round(f1(said, question.answer), 5), "said": said,
-                        "expected": " | ".join(question.answer), "book_tokens": asked.book, "cut_tokens": asked.cut})
-        progress.add(1)
+    said = say(subject, questions, config, how, progress)
     progress.close()
+    records = [_record(question, reply) for question, reply in zip(questions, said, strict=True)]
     answers = pd.DataFrame(records)
     answers.to_csv(folder / "answers.csv", index=False, lineterminator="\n")
+
     error = answers["f1"].std() / len(answers) ** 0.5 if len(answers) > 1 else np.nan
+    shares = {flaw: round(float(answers[flaw].mean()), 5) for flaw in FLAWS}
+    lost = float(((answers["truncated"] == 1) & (answers["occurs"] == 0)).mean())
+    drawn = not all(reply.greedy for reply in said)
+    warned = warning(shares, lost, "book_qa_report.new_tokens", drawn)
+    warn("book_qa_report", subject.name, warned)
+    context = _context(subject, config)
+    if subject.endpoint is None and context > subject.context:
+        warn("book_qa_report", subject.name, f"prompts of up to {context:,} tokens are read in full, beyond its "
+             f"context of {subject.context:,}")
+
     summary = {"f1": round(float(answers["f1"].mean()), 5), "questions": len(answers),
                "standard_error": None if np.isnan(error) else round(float(error), 5),
-               "books_cut": int((answers["cut_tokens"] > 0).sum())}
+               "occurs": round(float(answers["occurs"].mean()), 5), **shares, "context": context,
+               "books_cut": int((answers["cut_tokens"] > 0).sum()), "chat": how.chat, "warning": warned}
     write_json(folder / "book_qa.json", summary)
-    return summary
+    return {key: value for key, value in summary.items() if value is not None or key != "warning"}
 
 
-def ask(subject: Subject, question: Question, config: BookQaReportConfig) -> Asked:
-    """The prompt of a question, its book cut in the middle to fit. Raises UserError if not even an empty one fits."""
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a model said to a question."""
+
+    book: int
+    """Tokens of the book."""
+    cut: int
+    """Tokens of it that had to go."""
+    text: str
+    truncated: bool
+    greedy: bool = True
+
+
+def _record(question: Question, said: Said) -> dict[str, Any]:
+    text = first_line(said.text)
+    return {"id": question.id, "f1": round(f1(text, question.answer), 5),
+            "occurs": float(occurs(text, question.answer)), **flaws(text, said.truncated), "said": text,
+            "expected": " | ".join(question.answer), "book_tokens": said.book, "cut_tokens": said.cut}
+
+
+def first_line(text: str) -> str:
+    """The first line that has words."""
+    return text.strip().split("\n")[0].strip()
+
+
+def _context(subject: Subject, config: BookQaReportConfig) -> int:
+    """Tokens of prompt and answer: the report's, but no more than an endpoint has."""
+    return config.context if subject.endpoint is None else min(config.context, subject.endpoint.context)
+
+
+def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: Asking | None = None) -> Asked:
+    """The prompt of a question, its book cut in the middle to fit. Raises UserError if not even an empty one fits.
+
+    how: without it, in plain text.
+    """
+    how = how or Asking(chat=False, turn=plain_turn, begin=subject.begin, ends=subject.ends)
     before, after = config.frame.split("{context}")
-    first = [*subject.begin, *(subject.encode(before) if before else [])]
-    last = subject.encode(after.replace("{question}", question.input))
-    room = config.context - config.new_tokens - len(first) - len(last)
+    turn = how.turn(before, after.replace("{question}", question.input), config.answer_prefix)
+    first = [*how.begin, *(subject.encode(turn.before) if turn.before else [])]
+    last = last_ids(subject, turn)
+    context = _context(subject, config)
+    room = context - config.new_tokens - len(first) - len(last)
     if room < 2:
-        raise UserError(f"book_qa_report.context = {config.context}: question {question.id} and its frame alone take "
+        raise UserError(f"book_qa_report.context = {context}: question {question.id} and its frame alone take "
                         f"{len(first) + len(last)} tokens. Raise it.")
     book = subject.encode(question.context)
     kept = book if len(book) <= room else [*book[:room // 2], *book[len(book) - (room - room // 2):]]
     return Asked(ids=[*first, *kept, *last], book=len(book), cut=len(book) - len(kept))
 
 
-def answer(subject: Subject, asked: Asked, config: BookQaReportConfig) -> str:
-    """What the model says, to the end of the first line that has words."""
-    if subject.endpoint is not None:
-        said = complete(subject.endpoint, subject.decode(asked.ids), config.new_tokens)
-    else:
-        assert subject.model is not None
+def _say_model(subject: Subject, questions: list[Question], config: BookQaReportConfig, how: Asking,
+               progress: Progress) -> list[Said]:
+    assert subject.model is not None
+    check_room(subject.model, config.context, 1)
+    said = []
+    for question in questions:
+        asked = ask(subject, question, config, how)
         walk = Walk(subject.model, 1, len(asked.ids) + config.new_tokens, config.tokens_at_once)
         ids = walk.say(np.array([asked.ids], np.int64), config.new_tokens)[0].tolist()
-        said = subject.decode(ids[:ids.index(subject.end)] if subject.end in ids else ids)
-    return said.strip().split("\n")[0].strip()
+        text, cut = spoken(subject, ids, how)
+        said.append(Said(book=asked.book, cut=asked.cut, text=text, truncated=cut and not _ended(text)))
+        progress.add(1)
+    return said
+
+
+def _say_endpoint(subject: Subject, questions: list[Question], config: BookQaReportConfig, how: Asking,
+                  progress: Progress) -> list[Said]:
+    endpoint = subject.endpoint
+    assert endpoint is not None
+    asked: dict[int, Asked] = {}
+    said: dict[int, Said] = {}
+
+    def prompts() -> Iterator[tuple[int, str]]:
+        for number, question in enumerate(questions):  # one at a time: a book is long
+            asked[number] = ask(subject, question, config, how)
+            yield number, written(subject, asked[number].ids, how)
+
+    def keep(number: int, reply: Reply) -> None:
+        one = asked.pop(number)
+        check_read(reply, len(one.ids), endpoint)
+        said[number] = Said(book=one.book, cut=one.cut, text=reply.text, greedy=reply.greedy,
+                            truncated=reply.cut and not _ended(reply.text))
+        progress.add(1)
+
+    complete_all(endpoint, prompts(), config.new_tokens, keep)
+    return [said[number] for number in range(len(questions))]
+
+
+def _ended(text: str) -> bool:
+    """Whether the first line that has words came to its end."""
+    return "\n" in text.lstrip()
 
 
 def read_questions(config: BookQaReportConfig) -> list[Question]:
     """All of them. Raises UserError naming the file and line of one that can't be used."""
     path = config.questions
     if (path / FILE).is_file():
-        return made_questions(read_texts(path), config)
+        return made_questions(read_texts(path, "book_qa_report.questions"), config)
     questions = [question for file in _files(path) for question in _of_file(file)][:config.count]
     if not questions:
         raise UserError(f"{path}: no question there. Name a .jsonl file with InfiniteBench's longbook_qa_eng.")
@@ -130,7 +239,11 @@ def read_questions(config: BookQaReportConfig) -> list[Question]:
 
 def _files(path: Path) -> list[Path]:
     if path.suffix in (".yaml", ".yml"):
-        source = validated(HubSource, yaml.safe_load(path.read_text()), str(path))
+        try:
+            named = yaml.safe_load(path.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: no YAML that can be read: {' '.join(str(error).split())}. Fix it.") from None
+        source = validated(HubSource, named, str(path))
         return [fetch(source, name) for name in hub_files(source)]
     if not path.is_file():
         raise UserError(f"{path}: no such file. Name a .jsonl file, a YAML file of the Hub, or data/raw_corpus/DOMAIN.")
@@ -138,14 +251,22 @@ def _files(path: Path) -> list[Path]:
 
 
 def _of_file(path: Path) -> Iterator[Question]:
-    with path.open() as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield Question.model_validate(json.loads(line))
-            except (ValueError, ValidationError) as error:
-                problem = str(error).splitlines()[0]
-                raise UserError(f"{path}, line {number}: not a question of longbook_qa_eng (id, context, input, "
-                                f"answer): {problem}. Mend or remove the line.") from None
+    for line, record in checked_records(path):
+        try:
+            yield Question.model_validate(record)
+        except ValidationError as error:
+            raise UserError(f"{shown(path)}, line {line}: not a question of longbook_qa_eng (id, context, input, "
+                            f"answer): {_reason(error)}. Fix the line, or remove it.") from None
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = str(first["loc"][0]) if first["loc"] else "record"
+    if first["type"] == "missing":
+        return f"no field {field!r}"
+    if first["type"] == "string_pattern_mismatch":
+        return f"{field} is empty"
+    return f"{field}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def made_questions(texts: list[str], config: BookQaReportConfig) -> list[Question]:

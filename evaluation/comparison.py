@@ -15,10 +15,11 @@ from assets import page
 from assets.stage import Config, UserError, command, output, read_json, read_params, write_json
 from assets.tables import read_table
 from evaluation import paper, plots, provenance
+from evaluation.answers import FLAWS
 from evaluation.bootstrap import differences, marked
 
 DATA = Path("data")
-NEEDLES = ("needle", "within C", "C to trained", "beyond", "gain", "± (gain)", "choice", "overlap")
+NEEDLES = ("needle", "occurs", "within C", "C to trained", "beyond", "gain", "± (gain)", "choice", "overlap")
 
 OF_DOMAINS = ("raw_corpus", "tokenized_corpus", "length_histograms")
 OF_RECIPES = ("mixed_dataset", "packed_shards")
@@ -59,7 +60,7 @@ def run() -> None:
         losses = read_all("loss_report", "loss.csv", models, "model")
         tables = {
             "results": results_table(summary, trained, config.untrained),
-            "needle": needle_table(summary), "loss": losses,
+            "needle": needle_table(summary), "answers": answers_table(summary, trained), "loss": losses,
             "differences": differences(read_all("loss_report", "documents.csv", models, "model"), config.baseline),
             "quantity": quantity_table(summary, chosen, losses, trained),
             "training": read_all("checkpoint", "log.csv", models, "model"),
@@ -67,8 +68,12 @@ def run() -> None:
         for name, table in tables.items():
             table.to_csv(out.folder / f"{name}.csv", index=False, lineterminator="\n")
         cells = {name: read_table(DATA / "needle_report" / name / "cells.csv") for name in models}
-        lengths = pd.concat([read_table(DATA / "length_histograms" / name / "histogram.csv") for name in domains])
-        draw(out.folder, tables, cells, lengths, trained, summary["base_context"])
+        lengths = pd.concat(
+            [read_table(DATA / "length_histograms" / name / "histogram.csv") for name in domains]
+        )
+        notes = {name: model["needle"]["warning"] for name, model in summary["models"].items()
+                 if model["needle"]["warning"]}
+        draw(out.folder, tables, cells, lengths, trained, summary["base_context"], notes)
         write_json(out.folder / "summary.json", summary)
         known = provenance.versions({**dict.fromkeys(OF_MODELS, models), **dict.fromkeys(OF_RECIPES, recipes),
                                      **dict.fromkeys(OF_DOMAINS, domains)})
@@ -106,11 +111,12 @@ def results_table(summary: dict[str, Any], trained: int, untrained: str) -> pd.D
     base = _short_context(summary["models"].get(untrained, {}))
     rows = []
     for name, model in summary["models"].items():
-        needle = pd.DataFrame(model["needle"]).set_index("lengths").astype(float)
+        needle = by_length(model["needle"])
         inside, to_trained = needle.index <= summary["base_context"], needle.index <= trained
         short = _short_context(model)
         rows.append({"model": name, "tokens trained": model["tokens_trained"], "RoPE base": int(model["rope_base"]),
                      "needle": needle.loc[to_trained, "exact_match"].mean() * 100,
+                     "occurs": needle.loc[to_trained, "occurs"].mean() * 100,
                      "within C": needle.loc[inside, "exact_match"].mean() * 100,
                      "C to trained": needle.loc[~inside & to_trained, "exact_match"].mean() * 100,
                      "beyond": needle.loc[~to_trained, "exact_match"].mean() * 100,
@@ -129,9 +135,41 @@ def _short_context(model: dict[str, Any]) -> float | None:
     return float(np.mean(scores)) if scores else None
 
 
+def by_length(needle: dict[str, Any]) -> pd.DataFrame:
+    """What a needle report says of each length: a row a length, the index, and a column a score."""
+    columns = {key: values for key, values in needle.items()
+               if isinstance(values, list) and key not in ("lengths", "beyond_context")}
+    return pd.DataFrame(columns, index=pd.Index(needle["lengths"], name="length")).astype(float)
+
+
+def answers_table(summary: dict[str, Any], trained: int) -> pd.DataFrame:
+    """A row a model and report that has it speak: its score, how it was asked, and how many of its
+    answers are none, all in percent.
+    """
+    rows = []
+    for name, model in summary["models"].items():
+        needle, books = by_length(model["needle"]), model["book_qa"]
+        seen = needle[needle.index <= trained].mean()
+        rows += [
+            {"model": name, "report": "needle", "asked": _asked(model["needle"]),
+             "score": seen["exact_match"], "occurs": seen["occurs"],
+             **{flaw: seen[flaw] for flaw in FLAWS}, "warning": model["needle"]["warning"] or ""},
+            {"model": name, "report": "book QA", "asked": _asked(books), "score": books["f1"],
+             "occurs": books["occurs"], **{flaw: books[flaw] for flaw in FLAWS},
+             "warning": books["warning"] or ""}]
+    table = pd.DataFrame(rows)
+    shares = ["score", "occurs", *FLAWS]
+    table[shares] = (table[shares].astype(float) * 100).round(3)
+    return table
+
+
+def _asked(report: dict[str, Any]) -> str:
+    return "in its chat template" if report["chat"] else "in plain text"
+
+
 def needle_table(summary: dict[str, Any]) -> pd.DataFrame:
     """A row a model and length, for `dvc plots`."""
-    return pd.concat([pd.DataFrame({**model["needle"], "model": name}).rename(columns={"lengths": "length"})
+    return pd.concat([by_length(model["needle"]).reset_index().assign(model=name)
                       for name, model in summary["models"].items()])
 
 
@@ -142,9 +180,9 @@ def quantity_table(summary: dict[str, Any], chosen: dict[str, Any], losses: pd.D
     rows = []
     for name, model in summary["models"].items():
         of = Path(str((chosen[name] or {}).get("source", ""))).name if (chosen[name] or {}).get("at") else name
-        needle = pd.DataFrame(model["needle"]).astype(float)
+        needle = by_length(model["needle"])
         rows.append({"training": of, "model": name, "tokens": model["tokens_trained"],
-                     "needle": needle.loc[needle["lengths"] <= trained, "exact_match"].mean() * 100,
+                     "needle": needle.loc[needle.index <= trained, "exact_match"].mean() * 100,
                      **{f"loss {point}": at_points.get((name, point)) for point in points}})
     table = pd.DataFrame(rows)
     several = table.groupby("training")["model"].transform("count") > 1
@@ -152,9 +190,9 @@ def quantity_table(summary: dict[str, Any], chosen: dict[str, Any], losses: pd.D
 
 
 def draw(folder: Path, tables: dict[str, pd.DataFrame], cells: dict[str, pd.DataFrame], lengths: pd.DataFrame,
-         trained: int, base_context: int) -> None:
-    """The page's pictures as PNG files in `folder`."""
-    plots.save(plots.heatmaps(cells, trained, base_context), folder / "heatmaps.png")
+         trained: int, base_context: int, notes: dict[str, str]) -> None:
+    """The page's pictures as PNG files in `folder`. notes: a warning a model, of the needle's answers."""
+    plots.save(plots.heatmaps(cells, trained, base_context, notes), folder / "heatmaps.png")
     plots.save(plots.lines(_series(tables["needle"], "model", "length", "exact_match", 100), "context length (tokens)",
                            "exact match, %", "Needle by length"), folder / "needle.png")
     plots.save(plots.lines(_series(tables["training"], "model", "tokens", "loss"), "tokens trained",
@@ -229,13 +267,20 @@ def _results(config: ComparisonConfig, folder: Path, tables: dict[str, pd.DataFr
         page.heading("Every model (tables 3 and 4)"),
         page.paragraph("Needle: exact match in percent, the share of trials in which greedy decoding gives the whole "
                        "value, over every length up to the trained one and every depth below 100 %, where the "
-                       "statement touches the question. Gain: log-probability of the value with the statement in the "
+                       "statement touches the question. Occurs: share of trials in which the value stands anywhere "
+                       "in what the model says. Gain: log-probability of the value with the statement in the "
                        "context less without it, nats per token, with its standard error over trials; it can be large "
                        "for a model that answers nothing, so read it beside exact match only. Choice: share of trials "
                        "in which the true value beats every other value that the same context shows. Overlap: the "
                        "published score, share of the answer's words that were said. Book QA: F1. Short context: mean "
                        f"of the tasks in percent, and the drop against {config.untrained} in points."),
         page.table(results, 1, links),
+        page.paragraph("What the models said, up to the trained length, in percent: a score of a model that says "
+                       "nothing, is cut off or repeats itself measures how it was asked. More than a tenth of such "
+                       "answers is a warning. Of an endpoint, the needle's score is the value standing in its words."),
+        page.table(tables["answers"], 1, {"score": [
+            f"#{'needle_report' if row['report'] == 'needle' else 'book_qa_report'}@{row['model']}"
+            for row in tables["answers"].to_dict("records")]}),
         page.paragraph("The paper, and what it measured of others, 1K to 128K. Other models, other tests: a place to "
                        "stand beside, not a scale to compare on.", note=True),
         page.table(paper.MODELS, 1),

@@ -24,8 +24,9 @@ from assets.randomness import generator
 from assets.stage import Config, UserError, read_params, write_json
 from assets.token_store import TokenStore, open_tokens
 from assets.tokenizer import load_tokenizer
+from evaluation.report import report
 from evaluation.scoring import token_losses
-from evaluation.subject import Subject, report
+from evaluation.subject import Subject
 from training.model import make_reproducible
 
 CORPUS = Path("data/tokenized_corpus")

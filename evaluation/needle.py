@@ -9,9 +9,14 @@ place, counted in tokens. Protocol: Fu et al. 2024, released code.
 Two grids. `percent` puts it at exact depths of every length. `shared` puts it at absolute places that all lengths
 share, so that one walk along the haystack serves them all: 820 cells for 40 places and 40 lengths to 128K, at a tenth
 of the tokens; a cell's depth is then whatever it comes to.
+
+Only {key}, {value}, {context} and {question} are filled in, each where it stands; all other braces are text, so a
+needle may be JSON. The answer may be begun for the model (`answer_prefix`), as RULER does: a base model then continues
+the sentence that the value belongs to.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Literal, Self
@@ -23,9 +28,11 @@ from pydantic import Field, model_validator
 from assets.randomness import generator
 from assets.sample_corpus import NAMES
 from assets.stage import Config, UserError
+from evaluation.chat import Asking, Turn, seam
 from evaluation.subject import Subject
 
 Ids = NDArray[np.int64]
+Words = Annotated[str, Field(pattern=r"\S")]
 TOUCHING = 100
 """Depth in percent at which the statement touches the question."""
 
@@ -41,6 +48,8 @@ class Drawn(Config):
     """What is hidden, with {key} and {value}."""
     question: str
     """What is asked, with {key}; the value must be what follows."""
+    answer_prefix: str = ""
+    """The beginning of the answer, given to the model, with or without {key}; the value must follow."""
 
     @model_validator(mode="after")
     def _placeholders(self) -> Self:
@@ -52,9 +61,11 @@ class Drawn(Config):
 class Given(Config):
     """A needle of the user's own."""
 
-    statement: str
+    statement: Words
     question: str
-    answer: str
+    answer: Words
+    answer_prefix: str = ""
+    """The beginning of the answer, given to the model: "The best thing to do in San Francisco is"."""
 
 
 class Grid(Config):
@@ -89,6 +100,9 @@ class Needle:
     """Statement, question and answer in words."""
     rivals: Ids
     """First tokens of the other values that the haystack shows, int64[n]: what a guess from the context would say."""
+    guesses: Ids | None = None
+    """The first token of each of them in the answer's place, int64[n]; without it, those of `rivals`. They differ where
+    the answer begins a line, as after a chat template."""
 
     def room(self, length: int, reserve: int) -> int:
         """Tokens of haystack in a context of `length` that leaves `reserve` for the answer."""
@@ -168,23 +182,34 @@ class Haystacks:
 
 
 def make_needle(subject: Subject, kind: Drawn | Sequence[Given], frame: str, haystacks: Haystacks, longest: int,
-                seed: int, trial: int) -> Needle:
+                seed: int, trial: int, asking: Asking) -> Needle:
     """Trial number `trial`: a haystack and a needle. frame: with {context} and {question}.
 
     Raises UserError where too few words are absent from the haystack.
     """
-    before, after = frame.split("{context}")
-    begin = np.array(subject.begin + subject.encode(before) if before else subject.begin, np.int64)
     haystack = haystacks.draw(longest, seed, trial)
-    rivals = haystack[:0]
+    words: list[str] = []
     if isinstance(kind, Drawn):
-        said, rivals = _draw(subject, kind, haystack, seed, trial)
+        said, words = _draw(subject, kind, haystack, seed, trial)
     else:
         said = kind[trial % len(kind)]
-    return Needle(before=begin, haystack=haystack, said=said, rivals=rivals,
-                  statement=_ids(subject, _spaced(said.statement)),
-                  question=_ids(subject, after.replace("{question}", said.question)),
-                  answer=_ids(subject, _spaced(said.answer)))
+
+    before, after = frame.split("{context}")
+    turn = asking.turn(before, after.replace("{question}", said.question), said.answer_prefix)
+    question, answer = seam(subject, turn, said.answer)
+    begin = asking.begin + subject.encode(turn.before) if turn.before else asking.begin
+    rivals = [subject.encode(" " + word)[0] for word in words]
+    guesses = [_guess(subject, turn, word, len(question)) for word in words]
+    return Needle(before=np.array(begin, np.int64), haystack=haystack, said=said,
+                  statement=np.array(subject.encode(_spaced(said.statement)), np.int64),
+                  question=np.array(question, np.int64), answer=np.array(answer, np.int64),
+                  rivals=np.array(rivals, np.int64), guesses=np.array(guesses, np.int64))
+
+
+def _guess(subject: Subject, turn: Turn, word: str, prompt_tokens: int) -> int:
+    """The token that would stand first in the answer's place if `word` were the answer."""
+    whole = subject.encode(turn.after + turn.joined(word))
+    return whole[min(prompt_tokens, len(whole) - 1)]
 
 
 def sentence_ends(subject: Subject) -> Ids:
@@ -194,7 +219,8 @@ def sentence_ends(subject: Subject) -> Ids:
                            if text.endswith((".", "?", "!", "Ċ", "\n")) or text == "<0x0A>"))
 
 
-def _draw(subject: Subject, kind: Drawn, haystack: Ids, seed: int, trial: int) -> tuple[Given, Ids]:
+def _draw(subject: Subject, kind: Drawn, haystack: Ids, seed: int, trial: int) -> tuple[Given, list[str]]:
+    """A needle, and the words that the haystack shows: the token that begins them stands there."""
     draw = generator(seed, "needle words", trial)
     words = list(NAMES) if kind.words == "sample" else list(kind.words)
     first_tokens = np.array([subject.encode(" " + word)[0] for word in words])
@@ -204,13 +230,16 @@ def _draw(subject: Subject, kind: Drawn, haystack: Ids, seed: int, trial: int) -
         raise UserError(f"needle_report.drawn.words: {len(absent)} of {len(words)} words are not in the haystack, "
                         f"{kind.value_words + 1} are needed. Give more words, or rarer ones.")
     key, *value = (absent[i] for i in draw.choice(len(absent), kind.value_words + 1, replace=False))
-    said = {"key": key, "value": " ".join(value)}
-    return Given(statement=kind.statement.format(**said), question=kind.question.format(**said),
-                 answer=said["value"]), np.unique(first_tokens[present])
+    filled = {"key": key, "value": " ".join(value)}
+    said = Given(statement=fill(kind.statement, filled), question=fill(kind.question, filled),
+                 answer=filled["value"], answer_prefix=fill(kind.answer_prefix, filled))
+    return said, [word for word, is_there in zip(words, present, strict=True) if is_there]
 
 
-def _ids(subject: Subject, text: str) -> Ids:
-    return np.array(subject.encode(text), np.int64)
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Put values in the places of {name}; every other brace stays as it is."""
+    places = re.compile("|".join(re.escape(f"{{{name}}}") for name in values))
+    return places.sub(lambda place: values[place[0][1:-1]], text)
 
 
 def _spaced(text: str) -> str:

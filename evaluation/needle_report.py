@@ -1,16 +1,25 @@
 """Needle in a haystack for one model, by context length and depth.
 
-- exact_match: share of trials in which greedy decoding gives the whole answer.
+- exact_match: share of trials in which greedy decoding gives the whole answer, token by token from the first. "To eat
+  a sandwich" is a miss where "eat a sandwich" was expected.
+- occurs: share of trials in which the answer stands anywhere in what the model says: the field's usual score.
 - gain: mean log-probability of the answer's tokens with the needle in the context less without it, in nats per token.
   It misleads on a broken model (large gains at 0 % exact match were seen), so it never stands without exact match.
 - choice: share of trials in which the answer's first token beats the first token of every other value in the context.
   A model that only narrows the answer to "something I saw" scores low here. Of drawn needles.
 - word_overlap, rouge_1: of what the model says in `new_tokens` tokens (evaluation/answers.py), as published.
 
+Beside them stands the share of answers that are empty, truncated by the limit of tokens, or repetitive, with a warning
+above a tenth: a score of 0 from a model that says nothing measures how it was asked. A model that has a chat template
+is asked under it (`chat`), and an answer may be begun for a base model (`answer_prefix`); exact match, gain and choice
+are then of the answer as it continues that prompt.
+
 Depth 100 % touches the question: it can be answered by looking at the last words, so it is shown and never averaged.
 Cost: one walk along the haystack without the needle, then one for each distinct place, the last place first, asking at
 every length on its way (evaluation/walk.py). What is answered is kept: a killed report goes on after the last place
-that was finished. An endpoint gets each prompt in full and only says words.
+that was finished. An endpoint gets each prompt in full and only says words: its exact match is the answer standing in
+them letter by letter. No prompt is cut: a model reads lengths beyond its context in full, and they are marked; an
+endpoint is not asked for them, for a server may cut a prompt without a word, and their scores stay empty.
 """
 
 import json
@@ -32,7 +41,9 @@ from pydantic import Field, model_validator
 from assets.origin import done_by_others, note
 from assets.progress import Progress
 from assets.stage import RECORD, Config, UserError, read_json, write_json
-from evaluation.answers import rouge_1, word_overlap
+from evaluation.answers import FLAWS, flaws, occurs, rouge_1, warning, word_overlap
+from evaluation.chat import Asking, ChatMode, asking, spoken, written
+from evaluation.endpoint import Reply, check_read, complete_all
 from evaluation.needle import (
     TOUCHING,
     Cell,
@@ -49,12 +60,13 @@ from evaluation.needle import (
     statement_at,
 )
 from evaluation.plots import heatmaps, save
-from evaluation.subject import Subject, complete, report
+from evaluation.report import report, warn
+from evaluation.subject import Subject
 from evaluation.texts import read_texts
 from evaluation.walk import Walk, check_room
 from training.model import make_reproducible
 
-SCORES = ("exact_match", "gain", "choice", "word_overlap", "rouge_1")
+SCORES = ("exact_match", "occurs", "gain", "choice", "word_overlap", "rouge_1")
 SCRATCH = Path(".training/needle_report")
 FORM = 1
 """Of a kept answer: to be raised when a record gets, loses or redefines a field."""
@@ -70,7 +82,11 @@ class NeedleReportConfig(Config):
     haystack: Path
     """data/raw_corpus/DOMAIN, whose held-out documents are the haystack; or a folder of .txt files."""
     frame: str = "{context} {question}"
-    """How a prompt is put together."""
+    """How a prompt is put together; under a chat template, the user's message."""
+    chat: ChatMode = "auto"
+    """Whether prompts are put in the model's own chat template: if it has one, always, or never."""
+    chat_options: dict[str, Any] = {}
+    """Variables for the template, as {enable_thinking: false}."""
     drawn: Drawn | None = None
     needles: tuple[Given, ...] = ()
     """Needles of your own, taken in turns; or `drawn` ones."""
@@ -101,6 +117,8 @@ class Test:
     config: NeedleReportConfig
     needles: list[Needle]
     ends: Ids
+    """Tokens that end a sentence."""
+    asking: Asking
     reserve: int
     """Tokens kept free for the answer."""
     cells: list[Cell]
@@ -123,15 +141,16 @@ class Test:
 def make_test(subject: Subject, config: NeedleReportConfig) -> Test:
     """The whole test. Raises UserError where a length has no room for a haystack."""
     haystacks, lengths = Haystacks(subject, read_texts(config.haystack)), config.grid.lengths
+    asked = asking(subject, config.chat, config.chat_options, "needle_report")
     kind = config.drawn or config.needles
-    needles = [make_needle(subject, kind, config.frame, haystacks, max(lengths), config.seed, trial)
+    needles = [make_needle(subject, kind, config.frame, haystacks, max(lengths), config.seed, trial, asked)
                for trial in range(config.trials)]
     reserve = max(config.new_tokens, *(len(needle.answer) for needle in needles))
     rooms = [min(needle.room(length, reserve) for needle in needles) for length in lengths]
     if min(rooms) < 1:
         raise UserError(f"needle_report.grid.lengths: {min(lengths)} tokens leave no room for a haystack beside frame, "
                         f"statement, question and {reserve} tokens of answer. Leave such lengths out.")
-    return Test(config=config, needles=needles, ends=sentence_ends(subject), reserve=reserve,
+    return Test(config=config, needles=needles, ends=sentence_ends(subject), asking=asked, reserve=reserve,
                 cells=cells(config.grid, rooms))
 
 
@@ -143,20 +162,43 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
     ask = _ask_endpoint if subject.model is None else _ask_model
     records = pd.DataFrame(list(ask(subject, test, kept)))
     others = done_by_others(_origin(kept))
-    trials = records.astype({score: float for score in SCORES}).sort_values(["length", "depth", "trial"], kind="stable")
-    by_cell = trials.groupby(["length", "depth"], as_index=False)[list(SCORES)].mean()
+
+    columns = [*SCORES, *FLAWS]
+    drawn = "greedy" in records and not records.pop("greedy").fillna(True).all()
+    trials = records.astype(dict.fromkeys(columns, float))
+    trials = trials.sort_values(["length", "depth", "trial"], kind="stable")
+    by_cell = trials.groupby(["length", "depth"], as_index=False)[columns].mean()
     trials.round(5).to_csv(folder / "trials.csv", index=False, lineterminator="\n")
     by_cell.round(5).to_csv(folder / "cells.csv", index=False, lineterminator="\n")
-    save(heatmaps({subject.name: by_cell}, subject.context, subject.base_context), folder / "heatmap.png")
-    summary = summarise(trials)
+
+    lost = _mean([float(cut and not found) for cut, found in zip(trials["truncated"], trials["occurs"], strict=True)
+                  if not np.isnan(cut)])
+    shares = {flaw: _mean(trials[flaw].dropna().tolist()) for flaw in FLAWS}
+    warned = warning(shares, lost, "needle_report.new_tokens", drawn)
+    beyond = [length for length in config.grid.lengths if length > subject.context]
+    summary = {**summarise(trials), "chat": test.asking.chat, "beyond_context": beyond, "warning": warned}
+    warn("needle_report", subject.name, warned)
+    warn("needle_report", subject.name, _beyond(subject, beyond))
     write_json(folder / "needle.json", summary)
+    notes = {subject.name: warned} if warned else {}
+    save(heatmaps({subject.name: by_cell}, subject.context, subject.base_context, notes), folder / "heatmap.png")
     shutil.rmtree(kept.parent, ignore_errors=True)
+
     inside = [score for length, score in zip(summary["lengths"], summary["exact_match"], strict=True)
               if length <= subject.base_context and score is not None]
     means = {f"mean_{score}": _mean(summary[score]) for score in SCORES}
     return {**means, "mean_gain_standard_error": summary["gain_standard_error"], "trials": config.trials,
-            "within_base_context": _mean(inside),
+            "within_base_context": _mean(inside), **shares, "chat": test.asking.chat,
+            **({"warning": warned} if warned else {}),
             **({"places_by_other_code": others} if others else {})}
+
+
+def _beyond(subject: Subject, lengths: list[int]) -> str | None:
+    """A line about the lengths that are more than the model's context."""
+    if not lengths:
+        return None
+    done = "read in full, beyond what it was trained to" if subject.endpoint is None else "not asked"
+    return f"lengths {', '.join(map(str, lengths))} are beyond its context of {subject.context:,} tokens: {done}"
 
 
 def _ask_model(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str, Any]]:
@@ -197,10 +239,12 @@ def _judge_cell(subject: Subject, test: Test, cell: Cell, walk: Walk, without: N
     log_probs = walk.ask(prompts, test.answers)
     said = walk.say(prompts, test.config.new_tokens)
     for number, needle in enumerate(test.needles):
-        shown = needle.rivals[np.isin(needle.rivals, prompts[number])]
+        guesses = needle.rivals if needle.guesses is None else needle.guesses
+        shown = guesses[np.isin(needle.rivals, prompts[number])]
+        ids = said[number].tolist() if test.config.new_tokens else None
         yield {"length": cell.length, "depth": cell.depth, "trial": first + number,
                **judge(log_probs[number], without[number], needle.answer, shown if test.config.drawn else None),
-               **_judge_words(subject, needle, said[number].tolist() if test.config.new_tokens else None)}
+               **_judge_words(subject, needle, ids, test.asking)}
 
 
 def judge(log_probs: NDArray[np.float32], without: NDArray[np.float32], answer: Ids, rivals: Ids | None
@@ -209,41 +253,65 @@ def judge(log_probs: NDArray[np.float32], without: NDArray[np.float32], answer: 
     at = np.arange(len(answer))
     exact = bool((log_probs[at].argmax(-1) == answer).all())
     choice = None
-    if rivals is not None:
-        choice = float((log_probs[0, answer[0]] > log_probs[0, rivals[rivals != answer[0]]]).all())
+    others = np.empty(0, np.int64) if rivals is None else rivals[rivals != answer[0]]
+    if len(others):  # nothing to choose from is no choice
+        choice = float((log_probs[0, answer[0]] > log_probs[0, others]).all())
     gain = float((log_probs[at, answer] - without[at, answer]).mean())
     return {"exact_match": float(exact), "gain": round(gain, 5), "choice": choice}
 
 
-def _judge_words(subject: Subject, needle: Needle, said: list[int] | None) -> dict[str, Any]:
+def _judge_words(subject: Subject, needle: Needle, said: list[int] | None, asked: Asking) -> dict[str, Any]:
     if said is None:
-        return {"word_overlap": None, "rouge_1": None, "said": ""}
-    if subject.end in said:
-        said = said[:said.index(subject.end)]
-    return _words(subject.decode(said), needle)
+        return {**dict.fromkeys(("occurs", "word_overlap", "rouge_1", *FLAWS)), "said": ""}
+    response, cut = spoken(subject, said, asked)
+    return _words(response, cut, needle)
 
 
-def _words(response: str, needle: Needle) -> dict[str, Any]:
-    return {"word_overlap": round(word_overlap(response, needle.said.answer), 5),
-            "rouge_1": round(rouge_1(response, needle.said.statement), 5), "said": response}
+def _words(response: str, cut: bool, needle: Needle) -> dict[str, Any]:
+    return {"occurs": float(occurs(response, [needle.said.answer])),
+            "word_overlap": round(word_overlap(response, needle.said.answer), 5),
+            "rouge_1": round(rouge_1(response, needle.said.statement), 5), **flaws(response, cut), "said": response}
 
 
 def _ask_endpoint(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str, Any]]:
-    """As words: exact match is then the answer standing in what was said."""
+    """As words: exact match is then the answer standing in what was said, letter by letter."""
     assert subject.endpoint is not None
-    done = _read_kept(kept)
-    progress = Progress(subject.name, len(test.needles) * len(test.cells), "cell")
-    for cell in test.cells:
-        for trial, (needle, ids) in enumerate(zip(test.needles, test.prompts(cell), strict=True)):
-            key = f"{trial}: {cell.length} {cell.depth}"
-            if key not in done:
-                said = complete(subject.endpoint, subject.decode(ids.tolist()), test.reserve)
-                done[key] = [{"length": cell.length, "depth": cell.depth, "trial": trial, "gain": None, "choice": None,
-                              "exact_match": float(needle.said.answer.strip() in said), **_words(said, needle)}]
-                _keep(kept, key, done[key])
-            yield from done[key]
-            progress.add(1)
+    endpoint, done = subject.endpoint, _read_kept(kept)
+    wanted = [(cell, trial, f"{trial}: {cell.length} {cell.depth}") for cell in test.cells
+              for trial in range(len(test.needles))]
+    inside = [(cell, trial, key) for cell, trial, key in wanted if cell.length <= endpoint.context]
+    if not inside:
+        raise UserError(f"needle_report.grid.lengths: all are beyond the {endpoint.context} tokens of context that "
+                        f"{endpoint.model} is said to have. Add shorter ones, or set its context right.")
+    progress = Progress(subject.name, len(inside), "cell")
+    progress.add(sum(key in done for _, _, key in inside))
+
+    def keep(asked: tuple[Cell, int, str], reply: Reply) -> None:
+        cell, trial, key = asked
+        check_read(reply, cell.length - test.reserve, endpoint)
+        done[key] = [_of_reply(reply, test.needles[trial], cell, trial)]
+        _keep(kept, key, done[key])
+        progress.add(1)
+
+    def words(cell: Cell, trial: int) -> str:
+        ids = prompt(test.needles[trial], cell, test.reserve, test.ends)
+        return written(subject, ids.tolist(), test.asking)
+
+    prompts = (((cell, trial, key), words(cell, trial)) for cell, trial, key in inside if key not in done)
+    complete_all(endpoint, prompts, test.reserve, keep)
     progress.close()
+    for cell, trial, key in wanted:
+        yield from done[key] if key in done else [_not_asked(cell, trial)]
+
+
+def _of_reply(reply: Reply, needle: Needle, cell: Cell, trial: int) -> dict[str, Any]:
+    return {"length": cell.length, "depth": cell.depth, "trial": trial, "gain": None, "choice": None,
+            "exact_match": float(needle.said.answer.strip() in reply.text), **_words(reply.text, reply.cut, needle),
+            "greedy": reply.greedy}
+
+
+def _not_asked(cell: Cell, trial: int) -> dict[str, Any]:
+    return {"length": cell.length, "depth": cell.depth, "trial": trial, **dict.fromkeys((*SCORES, *FLAWS)), "said": ""}
 
 
 def _kept(subject: Subject, test: Test) -> Path:
@@ -256,6 +324,8 @@ def _kept(subject: Subject, test: Test) -> Path:
             array = isinstance(value, np.ndarray)
             digest.update(value.tobytes() if array else repr(value).encode())
     digest.update(test.ends.tobytes())
+    asked = test.asking
+    digest.update(repr((asked.chat, asked.begin, sorted(asked.ends))).encode())
     digest.update(repr(_identity(subject)).encode())
     return SCRATCH / subject.name.replace("/", "-").strip(".-") / f"{digest.hexdigest()[:16]}.jsonl"
 
@@ -302,11 +372,12 @@ def summarise(trials: pd.DataFrame) -> dict[str, Any]:
     """Means over trials and the depths below 100 %, a value for each length (None: not asked), and the standard error
     of the mean gain over all: of its means by trial."""
     counted = trials[trials["depth"] < TOUCHING]
-    means = counted.groupby("length")[list(SCORES)].mean().round(5)
+    columns = [column for column in (*SCORES, *FLAWS) if column in counted]
+    means = counted.groupby("length")[columns].mean().round(5)
     by_trial = counted.groupby("trial")["gain"].mean()
     error = by_trial.std() / len(by_trial) ** 0.5 if len(by_trial) > 1 else np.nan
     return {"lengths": [int(length) for length in means.index],
-            **{score: [None if np.isnan(value) else float(value) for value in means[score]] for score in SCORES},
+            **{column: [None if np.isnan(value) else float(value) for value in means[column]] for column in columns},
             "gain_standard_error": None if np.isnan(error) else round(float(error), 5)}
 
 

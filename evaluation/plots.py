@@ -33,22 +33,36 @@ def grid(cells: pd.DataFrame, value: str) -> pd.DataFrame:
     return cells.pivot_table(index="depth", columns="length", values=value, dropna=False)
 
 
-def heatmaps(models: Mapping[str, pd.DataFrame], trained_length: int, base_context: int) -> Figure:
-    """Two heatmaps a model, side by side: exact match and retrieval gain, on scales shared by all models.
+def heatmaps(models: Mapping[str, pd.DataFrame], trained_length: int, base_context: int,
+             notes: Mapping[str, str] | None = None) -> Figure:
+    """Three heatmaps a model, side by side: exact match, the answer in the output, retrieval gain, on
+    scales shared by all models. A note, a warning about a model's answers, stands under its name.
 
-    models: name -> cells with columns length, depth, exact_match (0-1), gain (nats per answer token).
+    models: name -> cells with columns length, depth, exact_match, occurs (0-1), gain (nats per answer
+    token). notes: name -> one line.
     """
-    highest = max([1.0, *(float(cells["gain"].max()) for cells in models.values() if cells["gain"].notna().any())])
-    figure, rows = plt.subplots(len(models), 2, figsize=(11, 0.5 + 2.15 * len(models)), layout="constrained",
+    gains = [float(cells["gain"].max()) for cells in models.values() if cells["gain"].notna().any()]
+    highest = max([1.0, *gains])
+    figure, rows = plt.subplots(len(models), 3, figsize=(16, 0.5 + 2.15 * len(models)), layout="constrained",
                                 squeeze=False)
     for axes, (name, cells) in zip(rows, models.items(), strict=True):
+        note = (notes or {}).get(name)
         _heatmap(axes[0], grid(cells, "exact_match"), f"{name}: exact match", 0, 1, "cividis", 100)
-        _heatmap(axes[1], grid(cells, "gain"), f"{name}: gain (nats per token)", -highest, highest, "PuOr_r", 1)
+        _heatmap(axes[1], grid(cells, "occurs"), f"{name}: answer in the output", 0, 1, "cividis", 100)
+        _heatmap(axes[2], grid(cells, "gain"), f"{name}: gain (nats per token)", -highest, highest, "PuOr_r", 1)
+        if note:
+            _note(axes[0], note)
         for axis in axes:
             lengths = sorted(cells["length"].unique())
             _mark(axis, lengths, base_context, "C")
             _mark(axis, lengths, trained_length, "trained")
     return figure
+
+
+def _note(axes: Axes, note: str) -> None:
+    """A warning below a row's first heatmap, over the whole row."""
+    axes.annotate(f"! {note}", (0, 0), (0, -34), xycoords="axes fraction", textcoords="offset points", fontsize=7,
+                  color="#b30000", annotation_clip=False)
 
 
 def _heatmap(axes: Axes, table: pd.DataFrame, title: str, low: float, high: float, colours: str, factor: int) -> None:

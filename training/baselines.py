@@ -6,7 +6,7 @@ tokenizer: FOLDER, context: 131072}`. Weights of the Hub are fetched as safetens
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -15,6 +15,7 @@ from assets.stage import Config, UserError, validated, write_json
 from assets.tokenizer import clear_use
 
 ENDPOINT = "endpoint.json"
+TEMPLATE = "chat_template.jinja"
 WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
 
@@ -40,6 +41,8 @@ class EndpointConfig(Config):
     """Tokens it is meant to read."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is never written down."""
+    options: dict[str, Any] = {}
+    """What a request holds besides, as {reasoning_effort: low, max_completion_tokens: 4000}; null leaves one out."""
 
 
 def hub_folder(name: str, revision: str | None) -> Path:
@@ -80,6 +83,8 @@ def bring(source: Path, folder: Path) -> int:
         if not (endpoint.tokenizer / name).is_file():
             raise UserError(f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. Lengths are counted by it.")
         shutil.copyfile(endpoint.tokenizer / name, folder / name)
+    if (endpoint.tokenizer / TEMPLATE).is_file():
+        shutil.copyfile(endpoint.tokenizer / TEMPLATE, folder / TEMPLATE)
     clear_use(folder)
     write_json(folder / ENDPOINT, endpoint.model_dump(mode="json"))
     return endpoint.context

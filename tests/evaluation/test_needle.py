@@ -1,12 +1,17 @@
 """The needle test asks what it says it asks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from chat_world import ASSISTANT, write_speaker
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.needle import Cell, Given, Grid, Needle, cells, prompt
+from evaluation.chat import asking
+from evaluation.needle import Cell, Drawn, Given, Grid, Haystacks, Needle, cells, fill, make_needle, prompt
 from evaluation.needle_report import judge
+from evaluation.subject import Subject, of_user
 
 BEGIN, STOP, RESERVE = 0, 1, 3
 NEEDLE = Needle(before=np.array([BEGIN]), haystack=np.array([5, 6, 7, STOP] * 30),
@@ -79,7 +84,60 @@ def test_gain_is_the_mean_difference_and_choice_is_against_values_in_sight() -> 
     assert judge(with_needle, without, np.array([21, 22]), None) == {"exact_match": 1.0, "gain": 3.5, "choice": None}
 
 
+def test_where_no_other_value_is_in_sight_there_is_no_choice_to_score() -> None:
+    log_probs = np.full((2, 32), -5, np.float32)
+    for rivals in ([], [21]):
+        assert judge(log_probs, log_probs, np.array([21, 22]), np.array(rivals, np.int64))["choice"] is None
+
+
 def test_what_fills_up_a_shorter_answer_is_not_judged() -> None:
     log_probs = np.full((3, 32), -5, np.float32)
     log_probs[0, 21] = log_probs[1, 22] = log_probs[2, 9] = -1
     assert judge(log_probs, log_probs, np.array([21, 22]), None)["exact_match"] == 1.0
+
+
+def test_only_the_named_places_are_filled_and_a_value_is_never_filled_again() -> None:
+    values = {"key": "{value}", "value": "{key}"}
+    assert fill('{"name": "{key}", "n": {0}, "value": "{value}", {} }', values) == (
+        '{"name": "{value}", "n": {0}, "value": "{key}", {} }')
+
+
+GRASS = "The grass is green . The sky is blue . " * 40
+NAMES = "Ada Bea Cid Dan Eve Fay Gus Hal"
+
+
+def speaker(folder: Path) -> Subject:
+    """A model whose words are one token each."""
+    words = f'{GRASS} {NAMES} "name" : , {{ }} the value of is Where ? [ ]'
+    return of_user(str(write_speaker(folder / "model", {}, words)))
+
+
+@pytest.mark.parametrize("chat", ["never", "always"])
+def test_a_needle_may_be_json_and_frame_question_and_answer_may_hold_braces(tmp_path: Path, chat: str) -> None:
+    subject = speaker(tmp_path)
+    asked = asking(subject, chat, {}, "needle_report")
+    frame = 'the {"value"} : {context} { {question} }'
+    drawn = Drawn(words=tuple(NAMES.split()), value_words=1, statement='{"name" : "{key}" , "value" : "{value}"}',
+                  question="the {value} of {key} is {", answer_prefix='{ "{key}"')
+    made = make_needle(subject, drawn, frame, Haystacks(subject, [GRASS]), 64, 0, 0, asked)
+    assert made.said.statement.startswith('{"name" : "') and made.said.answer in NAMES.split()
+    question = subject.decode(made.question.tolist()).replace(" ", "")
+    assert question.endswith("is{}{" + f'"{made.said.question.split()[3]}"')
+    given = [Given(statement="{x}", question="{0}?", answer="{ }", answer_prefix="{")]
+    made = make_needle(subject, given, frame, Haystacks(subject, [GRASS]), 64, 0, 0, asked)
+    assert subject.decode(made.answer.tolist()).replace(" ", "") == "{}"
+
+
+def test_what_a_guess_would_say_is_judged_as_it_would_begin_the_answer(tmp_path: Path) -> None:
+    subject = speaker(tmp_path)
+    drawn = Drawn(words=tuple(NAMES.split()), value_words=1, statement="the {key} is {value} .", question="{key} is")
+    hay = Haystacks(subject, [GRASS.replace("sky", "Ada").replace("blue", "Bea")])
+    made = make_needle(subject, drawn, "{context} {question}", hay, 64, 0, 0, asking(subject, "auto", {}, "x"))
+    assert subject.decode(made.guesses.tolist()).split() == ["Ada", "Bea"]
+    assert made.question[-1] == subject.tokenizer.token_to_id(ASSISTANT) and len(made.answer) == 1
+
+
+@pytest.mark.parametrize("field", ["statement", "answer"])
+def test_a_needle_without_words_is_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        Given.model_validate({"statement": "a", "question": "b", "answer": "c", field: " "})

@@ -18,10 +18,10 @@ from assets.tokenizer import train_bpe
 from evaluation import needle_report, short_context_report
 from evaluation.book_qa_report import BookQaReportConfig, Question, ask, read_questions
 from evaluation.needle_report import NeedleReportConfig, measure
-from evaluation.short_context_report import ShortContextReportConfig, Task, _read_sets, made_questions
-from evaluation.subject import LONGEST_PAUSE, PAUSE, TRIES, Subject, _changed, complete, of_user
+from evaluation.report import _changed
+from evaluation.short_context_report import ShortContextReportConfig, Task
+from evaluation.subject import Subject, of_user
 from evaluation.walk import cache_bytes
-from training.baselines import EndpointConfig
 from training.model import make_reproducible
 
 ROOT = Path(__file__).parents[2]
@@ -147,66 +147,6 @@ def test_an_endpoint_is_judged_by_its_words_alone(folder: Path, endpoint: Path, 
     assert trials[trials["trial"] == 1]["word_overlap"].eq(0).all()
 
 
-@pytest.fixture
-def unsteady() -> Iterator[tuple[EndpointConfig, list[str]]]:
-    """A server that does to each request what the list says next, and the list."""
-    acts: list[str] = []
-
-    class Fails(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            act = acts.pop(0)
-            if act == "close":
-                return  # without an answer
-            self.send_response(int(act) if act.isdecimal() else 429 if act.startswith("wait") else 200)
-            if act.startswith("wait"):
-                self.send_header("Retry-After", act.split()[1])
-            self.send_header("Content-Length", "500" if act == "cut" else str(len(act)))
-            self.end_headers()
-            self.wfile.write(act.encode())
-
-        def log_message(self, *given: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Fails)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield EndpointConfig(endpoint=f"http://127.0.0.1:{server.server_port}/v1", model="gpt", tokenizer=Path("x"),
-                         context=64), acts
-    server.shutdown()
-
-
-ANSWER = '{"choices": [{"message": {"content": "plums"}}]}'
-
-
-@pytest.mark.parametrize(("before", "waits"), [
-    (["close", "close"], [PAUSE, 2 * PAUSE]), (["cut", "{}"], [PAUSE, 2 * PAUSE]), (["500", "429"], [PAUSE, 2 * PAUSE]),
-    (["wait 7", "503"], [7, 2 * PAUSE]), (["wait 9999"], [LONGEST_PAUSE])])
-def test_an_endpoint_that_fails_is_asked_again_after_the_time_it_asks_for_or_ever_longer(
-        unsteady: tuple[EndpointConfig, list[str]], before: list[str], waits: list[float]) -> None:
-    (endpoint, acts), waited = unsteady, []
-    acts += [*before, ANSWER]
-    assert complete(endpoint, "What?", 4, waited.append) == "plums"
-    assert waited == waits
-
-
-def test_an_endpoint_that_never_answers_is_a_line_and_a_refusal_is_not_asked_again(
-        unsteady: tuple[EndpointConfig, list[str]]) -> None:
-    (endpoint, acts), waited = unsteady, []
-    acts += ["close"] * TRIES
-    with pytest.raises(UserError, match="chat/completions: .*what was answered is kept"):
-        complete(endpoint, "What?", 4, waited.append)
-    assert not acts and len(waited) == TRIES - 1
-    acts += ["404"]
-    with pytest.raises(UserError, match="404"):
-        complete(endpoint, "What?", 4, waited.append)
-    assert len(waited) == TRIES - 1
-
-
-def test_an_answer_without_text_says_nothing(unsteady: tuple[EndpointConfig, list[str]]) -> None:
-    endpoint, acts = unsteady
-    acts += ['{"choices": [{"message": {"content": null}}]}']
-    assert complete(endpoint, "What?", 4) == ""
-
-
 @pytest.mark.parametrize(("change", "message"), [
     ("haystack.foo=1", "haystack is no section but a value or list"),
     ("grid.lengths.0=5", "grid.lengths is no section but a value or list"),
@@ -259,21 +199,38 @@ def test_a_line_that_is_no_question_is_named(tmp_path: Path) -> None:
     assert read_questions(BookQaReportConfig(questions=file, context=100))[0].answer == ("c",)
 
 
-def test_made_choices_hold_the_stated_value_once_and_the_passage_states_it() -> None:
-    for item in made_questions([TEXT], 20, 0):
-        right = item["shown"][item["answer"]]
-        assert len(set(item["shown"])) == 4 and f"{right} ." in item["question"]
-        assert not any(f" {other} " in item["question"] for other in item["shown"] if other != right)
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"answer": []}, r"answer: .* at least 1"), ({"answer": [None]}, "neither a text nor a list of texts"),
+    ({"answer": " "}, "neither a text nor a list"), ({"context": ""}, "context is empty"),
+    ({"input": None}, "input: Input should be a valid string"), ({"id": 1.5}, "id: ")])
+def test_a_question_that_can_not_be_asked_is_refused_with_line_and_reason(tmp_path: Path, change: dict[str, object],
+                                                                         reason: str) -> None:
+    file, good = tmp_path / "questions.jsonl", {"id": 1, "context": "a", "input": "b", "answer": ["c"]}
+    file.write_text(f"{json.dumps(good)}\n\n{json.dumps({**good, **change})}\n")
+    with pytest.raises(UserError, match=f"line 3: not a question .*{reason}"):
+        read_questions(BookQaReportConfig(questions=file, context=100))
 
 
-def test_mmlus_files_are_asked_in_its_frame(tmp_path: Path) -> None:
-    for split in ("dev", "test"):
-        (tmp_path / split).mkdir()
-        (tmp_path / split / f"law_{split}.csv").write_text("question,choice0,choice1,choice2,choice3,answer\n"
-                                                           f"{split}?,w,x,y,z,2\n")
-    examples, questions = _read_sets(Task(file=tmp_path, shots=5), 0)["law"]
-    assert examples[0]["question"] == "dev?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
-    assert questions[0]["shown"] == list("ABCD") and questions[0]["answer"] == 2
+def test_odd_question_files_are_read_or_refused_with_their_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
+                                                                ) -> None:
+    lines = ['{"id": 1, "context": "One\u2028two", "input": "b", "answer": "Odo"}',
+             '{"id": "x", "context": "a \\ud800 b", "input": "b", "answer": [7, "Odo"]}']
+    file = tmp_path / "questions.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    one, two = read_questions(BookQaReportConfig(questions=file, context=100))
+    assert (one.context, one.answer) == ("One\u2028two", ("Odo",))
+    assert (two.context, two.answer) == ("a ? b", ("7", "Odo"))
+    assert "lone surrogates became question marks in 1 records" in capsys.readouterr().err
+    file.write_bytes("\n".join([lines[1], lines[1].replace("a ", "à ")]).encode("latin-1"))
+    with pytest.raises(UserError, match="questions.jsonl, line 2: .*not UTF-8"):
+        read_questions(BookQaReportConfig(questions=file, context=100))
+
+
+@pytest.mark.parametrize("frame", ["{question}", "{context} Q:", "{question} {context}",
+                                   "{context} {context} {question}"])
+def test_a_frame_without_its_places_is_refused(frame: str) -> None:
+    with pytest.raises(ValueError, match="frame needs"):
+        BookQaReportConfig(questions=Path("x"), context=100, frame=frame)
 
 
 @pytest.mark.parametrize("shots", [None, 0, 3])

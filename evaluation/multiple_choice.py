@@ -1,0 +1,235 @@
+"""Local sets of multiple-choice questions: JSON Lines, MMLU's .csv files, or questions made from documents.
+
+Every question is checked by itself, and one that can't be scored stops the report with its file, line and reason: a
+label of -1, as in the test splits of unlabelled sets, would otherwise score 0 % without an error. There are as many
+choices as the question has. Choices are lettered and the letter is asked for, as MMLU does, so that the length of a
+choice plays no part; above 26 choices every label has two letters, for the same reason. The cost of the letters: a
+small model may know an answer and not the letter for it.
+"""
+
+import csv
+import io
+import math
+import re
+import string
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from assets.document_store import FILE
+from assets.randomness import generator
+from assets.records import checked_records, read_text
+from assets.sample_corpus import NAMES
+from assets.source_files import shown, source_files
+from assets.stage import UserError
+from evaluation.texts import read_texts
+
+LETTERS = string.ascii_uppercase
+CSV = (".csv", ".csv.gz", ".csv.zst")
+SETTING = "short_context_report.tasks"
+Item = dict[str, Any]
+"""A question as it is asked: question, shown (the choices), answer (the place of the right one)."""
+Set = tuple[list[Item], list[Item]]
+"""Examples and questions."""
+
+
+def read_sets(path: Path, count: int | None, seed: int) -> dict[str, Set]:
+    """Examples and questions by subject. count: how many to make where they are made.
+
+    Raises UserError for what is no such set, with file, line and reason for a question that can't be
+    scored.
+    """
+    if (path / FILE).is_file():
+        return {"made": ([], made_questions(read_texts(path, SETTING), count or 200, seed))}
+    if path.is_dir():
+        return _mmlu(path)
+    if path.name.lower().endswith(CSV):
+        return {"all": ([], _rows(path))}
+    return _records(path)
+
+
+def labels(count: int) -> list[str]:
+    """A, B, C ... for so many choices; AA, AB, AC ... above 26."""
+    if count <= len(LETTERS):
+        return list(LETTERS[:count])
+    return [first + second for first in LETTERS for second in LETTERS][:count]
+
+
+def framed(question: str, choices: Sequence[str], answer: int) -> Item:
+    """In MMLU's frame: lettered choices, and the letter asked for."""
+    letters = labels(len(choices))
+    lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
+    return {"question": "\n".join([question.strip(), *lines, "Answer:"]), "shown": letters,
+            "answer": answer, "lettered": True}
+
+
+def checked(record: Any) -> tuple[str, Item]:
+    """Subject and question of a record {question, choices, answer, subject}. Raises ValueError with the
+    reason where it is none.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("not an object {question, choices, answer}")
+    for field in ("question", "choices", "answer"):
+        if field not in record:
+            raise ValueError(f"no field {field!r}; it has {', '.join(map(str, record)) or 'none'}")
+    question, choices = record["question"], record["choices"]
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"question = {question!r} is no text")
+    if not isinstance(choices, list) or any(not _is_choice(choice) for choice in choices):
+        raise ValueError(f"choices = {choices!r} is no list of texts")
+    subject = record.get("subject", "all")
+    if not isinstance(subject, str | int):
+        raise ValueError(f"subject = {subject!r} is no text")
+    texts = [str(choice) for choice in choices]
+    return str(subject), framed(question, texts, place(record["answer"], texts))
+
+
+def _is_choice(choice: Any) -> bool:
+    return isinstance(choice, str | int | float) and not isinstance(choice, bool)
+
+
+def place(answer: Any, choices: Sequence[str], by_text: bool = True) -> int:
+    """The place of the right choice, from 0. answer: that place, or a letter; with `by_text` the choice
+    itself too. Raises ValueError with the reason where it is none of them, or more than one.
+    """
+    if len(choices) < 2:
+        raise ValueError(f"{len(choices)} choices, where two or more are needed")
+    if len(choices) > len(LETTERS) ** 2:
+        raise ValueError(f"{len(choices)} choices, more than {len(LETTERS) ** 2}")
+    if isinstance(answer, float) and math.isfinite(answer) and answer == int(answer):
+        answer = int(answer)
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        if answer == -1:
+            raise ValueError("answer = -1 means that there is no label. Use a labelled split")
+        if not 0 <= answer < len(choices):
+            raise ValueError(f"answer = {answer} is outside of the choices 0 to {len(choices) - 1}")
+        return answer
+    if not isinstance(answer, str):
+        raise ValueError(f"answer = {answer!r} is neither a number nor a letter")
+
+    said = answer.strip()
+    if re.fullmatch(r"-\d+", said):
+        return place(int(said), choices)
+    meant = {number for number, label in enumerate(labels(len(choices))) if said == label}
+    meant |= {int(said)} if said.isdecimal() and int(said) < len(choices) else set()
+    meant |= {number for number, choice in enumerate(choices) if by_text and said == choice.strip()}
+    if len(meant) != 1:
+        several = "could mean several choices" if meant else (
+            f"is no choice: 0 to {len(choices) - 1}, or {labels(len(choices))[0]} to {labels(len(choices))[-1]}")
+        raise ValueError(f"answer = {answer!r} {several}")
+    return meant.pop()
+
+
+def _records(path: Path) -> dict[str, Set]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Name a .jsonl file of {{question, choices, answer}}, or a folder "
+                        "with MMLU's dev/ and test/.")
+    sets: dict[str, Set] = defaultdict(lambda: ([], []))
+    problems = []
+    for line, record in checked_records(path):
+        try:
+            subject, item = checked(record)
+            sets[subject][1].append(item)
+        except ValueError as error:
+            problems.append((line, str(error)))
+    _refuse(path, problems)
+    if not sets:
+        raise UserError(f"{shown(path)}: no question there. Name a .jsonl file of {{question, choices, answer}}.")
+    return dict(sets)
+
+
+def _refuse(path: Path, problems: list[tuple[int, str]]) -> None:
+    if problems:
+        line, reason = problems[0]
+        more = f" {len(problems) - 1:,} more lines can't be scored either." if problems[1:] else ""
+        raise UserError(f"{shown(path)}, line {line}: {reason}.{more} Fix or remove such lines.")
+
+
+def _mmlu(folder: Path) -> dict[str, Set]:
+    """dev/SUBJECT_dev.csv and test/SUBJECT_test.csv."""
+    if not (folder / "test").is_dir():
+        raise UserError(f"{folder}: no folder test/ there. Name a folder with MMLU's dev/ and test/, or a .jsonl file.")
+    tests = _by_subject(folder / "test", "_test")
+    examples = _by_subject(folder / "dev", "_dev") if (folder / "dev").is_dir() else {}
+    return {subject: (_rows(examples[subject]) if subject in examples else [], _rows(path))
+            for subject, path in tests.items()}
+
+
+def _by_subject(folder: Path, ending: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in source_files(folder, CSV, SETTING).read:
+        subject = path.name[:path.name.lower().index(".csv")].removesuffix(ending)
+        if subject in found:
+            raise UserError(f"{shown(path)}: {shown(found[subject])} has the same subject. Remove one of them.")
+        found[subject] = path
+    return found
+
+
+def _rows(path: Path) -> list[Item]:
+    """Questions of a .csv file: as MMLU's authors publish it, without a header, question, choices and the
+    letter of the answer; or with one, question, choice0, choice1 ... and the answer as a number.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    items: list[Item] = []
+    problems: list[tuple[int, str]] = []
+    columns: list[str] | None = None
+    line = 1  # where the row begins; a quoted cell may hold line ends
+    try:
+        for row in reader:
+            if not items and not problems and columns is None and _is_header(row):
+                columns = [cell.strip().lower() for cell in row]
+            elif row:
+                try:
+                    items.append(_row(row, columns))
+                except ValueError as error:
+                    problems.append((line, str(error)))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{shown(path)}, line {line}: not a row of a .csv file: {error}. Fix its quotes.") from None
+    _refuse(path, problems)
+    if not items:
+        raise UserError(f"{shown(path)}: no question there. Remove the file, or put its questions there.")
+    return items
+
+
+def _is_header(row: list[str]) -> bool:
+    return {"question", "answer"} <= {cell.strip().lower() for cell in row}
+
+
+def _row(row: list[str], columns: list[str] | None) -> Item:
+    if columns is None:
+        if len(row) < 4:
+            raise ValueError(f"{len(row)} columns; a row is question, two or more choices, letter of the answer")
+        question, *choices, answer = row
+    else:
+        if len(row) != len(columns):
+            raise ValueError(f"{len(row)} columns under a header of {len(columns)}")
+        cells = dict(zip(columns, row, strict=True))
+        question, answer = cells["question"], cells["answer"]
+        numbered = [name for name in columns if re.fullmatch(r"choice_?\d+|[a-z]", name)]
+        choices = [cells[name] for name in sorted(numbered, key=lambda name: (len(name), name))]
+        while choices and not choices[-1].strip():
+            choices.pop()  # a question with fewer choices than the header has
+    if not question.strip():
+        raise ValueError("the question is empty")
+    return framed(question, choices, place(answer, choices, by_text=False))
+
+
+def made_questions(texts: list[str], count: int, seed: int, words: int = 40) -> list[Item]:
+    """A short passage that states a value, and four values that a passage of its kind could have stated."""
+    items = []
+    for number in range(count):
+        draw = generator(seed, "short question", number)
+        text = texts[int(draw.integers(len(texts)))].split()
+        start = int(draw.integers(max(len(text) - words, 1)))
+        passage = text[start:start + words]
+        absent = [name for name in NAMES if name not in passage]
+        key, *values = (absent[i] for i in draw.choice(len(absent), 9, replace=False))
+        choices = [" ".join(values[i:i + 2]) for i in range(0, 8, 2)]
+        right, at = int(draw.integers(4)), int(draw.integers(len(passage) + 1))
+        stated = f"the answer is the name {key} {choices[right]} ."
+        items.append({"question": " ".join([*passage[:at], stated, *passage[at:],
+                                            f"the answer is the name {key}"]),
+                      "shown": choices, "answer": right})
+    return items

@@ -1,0 +1,102 @@
+"""The command of a report: on a model of the graph, or on any model, a folder of its own for the result.
+
+`python -m evaluation.needle_report NAME` makes the artefact of the graph. `python -m evaluation.needle_report --model
+MODEL --out FOLDER` measures any model with the same section of params.yaml, or with parts of it changed by `--set`.
+The cost of one frame for all reports: each is one function `measure(subject, config, folder)`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import Field
+
+from assets.stage import (
+    Config,
+    UserError,
+    check_item,
+    output,
+    plain_errors,
+    read_params,
+    sealed,
+    validated,
+    write_json,
+)
+from evaluation.subject import Subject, of_graph, of_user
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def warn(stage: str, name: str, warning: str | None) -> None:
+    """Print a warning about one model's scores as one line; nothing where there is none."""
+    if warning:
+        print(f"{stage} {name}: warning: {warning}", file=sys.stderr, flush=True)
+
+
+class Look(Config):
+    """Arguments of a look at any model."""
+
+    name: str | None = None
+    model: str | None = None
+    out: Path | None = None
+    params: Path = Path("params.yaml")
+    set: tuple[str, ...] = Field(default=())
+
+
+def report(stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyConfig, Path], dict[str, Any]]) -> None:
+    """The act of a report's module: `measure(subject, config, folder)` writes into the folder and returns metrics."""
+    given = _arguments(stage)
+    with plain_errors(stage):
+        if given.name is not None:
+            check_item("model", given.name)
+            subject, config = of_graph(given.name), read_params(stage, kind)
+            with output(stage, given.name) as out:
+                out.metrics = measure(subject, config, out.folder)
+                out.facts = subject.facts
+        else:
+            assert given.model is not None and given.out is not None
+            config = _changed(read_params(stage, kind, given.params), given.set, stage)
+            subject = of_user(given.model)
+            with sealed(given.out, {"stage": stage, "model": given.model, **subject.facts}) as folder:
+                metrics = measure(subject, config, folder)
+                write_json(folder / "metrics.json", metrics)
+            print(json.dumps(metrics, indent=2))
+
+
+def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConfig:
+    values = config.model_dump(mode="json")
+    for change in changes:
+        key, separator, value = change.partition("=")
+        if not separator:
+            raise UserError(f"--set {change}: write KEY=VALUE, as in --set trials=4")
+        *path, last = key.split(".")
+        node = values
+        for depth, part in enumerate(path, 1):
+            node[part] = {} if node.get(part) is None else node[part]
+            node = node[part]
+            if not isinstance(node, dict):
+                raise UserError(f"--set {change}: {'.'.join(path[:depth])} is no section but a value or list: set all "
+                                "of it.")
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {change}: the value is not valid YAML: {' '.join(str(error).split())}. Close its "
+                            "brackets and quotes.") from None
+    return validated(type(config), values, f"{stage} after --set")
+
+
+def _arguments(stage: str) -> Look:
+    parser = argparse.ArgumentParser(prog=f"python -m evaluation.{stage}")
+    parser.add_argument("name", nargs="?", help="a model of the comparison: makes the artefact of the graph")
+    parser.add_argument("--model", help="any model: folder, Hub id, or a YAML file that names an endpoint")
+    parser.add_argument("--out", type=Path, help="folder for the report on --model")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="whose section is used (params.yaml)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the section")
+    given = parser.parse_args()
+    if (given.name is None) == (given.model is None) or (given.model is not None and given.out is None):
+        parser.error("give NAME, or --model MODEL --out FOLDER")
+    return Look(name=given.name, model=given.model, out=given.out, params=given.params, set=tuple(given.set))
