@@ -2,7 +2,8 @@
 sensor that runs nothing and tells Dagster what others made or lost.
 
 One sensor that asks DVC, rather than Dagster's automation conditions: those work in waves, must be fed observations,
-and see code only after a reload. The cost is one `status` (0.3 s, plus the hashing of what changed) at each tick.
+and see code only after a reload. The cost is the `stat` of every file at each tick (status.py), and one `status`
+(0.3 s, plus the hashing of what changed) when one of them has changed.
 
 A tick asks for at most one run, for all that is out of date. Only the last run that was asked for so, by sensor or
 schedule, stands in the way of another, and only if it ended badly and nothing has changed since: neither what the graph
@@ -49,11 +50,12 @@ from dagster import (
 from dagster._utils.schedules import is_valid_cron_schedule
 
 from orchestration import checks
-from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap, read_graph, read_lock, read_status
+from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap
 from orchestration.home import RELOAD
 from orchestration.lineage import revision
 from orchestration.metadata import describe
 from orchestration.running import environment
+from orchestration.status import State, read_state
 from orchestration.translation import asset_key
 from orchestration.verdicts import evaluations, last_values
 
@@ -81,21 +83,20 @@ class NotNow(Exception):
     """A run is active, another look is, or the project can't be read; the message is for the tick's page."""
 
 
-def look(instance: DagsterInstance, root: Path, patient: bool = False
-         ) -> tuple[Graph, Mapping[str, Locked], Mapping[str, Sequence[str]]]:
-    """The graph, dvc.lock and what is out of date; the patient wait for another look to end. Raises NotNow."""
+def look(instance: DagsterInstance, root: Path, patient: bool = False) -> State:
+    """The state of the project; the patient wait for another look to end. Raises NotNow."""
     if not LOOKING.acquire(blocking=patient):
         raise NotNow("Still looking: the look before this one hashes what has changed.")
     try:
         if instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
             raise NotNow("A run is active.")
-        graph, lock, stale = read_graph(root), read_lock(root), read_status(root)
-        note_what_is_left(instance, stale)
+        state = read_state(root)
+        note_what_is_left(instance, state.stale)
     except (GraphError, GraphBusy) as error:
         raise NotNow(str(error)) from None
     finally:
         LOOKING.release()
-    return graph, lock, stale
+    return state
 
 
 def seconds_between_ticks() -> int:
@@ -129,16 +130,18 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
     On from the start, for it changes nothing but what is shown.
     """
 
+    loaded_digest = loaded.digest()
+
     @sensor(name=OUTSIDE, minimum_interval_seconds=seconds_between_ticks(), default_status=DefaultSensorStatus.RUNNING,
             description="Shows what `dvc repro`, `dvc checkout` or a deleted file did outside Dagster; runs nothing")
     def outside(context: SensorEvaluationContext) -> SkipReason:
         try:
-            graph, lock, stale = look(context.instance, loaded.root)
+            state = look(context.instance, loaded.root)
         except NotNow as error:
             return SkipReason(str(error))
-        told = report_outside_state(context.instance, graph, lock, stale)
+        told = report_once(context.instance, state)
         words = f"Told of {', '.join(key.to_user_string() for key in told)}." if told else "All as shown."
-        return SkipReason(f"{words} {reload()}" if graph.digest() != loaded.digest() else words)
+        return SkipReason(f"{words} {reload()}" if state.digest != loaded_digest else words)
 
     return outside
 
@@ -155,13 +158,13 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
                           "follow a branch of the Hub")
     def nightly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         try:
-            graph, _, stale = look(context.instance, loaded.root, patient=True)
-            if told := move_pins(graph):  # only here, where no run is active that may be reading what they pin
+            state = look(context.instance, loaded.root, patient=True)
+            if told := move_pins(state.graph):  # only here, where no run is active that may be reading what they pin
                 context.log.info("\n".join(told))
-                graph, _, stale = look(context.instance, loaded.root, patient=True)
+                state = look(context.instance, loaded.root, patient=True)
         except NotNow as error:
             return SkipReason(str(error))
-        skip, requests = decide(context.instance, loaded, graph, stale)
+        skip, requests = decide(context.instance, loaded, state)
         return requests[0] if requests else SkipReason(skip)
 
     return nightly
@@ -202,11 +205,11 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
             description="Makes what changed code, parameters or sources have put out of date")
     def changes(context: SensorEvaluationContext) -> SensorResult:
         try:
-            graph, lock, stale = look(context.instance, loaded.root)
+            state = look(context.instance, loaded.root)
         except NotNow as error:
             return SensorResult(skip_reason=SkipReason(str(error)))
-        report_outside_state(context.instance, graph, lock, stale)
-        skip, requests = decide(context.instance, loaded, graph, stale)
+        report_once(context.instance, state)
+        skip, requests = decide(context.instance, loaded, state)
         return SensorResult(skip_reason=SkipReason(skip) if skip else None, run_requests=requests)
 
     return changes
@@ -221,9 +224,9 @@ def reload() -> str:
     return "The code location is loaded anew."
 
 
-def decide(instance: DagsterInstance, loaded: Graph, graph: Graph, stale: Mapping[str, Sequence[str]]
-           ) -> tuple[str, list[RunRequest]]:
+def decide(instance: DagsterInstance, loaded: Graph, state: State) -> tuple[str, list[RunRequest]]:
     """Why nothing is to be done, or the one run to ask for."""
+    graph, stale = state.graph, state.stale
     if not stale:
         return "Everything is up to date.", []
     addresses = graph.downstream(stale)
@@ -234,7 +237,7 @@ def decide(instance: DagsterInstance, loaded: Graph, graph: Graph, stale: Mappin
         addresses -= graph.downstream(addresses - loaded.items.keys())  # what can be asked for without what is new
         if not addresses:
             return words, []
-    last, digest = last_asked(instance), graph.digest()
+    last, digest = last_asked(instance), state.digest
     if last and last.status in ENDED_BADLY and (last.tags.get(DIGEST), last.tags.get(LEFT)) == (
             digest, what_is_left(last, stale)):
         return f"The run for this change ended as {last.status.value}. Change something, or start a run by hand.", []
@@ -263,6 +266,33 @@ def note_what_is_left(instance: DagsterInstance, stale: Mapping[str, Sequence[st
 def what_is_left(run: DagsterRun, stale: Mapping[str, Sequence[str]]) -> str:
     """What is out of date after a run, as a tag of it: with its id, for a retry gets the tags of the run it repeats."""
     return f"{run.run_id} {sha256(json.dumps(stale, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+_reported: dict[Path, tuple[State, str, int]] = {}
+"""By project: the state that Dagster was last told of, in which database, and the last event there after that."""
+
+
+def report_once(instance: DagsterInstance, state: State) -> list[AssetKey]:
+    """`report_outside_state`, unless neither the project nor anything about an asset in Dagster has changed since.
+
+    Comparing them costs the last materialisation of every asset, pictures included.
+    """
+    root = state.graph.root
+    database = instance.run_storage.get_run_storage_id()  # type: ignore[attr-defined]  # every SQL storage has it
+    if (last := last_event(instance)) and _reported.get(root) == (state, database, last):
+        return []
+    told = report_outside_state(instance, state.graph, state.lock, state.stale)
+    if last := last_event(instance):
+        _reported[root] = (state, database, last)
+    return told
+
+
+def last_event(instance: DagsterInstance) -> int | None:
+    """Number of the newest event about any asset; None where there is none, or this storage does not know it."""
+    try:
+        return instance.event_log_storage.get_maximum_record_id()
+    except NotImplementedError:
+        return None
 
 
 def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[str, Locked],

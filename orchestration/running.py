@@ -1,8 +1,8 @@
 """Make items of the graph: each one a `dvc repro --single-item` of its own, several at a time, in the graph's order.
 
 DVC decides and records; this module only orders. The command line rather than DVC's Python API: a child can be stopped
-with everything it started, several can work at once, and what it does is what a user would type, but for one fault of
-DVC's that repro.py mends. The cost is half a
+with everything it started, several can work at once, and what it does is what a user would type, but for
+those faults of DVC's that dvc_repro.py mends. The cost is half a
 second of start per item, paid beside the work of others. DVC is asked once what is out of date; an item is started
 only if it was named then, or if something it reads came out different in this run (an early cut-off further up
 therefore costs nothing).
@@ -168,8 +168,7 @@ class Children:
 
     def repro(self, address: str) -> Iterator[str]:
         """Yield the lines of one `dvc repro --single-item`; raises CalledProcessError when it fails."""
-        return self.lines([sys.executable, "-m", "orchestration.repro", "--wait-for-lock", "repro", "--single-item",
-                           address])
+        return self.lines([sys.executable, "-m", "orchestration.dvc_repro", "--single-item", address])
 
     def lines(self, command: Sequence[str]) -> Iterator[str]:
         """Yield what a command writes, line by line; raises CalledProcessError when it fails."""
