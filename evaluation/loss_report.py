@@ -110,7 +110,7 @@ def _why_not(subject: Subject) -> str | None:
         return "an endpoint gives no probabilities"
     if not (TOKENIZER / "tokenizer.json").is_file():
         raise UserError(f"{TOKENIZER}: not there, and its tokens are what the loss is of. Make the corpus first: "
-                        "dvc repro tokenized_corpus")
+                        "python -m orchestration.repro tokenized_corpus")
     ours, theirs = (json.loads((folder / "tokenizer.json").read_text())["model"]
                     for folder in (TOKENIZER, subject.folder))
     return None if ours == theirs else "its tokenizer is not that of data/tokenized_corpus"

@@ -49,7 +49,7 @@ from dagster import (
 )
 from dagster._utils.schedules import is_valid_cron_schedule
 
-from orchestration import checks
+from orchestration import checks, findings
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap
 from orchestration.home import RELOAD
 from orchestration.lineage import revision
@@ -57,7 +57,7 @@ from orchestration.metadata import describe
 from orchestration.running import environment
 from orchestration.status import State, read_state
 from orchestration.translation import asset_key
-from orchestration.verdicts import evaluations, last_values
+from orchestration.verdicts import evaluations, last_values, last_verdict
 
 ACTIVE = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED,
           DagsterRunStatus.CANCELING]
@@ -141,7 +141,8 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
             return SkipReason(str(error))
         told = report_once(context.instance, state)
         words = f"Told of {', '.join(key.to_user_string() for key in told)}." if told else "All as shown."
-        return SkipReason(f"{words} {reload()}" if state.digest != loaded_digest else words)
+        words = f"{words} {reload()}" if state.digest != loaded_digest else words
+        return SkipReason(with_findings(words, state))
 
     return outside
 
@@ -165,7 +166,7 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
         except NotNow as error:
             return SkipReason(str(error))
         skip, requests = decide(context.instance, loaded, state)
-        return requests[0] if requests else SkipReason(skip)
+        return requests[0] if requests else SkipReason(with_findings(skip, state))
 
     return nightly
 
@@ -210,9 +211,15 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
             return SensorResult(skip_reason=SkipReason(str(error)))
         report_once(context.instance, state)
         skip, requests = decide(context.instance, loaded, state)
-        return SensorResult(skip_reason=SkipReason(skip) if skip else None, run_requests=requests)
+        reason = SkipReason(with_findings(skip, state)) if skip else None
+        return SensorResult(skip_reason=reason, run_requests=requests)
 
     return changes
+
+
+def with_findings(words: str, state: State) -> str:
+    """A tick's message, and what `make check` would say."""
+    return " ".join([words, *(f"make check finds: {text}" for text in state.findings)])
 
 
 def reload() -> str:
@@ -282,9 +289,23 @@ def report_once(instance: DagsterInstance, state: State) -> list[AssetKey]:
     if (last := last_event(instance)) and _reported.get(root) == (state, database, last):
         return []
     told = report_outside_state(instance, state.graph, state.lock, state.stale)
+    report_findings(instance, state)
     if last := last_event(instance):
         _reported[root] = (state, database, last)
     return told
+
+
+def report_findings(instance: DagsterInstance, state: State) -> None:
+    """Tell Dagster what `make check` finds about each asset, where it last told something else."""
+    if not findings.has_settings(state.graph.root):
+        return
+    concerned = findings.by_item(state.graph, state.findings)
+    for address, item in state.graph.items.items():
+        verdict = findings.verdict(concerned.get(address, []))
+        told = last_verdict(instance, item, findings.CHECK)
+        if (told.passed, told.found) != (verdict.passed, verdict.found) if told else not verdict.passed:
+            for evaluation in evaluations(item, [verdict], ""):
+                instance.report_runless_asset_event(evaluation)
 
 
 def last_event(instance: DagsterInstance) -> int | None:
@@ -321,9 +342,11 @@ def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[
             commit = commit or revision(graph.root)
             shown = {"outcome": MetadataValue.text(OUTSIDE)} if lost else describe(
                 graph, address, lock, outcome=OUTSIDE, left_stale=left_stale, revision=commit)
+            # Checked first, or it would be compared with itself.
+            found = check_outside(instance, graph, address, locked) if locked and not lost else []
             instance.report_runless_asset_event(AssetMaterialization(key, description=words, metadata=shown, tags=tags))
-            for found in check_outside(instance, graph, address, locked) if locked and not lost else ():
-                instance.report_runless_asset_event(found)
+            for evaluation in found:
+                instance.report_runless_asset_event(evaluation)
             told.append(key)
     return told
 

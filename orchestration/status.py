@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from orchestration.findings import read_findings
 from orchestration.graph import Graph, Locked, read_graph, read_lock, read_status
 
 
@@ -29,6 +30,8 @@ class State:
     """Address -> reasons, of the items that are themselves out of date."""
     digest: str
     """`Graph.digest` of the graph."""
+    findings: Sequence[str]
+    """What `make check` finds."""
 
 
 _kept: dict[Path, tuple[State, str]] = {}
@@ -43,7 +46,8 @@ def read_state(root: Path) -> State:
         return known[0]
 
     graph = read_graph(root)
-    state = State(graph=graph, lock=read_lock(root), stale=read_status(root), digest=graph.digest())
+    state = State(graph=graph, lock=read_lock(root), stale=read_status(root), digest=graph.digest(),
+                  findings=read_findings(graph))
     _kept[root] = (state, before if stamp(graph) == before else "")
     return state
 
