@@ -4,7 +4,8 @@ A small real graph (a domain, two recipes, from raw documents to packed rows) in
 states: a recipe changes, the domain gets other documents, both change back. In each state `dvc repro` or
 `python -m orchestration.repro` is started and killed at a random moment, several times in a row, then started once more
 by the second and left alone. It must end with code 0 and without help, and every byte must be what it is in a folder
-where nothing was ever killed. States come back, so many of the kills hit restores from DVC's cache.
+where nothing was ever killed. Every second round is in a state that comes back, so its kills hit restores from DVC's
+cache; the others are in new states, so theirs hit stages at work.
 
 Plain DVC is killed with all that it started, as by the machine. Of our command the first process is killed, or all of
 them. After each kill of ours every output that was there must be there, and whole.
@@ -53,7 +54,7 @@ def make_project(source: Path, target: Path) -> Path:
 
 
 def set_state(root: Path, state: int) -> None:
-    """One of four: two shares of long documents, two sizes of the domain."""
+    """Two shares of long documents, two sizes of the domain; from 4 on, sizes that no state before had."""
     params = yaml.safe_load((Path.cwd() / "profiles" / "sample.yaml").read_text())
     params["raw_corpus"] |= {"domains": {"book": {"source": "sources/book.yaml"}}, "heldout_fraction": 0.3}
     params["mixed_dataset"] |= {
@@ -61,9 +62,9 @@ def set_state(root: Path, state: int) -> None:
         "recipes": {"original": {"cut": 1024}, "per_source": {"cut": 1024, "long_share": (0.4, 0.5)[state % 2]}}}
     params["packed_shards"] = {"chunk_length": 512}
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    words = (40_000, 50_000)[state // 2 % 2] + 10 * (state // 4)
     (root / "sources" / "book.yaml").write_text(yaml.safe_dump({
-        "set_name": "tiny", "words": (40_000, 50_000)[state // 2], "median_length": 300, "spread": 0.6,
-        "largest_cast": 8}))
+        "set_name": "tiny", "words": words, "median_length": 300, "spread": 0.6, "largest_cast": 8}))
 
 
 def environment() -> dict[str, str]:
@@ -156,6 +157,13 @@ def trial(root: Path, draw: random.Random, seconds: float, counts: Counter[str])
     return True
 
 
+def whole_state(root: Path, state: int) -> dict[str, str]:
+    """What is made of a state where nothing is killed."""
+    set_state(root, state)
+    run(OURS, root)
+    return made(root)
+
+
 def main() -> None:
     """Kill, go on, compare, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills")
@@ -167,18 +175,20 @@ def main() -> None:
         whole, root = (make_project(Path.cwd(), Path(name) / part) for part in ("whole", "killed"))
         reference, longest = dict[int, dict[str, str]](), 0.0
         for state in range(4):
-            set_state(whole, state)
             start = time.monotonic()
-            run(OURS, whole)
+            reference[state] = whole_state(whole, state)
             longest = time.monotonic() - start  # the last change is one of both
-            reference[state] = made(whole)
         print(f"{len(reference[0])} files; a change takes {longest:.1f} s where nothing is killed", flush=True)
         set_state(root, 0)
         run(OURS, root)
 
         kills, rounds, state = 0, 0, 0
         while kills < given.kills:
-            state = (state + draw.randint(1, 3)) % 4
+            if rounds % 2:
+                state = 4 * rounds + draw.randrange(4)
+                reference[state] = whole_state(whole, state)
+            else:
+                state = (state + draw.randint(1, 3)) % 4
             set_state(root, state)
             for _ in range(draw.randint(1, MOST_IN_A_ROW)):
                 kills += trial(root, draw, longest, counts)
