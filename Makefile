@@ -41,7 +41,7 @@ check: $(READY)  ## look through params.yaml before anything runs
 	python -m evaluation.settings
 
 packed: $(if $(NAME),profile,check) ## make the packed rows of params.yaml as it is, or of a profile: make packed NAME=own-data
-	dvc repro data_report
+	python -m orchestration.repro data_report
 	@echo data/data_report/report.html
 
 plan: $(READY)   ## what a training costs, before it is paid: make plan PROFILE=llama2-7b-80k ARGS="--gpu H100"

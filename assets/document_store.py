@@ -35,7 +35,7 @@ def read_documents(folder: Path) -> Iterator[pa.RecordBatch]:
     except FileNotFoundError:
         raise missing(path) from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: {error}. Make it again: dvc repro raw_corpus") from None
+        raise UserError(f"{path}: {error}. Make it again: python -m orchestration.repro raw_corpus") from None
 
 
 def texts_of(batch: pa.RecordBatch, heldout: bool | None = None) -> list[str]:

@@ -271,7 +271,7 @@ def skipped_table(path: Path, left: Path) -> Iterator[Callable[[SkippedRow], obj
 def read_demand(path: Path) -> Demand:
     """What token_demand says this domain must bring. Raises UserError where it was not made."""
     if not path.is_file():
-        raise UserError(f"{path}: not there. Make it first: dvc repro token_demand")
+        raise UserError(f"{path}: not there. Make it first: python -m orchestration.repro token_demand")
     return validated(Demand, read_json(path), str(path))
 
 

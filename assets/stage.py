@@ -329,7 +329,7 @@ def missing(path: Path) -> UserError:
         return UserError(f"{path}: no such file or folder.")
     stage, *inside = (part.removesuffix(".json") if parts[0] == METRICS.name else part for part in parts[1:])
     item = f"@{inside[0]}" if inside and NAME.fullmatch(inside[0]) else ""  # a file of a stage without items has a dot
-    return UserError(f"{path}: not there. Make it first: dvc repro {stage}{item}")
+    return UserError(f"{path}: not there. Make it first: python -m orchestration.repro {stage}{item}")
 
 
 def _explained(error: FileNotFoundError) -> UserError | None:

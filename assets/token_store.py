@@ -68,7 +68,7 @@ def open_tokens(folder: Path) -> TokenStore:
     except FileNotFoundError:
         raise missing(path) from None
     except (OSError, ValueError) as error:  # ArrowInvalid, and an empty file, are ValueErrors
-        raise UserError(f"{path}: {error}. Make it again: dvc repro tokenized_corpus") from None
+        raise UserError(f"{path}: {error}. Make it again: python -m orchestration.repro tokenized_corpus") from None
     kind = np.dtype(table.schema.field("input_ids").type.value_type.to_pandas_dtype())
     lengths, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for chunk in table.column("input_ids").chunks:

@@ -101,8 +101,8 @@ def with_special(each: Sequence[Ids], bos: int | None, eos: int | None, kind: ty
     largest = int(tokens.max(initial=0))
     if largest > np.iinfo(kind).max:
         raise UserError(f"token id {largest:,} is larger than any in {TOKENIZER}/tokenizer.json, by which ids take "
-                        f"{np.dtype(kind).itemsize} bytes. Check that file against the base model's, then: dvc repro "
-                        "tokenizer")
+                        f"{np.dtype(kind).itemsize} bytes. Check that file against the base model's, then: "
+                        "python -m orchestration.repro tokenizer")
     return offsets, tokens.astype(kind, copy=False)
 
 

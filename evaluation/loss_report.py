@@ -112,7 +112,7 @@ def _why_not(subject: Subject) -> str | None:
         return "an endpoint gives no probabilities"
     if not (TOKENIZER / "tokenizer.json").is_file():
         raise UserError(f"{TOKENIZER}: not there, and its tokens are what the loss is of. Make the corpus first: "
-                        "dvc repro tokenized_corpus")
+                        "python -m orchestration.repro tokenized_corpus")
     why = disagreement(subject.tokenizer, load_tokenizer(TOKENIZER), as_in_corpus=True)
     return f"its tokenizer is not that of data/tokenized_corpus: {why}" if why else None
 

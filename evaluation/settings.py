@@ -6,9 +6,10 @@ and snapshots that one section asks another for. Sections of models that are not
 left alone. The cost: it lives above everything it looks at, so it takes as long as importing PyTorch.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from assets.tokenizer import Special, TokenizerConfig, load_tokenizer, special_i
 from evaluation.book_qa_report import BookQaReportConfig
 from evaluation.comparison import ComparisonConfig
 from evaluation.loss_report import LossReportConfig
+from evaluation.names import unquoted_names
 from evaluation.needle_report import NeedleReportConfig
 from evaluation.short_context_report import ShortContextReportConfig
 from training.base_checkpoint import BaseCheckpointConfig
@@ -45,6 +47,9 @@ OF_MODELS: dict[str, type[Config]] = {
 
 def problems() -> list[str]:
     """What is wrong with params.yaml and with what it names, a line each. Raises UserError where it can't be read."""
+    with suppress(OSError, UnicodeDecodeError):  # which read_all_params explains
+        if unquoted := unquoted_names(PARAMS.read_text()):
+            return unquoted
     sections = read_all_params(PARAMS)
     stages = yaml.safe_load(GRAPH.read_text())["stages"]
     found = [f"{PARAMS}: {name}: no stage of {GRAPH} reads it. Known: {', '.join(stages)}."
@@ -133,13 +138,16 @@ def check_named(key: str, model: str | None, models: Mapping[str, ModelConfig]) 
 
 
 def main() -> None:
-    """Print what is wrong; the exit code is 1 if anything is."""
+    """Print what is wrong; the exit code is 1 if anything is. With --json: a list of texts, and the exit code is 0."""
     try:
         found = problems()
     except UserError as error:
         found = [str(error)]
+    if sys.argv[1:] == ["--json"]:
+        print(json.dumps(found))
+        return
     if found:
-        sys.exit("\n".join([*found, f"{PARAMS}: {len(found)} to mend before `dvc repro`; make check looks again."]))
+        sys.exit("\n".join([*found, f"{PARAMS}: {len(found)} to mend before anything runs; make check looks again."]))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def of_graph(name: str) -> Subject:
     """A model of the comparison, from data/checkpoint/NAME."""
     folder = Path("data/checkpoint") / name
     if not (folder / RECORD).is_file():
-        raise UserError(f"{folder}: not there. Make it first: dvc repro checkpoint@{name}")
+        raise UserError(f"{folder}: not there. Make it first: python -m orchestration.repro checkpoint@{name}")
     facts = read_json(folder / RECORD)
     kept = {key: facts[key] for key in ("base_context", "rope_base", "tokens_trained")}
     return _open(name, folder, facts["base_context"], kept)

@@ -2,7 +2,8 @@
 sensor that runs nothing and tells Dagster what others made or lost.
 
 One sensor that asks DVC, rather than Dagster's automation conditions: those work in waves, must be fed observations,
-and see code only after a reload. The cost is one `status` (0.3 s, plus the hashing of what changed) at each tick.
+and see code only after a reload. The cost is the `stat` of every file at each tick (status.py), and one `status`
+(0.3 s, plus the hashing of what changed) when one of them has changed.
 
 A tick asks for at most one run, for all that is out of date. Only the last run that was asked for so, by sensor or
 schedule, stands in the way of another, and only if it ended badly and nothing has changed since: neither what the graph
@@ -48,14 +49,15 @@ from dagster import (
 )
 from dagster._utils.schedules import is_valid_cron_schedule
 
-from orchestration import checks
-from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap, read_graph, read_lock, read_status
+from orchestration import checks, findings
+from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap
 from orchestration.home import RELOAD
 from orchestration.lineage import revision
 from orchestration.metadata import describe
 from orchestration.running import environment
+from orchestration.status import State, read_state
 from orchestration.translation import asset_key
-from orchestration.verdicts import evaluations, last_values
+from orchestration.verdicts import evaluations, last_values, last_verdict
 
 ACTIVE = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED,
           DagsterRunStatus.CANCELING]
@@ -81,21 +83,20 @@ class NotNow(Exception):
     """A run is active, another look is, or the project can't be read; the message is for the tick's page."""
 
 
-def look(instance: DagsterInstance, root: Path, patient: bool = False
-         ) -> tuple[Graph, Mapping[str, Locked], Mapping[str, Sequence[str]]]:
-    """The graph, dvc.lock and what is out of date; the patient wait for another look to end. Raises NotNow."""
+def look(instance: DagsterInstance, root: Path, patient: bool = False) -> State:
+    """The state of the project; the patient wait for another look to end. Raises NotNow."""
     if not LOOKING.acquire(blocking=patient):
         raise NotNow("Still looking: the look before this one hashes what has changed.")
     try:
         if instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
             raise NotNow("A run is active.")
-        graph, lock, stale = read_graph(root), read_lock(root), read_status(root)
-        note_what_is_left(instance, stale)
+        state = read_state(root)
+        note_what_is_left(instance, state.stale)
     except (GraphError, GraphBusy) as error:
         raise NotNow(str(error)) from None
     finally:
         LOOKING.release()
-    return graph, lock, stale
+    return state
 
 
 def seconds_between_ticks() -> int:
@@ -129,16 +130,19 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
     On from the start, for it changes nothing but what is shown.
     """
 
+    loaded_digest = loaded.digest()
+
     @sensor(name=OUTSIDE, minimum_interval_seconds=seconds_between_ticks(), default_status=DefaultSensorStatus.RUNNING,
             description="Shows what `dvc repro`, `dvc checkout` or a deleted file did outside Dagster; runs nothing")
     def outside(context: SensorEvaluationContext) -> SkipReason:
         try:
-            graph, lock, stale = look(context.instance, loaded.root)
+            state = look(context.instance, loaded.root)
         except NotNow as error:
             return SkipReason(str(error))
-        told = report_outside_state(context.instance, graph, lock, stale)
+        told = report_once(context.instance, state)
         words = f"Told of {', '.join(key.to_user_string() for key in told)}." if told else "All as shown."
-        return SkipReason(f"{words} {reload()}" if graph.digest() != loaded.digest() else words)
+        words = f"{words} {reload()}" if state.digest != loaded_digest else words
+        return SkipReason(with_findings(words, state))
 
     return outside
 
@@ -155,14 +159,14 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
                           "follow a branch of the Hub")
     def nightly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         try:
-            graph, _, stale = look(context.instance, loaded.root, patient=True)
-            if told := move_pins(graph):  # only here, where no run is active that may be reading what they pin
+            state = look(context.instance, loaded.root, patient=True)
+            if told := move_pins(state.graph):  # only here, where no run is active that may be reading what they pin
                 context.log.info("\n".join(told))
-                graph, _, stale = look(context.instance, loaded.root, patient=True)
+                state = look(context.instance, loaded.root, patient=True)
         except NotNow as error:
             return SkipReason(str(error))
-        skip, requests = decide(context.instance, loaded, graph, stale)
-        return requests[0] if requests else SkipReason(skip)
+        skip, requests = decide(context.instance, loaded, state)
+        return requests[0] if requests else SkipReason(with_findings(skip, state))
 
     return nightly
 
@@ -202,14 +206,20 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
             description="Makes what changed code, parameters or sources have put out of date")
     def changes(context: SensorEvaluationContext) -> SensorResult:
         try:
-            graph, lock, stale = look(context.instance, loaded.root)
+            state = look(context.instance, loaded.root)
         except NotNow as error:
             return SensorResult(skip_reason=SkipReason(str(error)))
-        report_outside_state(context.instance, graph, lock, stale)
-        skip, requests = decide(context.instance, loaded, graph, stale)
-        return SensorResult(skip_reason=SkipReason(skip) if skip else None, run_requests=requests)
+        report_once(context.instance, state)
+        skip, requests = decide(context.instance, loaded, state)
+        reason = SkipReason(with_findings(skip, state)) if skip else None
+        return SensorResult(skip_reason=reason, run_requests=requests)
 
     return changes
+
+
+def with_findings(words: str, state: State) -> str:
+    """A tick's message, and what `make check` would say."""
+    return " ".join([words, *(f"make check finds: {text}" for text in state.findings)])
 
 
 def reload() -> str:
@@ -221,9 +231,9 @@ def reload() -> str:
     return "The code location is loaded anew."
 
 
-def decide(instance: DagsterInstance, loaded: Graph, graph: Graph, stale: Mapping[str, Sequence[str]]
-           ) -> tuple[str, list[RunRequest]]:
+def decide(instance: DagsterInstance, loaded: Graph, state: State) -> tuple[str, list[RunRequest]]:
     """Why nothing is to be done, or the one run to ask for."""
+    graph, stale = state.graph, state.stale
     if not stale:
         return "Everything is up to date.", []
     addresses = graph.downstream(stale)
@@ -234,7 +244,7 @@ def decide(instance: DagsterInstance, loaded: Graph, graph: Graph, stale: Mappin
         addresses -= graph.downstream(addresses - loaded.items.keys())  # what can be asked for without what is new
         if not addresses:
             return words, []
-    last, digest = last_asked(instance), graph.digest()
+    last, digest = last_asked(instance), state.digest
     if last and last.status in ENDED_BADLY and (last.tags.get(DIGEST), last.tags.get(LEFT)) == (
             digest, what_is_left(last, stale)):
         return f"The run for this change ended as {last.status.value}. Change something, or start a run by hand.", []
@@ -265,6 +275,47 @@ def what_is_left(run: DagsterRun, stale: Mapping[str, Sequence[str]]) -> str:
     return f"{run.run_id} {sha256(json.dumps(stale, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
+_reported: dict[Path, tuple[State, str, int]] = {}
+"""By project: the state that Dagster was last told of, in which database, and the last event there after that."""
+
+
+def report_once(instance: DagsterInstance, state: State) -> list[AssetKey]:
+    """`report_outside_state`, unless neither the project nor anything about an asset in Dagster has changed since.
+
+    Comparing them costs the last materialisation of every asset, pictures included.
+    """
+    root = state.graph.root
+    database = instance.run_storage.get_run_storage_id()  # type: ignore[attr-defined]  # every SQL storage has it
+    if (last := last_event(instance)) and _reported.get(root) == (state, database, last):
+        return []
+    told = report_outside_state(instance, state.graph, state.lock, state.stale)
+    report_findings(instance, state)
+    if last := last_event(instance):
+        _reported[root] = (state, database, last)
+    return told
+
+
+def report_findings(instance: DagsterInstance, state: State) -> None:
+    """Tell Dagster what `make check` finds about each asset, where it last told something else."""
+    if not findings.has_settings(state.graph.root):
+        return
+    concerned = findings.by_item(state.graph, state.findings)
+    for address, item in state.graph.items.items():
+        verdict = findings.verdict(concerned.get(address, []))
+        told = last_verdict(instance, item, findings.CHECK)
+        if (told.passed, told.found) != (verdict.passed, verdict.found) if told else not verdict.passed:
+            for evaluation in evaluations(item, [verdict], ""):
+                instance.report_runless_asset_event(evaluation)
+
+
+def last_event(instance: DagsterInstance) -> int | None:
+    """Number of the newest event about any asset; None where there is none, or this storage does not know it."""
+    try:
+        return instance.event_log_storage.get_maximum_record_id()
+    except NotImplementedError:
+        return None
+
+
 def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[str, Locked],
                          stale: Mapping[str, Sequence[str]]) -> list[AssetKey]:
     """Tell Dagster of what was made without it (a plain `dvc repro`, `dvc checkout`, `dvc pull`, `dvc exp apply`), of
@@ -291,9 +342,11 @@ def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[
             commit = commit or revision(graph.root)
             shown = {"outcome": MetadataValue.text(OUTSIDE)} if lost else describe(
                 graph, address, lock, outcome=OUTSIDE, left_stale=left_stale, revision=commit)
+            # Checked first, or it would be compared with itself.
+            found = check_outside(instance, graph, address, locked) if locked and not lost else []
             instance.report_runless_asset_event(AssetMaterialization(key, description=words, metadata=shown, tags=tags))
-            for found in check_outside(instance, graph, address, locked) if locked and not lost else ():
-                instance.report_runless_asset_event(found)
+            for evaluation in found:
+                instance.report_runless_asset_event(evaluation)
             told.append(key)
     return told
 

@@ -24,11 +24,14 @@ import yaml
 
 from orchestration.graph import Item
 
+AGAIN = "Make it again: python -m orchestration.repro --force"
 SHARE_TOLERANCE = 0.005
 """Of all tokens: by how much a domain's realised share may miss the requested one."""
 LONG_TOLERANCE = 0.02
 NEEDLE_TOLERANCE = 0.05
 """Of exact match (0 to 1): how far a model may fall below its last accepted run."""
+NEEDLE_METRIC = "mean_exact_match"
+"""In the metrics of needle_report, and so in the metadata of its materialisations."""
 CONTAMINATED = 0.01
 """Of all records: what raw_corpus.limits.contaminated is where params.yaml does not say."""
 FILE_CONTAMINATED = 0.1
@@ -52,10 +55,18 @@ class Verdict:
     blocking: bool = True
     value: float | None = None
     """A number to hold the next run against."""
+    made: bool = True
+    """False: there was nothing to check or to compare with, and `found` says why. That is no result."""
 
 
 Look = Callable[[Path, Item, Mapping[str, Any]], Verdict]
 """The project's folder, the item, by check the number of the last run that passed it (if there was one) -> verdict."""
+
+
+def not_made(name: str, reason: str) -> Verdict:
+    """Says why a check was not made; it keeps nothing back."""
+    return Verdict(name=name, passed=False, blocking=False, expected="something to check", found=reason, advice="",
+                   made=False)
 
 
 def domain_shares(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
@@ -78,6 +89,8 @@ def long_share(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     recipe = _recipe(root, item)
     target = float(recipe.get("long_share") or 0)
     rows = [row for row in _csv(root, item, "shares.csv") if row["long_share_requested"]]
+    if not rows and not target:
+        return not_made("long_share", "the recipe asks for no share of long documents")
     wanted = {row["domain"]: float(row["long_share_requested"]) for row in rows if row["domain"] != "all"}
     for name in ["all"] if recipe.get("across_domains") else list(wanted):
         wanted[name] = max(wanted.get(name, 0), target)
@@ -101,7 +114,7 @@ def no_heldout(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
         found += [f"{count:,} of {domain}"] if count else []
     return Verdict(name="no_heldout", passed=not found, expected="0 spans of held-out documents",
                    found=", ".join(found) or "0",
-                   advice=f"Make it again: dvc repro --force {item.address}. If it stays, report a fault of ours.")
+                   advice=f"{AGAIN} {item.address}. If it stays, report a fault of ours.")
 
 
 def rows_of_one_length(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
@@ -112,7 +125,7 @@ def rows_of_one_length(root: Path, item: Item, before: Mapping[str, Any]) -> Ver
     return Verdict(name="rows_of_one_length", passed=lengths == {wanted} and rows == told,
                    expected=f"{told:,} rows of {wanted:,} tokens",
                    found=f"{rows:,} rows of {', '.join(f'{length:,}' for length in sorted(lengths)) or 'nothing'}",
-                   advice=f"Make it again: dvc repro --force {item.address}")
+                   advice=f"{AGAIN} {item.address}")
 
 
 def tokens_conserved(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
@@ -124,7 +137,7 @@ def tokens_conserved(root: Path, item: Item, before: Mapping[str, Any]) -> Verdi
     return Verdict(name="tokens_conserved", passed=packed + dropped == chosen,
                    expected=f"{chosen:,} tokens, packed or dropped",
                    found=f"{packed + dropped:,} ({packed:,} packed, {dropped:,} dropped)",
-                   advice=f"Make it again: dvc repro --force {item.address}")
+                   advice=f"{AGAIN} {item.address}")
 
 
 def little_contamination(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
@@ -163,6 +176,8 @@ def as_recorded(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     folder = _folder(root, item)
     files = json.loads((folder / "record.json").read_text())["files"]
     wrong = [name for name, facts in files.items() if _sha256(folder / name) != facts["sha256"]]
+    if not files:
+        wrong = ["a record without files"]
     return Verdict(name="as_recorded", passed=not wrong, expected=f"{len(files)} files with the recorded hashes",
                    found=f"{', '.join(wrong)} differ" if wrong else "all the same",
                    advice=f"Delete data/checkpoint/{item.name} and run again: DVC's cache brings it back.")
@@ -171,9 +186,8 @@ def as_recorded(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
 def loads_in_transformers(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     """Plain transformers loads the model, and no weight is missing or left over."""
     folder = _folder(root, item)
-    if not (folder / "config.json").is_file():
-        return Verdict(name="loads_in_transformers", passed=True, expected="a model behind an endpoint", advice="",
-                       found="nothing to load")
+    if not (folder / "config.json").is_file() and not list(folder.glob("*.safetensors")):
+        return not_made("loads_in_transformers", "a model behind an endpoint: there is nothing to load")
     done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True)
     last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
     return Verdict(name="loads_in_transformers", passed=done.returncode == 0, expected="every weight in its place",
@@ -185,26 +199,36 @@ def small_drop(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     section = yaml.safe_load((root / "params.yaml").read_text())["short_context_report"]
     against, limit = section.get("against"), float(section.get("drop", 5))
     base = root / "data" / "short_context_report" / str(against) / "short_context.json"
-    if against is None or not base.is_file():
-        return Verdict(name="small_drop", passed=True, expected="a model to hold it against", found="none yet",
-                       advice="Set short_context_report.against, and make its report.", blocking=False)
+    if against is None:
+        return not_made("small_drop", "short_context_report.against names no model to compare with")
+    if item.name == against:
+        return not_made("small_drop", f"{against} is the model that the others are compared with")
+    if not base.is_file():
+        return not_made("small_drop", f"{against} has no report to compare with yet")
     scores, theirs = (json.loads(path.read_text()) for path in (_folder(root, item) / "short_context.json", base))
     drops = {task: theirs[task]["score"] - scores[task]["score"] for task in scores.keys() & theirs.keys()}
     worst = max(drops, key=lambda task: drops[task], default=None)
-    return Verdict(name="small_drop", passed=worst is None or drops[worst] <= limit, blocking=False,
+    return Verdict(name="small_drop", passed=worst is not None and drops[worst] <= limit, blocking=False,
                    expected=f"at most {limit:g} points below {against}",
-                   found=f"{worst}: {-drops[worst]:+.1f} points" if worst else "no score",
+                   found=f"{worst}: {-drops[worst]:+.1f} points" if worst else "no task that both were scored on",
                    advice="Train on fewer tokens, at a lower rate, or mix in short rows.")
 
 
 def needle_holds(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     """The needle is found about as often as in the last accepted run."""
-    now: Any = _metrics(root, item).get("mean_exact_match")
+    metrics = _metrics(root, item)
+    now: Any = metrics.get(NEEDLE_METRIC)
+    if now is None and NEEDLE_METRIC in metrics:
+        return not_made("needle_holds", "this model gives no probabilities, so there is no exact match to compare")
     then = before.get("needle_holds")
-    least = then - NEEDLE_TOLERANCE if isinstance(now, float) and isinstance(then, float) else None
-    return Verdict(name="needle_holds", passed=least is None or now >= least, blocking=False, value=now,
-                   expected="a run to compare with" if least is None else f"at least {least:.3f}",
-                   found=f"{now:.3f}" if isinstance(now, float) else str(now),
+    if not isinstance(now, float):
+        return Verdict(name="needle_holds", passed=False, blocking=False, expected=f"a number {NEEDLE_METRIC}",
+                       found=str(now), advice=f"{AGAIN} {item.address}")
+    if not isinstance(then, float):
+        return not_made("needle_holds", f"no earlier run to compare with; the next one is compared with {now:.3f}")
+    least = then - NEEDLE_TOLERANCE
+    return Verdict(name="needle_holds", passed=now >= least, blocking=False, value=now,
+                   expected=f"at least {least:.3f}", found=f"{now:.3f}",
                    advice="Compare the two runs' parameters and data versions on this asset's page.")
 
 
@@ -233,7 +257,7 @@ def look(root: Path, item: Item, before: Mapping[str, Any], wanted: Callable[[st
         except (OSError, LookupError, ValueError, TypeError, pa.ArrowException) as error:
             verdicts.append(Verdict(name=check.__name__, passed=False, expected="something to look at",
                                     found=f"{type(error).__name__}: {error}", blocking=check.__name__ in BLOCKING,
-                                    advice=f"Make it again: dvc repro --force {item.address}"))
+                                    advice=f"{AGAIN} {item.address}"))
     return verdicts
 
 

@@ -10,17 +10,15 @@ by name what changed. Reading the sample's graph takes 0.7 s, asking its status 
 
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from json import dumps, loads
+from json import dumps
 from pathlib import Path
 from typing import Any
 
 import yaml
-import zc.lockfile  # type: ignore[import-untyped]
 from dvc.dependency import ParamsDependency
 from dvc.dvcfile import LOCK_FILE, PROJECT_FILE, load_file
 from dvc.exceptions import DvcException
@@ -32,10 +30,10 @@ from dvc.stage import PipelineStage
 from dvc.utils.serialize import modify_yaml
 from dvc.utils.strictyaml import YAMLValidationError
 
+from orchestration.locks import drop_dead_locks, lock_is_broken, repair, repair_lock_file, repository_held, write_whole
+
 PARAMS_FILE = "params.yaml"
 MISSING = "missing"
-PROC = Path("/proc")
-SECONDS_BETWEEN_LOOKS = 0.02
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 """What a stage or an item may be called. Its name is a folder, a word of a command, a key that DVC looks up by dots and
 an asset of Dagster's, and no other character means itself in all four."""
@@ -96,6 +94,10 @@ class Graph:
 
     root: Path
     items: Mapping[str, Item]
+    watched: frozenset[str] = frozenset()
+    """Local files and folders, as full paths, that decide the graph and its status."""
+    watched_folders: frozenset[str] = frozenset()
+    """Folders of DVC's cache. Of these only which files they hold counts."""
 
     def downstream(self, addresses: Iterable[str]) -> set[str]:
         """`addresses` and everything that depends on them, however far."""
@@ -154,7 +156,19 @@ def read_graph(root: Path) -> Graph:
         stages = _stages(repo)
         items_of = dict(_addresses(definitions))
         outputs = [out.def_path for stage in stages for out in stage.outs]
-        return Graph(root=root, items={stage.name: _item(repo, stage, items_of, outputs) for stage in stages})
+        items = {stage.name: _item(repo, stage, items_of, outputs) for stage in stages}
+        return Graph(root=root, items=items, watched=_watched(root, stages), watched_folders=_cache_folders(repo))
+
+
+def _watched(root: Path, stages: Iterable[PipelineStage]) -> frozenset[str]:
+    own = [PROJECT_FILE, PARAMS_FILE, LOCK_FILE, ".dvcignore", ".dvc/config", ".dvc/config.local"]
+    files = (file.fs_path for stage in stages for file in (*stage.deps, *stage.outs) if file.protocol == "local")
+    return frozenset([*(str(root.absolute() / name) for name in own), *files])
+
+
+def _cache_folders(repo: Repo) -> frozenset[str]:
+    """Of whole files and of DVC 2's; each holds folders of files."""
+    return frozenset([repo.cache.local.path, repo.cache.legacy.path])
 
 
 def read_status(root: Path) -> dict[str, list[str]]:
@@ -173,7 +187,8 @@ def read_lock(root: Path) -> dict[str, Locked]:
 
     DVC rewrites the file in place, so this waits while a DVC process holds the repository's lock.
     """
-    with _readable(), _held(root / ".dvc" / "tmp" / "lock"):
+    with _readable(), repository_held(root):
+        repair_lock_file(root)
         return _parse_lock(root / LOCK_FILE)
 
 
@@ -198,17 +213,28 @@ def order_lock(graph: Graph) -> None:
 
     Leaves the file alone where it is in order, or while another DVC process writes (that one's order stands then).
     """
+    path = graph.root / LOCK_FILE
     try:
         with _opened(graph.root) as repo, lock_repo(repo):
-            known = [address for address in graph.items if address in (present := _parse_lock(graph.root / LOCK_FILE))]
-            if not known or [address for address in present if address in graph.items] == known:
+            present = _parse_lock(path)
+            known = [address for address in graph.items if address in present]
+            if known == [address for address in present if address in graph.items]:
                 return
-            with modify_yaml(str(graph.root / LOCK_FILE)) as content:
-                stages = content["stages"]
-                for address in known:
-                    stages[address] = stages.pop(address)
+            _write_in_order(path, known)
     except GraphBusy:
         return
+
+
+def _write_in_order(path: Path, addresses: Iterable[str]) -> None:
+    """Those entries last and in this order, in DVC's own form. Written in one step: a kill leaves the old order."""
+    aside = path.with_name(f".{path.name}.order.partial")
+    aside.write_bytes(path.read_bytes())
+    with modify_yaml(str(aside)) as content:
+        stages = content["stages"]
+        for address in addresses:
+            stages[address] = stages.pop(address)
+    write_whole(path, aside.read_bytes())
+    aside.unlink()
 
 
 def held_by_cache(root: Path) -> dict[str, bool]:
@@ -216,58 +242,6 @@ def held_by_cache(root: Path) -> dict[str, bool]:
     with _opened(root) as repo, lock_repo(repo):
         return {out.def_path: not out.status() and not out.changed_cache() for stage in _stages(repo)
                 for out in stage.outs if out.exists}
-
-
-def drop_dead_locks(root: Path) -> None:
-    """Take the path locks of processes that were killed out of DVC's list of them.
-
-    DVC drops those whose process number is not in use. But numbers come back, and then it waits for ever for a process
-    that has nothing to do with it; and a process killed while it wrote the list leaves one that DVC refuses to read.
-    """
-    path = root / ".dvc" / "tmp" / "rwlock"
-    if not path.exists():
-        return
-    with _readable(), _held(path.with_name("rwlock.lock")):
-        try:
-            locks = loads(path.read_text())
-            kept = {"write": {name: owner for name, owner in locks.get("write", {}).items() if _dvc_at_work(owner)},
-                    "read": {name: owners for name, all_owners in locks.get("read", {}).items()
-                             if (owners := [owner for owner in all_owners if _dvc_at_work(owner)])}}
-        except (ValueError, AttributeError, TypeError, KeyError):
-            path.unlink()
-            return
-        if kept != {"write": locks.get("write", {}), "read": locks.get("read", {})}:
-            aside = path.with_name("rwlock.partial")
-            aside.write_text(dumps(kept))
-            aside.replace(path)
-
-
-def _dvc_at_work(owner: Mapping[str, Any]) -> bool:
-    """Whether the process that DVC noted as the owner of a path lock is there: its number, and what it was called."""
-    pid, words = int(owner["pid"]), str(owner["cmd"]).split(" ")[1:]
-    if pid == os.getpid() or not PROC.is_dir():
-        return True
-    try:
-        called = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").split()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return bool(called) and called[len(called) - len(words):] == " ".join(words).split()
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold DVC's own lock. Its Repo would do, but may only be used by one thread, and gives up after 3 s."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            lock = zc.lockfile.LockFile(str(path))
-            break
-        except zc.lockfile.LockError:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-    try:
-        yield
-    finally:
-        lock.close()
 
 
 @contextmanager
@@ -286,6 +260,8 @@ def _opened(root: Path) -> Iterator[Repo]:
         with _readable():
             if not (root / PROJECT_FILE).is_file():
                 raise GraphError(f"{root}: no {PROJECT_FILE} here. Run from the project's root.")
+            if lock_is_broken(root):
+                repair(root)
             with Repo(str(root)) as repo:
                 yield repo
     except LockError as error:

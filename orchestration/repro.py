@@ -1,33 +1,61 @@
-"""`python -m orchestration.repro ARGUMENTS`: `dvc ARGUMENTS`, except that dvc.lock names what an item was made from.
+"""`python -m orchestration.repro [TARGETS] [OPTIONS]`: `dvc repro` for every day, the one that loses nothing.
 
-DVC hashes the inputs of an item once more after its command has ended, and records those (treeverse/dvc#11058). What
-changed in between, a document that arrived or an edit of the trainer's code while it trains for days, then stands in
-dvc.lock as if the output had been made from it: nothing is out of date, the change is lost, and the run cache hands the
-output out to inputs that never made it. Here the hashes of just before the command stay. An item whose inputs changed
-meanwhile is out of date afterwards, as it should be, and where the change is taken back it is not.
-
-The cost: one method of DVC's is replaced, and `dvc repro` by hand keeps DVC's own way.
+It takes what `dvc repro` takes. dvc_repro.py says what is different inside. Here it gets a guard (guard.py): what it
+started ends with it, however it ends. Killing plain DVC leaves the trainer at work, which then writes while the next
+run starts a second one. SIGTERM and Ctrl-C ask the command to end, for which it has NEEDLEWORK_SECONDS_TO_STOP; a
+second one kills it. The cost is two small Pythons beside DVC's.
 """
 
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 
-from dvc.cli import main
-from dvc.stage import Stage
+from orchestration.guard import guarded, seconds_to_stop
+from orchestration.keeping import put_back_abandoned
+
+COMMAND = [sys.executable, "-m", "orchestration.dvc_repro"]
+PROJECT_FILE = "dvc.yaml"
 
 
-def once(save_deps: Callable[..., None]) -> Callable[..., None]:
-    """`Stage.save_deps`, which does nothing for a stage that has saved its inputs already."""
-    saved: list[Stage] = []  # the stages themselves, for two may be equal
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: DVC's."""
+    if not Path(PROJECT_FILE).is_file():
+        print(f"{Path.cwd()}: no {PROJECT_FILE} here. Run from the project's root.", file=sys.stderr)
+        return 1
+    try:
+        seconds_to_stop()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    code = guarded_run([*COMMAND, *arguments])
+    for path in put_back_abandoned(Path.cwd()):
+        print(f"{path}: its old content is back.", file=sys.stderr)
+    return code
 
-    def save(stage: Stage, allow_missing: bool = False) -> None:
-        if not any(stage is other for other in saved):
-            save_deps(stage, allow_missing=allow_missing)
-            saved.append(stage)
 
-    return save
+def guarded_run(command: Sequence[str]) -> int:
+    """Run a command that ends with this process; its code. The first signal to end asks it to, the second kills it."""
+    asked = list[int]()
+    process: subprocess.Popen[bytes] | None = None
+
+    def end(number: int, frame: object) -> None:
+        asked.append(number)
+        if process is not None:
+            os.killpg(process.pid, signal.SIGTERM if len(asked) == 1 else signal.SIGKILL)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    process = subprocess.Popen(guarded(command), env=environment, start_new_session=True)
+    code = process.wait()
+    if asked:
+        return 128 + asked[0]
+    return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":
-    Stage.save_deps = once(Stage.save_deps)
     sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,8 @@
 """Make items of the graph: each one a `dvc repro --single-item` of its own, several at a time, in the graph's order.
 
 DVC decides and records; this module only orders. The command line rather than DVC's Python API: a child can be stopped
-with everything it started, several can work at once, and what it does is what a user would type, but for one fault of
-DVC's that repro.py mends. The cost is half a
+with everything it started, several can work at once, and what it does is what a user would type, but for
+those faults of DVC's that dvc_repro.py mends. The cost is half a
 second of start per item, paid beside the work of others. DVC is asked once what is out of date; an item is started
 only if it was named then, or if something it reads came out different in this run (an early cut-off further up
 therefore costs nothing).
@@ -27,6 +27,7 @@ from enum import StrEnum
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Lock
+from types import MappingProxyType
 
 from orchestration.graph import Graph, Locked, order_lock, read_lock
 from orchestration.guard import guarded, seconds_to_stop
@@ -105,12 +106,14 @@ def pools(graph: Graph) -> dict[str, int]:
 
 def make(graph: Graph, wanted: AbstractSet[str], stale: Mapping[str, Sequence[str]], workers: int,
          places: Mapping[str, int], barred: AbstractSet[str] = frozenset(),
-         accept: Callable[[Finished], bool] = lambda finished: True) -> Iterator[Line | Finished]:
+         accept: Callable[[Finished], bool] = lambda finished: True,
+         refused: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Iterator[Line | Finished]:
     """Make the `wanted` addresses, yielding lines as they are written and one Finished for each, upstream first.
 
     stale: `read_status` of now. workers, places: `jobs` and `pools`. A failure takes along only what reads the
     failed item; everything else goes on. accept: asked about each item that is there; what reads one that is not
     accepted, or one that is barred, is not tried.
+    refused: address -> why it may not be made, though it is out of date; it counts as failed.
     Closing the generator, or an exception in its consumer, stops every child.
     """
     before = read_lock(graph.root)
@@ -131,6 +134,8 @@ def make(graph: Graph, wanted: AbstractSet[str], stale: Mapping[str, Sequence[st
                     running += 1
                     if item.upstream & broken:
                         events.put(Finished(address=address, outcome=Outcome.SKIPPED))
+                    elif to_do and address in refused:
+                        events.put(Finished(address=address, outcome=Outcome.FAILED, tail=refused[address]))
                     elif to_do:
                         taken[item.pool or CPU] += 1
                         started.add(address)
@@ -168,8 +173,7 @@ class Children:
 
     def repro(self, address: str) -> Iterator[str]:
         """Yield the lines of one `dvc repro --single-item`; raises CalledProcessError when it fails."""
-        return self.lines([sys.executable, "-m", "orchestration.repro", "--wait-for-lock", "repro", "--single-item",
-                           address])
+        return self.lines([sys.executable, "-m", "orchestration.dvc_repro", "--single-item", address])
 
     def lines(self, command: Sequence[str]) -> Iterator[str]:
         """Yield what a command writes, line by line; raises CalledProcessError when it fails."""

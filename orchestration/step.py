@@ -24,6 +24,7 @@ from dagster import (
     multi_asset,
 )
 
+from orchestration import findings
 from orchestration.checks import ACROSS, COSTLY, Verdict, look
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, read_lock, read_status
 from orchestration.guard import seconds_to_stop
@@ -33,7 +34,7 @@ from orchestration.metadata import describe
 from orchestration.progress import Pace, observation, progress_of
 from orchestration.running import SECONDS_BETWEEN_TRIES, Finished, Line, Outcome, jobs, make, pools
 from orchestration.translation import asset_key, asset_specs
-from orchestration.verdicts import check_specs, last_values, recall, results
+from orchestration.verdicts import check_specs, last_values, reasons_not_made, recall, results
 
 ADVICE = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config core.autostage",
           "Use `dvc push`")
@@ -62,7 +63,13 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
         left_stale, lock, commit = graph.downstream(stale) - wanted, read_lock(graph.root), revision(graph.root)
         context.log.info(f"{len(wanted & stale.keys())} of {len(wanted)} items are out of date")
         failed: list[Finished] = []
-        verdicts = {address: recalled(context.instance, graph, address, lock)
+        found_by_item = concerned(graph, tell)
+
+        def settings(address: str) -> list[Verdict]:
+            has_any = findings.has_settings(graph.root)
+            return [findings.verdict(found_by_item.get(address, []))] if has_any else []
+
+        verdicts = {address: recalled(context.instance, graph, address, lock) + settings(address)
                     for item in map(graph.items.__getitem__, wanted) for address in item.upstream - wanted}
         barred = {address for address, found in verdicts.items() if not holds(found)}
         pace = Pace()
@@ -73,10 +80,10 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
                 found = recalled(context.instance, graph, address, lock, first=True)
             else:
                 found = look(graph.root, item, last_values(context.instance, item), lambda name: name not in ACROSS)
-            verdicts[address] = found
-            return holds(found)
+            verdicts[address] = found + settings(address)
+            return holds(verdicts[address])
 
-        for event in make(graph, wanted, stale, workers, places, barred, accept):
+        for event in make(graph, wanted, stale, workers, places, barred, accept, found_by_item):
             watch(event)
             if isinstance(event, Line):
                 step = progress_of(event.text)
@@ -92,6 +99,8 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
                     lock[event.address] = event.locked
                 shown = describe(graph, event.address, lock, outcome=event.outcome.value, seconds=event.seconds,
                                  left_stale=left_stale, revision=commit)
+                if unmade := reasons_not_made(verdicts.get(event.address, [])):
+                    shown["checks not made"] = MetadataValue.text(unmade)
                 yield result(graph, event, shown, verdicts.get(event.address, []))
         for address in [address for address in graph.items if address in verdicts.keys() & wanted & lock.keys()]:
             across = look(graph.root, graph.items[address], {}, ACROSS.__contains__)
@@ -100,6 +109,14 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
             raise failure(failed, verdicts)
 
     return dvc_repro
+
+
+def concerned(graph: Graph, tell: Callable[[str], object]) -> dict[str, list[str]]:
+    """By item, what `make check` finds; all of it is told."""
+    found = findings.read_findings(graph)
+    for text in found:
+        tell(f"make check finds: {text}")
+    return findings.by_item(graph, found)
 
 
 def status_once_free(root: Path, tell: Callable[[str], object]) -> dict[str, list[str]]:
@@ -127,8 +144,8 @@ def recalled(instance: DagsterInstance, graph: Graph, address: str, lock: Mappin
 
 
 def holds(verdicts: Sequence[Verdict]) -> bool:
-    """Whether anything may be made from the item."""
-    return all(verdict.passed for verdict in verdicts if verdict.blocking)
+    """Whether anything may be made from the item. A check that was not made keeps nothing back."""
+    return all(verdict.passed for verdict in verdicts if verdict.blocking and verdict.made)
 
 
 def result(graph: Graph, finished: Finished, shown: Mapping[str, MetadataValue[Any]], verdicts: list[Verdict]

@@ -36,7 +36,7 @@ import yaml
 
 from orchestration.guard import adopt_orphans, guarded, seconds_to_stop
 from orchestration.home import RELOAD, home
-from orchestration.processes import children, leads_session
+from orchestration.processes import children, first_child, leads_session
 
 HOST, PORT = "127.0.0.1", 3000
 LOCATION = "needlework"
@@ -93,7 +93,8 @@ class Service:
         """Whether the process inside is gone, which the one around it would never notice."""
         if self.guard is None:
             return False
-        inside = any(True for child in children(self.guard.pid) for _ in children(child.pid))
+        outer = first_child(self.guard.pid)
+        inside = outer is not None and first_child(outer) is not None
         self.was_whole = self.was_whole or inside
         return not inside and (self.was_whole or time.monotonic() - self.begun > SECONDS_TO_BE_WHOLE)
 

@@ -20,42 +20,71 @@ from dagster import (
 )
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from orchestration.checks import BLOCKING, CHECKS, COSTLY, Verdict
+from orchestration import findings
+from orchestration.checks import BLOCKING, CHECKS, COSTLY, NEEDLE_METRIC, Verdict
 from orchestration.graph import Graph, Item
 from orchestration.translation import asset_key
 
 VERSION = "data version"
+FIRST_VALUE = {"needle_holds": NEEDLE_METRIC}
+"""By check, the metric whose first value the second run is compared with."""
 
 
 def check_specs(graph: Graph) -> list[AssetCheckSpec]:
     """The checks of every item; what each one means is its own first line."""
-    return [AssetCheckSpec(check.__name__, asset=asset_key(item), description=(check.__doc__ or "").splitlines()[0],
-                           blocking=check.__name__ in BLOCKING)
-            for item in graph.items.values() for check in CHECKS.get(item.stage, ())]
+    specs = [AssetCheckSpec(check.__name__, asset=asset_key(item), description=(check.__doc__ or "").splitlines()[0],
+                            blocking=check.__name__ in BLOCKING)
+             for item in graph.items.values() for check in CHECKS.get(item.stage, ())]
+    if findings.has_settings(graph.root):
+        specs += [AssetCheckSpec(findings.CHECK, asset=asset_key(item), description=findings.DESCRIPTION, blocking=True)
+                  for item in graph.items.values()]
+    return specs
 
 
 def last_values(instance: DagsterInstance, item: Item) -> dict[str, float]:
-    """By check, the number of the last run that passed it."""
+    """By check, the number of the last run that passed it; if none did, that of the first run there is.
+
+    The first run has nothing to be compared with, so it is accepted without having passed.
+    """
     found = {}
     for check in CHECKS.get(item.stage, ()):
         told = _last(instance, item, check.__name__, {AssetCheckExecutionRecordStatus.SUCCEEDED})
         value = told.metadata.get("value") if told else None
+        if value is None and check.__name__ in FIRST_VALUE:
+            value = _first(instance, item, FIRST_VALUE[check.__name__])
         if value is not None and isinstance(value.value, float):
             found[check.__name__] = value.value
     return found
+
+
+def _first(instance: DagsterInstance, item: Item, metric: str) -> MetadataValue[Any] | None:
+    """That number of the first materialisation there is."""
+    records = instance.fetch_materializations(asset_key(item), limit=1, ascending=True).records
+    event = records[0].asset_materialization if records else None
+    return event.metadata.get(metric) if event else None
 
 
 def recall(instance: DagsterInstance, item: Item, version: str) -> dict[str, Verdict]:
     """The last verdict of each costly check, where it is about this version of the data."""
     found = {}
     for name in COSTLY & {check.__name__ for check in CHECKS.get(item.stage, ())}:
-        told = _last(instance, item, name,
-                     {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED})
-        words = {key: str(value.value) for key, value in told.metadata.items()} if told else {}
-        if told and words.get(VERSION) == version:
-            found[name] = Verdict(name=name, passed=told.passed, expected=words["expected"], found=words["found"],
-                                  advice=words["what to do"], blocking=name in BLOCKING)
+        told = last_verdict(instance, item, name, version)
+        if told:
+            found[name] = told
     return found
+
+
+def last_verdict(instance: DagsterInstance, item: Item, name: str, version: str | None = None) -> Verdict | None:
+    """What a check last said; version: only if that was about this version of the data."""
+    told = _last(instance, item, name,
+                 {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED})
+    if told is None:
+        return None
+    words = {key: str(value.value) for key, value in told.metadata.items()}
+    if version is not None and words.get(VERSION) != version:
+        return None
+    return Verdict(name=name, passed=told.passed, expected=words["expected"], found=words["found"],
+                   advice=words["what to do"], blocking=name in BLOCKING)
 
 
 def _last(instance: DagsterInstance, item: Item, name: str, ended: set[AssetCheckExecutionRecordStatus]
@@ -69,14 +98,19 @@ def _last(instance: DagsterInstance, item: Item, name: str, ended: set[AssetChec
 
 
 def results(item: Item, verdicts: Sequence[Verdict], version: str) -> list[AssetCheckResult]:
-    """What a run found of that version of the data."""
-    return [AssetCheckResult(**_shown(asset_key(item), verdict, version)) for verdict in verdicts]
+    """What a run found of that version of the data. A check that was not made has no result."""
+    return [AssetCheckResult(**_shown(asset_key(item), verdict, version)) for verdict in verdicts if verdict.made]
+
+
+def reasons_not_made(verdicts: Sequence[Verdict]) -> str:
+    """Why checks have no result, for the asset's page; "" where all have one."""
+    return "\n".join(f"{verdict.name}: {verdict.found}" for verdict in verdicts if not verdict.made)
 
 
 def evaluations(item: Item, verdicts: Sequence[Verdict], version: str) -> list[AssetCheckEvaluation]:
     """The same of an item that no run of Dagster's made."""
     return [AssetCheckEvaluation(**_shown(asset_key(item), verdict, version), blocking=verdict.blocking)
-            for verdict in verdicts]
+            for verdict in verdicts if verdict.made]
 
 
 def _shown(key: AssetKey, verdict: Verdict, version: str) -> Mapping[str, Any]:

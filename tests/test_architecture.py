@@ -49,7 +49,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 def test_one_module_asks_dvc_and_one_is_dvc() -> None:
     assert [path.name for path in MODULES if "dvc" in {name.split(".")[0] for name in imported(path)}] == [
-        "graph.py", "repro.py"]
+        "dvc_repro.py", "graph.py"]
 
 
 OPENS_A_TOKENIZER = {
@@ -106,6 +106,7 @@ def test_a_stage_is_its_module_its_params_section_and_its_folder(stage: str) -> 
     assert body["metrics"] == [f"metrics/{stage}{item}.json"]
     assert any(str(key).split(".")[0] == stage for key in body["params"])
     assert body["desc"]
+    assert body["meta"]["replaces"] is True, "assets/stage.py replaces an output whole, so the old one can stay"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -37,10 +37,22 @@ def test_every_dvc_command_in_the_readme_exists(command: str) -> None:
     assert subprocess.run([dvc, command, "--help"], capture_output=True).returncode == 0
 
 
+def test_no_command_that_is_documented_makes_anything_with_plain_dvc() -> None:
+    """It would lose what changes meanwhile, and the old output: every command goes by orchestration.repro."""
+    texts = [*COMMANDS, (ROOT / "Makefile").read_text(), *(path.read_text() for path in (ROOT / "profiles").iterdir()),
+             *(block for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"
+               for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL))]
+    assert not [text for text in texts if re.search(r"\bdvc repro\b", text)]
+    messages = [path for package in ("assets", "training", "evaluation", "orchestration")
+                for path in sorted((ROOT / package).glob("*.py"))
+                if re.search(r"(first|again|then): dvc repro", path.read_text())]
+    assert not messages
+
+
 def test_every_stage_address_in_the_readme_names_an_item() -> None:
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     recipes = yaml.safe_load((ROOT / "profiles" / "sample.yaml").read_text())["mixed_dataset"]["recipes"]
-    addresses = re.findall(r"dvc repro (\w+)(?:@(\w+))?", README)
+    addresses = re.findall(r"orchestration\.repro (\w+)(?:@(\w+))?", README)
     assert addresses
     for stage, item in addresses:
         assert stage in graph, f"no stage {stage}"

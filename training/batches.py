@@ -99,14 +99,14 @@ def open_rows(folder: Path) -> PackedRows:
         try:
             blocks += [batch for batch in pa.ipc.open_stream(pa.memory_map(str(path))) if len(batch)]
         except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{path}: {error}. Make it again: dvc repro packed_shards") from None
+            raise UserError(f"{path}: {error}. Make it again: python -m orchestration.repro packed_shards") from None
     if not blocks:
         raise UserError(f"{folder}: no packed row there. Raise mixed_dataset.token_budget to at least "
                         "packed_shards.chunk_length.")
     lengths = {block.schema.field("input_ids").type.list_size for block in blocks}
     if len(lengths) > 1:
         raise UserError(f"{folder}: rows of {sorted(lengths)} tokens side by side. Make them again: "
-                        "dvc repro packed_shards")
+                        "python -m orchestration.repro packed_shards")
     return PackedRows(length=lengths.pop(), blocks=blocks,
                       first=np.cumsum([0, *(len(block) for block in blocks)]).astype(np.int64))
 

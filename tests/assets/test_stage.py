@@ -142,12 +142,12 @@ def test_a_number_in_quotes_and_a_name_of_every_kind_of_sign_are_names() -> None
     ("metrics/packed_shards/x.json", "packed_shards@x"), ("data/tokenizer/tokenizer.json", "tokenizer"),
     ("data/token_demand/c4.json", "token_demand"), ("metrics/tokenizer.json", "tokenizer")])
 def test_a_missing_artefact_is_named_with_the_command_that_makes_it(path: str, address: str) -> None:
-    assert str(missing(Path(path))) == f"{path}: not there. Make it first: dvc repro {address}"
+    assert str(missing(Path(path))) == f"{path}: not there. Make it first: python -m orchestration.repro {address}"
 
 
 @pytest.mark.parametrize("path", ["data/raw_corpus/c4/documents.arrow", "{here}/data/raw_corpus/c4/documents.arrow"])
 def test_a_file_that_a_stage_makes_ends_the_command_in_one_line(path: str, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"^toy: data/raw_corpus/c4/documents.arrow: .* dvc repro raw_corpus@c4$"), \
+    with pytest.raises(SystemExit, match=r"^toy: data/raw_corpus/c4/documents.arrow: .*\.repro raw_corpus@c4$"), \
             plain_errors("toy"):
         Path(path.format(here=tmp_path)).read_bytes()
 
@@ -174,7 +174,8 @@ def test_a_stage_asked_for_an_item_that_is_not_there_says_which_are() -> None:
     assert act("assets.packed_shards", "three") == (
         "packed_shards: params.yaml: mixed_dataset.recipes has no 'three', only one, two. Add it, or use one of those.")
     assert act("assets.packed_shards", "one") == (
-        "packed_shards: data/mixed_dataset/one/index.parquet: not there. Make it first: dvc repro mixed_dataset@one")
+        "packed_shards: data/mixed_dataset/one/index.parquet: not there. Make it first: "
+        "python -m orchestration.repro mixed_dataset@one")
     assert act("assets.packed_shards") == "usage: python -m assets.packed_shards RECIPE"
 
 

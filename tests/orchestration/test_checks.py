@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from dagster import AssetCheckKey, AssetKey, DagsterInstance
+from dagster import AssetCheckKey, AssetKey, DagsterInstance, MetadataValue
 from dvc_world import dvc, make_world, materialize
 from safetensors.torch import load_file, save_file
 from worlds import tiny
@@ -252,9 +253,65 @@ def test_a_check_that_fails_says_what_was_expected_what_was_found_and_what_to_do
 
 def test_a_needle_below_the_last_accepted_run_is_a_warning(tmp_path: Path) -> None:
     write(tmp_path, "needle_report", {"mean_exact_match": 0.5})
-    for before, passed in (({}, True), ({"needle_holds": 0.54}, True), ({"needle_holds": 0.56}, False)):
+    for before, passed in (({"needle_holds": 0.54}, True), ({"needle_holds": 0.56}, False)):
         found = verdict(tmp_path, "needle_report", "needle_holds", before)
-        assert found.passed is passed and not found.blocking and found.value == 0.5
+        assert found.passed is passed and found.made and not found.blocking and found.value == 0.5
+    write(tmp_path, "needle_report", {})
+    found = verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": 0.5})
+    assert not found.passed and found.made, "a report without its number"
+
+
+def test_a_check_with_nothing_to_check_or_to_compare_with_has_no_result(tmp_path: Path) -> None:
+    write(tmp_path, "needle_report", {"mean_exact_match": 0.5})
+    write(tmp_path, "short_context_report", {})
+    index(tmp_path, [("book", 0, 0, 8)])
+    with (write(tmp_path, "mixed_dataset", {}) / "shares.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["domain", "requested", "realised", "long_share_requested", "long_share"],
+                                    ["book", 1, 1, "", 0.5]])
+    write(tmp_path, "checkpoint", {})
+    for against in ("null", "x", "absent"):
+        (tmp_path / "params.yaml").write_text(f"short_context_report: {{against: {against}}}\n")
+        for stage, name in (("needle_report", "needle_holds"), ("mixed_dataset", "long_share"),
+                            ("checkpoint", "loads_in_transformers"), ("short_context_report", "small_drop")):
+            found = verdict(tmp_path, stage, name)
+            assert not found.made and not found.passed and found.found, name
+            assert step.holds([found]) and not verdicts.results(item(stage), [found], "")
+            assert found.found in verdicts.reasons_not_made([found])
+    write(tmp_path, "needle_report", {"mean_exact_match": None})
+    assert not verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": 0.5}).made, "an endpoint"
+
+
+def test_a_record_without_files_and_a_model_without_config_and_scores_without_a_task_in_common_fail(
+        tmp_path: Path) -> None:
+    folder = write(tmp_path, "checkpoint", {})
+    (folder / "record.json").write_text('{"files": {}}')
+    (folder / "model.safetensors").touch()
+    assert not verdict(tmp_path, "checkpoint", "as_recorded").passed
+    loads = verdict(tmp_path, "checkpoint", "loads_in_transformers")
+    assert loads.made and not loads.passed
+    for name, task in (("base", "mmlu"), ("x", "arc")):
+        (write(tmp_path, "short_context_report", {}, name) / "short_context.json").write_text(
+            json.dumps({task: {"score": 50.0}}))
+    (tmp_path / "params.yaml").write_text("short_context_report: {against: base}\n")
+    drop = verdict(tmp_path, "short_context_report", "small_drop")
+    assert drop.made and not drop.passed and "no task" in drop.found
+
+
+def test_the_needle_is_compared_with_the_first_run_until_one_has_passed(
+        world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report's number is that of its recipe's cut; 0.2, then 0.1, 0.1 and 0.2 again."""
+    for module in (checks, verdicts):
+        monkeypatch.setattr(module, "CHECKS", {"mixed": [checks.needle_holds]})
+    now, seen = {"mean_exact_match": 0.0}, []
+    monkeypatch.setattr(checks, "_metrics", lambda root, made: now)
+    monkeypatch.setattr(step, "describe", lambda *_, **__: {name: MetadataValue.float(now[name]) for name in now})
+    for cut, value in enumerate((0.2, 0.1, 0.1, 0.2, 0.1)):
+        now["mean_exact_match"] = value
+        text = (world / "params.yaml").read_text()
+        (world / "params.yaml").write_text(re.sub(r"cut: \d+", f"cut: {cut}", text))
+        _, run = materialize(world, instance, "mixed/short", "raw/c4")
+        seen.append([check.passed for check in run.get_asset_check_evaluations()])
+    assert seen == [[], [False], [False], [True], [False]]
 
 
 def test_a_drop_at_short_context_is_held_to_the_users_limit(tmp_path: Path) -> None:
@@ -269,7 +326,7 @@ def test_a_drop_at_short_context_is_held_to_the_users_limit(tmp_path: Path) -> N
 
 def test_what_can_not_be_looked_at_fails_and_says_why(tmp_path: Path) -> None:
     found = verdict(tmp_path, "mixed_dataset", "domain_shares")
-    assert not found.passed and "shares.csv" in found.found and "dvc repro --force" in found.advice
+    assert not found.passed and "shares.csv" in found.found and "orchestration.repro --force" in found.advice
 
 
 @pytest.fixture

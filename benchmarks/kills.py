@@ -1,0 +1,227 @@
+"""`python -m benchmarks.kills --kills 200 --seed 0`: SIGKILL at random moments, and what is left of it.
+
+A small real graph (a domain, two recipes, from raw documents to packed rows) in a folder of its own goes through
+states: a recipe changes, the domain gets other documents, both change back. In each state `dvc repro` or
+`python -m orchestration.repro` is started and killed at a random moment, several times in a row, then started once more
+by the second and left alone. It must end with code 0 and without help, and every byte must be what it is in a folder
+where nothing was ever killed. Every second round is in a state that comes back, so its kills hit restores from DVC's
+cache; the others are in new states, so theirs hit stages at work.
+
+Plain DVC is killed with all that it started, as by the machine. Of our command the first process is killed, or all of
+them. After each kill of ours every output that was there must be there, and whole.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestration.locks import BROKEN, lock_is_broken
+
+STAGES = ["token_demand", "raw_corpus", "tokenizer", "tokenized_corpus", "mixed_dataset", "packed_shards"]
+FOLDERS = ["assets", "training", "evaluation", "orchestration", "sources", "models"]
+PLAIN = [sys.executable, "-m", "dvc", "repro"]
+OURS = [sys.executable, "-m", "orchestration.repro"]
+MOST_IN_A_ROW = 8
+
+
+def make_project(source: Path, target: Path) -> Path:
+    """The data half of the project `source`, small, with nothing made."""
+    target.mkdir(parents=True)
+    for folder in FOLDERS:
+        shutil.copytree(source / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    graph = yaml.safe_load((source / "dvc.yaml").read_text())
+    stages = {name: stage for name, stage in graph["stages"].items() if name in STAGES}
+    (target / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    shutil.copy(source / ".dvcignore", target)
+    run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], target)
+    run([sys.executable, "-m", "dvc", "config", "cache.type", "reflink,hardlink,copy"], target)
+    return target
+
+
+def set_state(root: Path, state: int) -> None:
+    """Two shares of long documents, two sizes of the domain; from 4 on, sizes that no state before had."""
+    params = yaml.safe_load((Path.cwd() / "profiles" / "sample.yaml").read_text())
+    params["raw_corpus"] |= {"domains": {"book": {"source": "sources/book.yaml"}}, "heldout_fraction": 0.3}
+    params["mixed_dataset"] |= {
+        "weights": {"book": 1.0}, "token_budget": 10_000, "long_over": 256,
+        "recipes": {"original": {"cut": 1024}, "per_source": {"cut": 1024, "long_share": (0.4, 0.5)[state % 2]}}}
+    params["packed_shards"] = {"chunk_length": 512}
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    words = (40_000, 50_000)[state // 2 % 2] + 10 * (state // 4)
+    (root / "sources" / "book.yaml").write_text(yaml.safe_dump({
+        "set_name": "tiny", "words": words, "median_length": 300, "spread": 0.6, "largest_cast": 8}))
+
+
+def environment() -> dict[str, str]:
+    """Ours, with this Python first on the path."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run(command: Sequence[str], root: Path) -> str:
+    """Run to the end; what it printed. Ends this program if it fails."""
+    done = subprocess.run(command, cwd=root, env=environment(), text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} in {root} failed with {done.returncode}:\n{done.stdout[-4000:]}")
+    return done.stdout
+
+
+def made(root: Path) -> dict[str, str]:
+    """Path -> SHA-256 of every file that a stage made."""
+    files = (path for top in ("data", "metrics") for path in sorted((root / top).rglob("*")))
+    return {path.relative_to(root).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)}
+
+
+def outputs(root: Path) -> set[Path]:
+    """The folders that stages made."""
+    return {path.parent for path in (root / "data").rglob("record.json")
+            if not any(part.startswith(".") for part in path.relative_to(root).parts)}
+
+
+def broken(root: Path, before: set[Path]) -> list[str]:
+    """Those of the outputs of before that are gone, or not as their record says."""
+    found = []
+    for folder in sorted(before):
+        try:
+            files = json.loads((folder / "record.json").read_text())["files"]
+            whole = all(sha256((folder / name).read_bytes()).hexdigest() == facts["sha256"]
+                        for name, facts in files.items())
+        except (OSError, ValueError) as error:
+            found.append(f"{folder.relative_to(root)}: {error}")
+            continue
+        if not whole:
+            found.append(f"{folder.relative_to(root)}: not as recorded")
+    return found
+
+
+def kill(process: subprocess.Popen[bytes], way: str) -> bool:
+    """Kill what was started, in one of three ways; whether it was still at work."""
+    if process.poll() is not None:
+        return False
+    sessions = [process.pid]
+    if way == "ours, all":
+        with suppress(OSError):  # it may have ended
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            sessions += map(int, children.split())
+    for session in sessions:
+        with suppress(ProcessLookupError):
+            if way == "ours, first":
+                os.kill(session, signal.SIGKILL)
+            else:
+                os.killpg(session, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+def trial(root: Path, draw: random.Random, seconds: float, counts: Counter[str]) -> bool:
+    """Start, wait for a random moment, kill; whether it was still at work then."""
+    way = draw.choice(["plain dvc", "ours, first", "ours, all"])
+    before = outputs(root)
+    log = (root / "kills.log").open("ab")
+    with log:
+        process = subprocess.Popen(PLAIN if way == "plain dvc" else OURS, cwd=root, env=environment(), stdout=log,
+                                   stderr=log, start_new_session=True)
+        time.sleep(draw.uniform(0, seconds))
+        killed = kill(process, way)
+    if not killed:
+        return False
+    counts[f"killed: {way}"] += 1
+    counts["left: dvc.lock broken"] += lock_is_broken(root)
+    with suppress(FileNotFoundError):
+        try:
+            json.loads((root / ".dvc" / "tmp" / "rwlock").read_text())
+        except ValueError:
+            counts["left: rwlock broken"] += 1
+    missing = broken(root, before)
+    if missing:
+        counts[f"left: old output not readable, {way}"] += 1
+        if way != "plain dvc":
+            print(f"  {way}: {missing}", flush=True)
+    return True
+
+
+def whole_state(root: Path, state: int) -> dict[str, str]:
+    """What is made of a state where nothing is killed."""
+    set_state(root, state)
+    run(OURS, root)
+    return made(root)
+
+
+def main() -> None:
+    """Kill, go on, compare, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kills")
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    draw, counts, failures = random.Random(given.seed), Counter[str](), list[str]()
+    with tempfile.TemporaryDirectory(prefix="needlework-kills-") as name:
+        whole, root = (make_project(Path.cwd(), Path(name) / part) for part in ("whole", "killed"))
+        reference, longest = dict[int, dict[str, str]](), 0.0
+        for state in range(4):
+            start = time.monotonic()
+            reference[state] = whole_state(whole, state)
+            longest = time.monotonic() - start  # the last change is one of both
+        print(f"{len(reference[0])} files; a change takes {longest:.1f} s where nothing is killed", flush=True)
+        set_state(root, 0)
+        run(OURS, root)
+
+        kills, rounds, state = 0, 0, 0
+        while kills < given.kills:
+            if rounds % 2:
+                state = 4 * rounds + draw.randrange(4)
+                reference[state] = whole_state(whole, state)
+            else:
+                state = (state + draw.randint(1, 3)) % 4
+            set_state(root, state)
+            for _ in range(draw.randint(1, MOST_IN_A_ROW)):
+                kills += trial(root, draw, longest, counts)
+            try:
+                text = run(OURS, root)
+            except SystemExit as error:
+                failures.append(str(error))
+                print(error, flush=True)
+                break
+            rounds += 1
+            counts["ended: stages run"] += text.count("Running stage")
+            counts["ended: stages restored from the cache"] += text.count("is cached - skipping run")
+            counts["ended: dvc.lock put back"] += (root / BROKEN).exists()
+            (root / BROKEN).unlink(missing_ok=True)
+            if made(root) != reference[state]:
+                failures.append(f"round {rounds}: other bytes")
+            print(f"{kills} kills, {rounds} rounds, {len(failures)} failures, {dict(counts)}", flush=True)
+        log = (root / "kills.log").read_text(errors="replace")
+        counts["killed runs: stages begun"] = log.count("Running stage")
+        counts["killed runs: restores begun"] = log.count("is cached - skipping run")
+    report(kills, rounds, counts, failures)
+
+
+def report(kills: int, rounds: int, counts: Counter[str], failures: Sequence[Any]) -> None:
+    """Print what was counted; the exit code is 1 if anything was not as it should be."""
+    print(f"\n{kills} kills in {rounds} rounds")
+    for what, count in sorted(counts.items()):
+        print(f"{what:60}{count:6}")
+    print(f"{'rounds that failed or ended with other bytes':60}{len(failures):6}")
+    ours = [what for what in counts if what.startswith("left: old output") and "plain" not in what and counts[what]]
+    if failures or ours:
+        sys.exit("\n".join([*map(str, failures), *ours]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Names in params.yaml that the two readers of it take for different things.
+
+The stages read YAML 1.1 (PyYAML), DVC reads YAML 1.2. A plain `7e-1` is text to the first and a number to the second,
+`no` the other way round, `010` is 8 and 10. DVC then leaves such an item out, or fails without naming it. A name is
+right only if it is text to both, and in quotes it always is. So this looks at the file as it is written, without
+building values. The cost: YAML 1.2's rules for numbers stand here once more, a little wider than DVC's.
+"""
+
+import re
+from collections.abc import Iterator
+
+import yaml
+
+TEXT = "tag:yaml.org,2002:str"
+MERGE = "tag:yaml.org,2002:merge"
+"""The key `<<`, which is no name."""
+NUMBER = re.compile(r"(?=[-+.0-9])[-+]?([0-9_.]+([eE][-+]?[0-9]+)?|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)")
+"""A number to YAML 1.2 as DVC reads it. What else is no text to 1.2 (true, null, a date, .inf) is none to 1.1."""
+ITEMS = (("raw_corpus", "domains"), ("mixed_dataset", "recipes"), ("checkpoint", "models"))
+
+
+def unquoted_names(text: str) -> list[str]:
+    """One message for each name that is not text to both, in the order of lines. Empty for what is not YAML at all."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        return []
+    declared = {key.value for keys in ITEMS for key in _keys_at(root, keys)}
+    found = {(node.start_mark.line, node.start_mark.column): _message(node, where)
+             for node, where, is_key in _scalars(root, ())
+             if (is_key or node.value in declared) and not _is_text(node)}
+    return [found[place] for place in sorted(found)]
+
+
+def _is_text(node: yaml.ScalarNode) -> bool:
+    """Whether both readers take it for text."""
+    quoted = node.style is not None
+    return quoted or node.tag == MERGE or (node.tag == TEXT and not NUMBER.fullmatch(node.value))
+
+
+def _message(node: yaml.ScalarNode, where: tuple[str, ...]) -> str:
+    place = f"params.yaml: line {node.start_mark.line + 1}: {'.'.join(where)}".rstrip(": ")
+    return (f"{place}: without quotes, {node.value} is not text to every reader of YAML, but a number, a date, true, "
+            f'false or null. Write "{node.value}", with the quotes.')
+
+
+def _keys_at(root: yaml.MappingNode, path: tuple[str, ...]) -> list[yaml.ScalarNode]:
+    """The keys of the map at that path; none where there is no such map."""
+    node: yaml.Node | None = root
+    for name in path:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        node = next((value for key, value in pairs if key.value == name), None)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return [key for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
+
+
+def _scalars(node: yaml.Node, where: tuple[str, ...]) -> Iterator[tuple[yaml.ScalarNode, tuple[str, ...], bool]]:
+    """Every scalar, the dotted path to it, and whether it is a key."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node, where, False
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _scalars(value, where)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                yield key, where, True
+            yield from _scalars(value, (*where, str(key.value)))

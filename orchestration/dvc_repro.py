@@ -1,0 +1,251 @@
+"""`dvc repro` in this process, which loses neither a change nor an output. orchestration.repro and the bridge start it.
+
+It takes what `dvc repro` takes and makes the same bytes. Four things are different:
+
+- dvc.lock names what an item was made from. DVC hashes the inputs once more after the command has ended and records
+  those (treeverse/dvc#11058), so a document that arrived meanwhile, or an edit of the trainer's code, counts as trained
+  on and is lost. Here the hashes of just before the command stay, and such an item is out of date afterwards.
+- The old output stays until the new one is in place (keeping.py).
+- dvc.lock, and DVC's list of path locks, are written in one step, and what a killed DVC left broken is repaired first
+  (locks.py).
+- It waits while another DVC process holds the repository.
+
+The cost: eight of DVC's functions are replaced, so the minor version of DVC is pinned and
+tests/orchestration/test_repro.py holds each of them to what we rely on. `dvc repro` itself keeps DVC's own way.
+"""
+
+import io
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dvc.rwlock
+import dvc.stage.run
+import dvc.utils.serialize._common
+import dvc_data.hashfile.checkout
+from dvc.cli import main as dvc_main
+from dvc.dvcfile import PROJECT_FILE
+from dvc.exceptions import DvcException
+from dvc.lock import make_lock
+from dvc.output import Output
+from dvc.stage import Stage
+from dvc.stage.cache import StageCache
+from voluptuous import Invalid
+
+from orchestration import keeping
+from orchestration.keeping import put_back_abandoned
+from orchestration.locks import repair, write_whole
+
+REPLACES = "replaces"
+"""In a stage's `meta`: its command replaces each of its outputs whole, and reads none of them."""
+DIFFERENT_DISK = "lies on another disk than .dvc, so it is removed before its new content is made"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Repair, run, and keep a copy of dvc.lock; returns DVC's exit code."""
+    root = Path.cwd()
+    for line in repair(root):
+        print(line, file=sys.stderr)
+    for path in put_back_abandoned(root):
+        print(f"{path}: its old content is back.", file=sys.stderr)
+    replace()
+    code = int(dvc_main(["--wait-for-lock", "repro", *arguments]))
+    repair(root)  # keeps a copy of dvc.lock as it is now
+    return code
+
+
+def replace() -> None:
+    """Replace those functions of DVC's; for this process."""
+    saved = Saved()
+    Stage.save_deps = saved.once(Stage.save_deps)
+    StageCache.restore = saved.after(StageCache.restore)
+    Stage.remove_outs = remove_outs(Stage.remove_outs)
+    Stage.checkout = checkout
+    dvc.stage.run.cmd_run = keep(dvc.stage.run.cmd_run)
+    dvc.utils.serialize._common._dump_data = dump_whole
+    dvc.rwlock._edit_rwlock = edit_path_locks
+    dvc_data.hashfile.checkout._relink = relink(dvc_data.hashfile.checkout._relink)
+
+
+class Saved:
+    """The stages whose inputs have been hashed, each of them once."""
+
+    def __init__(self) -> None:
+        self._stages: list[Stage] = []  # the stages themselves, for two may be equal
+
+    def once(self, save_deps: Callable[..., None]) -> Callable[..., None]:
+        """`Stage.save_deps`, which does nothing for a stage that has saved its inputs already."""
+
+        def save(stage: Stage, allow_missing: bool = False) -> None:
+            if not any(stage is other for other in self._stages):
+                save_deps(stage, allow_missing=allow_missing)
+                self._stages.append(stage)
+
+        return save
+
+    def after(self, restore: Callable[..., None]) -> Callable[..., None]:
+        """`StageCache.restore`: the inputs by which it found the outputs are those that are recorded."""
+
+        def restored(cache: StageCache, stage: Stage, *arguments: Any, **options: Any) -> None:
+            restore(cache, stage, *arguments, **options)
+            self._stages.append(stage)
+
+        return restored
+
+
+def remove_outs(original: Callable[..., None]) -> Callable[..., None]:
+    """`Stage.remove_outs`, which leaves outputs where they are that `keep` and `checkout` look after."""
+
+    def remove(stage: Stage, ignore_remove: bool = False, force: bool = False) -> None:
+        if not stage.cmd:  # an import, which DVC makes itself
+            original(stage, ignore_remove=ignore_remove, force=force)
+            return
+        for out in stage.outs:
+            if out.persist and not force:
+                out.unprotect()
+            elif not _kept(out):
+                out.remove(ignore_remove=ignore_remove)
+
+    return remove
+
+
+def keep(cmd_run: Callable[..., None]) -> Callable[..., None]:
+    """`cmd_run`, the run of an item's command: the old outputs stay in place, or come back if it fails."""
+
+    def run(stage: Stage, dry: bool = False, run_env: dict[str, str] | None = None) -> None:
+        paths = [] if dry else [_path(out) for out in stage.outs if _kept(out)]
+        if (stage.meta or {}).get(REPLACES):
+            _run_in_place(stage, paths, lambda: cmd_run(stage, dry=dry, run_env=run_env))
+        else:
+            _run_aside(stage, paths, lambda: cmd_run(stage, dry=dry, run_env=run_env))
+
+    return run
+
+
+def _run_in_place(stage: Stage, paths: Sequence[str], run: Callable[[], None]) -> None:
+    """The command replaces its outputs. One that is the old one still is not its work."""
+    root = Path(stage.repo.root_dir)
+    before = {path: keeping.identity_of(root / path) for path in paths}
+    run()
+    for path, old in before.items():
+        if old is not None and keeping.identity_of(root / path) == old:
+            raise DvcException(f"{stage.addressing}: its command ended well and has not replaced {path}. Have it write "
+                               f"that output, or take `{REPLACES}` from its meta in {PROJECT_FILE}")
+
+
+def _run_aside(stage: Stage, paths: Sequence[str], run: Callable[[], None]) -> None:
+    """The command finds an empty place, as DVC promises it."""
+    root = Path(stage.repo.root_dir)
+    aside = list[str]()
+    try:
+        for path in paths:
+            if not os.path.lexists(root / path):
+                continue
+            if keeping.set_aside(root, path):
+                aside.append(path)
+            else:
+                print(f"{path} {DIFFERENT_DISK}.", file=sys.stderr)
+                keeping.remove(root / path)
+        run()
+    except BaseException:
+        for path in aside:
+            keeping.put_back(root, path)
+        raise
+    for path in aside:
+        keeping.let_go(root, path)
+
+
+def checkout(stage: Stage, allow_missing: bool = False, **options: Any) -> dict[str, list[str]]:
+    """`Stage.checkout`, which `dvc repro` calls for what its run cache knows: gather it aside, then put it in place."""
+    root = Path(stage.repo.root_dir)
+    done = defaultdict[str, list[str]](list)
+    for out in stage.outs:
+        if out.exists and not out.changed_checksum():
+            continue
+        place = keeping.place_aside(root, _path(out), keeping.NEW) if _kept(out) else None
+        if place is None:
+            out.checkout(force=True, allow_missing=allow_missing)
+        else:
+            _gather(out, place)
+            keeping.put_in_place(place, Path(out.fs_path))
+            _note_hashes(out)
+        done["added"].append(str(out))
+    return done
+
+
+def _gather(out: Output, place: Path) -> None:
+    """Check an output out at another place."""
+    target = out.fs_path
+    try:
+        out.fs_path = str(place)
+        out.checkout(force=True)
+    finally:
+        out.fs_path = target
+
+
+def _note_hashes(out: Output) -> None:
+    """Tell DVC the hashes at the output's own place, or it would read all of it again."""
+    tree = out.get_obj()
+    files = [(out.fs_path, out.hash_info, None)] if not out.is_dir_checksum else [
+        (out.fs.join(out.fs_path, *key), hash_info, None) for key, _, hash_info in tree or ()]
+    out.repo.state.save_many(files, out.fs)
+
+
+def dump_whole(path: Any, data: Any, dumper: Callable[..., Any], fs: Any = None, **options: Any) -> None:
+    """`_dump_data`, by which DVC writes dvc.lock: in one step."""
+    text = io.StringIO()
+    dumper(data, text, **options)
+    write_whole(Path(path), text.getvalue().encode())
+
+
+@contextmanager
+def edit_path_locks(lock_dir: str, fs: Any, hardlink: bool) -> Iterator[Any]:
+    """`_edit_rwlock`, by which DVC reads and writes its list of path locks: written in one step."""
+    path = Path(lock_dir, dvc.rwlock.RWLOCK_FILE)
+    with make_lock(str(Path(lock_dir, dvc.rwlock.RWLOCK_LOCK)), tmp_dir=lock_dir, hardlink_lock=hardlink):
+        try:
+            lock = dvc.rwlock.SCHEMA(json.loads(path.read_text()))
+        except FileNotFoundError:
+            lock = dvc.rwlock.SCHEMA({})
+        except (json.JSONDecodeError, Invalid):
+            lock = dvc.rwlock.SCHEMA({})  # a plain DVC was killed while it wrote, so its locks are gone too
+        lock["read"] = defaultdict(list, lock["read"])
+        lock["write"] = defaultdict(dict, lock["write"])
+        yield lock
+        write_whole(path, json.dumps(lock).encode())
+
+
+def relink(original: Callable[..., None]) -> Callable[..., None]:
+    """`_relink`, by which DVC replaces a new output's files with links into its cache: in one step."""
+
+    def replaced(link: Any, cache: Any, cache_info: str, fs: Any, path: str, in_cache: bool, force: bool,
+                 prompt: Any = None) -> None:
+        if not (in_cache or force):
+            original(link, cache, cache_info, fs, path, in_cache, force, prompt)
+            return
+        aside = Path(path).with_name(f".{Path(path).name}.link.partial")
+        aside.unlink(missing_ok=True)
+        link(cache, cache_info, fs, str(aside))
+        aside.replace(path)
+        aside.unlink(missing_ok=True)  # where both were links to one file already, the step before does nothing
+        cache.protect(cache_info)
+
+    return replaced
+
+
+def _kept(out: Output) -> bool:
+    return bool(out.protocol == "local" and out.is_in_repo and out.use_cache and not out.persist)
+
+
+def _path(out: Output) -> str:
+    """From the project's root."""
+    return os.path.relpath(out.fs_path, out.repo.root_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""What `make check` finds, for the sensors, the runs and the UI.
+
+A recipe that was renamed leaves a folder behind that a model still names, and DVC calls that model fresh: only
+`make check` sees such things, and nobody types it after every edit. It lives above all stages and this package may not
+import them, so it is run as a command, `python -m evaluation.settings --json`, which costs the import of PyTorch. Its
+answer is kept beside DVC's temporary files, for as long as nothing changes that it looks at: params.yaml, dvc.yaml,
+code, and which of the sources are there. A project without that module has no findings.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from orchestration.checks import Verdict
+from orchestration.graph import PARAMS_FILE, Graph
+from orchestration.locks import OURS, write_whole
+from orchestration.running import environment
+
+MODULE = Path("evaluation") / "settings.py"
+COMMAND = [sys.executable, "-m", "evaluation.settings", "--json"]
+ANSWER = OURS / "findings.json"
+CHECK = "settings_hold"
+"""The check of every asset that shows what was found about it."""
+DESCRIPTION = "make check finds nothing wrong with the settings that the asset is made by."
+KEY = re.compile(r"params\.yaml: (?:line \d+: )?([\w-]+(?:\.[\w-]+)*)")
+"""The dotted key in params.yaml that a finding is about."""
+CODE = ".py"
+
+
+def has_settings(root: Path) -> bool:
+    """Whether the project has anything that could find something."""
+    return (root / MODULE).is_file()
+
+
+def read_findings(graph: Graph) -> list[str]:
+    """What `make check` finds now, one text each. Asks it only if something has changed."""
+    if not has_settings(graph.root):
+        return []
+    key = _key(graph)
+    answer = graph.root / ANSWER
+    try:
+        kept = json.loads(answer.read_text())
+        if kept["key"] == key:
+            return list(kept["found"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # not asked yet, or by another version
+
+    done = subprocess.run(COMMAND, cwd=graph.root, env=environment(), capture_output=True, text=True, check=False)
+    try:
+        found = [str(text) for text in json.loads(done.stdout.strip().splitlines()[-1])]
+    except (ValueError, LookupError):
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        return [f"make check could not look at the settings: {last}. Run it by hand: make check"]
+    write_whole(answer, json.dumps({"key": key, "found": found}).encode())
+    return found
+
+
+def by_item(graph: Graph, found: Sequence[str]) -> dict[str, list[str]]:
+    """Address -> what is found about the settings that it is made by; only items with findings."""
+    items: dict[str, list[str]] = {}
+    for text in found:
+        for address in _concerned(graph, text):
+            items.setdefault(address, []).append(text)
+    return items
+
+
+def verdict(found: Sequence[str]) -> Verdict:
+    """The check of one item."""
+    return Verdict(name=CHECK, passed=not found, expected="nothing that make check reports",
+                   found=" ".join(found) or "nothing", advice=f"Edit {PARAMS_FILE}; make check looks again.")
+
+
+def _concerned(graph: Graph, text: str) -> list[str]:
+    """The items of the stage whose section the text names; one of them alone if it names that one. Else, all items."""
+    named = KEY.match(text)
+    section, *rest = named[1].split(".") if named else [""]
+    of_stage = [item for item in graph.items.values() if item.stage == section]
+    if len(rest) > 1:
+        alone = [item.address for item in of_stage if item.name == rest[1]]
+        if alone:
+            return alone
+    return [item.address for item in of_stage] or list(graph.items)
+
+
+def _key(graph: Graph) -> str:
+    """Changes with all that `make check` looks at."""
+    hasher = blake2b(digest_size=16)
+    for line in _looked_at(graph):
+        hasher.update(f"{line}\n".encode(errors="surrogateescape"))
+    return hasher.hexdigest()
+
+
+def _looked_at(graph: Graph) -> Iterator[str]:
+    for name in (PARAMS_FILE, "dvc.yaml"):
+        path = graph.root / name
+        yield path.read_text(errors="replace") if path.is_file() else "missing"
+    code = {path for item in graph.items.values() for path in item.inputs if path.endswith(CODE)}
+    modules = (path.relative_to(graph.root).as_posix() for path in (graph.root / MODULE).parent.glob("*.py"))
+    for name in sorted({*code, *modules}):
+        path = graph.root / name
+        yield f"{name} {path.stat().st_mtime_ns if path.is_file() else 'missing'}"
+    for name in sorted({path for item in graph.items.values() for path in item.inputs} - code):
+        yield f"{name} {(graph.root / name).exists()}"

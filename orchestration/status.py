@@ -1,0 +1,100 @@
+"""The state of the project (graph, dvc.lock, what is out of date), read again only when one of its files has changed.
+
+Reading it costs more than a second of CPU and takes DVC's lock, and a sensor asks twice a minute whether anything has
+changed. So the state is kept with a stamp: number, size and times of every file that it was read from, those of DVC's
+cache by their folders. Taking a stamp costs a `stat` for each file, some milliseconds for the sample, and no lock.
+
+A state is kept only if the stamp was the same before and after reading it; so the second reading after a change is the
+one that is kept. The times of the last change of a file's inode are in the stamp, so a copy that sets back the
+modification time is seen. What is not seen is a dependency that is no local file.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from orchestration.findings import read_findings
+from orchestration.graph import Graph, Locked, read_graph, read_lock, read_status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """What DVC says of the project."""
+
+    graph: Graph
+    lock: Mapping[str, Locked]
+    stale: Mapping[str, Sequence[str]]
+    """Address -> reasons, of the items that are themselves out of date."""
+    digest: str
+    """`Graph.digest` of the graph."""
+    findings: Sequence[str]
+    """What `make check` finds."""
+
+
+_kept: dict[Path, tuple[State, str]] = {}
+"""By project: the last state, and the stamp of the files it was read from."""
+
+
+def read_state(root: Path) -> State:
+    """The state now. Raises GraphError and GraphBusy, as what it reads does. To be called by one thread at a time."""
+    known = _kept.get(root)
+    before = stamp(known[0].graph) if known else ""
+    if known and before == known[1]:
+        return known[0]
+
+    graph = read_graph(root)
+    state = State(graph=graph, lock=read_lock(root), stale=read_status(root), digest=graph.digest(),
+                  findings=read_findings(graph))
+    _kept[root] = (state, before if stamp(graph) == before else "")
+    return state
+
+
+def stamp(graph: Graph) -> str:
+    """Changes with every file that the state was read from; "" is the stamp of no state."""
+    hasher = blake2b(digest_size=16)
+    for path in sorted(graph.watched):
+        for line in _tree(Path(path), frozenset()):
+            hasher.update(line)
+    for folder in sorted(graph.watched_folders):
+        for line in _folders(Path(folder)):
+            hasher.update(line)
+    return hasher.hexdigest()
+
+
+def _tree(path: Path, inside: frozenset[tuple[int, int]]) -> Iterator[bytes]:
+    """A line for a file, or for a folder and all that is in it. inside: the folders around it, where links may lead."""
+    try:
+        found = path.stat()
+        names = sorted(path.iterdir()) if stat.S_ISDIR(found.st_mode) else []
+    except OSError as error:
+        yield f"{path} error {error.errno}\n".encode(errors="surrogateescape")
+        return
+    yield _line(path, found)
+    here = (found.st_dev, found.st_ino)
+    if here not in inside:
+        for name in names:
+            yield from _tree(name, inside | {here})
+
+
+def _folders(path: Path) -> Iterator[bytes]:
+    """A line for a folder and each of the folders in it: DVC adds and removes files of its cache in those."""
+    for folder in [path, *sorted(_inside(path))]:
+        try:
+            yield _line(folder, folder.stat())
+        except OSError as error:
+            yield f"{folder} error {error.errno}\n".encode(errors="surrogateescape")
+
+
+def _inside(path: Path) -> Iterable[Path]:
+    try:
+        return [Path(entry.path) for entry in os.scandir(path) if entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _line(path: Path, found: os.stat_result) -> bytes:
+    facts = f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+    return f"{path} {facts}\n".encode(errors="surrogateescape")

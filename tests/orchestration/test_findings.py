@@ -1,0 +1,130 @@
+"""What `make check` finds is told by sensors and runs, shown at the assets, and holds back what it is about."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from dagster import AssetCheckKey, AssetKey, DagsterInstance, SkipReason, build_sensor_context
+from dvc_world import PARAMS, dvc, make_world, materialize
+
+from orchestration import findings, status
+from orchestration.definitions import build_definitions
+from orchestration.graph import Graph, Item, read_graph
+from orchestration.running import Outcome
+
+SETTINGS = """import json, pathlib, sys
+import yaml
+assert sys.argv[1:] == ["--json"]
+pathlib.Path("asked").write_text(pathlib.Path("asked").read_text() + "x" if pathlib.Path("asked").exists() else "x")
+recipes = yaml.safe_load(pathlib.Path("params.yaml").read_text())["mixed"]["recipes"]
+print("a library's greeting")
+print(json.dumps([f"params.yaml: mixed.recipes.{name}.cut = {recipe['cut']}: no such cut." for name, recipe
+                  in recipes.items() if recipe["cut"] > 5]))
+"""
+"""Stands for evaluation/settings.py: a cut above 5 is wrong."""
+FOUND = "params.yaml: mixed.recipes.short.cut = 9: no such cut."
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """The small project with a `make check` of its own, and all made."""
+    root = make_world(tmp_path / "world")
+    (root / "evaluation").mkdir()
+    (root / "evaluation/__init__.py").touch()
+    (root / "evaluation/settings.py").write_text(SETTINGS)
+    dvc(root, "repro")
+    return root
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+def set_cut(world: Path, cut: int) -> None:
+    """Of the recipe `short`."""
+    params = json.loads(json.dumps(PARAMS))
+    params["mixed"]["recipes"]["short"]["cut"] = cut
+    (world / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def tick(world: Path, instance: DagsterInstance) -> str:
+    """What the sensor that is always on says."""
+    definitions = build_definitions(world)
+    result = definitions.resolve_sensor_def("outside")(build_sensor_context(instance=instance, definitions=definitions))
+    assert isinstance(result, SkipReason)
+    return result.skip_message or ""
+
+
+def shown(instance: DagsterInstance, key: str) -> list[str]:
+    """The results of the asset's check, the newest first."""
+    records = instance.event_log_storage.get_asset_check_execution_history(
+        AssetCheckKey(AssetKey(key.split("/")), findings.CHECK), limit=9)
+    return [record.status.value for record in records]
+
+
+def test_the_sensor_says_it_and_the_asset_shows_it_until_it_is_mended(world: Path, instance: DagsterInstance) -> None:
+    assert "make check" not in tick(world, instance) and not shown(instance, "mixed/short")
+    set_cut(world, 9)
+    for _ in range(2):
+        assert f"make check finds: {FOUND}" in tick(world, instance)
+    assert shown(instance, "mixed/short") == ["FAILED"] and not shown(instance, "mixed/both")
+    set_cut(world, 1)
+    assert "make check" not in tick(world, instance)
+    assert shown(instance, "mixed/short") == ["SUCCEEDED", "FAILED"]
+
+
+def test_a_run_makes_nothing_by_settings_that_are_wrong_nor_from_what_was_made_by_them(
+        world: Path, instance: DagsterInstance) -> None:
+    set_cut(world, 9)
+    seen, run = materialize(world, instance)
+    assert not run.success
+    assert (seen["mixed@short"], seen["report"]) == (Outcome.FAILED, Outcome.SKIPPED)
+    assert seen["mixed@both"] is Outcome.UNCHANGED
+    assert FOUND in " ".join(str(event.event_specific_data) for event in run.get_step_failure_events())
+    dvc(world, "repro")  # plain DVC makes it all the same, and then it is up to date
+    seen, run = materialize(world, instance)
+    assert not run.success and seen["mixed@short"] is Outcome.UNCHANGED and seen["report"] is Outcome.SKIPPED
+    failed = {check.asset_key.to_user_string() for check in run.get_asset_check_evaluations() if not check.passed}
+    assert failed == {"mixed/short"}
+
+
+def test_make_check_is_asked_once_until_something_changes_that_it_looks_at(world: Path) -> None:
+    graph = read_graph(world)
+    for _ in range(2):
+        assert findings.read_findings(graph) == []
+    (world / "sources/book/documents").write_text("other documents\n")
+    status.read_state(world)
+    assert (world / "asked").read_text() == "x"
+    set_cut(world, 9)
+    assert status.read_state(world).findings == [FOUND]
+    assert (world / "asked").read_text() == "xx"
+
+
+def test_a_make_check_that_does_not_work_is_a_finding_itself(world: Path) -> None:
+    (world / "evaluation/settings.py").write_text("raise SystemExit('out of memory')\n")
+    found = findings.read_findings(read_graph(world))
+    assert len(found) == 1 and "out of memory" in found[0] and "make check" in found[0]
+
+
+def test_a_finding_is_about_one_item_where_it_names_one_else_about_its_stage_else_about_all() -> None:
+    items = {address: Item(address=address, stage=address.partition("@")[0], name=address.partition("@")[2] or None,
+                           command="", description="", upstream=frozenset(), inputs={}, params={}, outputs=(),
+                           metrics=()) for address in ("checkpoint@x", "checkpoint@y", "comparison")}
+    graph = Graph(root=Path(), items=items)
+    for text, concerned in (
+            ("params.yaml: checkpoint.models.x.source = data/packed_shards/old: no", {"checkpoint@x"}),
+            ("params.yaml: line 7: checkpoint.models: without quotes", {"checkpoint@x", "checkpoint@y"}),
+            ("params.yaml: comparison.baseline = 'z': no", {"comparison"}),
+            ("params.yaml: nonsense: no stage of dvc.yaml reads it", set(items)), ("models: not there", set(items))):
+        assert set(findings.by_item(graph, [text])) == concerned, text
+
+
+def test_the_real_command_answers_in_the_form_that_is_read() -> None:
+    assert [sys.executable, "-m", "evaluation.settings", "--json"] == findings.COMMAND
+    source = (Path(__file__).parents[2] / findings.MODULE).read_text()
+    assert 'sys.argv[1:] == ["--json"]' in source and "print(json.dumps(found))" in source
