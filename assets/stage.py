@@ -58,11 +58,11 @@ DECIDED_BY = {
     "data_report": ("matplotlib", "numpy", "pandas"),
     "base_checkpoint": ("numpy", "pyarrow", "tokenizers", "torch", "torchao", "transformers"),
     "checkpoint": ("numpy", "pyarrow", "torch", "torchao", "transformers"),
-    "needle_report": ("matplotlib", *ASKED_WITH),
+    "needle_report": ("matplotlib", "python", *ASKED_WITH),
     "loss_report": ASKED_WITH,
-    "book_qa_report": ASKED_WITH,
+    "book_qa_report": ("python", *ASKED_WITH),
     "short_context_report": ("lm_eval", *ASKED_WITH),
-    "comparison": ("matplotlib", "numpy", "pandas"),
+    "comparison": ("matplotlib", "numpy", "pandas", "python"),
 }
 """The packages that decide the bytes of each stage's artefacts; tests/test_architecture.py holds
 them against imports.

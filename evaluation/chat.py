@@ -189,13 +189,9 @@ def _opening(folder: Path, options: dict[str, Any], after: str) -> str:
 
 @cache
 def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer  # seconds to import; a model without a template needs none
+    from training.model import transformers_tokenizer  # seconds to import, and only templates need it
 
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{folder}: transformers cannot open its tokenizer for the chat template: "
-                        f"{str(error).splitlines()[0]} Set chat to never.") from None
+    return transformers_tokenizer(folder)
 
 
 def _without_clock() -> str:
