@@ -35,6 +35,7 @@ metrics.write_text(json.dumps({"records": 1, "rows": 1, "mean_exact_match": 0.5}
 if stage == "token_demand":
     for name in sys.argv[2:]:
         (out / f"{name}.json").write_text("{}")
+    (out / "order.txt").write_text("c4")
 """
 SELECTOR = {"repositoryLocationName": "needlework", "repositoryName": "__repository__"}
 SECONDS_BETWEEN_LOOKS = 1.0

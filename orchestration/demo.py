@@ -92,11 +92,15 @@ def results(summary: dict[str, Any]) -> str:
                 if loss is not None:
                     bands.setdefault(band, []).append(loss)
         rows.append({"model": name, "tokens trained": f"{model['tokens_trained']:,}",
-                     **{str(length): f"{100 * share:.0f}" for length, share in needle.items()},
+                     **{str(length): _percent(share) for length, share in needle.items()},
                      **{f"loss {band}": f"{sum(losses) / len(losses):.3f}" for band, losses in bands.items()}})
     note = (f"Base context C = {summary['base_context']}. Under each length: needles found, percent (exact match, mean "
-            "over depths below 100 %). Loss: nats per held-out token by position, mean over domains.")
+            "over depths below 100 %; -: not asked). Loss: nats per held-out token by position, mean over domains.")
     return f"{_table(rows)}\n\n{note}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}"
 
 
 def _table(rows: list[dict[str, str]]) -> str:

@@ -42,6 +42,8 @@ HOST, PORT = "127.0.0.1", 3000
 LOCATION = "needlework"
 """Named so in pyproject.toml too; what the sensors remember hangs on it."""
 MODULE = "orchestration.definitions"
+QUIET = "orchestration.quiet"
+"""Dagster's command lines, with rarer polling."""
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_OF_A_SHORT_LIFE = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -117,11 +119,11 @@ def services(folder: Path, port: int) -> list[Service]:
     python, level = [sys.executable, "-m"], ["--log-level", "warning"]
     return [
         Service("code server", ["env", *(f"{name}={value}" for name, value in LONG_NIGHTS.items()),
-                                *python, "dagster", "code-server", "start", "--socket", str(door), "--module-name",
+                                *python, QUIET, "code-server", "start", "--socket", str(door), "--module-name",
                                 MODULE, "--location-name", LOCATION, *level]),
-        Service("webserver", [*python, "dagster_webserver", "--host", HOST, "--port", str(port), "--workspace",
+        Service("webserver", [*python, QUIET, "webserver", "--host", HOST, "--port", str(port), "--workspace",
                               str(workspace), "--dagster-log-level", "warning"], needs=door),
-        Service("daemon", [*python, "dagster._daemon", "run", "--workspace", str(workspace), *level],
+        Service("daemon", [*python, QUIET, "daemon", "run", "--workspace", str(workspace), *level],
                 needs=door),
     ]
 

@@ -26,7 +26,7 @@ from orchestration.guard import guarded
 from orchestration.home import make_database, prepare
 from orchestration.processes import gone, identity, pid_of, process
 
-SERVICES = ("dagster._daemon", "dagster_webserver", "api grpc", "code-server start")
+SERVICES = ("quiet daemon", "quiet webserver", "api grpc", "quiet code-server start")
 WORKER = "_run {"
 """In the command of a run's process: `dagster api execute_run {...}`, or `resume_run` after the first was lost."""
 ONCE = ["raw book", "raw c4", "mixed short", "report all"]
