@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from assets.documents import FIELD_MISSING, Fields, Skipped, document_files, read_texts
+from assets.documents import FIELD_MISSING, Fields, document_files, read_texts
+from assets.records import Skipped
 from assets.stage import UserError
 
 LANE = 8

@@ -25,12 +25,12 @@ import pyarrow as pa
 from assets.records import (
     BYTES_AT_ONCE,
     UNDECODABLE,
+    Skipped,
     carefully_parsed,
     numbered_lines,
     opened,
     parsed,
 )
-from assets.records import Skipped as Skipped
 from assets.source_files import DOCUMENTS, Files, shown, source_files
 from assets.stage import UserError
 

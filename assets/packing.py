@@ -242,7 +242,6 @@ class _Rows:
         self._text: list[int] = []
         self._rows: list[list[int]] = []
         self._texts: list[set[int]] = []  # copied texts in each row
-        self._rows_with: Counter[int] = Counter()  # a copied text
         self._donor: int | None = None  # what is left of the span that was cut last
         self._given: Counter[int] = Counter()  # parts that each span gave
         self.stock = _Stock(self._size, self._text)
@@ -260,7 +259,6 @@ class _Rows:
         texts = {self._text[piece] for piece in row} - {ALONE}
         self._rows.append(row)
         self._texts.append(texts)
-        self._rows_with.update(texts)
 
     def fill(self) -> None:
         """The next row, from the stock. There must be enough for it."""
@@ -462,10 +460,8 @@ class _Rows:
         return taken
 
     def _count_texts(self, number: int) -> None:
-        """Bring up to date which copied texts are in a row."""
-        self._rows_with.subtract(self._texts[number])
+        """Update which copied texts are in a row."""
         self._texts[number] = {self._text[piece] for piece in self._rows[number]} - {ALONE}
-        self._rows_with.update(self._texts[number])
 
 
 def _joined(

@@ -129,7 +129,7 @@ def clear_use(folder: Path) -> None:
         if found:
             write_json(path, described)
     with suppress(UserError):
-        config = _config_of(config_path)
+        config = config_of(config_path)
         if config.keys() & OF_USE:
             write_json(config_path, {key: config[key] for key in config if key not in OF_USE})
 
@@ -140,7 +140,7 @@ def allow_length(folder: Path, tokens: int) -> None:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
-    config = _config_of(path)
+    config = config_of(path)
     if isinstance(limit := config.get("model_max_length"), int | float) and limit < tokens:
         write_json(path, config | {"model_max_length": tokens})
 
@@ -211,7 +211,7 @@ def special_ids(folder: Path, tokenizer: Tokenizer, wanted: Special) -> tuple[in
 def _special_texts(folder: Path) -> tuple[str | None, str | None]:
     """What tokenizer_config.json names as the token that begins a text, and the one that ends it."""
     path = folder / "tokenizer_config.json"
-    config = _config_of(path)
+    config = config_of(path)
     try:
         named = [config.get(key) for key in ("bos_token", "eos_token")]
         texts = [token["content"] if isinstance(token, dict) else token for token in named]
@@ -221,7 +221,7 @@ def _special_texts(folder: Path) -> tuple[str | None, str | None]:
     return texts[0], texts[1]
 
 
-def _config_of(path: Path) -> dict[str, Any]:
+def config_of(path: Path) -> dict[str, Any]:
     """A tokenizer_config.json. Raises UserError where it is not there or no JSON map."""
     try:
         config = json.loads(path.read_text())

@@ -31,6 +31,7 @@ from training.curves import write_log
 from training.loop import Task, train
 from training.loss import TokenLoss
 from training.model import (
+    MODEL_SUFFIXES,
     built_tokenizer,
     load_model,
     make_reproducible,
@@ -44,7 +45,7 @@ from training.snapshots import StepLog
 
 TOKENIZER = Path("data/tokenizer")
 CORPUS = Path("data/tokenized_corpus")
-COPIED = {".json", ".safetensors", ".model", ".jinja", ".csv"}
+COPIED = MODEL_SUFFIXES | {".csv"}
 OLDER_FORMS = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 """Files that hold a tokenizer where there is no tokenizer.json."""
 

@@ -13,10 +13,11 @@ from pydantic import Field
 
 from assets.stage import Config, UserError, validated, write_json
 from assets.tokenizer import clear_use
+from training.model import MODEL_SUFFIXES
 
 ENDPOINT = "endpoint.json"
 TEMPLATE = "chat_template.jinja"
-WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+WANTED = [f"*{suffix}" for suffix in sorted(MODEL_SUFFIXES)]
 
 
 class HubConfig(Config):

@@ -31,6 +31,8 @@ from training.rope import RopeConfig, stretched
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
                    "chat_template.jinja", "generation_config.json")
+MODEL_SUFFIXES = frozenset((".json", ".safetensors", ".model", ".jinja"))
+"""Of the files that make a model's folder."""
 NO_LIMIT = 10**30
 """What transformers itself says of a tokenizer without a longest text."""
 

@@ -19,7 +19,7 @@ from assets import raw_corpus
 from assets import records as reading
 from assets.contamination import build_index, contaminated
 from assets.demand import Demand
-from assets.documents import Fields, Skipped, document_files, read_texts
+from assets.documents import Fields, document_files, read_texts
 from assets.raw_corpus import (
     Domain,
     Limits,
@@ -31,6 +31,7 @@ from assets.raw_corpus import (
     ingest,
     located,
 )
+from assets.records import Skipped
 from assets.stage import UserError, write_json
 
 TEXTS = ["one fish", "two fish", "red fish"]
