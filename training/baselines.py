@@ -43,7 +43,8 @@ class EndpointConfig(Config):
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is never written down."""
     options: dict[str, Any] = {}
-    """What a request holds besides, as {reasoning_effort: low, max_completion_tokens: 4000}; null leaves one out."""
+    """More fields of every request, as {reasoning_effort: low, max_completion_tokens: 4000}.
+    null removes a field."""
 
 
 def hub_folder(name: str, revision: str | None) -> Path:
