@@ -1,14 +1,14 @@
-"""Whether two tokenizers give the same ids, told by texts and not by their files alone.
+"""Whether two tokenizers give the same ids: decided by encoding texts, not by comparing files.
 
 Files that differ in form may give the same ids: merges are written as pairs or as one text. Files
-with one vocabulary may give other ids: another pre-tokenizer, normaliser, added token or template
-is enough. So both encode the same texts: some for each kind of writing, each added token in several
-surroundings, and each entry of the vocabulary alone and beside others, which shows what the merges
-decide. That is about 1.1 texts an entry, three ways: 0.2 s for 2,000 entries and 5 to 9 s for
-32,000, where the files differ at all.
+with the same vocabulary may give different ids: another pre-tokenizer, normaliser, added token or
+template is enough. So both tokenizers encode the same texts: some for each script and style, each
+added token in several contexts, and each entry of the vocabulary alone and beside others, which
+tests the merges. That is about 1.1 texts an entry, three ways: 0.2 s for 2,000 entries and 5 to 9 s
+for 32,000. It is paid only where the files differ.
 
-A difference that shows in none of these texts would go unseen. So the `model` sections must be
-equal too, in the form that `tokenizers` itself gives them.
+A difference might show in none of these texts. So the `model` sections must be equal too, in the
+form that `tokenizers` itself writes.
 """
 
 import json
@@ -109,12 +109,12 @@ def around(token: str) -> list[str]:
 
 
 def disagreement(there: Tokenizer, here: Tokenizer, as_in_corpus: bool = False) -> str | None:
-    """The first text to which the two give different ids, with the ids of both, in words; None if
-    there is none.
+    """A message with the first text for which the ids differ, and the ids of both; None if all are
+    equal.
 
-    Neither of them is changed. Special tokens are looked at in all three ways: found in text, taken
-    for text, and added around it. as_in_corpus: taken for text alone, as tokenized_corpus does;
-    special tokens and templates may differ.
+    Neither tokenizer is changed. Special tokens are compared in three ways: recognised in text,
+    treated as text, and added by the template. as_in_corpus: only treated as text, as
+    tokenized_corpus does; special tokens and templates may then differ.
     """
     described = [_quiet(json.loads(tokenizer.to_str())) for tokenizer in (there, here)]
     if described[0] == described[1]:
@@ -137,7 +137,7 @@ def disagreement(there: Tokenizer, here: Tokenizer, as_in_corpus: bool = False) 
 
 
 def _quiet(described: dict[str, Any]) -> dict[str, Any]:
-    """Without what a tokenizer carries from the use it was saved in."""
+    """A tokenizer.json without truncation, padding and dropout."""
     model = described["model"]
     changes = {"model": model | {"dropout": None}} if "dropout" in model else {}
     return described | {"truncation": None, "padding": None} | changes

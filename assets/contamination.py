@@ -15,10 +15,10 @@ marks not counted.
 
 The fold is kept as UTF-8. A run of n letters is at least n bytes, so the search goes over bytes and
 only a hit is counted in letters. Every byte position of the evaluation texts is indexed (17 bytes
-each); a document is looked up only every few bytes, at windows so placed that no run can lie
-between them. Each hit is then compared byte by byte: no false alarm. The cost: ASCII text is folded
+each); a document is searched only every few bytes, and the windows are close enough that every run
+holds a whole one. Each hit is then compared byte by byte: no false alarm. The cost: ASCII text is folded
 by one byte table, a few milliseconds a megabyte; where other characters stand, by a table of the
-characters met so far, up to ten times that for a text without any ASCII (docs/log.md).
+characters seen so far, up to ten times that for a text without any ASCII (docs/log.md).
 """
 
 import sys
@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from assets.documents import FIELD_MISSING, Fields, Skipped, document_files, read_texts
+from assets.documents import FIELD_MISSING, Fields, document_files, read_texts
+from assets.records import Skipped
 from assets.stage import UserError
 
 LANE = 8
@@ -75,7 +76,7 @@ class Index:
     positions: NDArray[np.int64]
     """Where in `texts` each of them starts."""
     table: NDArray[np.bool_]
-    """Whether any hash begins with these bits: turns away nearly every window of a clean document
+    """Whether any hash begins with these bits. This rejects nearly every window of a clean document
     at once."""
     evaluation_texts: int
     """How many there are."""
@@ -97,20 +98,19 @@ def read_index(source: Path, text_field: str, run: int) -> Index:
     """The index of every text in `source`: a file or folder as raw_corpus takes them. run: at least
     15.
 
-    Raises UserError, with file and line, for a record without a text, which nothing could be
-    compared with, and where every text is too short: what can't be searched for must not pass for
-    what was not found.
+    Raises UserError, with file and line, for a record without a text, and if every text is too
+    short: a text that can't be searched for must not count as not found.
     """
     index = build_index(list(_evaluation_texts(source, text_field)), run)
     if index.too_short == index.evaluation_texts:
         raise UserError(
             f"{source}: of its {index.evaluation_texts:,} evaluation texts none has {run} letters and "
-            f"digits, so no document can share so many. Lower {SECTION}.run, correct {SECTION}.text_field, "
-            "or switch decontamination off with run: null."
+            f"digits, so no document can share so many. Lower {SECTION}.run, correct "
+            f"{SECTION}.text_field, or switch decontamination off with run: null."
         )
     print(
-        f"evaluation texts: {index.evaluation_texts:,}, of which {index.too_short:,} hold fewer than {run} letters "
-        "and digits and can't be searched for",
+        f"evaluation texts: {index.evaluation_texts:,}, of which {index.too_short:,} hold fewer than "
+        f"{run} letters and digits and can't be searched for",
         file=sys.stderr,
     )
     return index
@@ -123,8 +123,8 @@ def _evaluation_texts(source: Path, text_field: str) -> Iterator[str]:
             if isinstance(text, Skipped):
                 why = text.detail if text.reason == FIELD_MISSING else text.reason
                 raise UserError(
-                    f"{path}, record {number}: {why}. Documents can't be compared with it: mend the record "
-                    "or take it out."
+                    f"{path}, record {number}: {why}. Documents can't be compared with it: fix the "
+                    "record or take it out."
                 )
             yield text
 
@@ -133,7 +133,7 @@ def build_index(texts: Sequence[str], run: int) -> Index:
     """Index evaluation texts."""
     if run < 2 * LANE - 1:
         raise ValueError(
-            f"run = {run}, but fewer than {2 * LANE - 1} letters say nothing about contamination"
+            f"run = {run}, but fewer than {2 * LANE - 1} letters in common are no sign of contamination"
         )
     folded = [fold(text.replace("\0", "").encode("utf-8", "replace")).tobytes() for text in texts]
     joined = np.frombuffer(BETWEEN.join(folded), np.uint8)
@@ -163,8 +163,7 @@ def fold(text: bytes) -> NDArray[np.uint8]:
 
 
 def fold_character(character: str) -> str:
-    """The letters and digits that a character is compared as; none for a space, a sign or a
-    mark."""
+    """The letters and digits that a character is compared as; "" for a space, a sign or a mark."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
     return "".join(
         SAME.get(part, part) for part in plain if part.isalnum() and part not in NOT_LETTERS
@@ -172,8 +171,8 @@ def fold_character(character: str) -> str:
 
 
 def count_letters(folded: bytes) -> int:
-    """How many letters a part of a folded text counts; a character that is cut off at either end is
-    not counted."""
+    """The number of letters in a part of a folded text; one that is cut off at an end is not
+    counted."""
     codes = np.frombuffer(folded.decode("utf-8", "ignore").encode("utf-32-le"), np.uint32)
     return len(codes) + sum(
         int(((codes >= first) & (codes <= last)).sum()) for first, last in COUNT_TWICE
@@ -181,8 +180,7 @@ def count_letters(folded: bytes) -> int:
 
 
 class _Forms:
-    """What each character past ASCII is compared as. A character is looked up in Unicode when it is
-    first met."""
+    """What each character past ASCII is compared as. Its entry is made when it is first seen."""
 
     def __init__(self) -> None:
         self._form = np.full(sys.maxunicode + 1, -1, np.int32)  # by code point, the row of `_bytes`

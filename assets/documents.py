@@ -1,12 +1,13 @@
 """Documents from the formats people keep corpora in: JSON Lines (plain, .gz, .zst) and Parquet.
 
-A record gives its text, or a named reason why not, with its line.
+Each record gives its text or a named reason to skip it, with its line.
 The stage counts the reasons against the user's limits.
-A record without the wanted field, or a whole Parquet file without it, is counted like any other.
-What cannot be read on from (a cut-off archive, a missing file) stops; see assets/records.py.
+Records without the wanted field are counted too, even if a whole Parquet file lacks the column.
+A file that cannot be read further (a cut-off archive, a missing file) stops the stage; see
+assets/records.py.
 
-Of a Parquet file the wanted columns alone are read, and of nested columns the wanted fields alone,
-so what else a file holds cannot break it.
+Only the wanted columns of a Parquet file are read, and only the wanted fields of nested columns, so
+other columns cannot cause an error.
 Text may be stored as bytes, and a nested record as JSON text.
 The name of a domain may be stored as a number or a boolean: it is compared as JSON writes it.
 """
@@ -25,21 +26,20 @@ import pyarrow as pa
 from assets.records import (
     BYTES_AT_ONCE,
     UNDECODABLE,
+    Skipped,
     carefully_parsed,
     numbered_lines,
     opened,
     parsed,
 )
-from assets.records import Skipped as Skipped
 from assets.source_files import DOCUMENTS, Files, shown, source_files
 from assets.stage import UserError
 
 ROWS_AT_ONCE = 128
 KINDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 LISTED = 200  # characters of the list of fields in a message
-LONGEST_ESCAPE = (
-    6  # bytes of \u0000: a text of n bytes makes a line of at most 6 n, and its other fields
-)
+LONGEST_ESCAPE = 6
+"""The escape of a zero byte is six bytes: a text of n bytes takes at most 6 n in its line."""
 
 FIELD_MISSING = "field_missing"
 NOT_A_STRING = "text_not_a_string"
@@ -50,9 +50,11 @@ ABSENT = object()
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Which fields of a record matter. A field of the whole name is taken; else dots go into
-    nested records:
-    "meta.redpajama_set_name"."""
+    """Which fields of a record matter.
+
+    A field with the whole name comes first; otherwise dots lead into nested records:
+    "meta.redpajama_set_name".
+    """
 
     text: str
     domain: str | None = None
@@ -60,13 +62,14 @@ class Fields:
     only: str | None = None
     """Records whose domain is another are left to other domains."""
     section: str = "raw_corpus"
-    """What in params.yaml names the fields, for messages."""
+    """The section of params.yaml that names the fields, for messages."""
 
 
 def document_files(source: Path, setting: str = "raw_corpus.domains.*.source") -> Files:
-    """The document files of a source: itself, or those below it, by assets/source_files.py.
+    """The document files of a source: the source itself, or the files below it, by
+    assets/source_files.py.
 
-    setting: what in params.yaml names the source, for messages.
+    setting: the key of params.yaml that names the source, for messages.
     """
     return source_files(source, DOCUMENTS, setting)
 
@@ -76,8 +79,8 @@ def read_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int, 
 
     A text may hold lone surrogates and zero bytes. Blank lines are no records.
 
-    longest: UTF-8 bytes. A line that can only hold a longer text is skipped as oversize unparsed.
-    Raises UserError, with file and line, where the file cannot be read on from.
+    longest: UTF-8 bytes. A line that can only hold a longer text is skipped as oversize, unparsed.
+    Raises UserError, with file and line, where the file cannot be read further.
     """
     if path.suffix.lower() == ".parquet":
         return _parquet_texts(path, fields)
@@ -126,7 +129,7 @@ def _text_of(record: Any, fields: Fields, known: str | None = None) -> str | Ski
 
 
 def _text_from(value: Any, fields: Fields) -> str | Skipped:
-    """The text in a value that is no string: bytes are decoded, all else is none."""
+    """The text in a value that is not a string: bytes are decoded, any other type is skipped."""
     if isinstance(value, Skipped):
         return value
     if isinstance(value, bytes):
@@ -145,7 +148,7 @@ def _not_a_string(field: str, kind: str) -> Skipped:
 
 
 def _other_domain(domain: Any, fields: Fields) -> Skipped | None:
-    """Why a record with this value in its domain field is not wanted; None where it is."""
+    """Why a record with this value in its domain field is not wanted; None if it is wanted."""
     if isinstance(domain, Skipped):
         return domain
     name = _domain_name(domain)
@@ -163,8 +166,7 @@ def _domain_name(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, float):
-        # A column of whole numbers with a gap is stored as floats: 2024.0 is 2024, and NaN is the
-        # gap.
+        # Integers with a missing value are stored as floats: 2024.0 is 2024, NaN is the missing one.
         return None if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
     return None if value is None or isinstance(value, dict | list) else str(value)
 
@@ -245,11 +247,11 @@ class Column:
 
 
 def _parquet_texts(path: Path, fields: Fields) -> Iterator[tuple[int, str | Skipped]]:
-    import pyarrow.parquet as pq  # here, for it takes as long to import as a small domain to read
+    import pyarrow.parquet as pq  # imported here: it takes as long as reading a small domain
 
     row = 0
     try:
-        # Opened here, for pyarrow takes no name that is not UTF-8.
+        # Opened here: pyarrow refuses a name that is not UTF-8.
         with opened(path) as file:
             table = pq.ParquetFile(file)
             schema = table.schema_arrow
@@ -269,7 +271,7 @@ def _parquet_texts(path: Path, fields: Fields) -> Iterator[tuple[int, str | Skip
 
 
 def _column(path: Path, schema: pa.Schema, field: str) -> Column | None:
-    """Where a field stands; None where it does not. Raises UserError where it stands twice."""
+    """Where a field stands; None if it is absent. Raises UserError if there are two."""
     name, *keys = [field] if field in schema.names else field.split(".")
     structs: list[str] = []
     found = [schema.field(i) for i in schema.get_all_field_indices(name)]

@@ -4,10 +4,10 @@ gigatoken is several times faster and gave the same ids wherever it was tried, b
 in each block (about a megabyte) the document of the lowest id, as good as drawn, is encoded by both, and one difference
 sends the whole domain back to the reference. Which of the two worked never shows in the ids; the log says it.
 
-A special token's text inside a document is text: a page about HTML that says "</s>" ends nothing.
-The reference is told so; gigatoken, which has no such setting, is given the tokenizer without its
-special tokens. Before the first document both must split the text of every added token, and a text
-of every kind of writing, into the same ids.
+A special token's text inside a document is text: a page about HTML may contain "</s>". The
+reference has a setting for this. gigatoken has none, so it gets the tokenizer without its special
+tokens. Before the first document both must give the same ids for the text of every added token and
+for a text in each of many scripts and styles.
 """
 
 import os
@@ -85,16 +85,14 @@ class Fast:
 
 
 def without_specials(path: Path) -> bytes:
-    """A tokenizer.json that knows no special token, no template that would name one, and nothing of
-    its last use."""
+    """A tokenizer.json without special tokens, template, truncation, padding and dropout."""
     tokenizer, _ = without_use(path)
     added = [token for token in tokenizer.get("added_tokens") or [] if not token.get("special")]
     return orjson.dumps(tokenizer | {"added_tokens": added, "post_processor": None})
 
 
 def check_specials(fast: Fast, reference: Reference) -> None:
-    """Encode the text of every added token by both, alone and among words, and a text of every kind
-    of writing.
+    """Compare the ids of both for every added token, alone and among words, and for PROBES.
 
     Raises IdsDiffer where they differ.
     """

@@ -5,11 +5,11 @@ The artefact is an index of 30 bytes a span, so a further recipe costs seconds. 
 requested and the realised shares side by side. Held-out documents never enter, and that is checked
 on what was chosen.
 
-A text that stands in two domains would train twice, so the later domain gives it up
-(`duplicates_across_domains`). This happens here, where all domains first meet: domains are read,
-tokenized and measured on their own, in any order and side by side, and one that changes makes no
-other stale. The cost is that the length histograms and the demand still count such a text in both.
-duplicates.csv says how many documents and tokens each domain gave up, and to which. DVC compares
+A text in two domains would train twice, so the later domain leaves it out
+(`duplicates_across_domains`). This happens here because this is the first stage that sees all
+domains: earlier stages handle each domain alone, in any order and in parallel, and a change of one
+makes no other stale. The cost: the length histograms and the demand still count such a text twice.
+duplicates.csv counts the documents and tokens that each domain left out, and for which domain. DVC compares
 maps of parameters without their order, so this stage also depends on data/token_demand/order.txt.
 
 Memory: about 150 bytes for each document of the corpus.

@@ -1,11 +1,10 @@
-"""By which code and packages a piece of work was begun that is kept half done, and whether they are
-others now.
+"""Which code and packages did the work that is kept half done, and whether they have changed since.
 
-What is kept is found again by what decides it: settings and data. Code decides it too, but a
-reworded comment changes a file's hash, and a training of ten days must not be lost to one. So code
-and packages are no part of a name. They are written down beside what is kept, and who goes on with
-it is told which of them changed. The cost is that whoever has changed what the code computes must
-read that line, and remove what is kept to begin anew.
+Half-done work (snapshots of a training, answers of a report) is found again by its settings and
+data. Code decides its result too, but a reworded comment changes a file's hash, and that must not
+cost a training of ten days. So code and packages are not part of its name. They are written down
+beside it, and a run that continues it reports what changed. The cost: after a change of what the
+code computes, the user must read that line and remove the kept work to start from the beginning.
 """
 
 import json
@@ -18,26 +17,28 @@ from pathlib import Path
 from assets.stage import package_versions, write_json
 
 OURS = ("assets", "training", "evaluation")
+SHOWN = 6
+"""Modules named in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What did the work from `after` on."""
+    """The code and packages that did the work from `after` on."""
 
     after: int
-    """Steps, or answers, that were there when it began."""
+    """Steps, or answers, that were already done."""
     code: Mapping[str, str]
-    """SHA-256 of each module of ours that was imported, by its name."""
+    """Module name -> SHA-256, of the project's modules that were imported."""
     packages: Mapping[str, str]
-    """Version of each package that decides bytes."""
+    """Package -> version, of those that decide the bytes."""
 
 
 def note(path: Path, stage: str, after: int) -> str:
-    """Write into `path` what is at work from here on; returns what differs from what did the work
-    before, in words.
+    """Write down in `path` which code and packages do the work from now on.
 
-    after: steps, or answers, that are there already; 0 begins anew. stage: whose packages decide
-    the bytes.
+    Returns what changed since the work before, as a phrase; "" if nothing did.
+    after: steps, or answers, that are already done; 0 starts from the beginning.
+    stage: the stage whose packages count.
     """
     now = Origin(after=after, code=code_at_work(), packages=package_versions(stage))
     known = origins(path)
@@ -51,8 +52,7 @@ def note(path: Path, stage: str, after: int) -> str:
 
 
 def origins(path: Path) -> list[Origin]:
-    """All that has worked on it, in turn; empty where nothing is written down, or nothing that can
-    be read."""
+    """Every origin so far, in order; empty if there is no file that can be read."""
     try:
         return [Origin(**part) for part in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError):
@@ -60,12 +60,12 @@ def origins(path: Path) -> list[Origin]:
 
 
 def done_by_others(path: Path) -> int:
-    """Steps, or answers, that other code or packages than the last made."""
+    """Steps, or answers, that were done by code or packages other than the last ones."""
     return max((part.after for part in origins(path)[1:]), default=0)
 
 
 def code_at_work() -> dict[str, str]:
-    """SHA-256 of each module of ours that this process has imported, by its name."""
+    """Module name -> SHA-256, of the project's modules that this process has imported."""
     files = {
         (module.__spec__.name if name == "__main__" and module.__spec__ else name): module.__file__
         for name, module in list(sys.modules.items())
@@ -79,21 +79,16 @@ def code_at_work() -> dict[str, str]:
 
 
 def _difference(before: Origin, now: Origin) -> str:
-    """In words; modules that only one of them imported are left out, for another command may be at
-    work."""
-    modules = [
-        name
-        for name in sorted(before.code.keys() & now.code.keys())
-        if before.code[name] != now.code[name]
-    ]
-    parts = (
-        [f"other code ({', '.join(modules[:6])}{' and more' if len(modules) > 6 else ''})"]
-        if modules
-        else []
-    )
-    parts += [
-        f"{name} {before.packages.get(name, 'none')} (now {now.packages.get(name, 'none')})"
-        for name in sorted(before.packages.keys() | now.packages.keys())
-        if before.packages.get(name) != now.packages.get(name)
-    ]
+    """What changed, as a phrase; "" if nothing did."""
+    parts = []
+    # Modules that only one of them imported do not count: another command imports others.
+    both = sorted(before.code.keys() & now.code.keys())
+    modules = [name for name in both if before.code[name] != now.code[name]]
+    if modules:
+        more = " and more" if len(modules) > SHOWN else ""
+        parts.append(f"other code ({', '.join(modules[:SHOWN])}{more})")
+    for name in sorted(before.packages.keys() | now.packages.keys()):
+        then, current = (origin.packages.get(name, "none") for origin in (before, now))
+        if then != current:
+            parts.append(f"{name} {then} (now {current})")
     return ", ".join(parts)

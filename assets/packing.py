@@ -11,14 +11,13 @@ in a corpus of pages this closes all rows but a few in a thousand. What still st
 with one part of one longer span. A remainder too small for a useful part is widened first, and a
 span that gave several parts gives no more, so that no span is shredded. Such a row costs one cut.
 
-Copies of a text stand in different rows. Where only copies are left for a row, pieces are exchanged
-with other rows, at the price of a cut. No world was found in which this leaves copies together that
-fit a row and are at most half as many as there are rows; beyond that the search is greedy and may
-miss the only arrangement there is.
+Copies of a text stand in different rows. If only copies are left for a row, pieces are exchanged
+with other rows, at the price of a cut. In every corpus tried this separated copies that fit a row
+and are at most half as many as there are rows. With more copies the greedy search may miss the only
+arrangement that separates them.
 
-Both lose one remainder shorter than a row. Both work on lengths alone. concatenate takes 40 bytes a
-piece; best_fit takes about 200 bytes and 10 microseconds for each span, as it goes span by span in
-Python.
+Both ways lose one remainder shorter than a row, and both look at lengths alone. concatenate takes
+40 bytes a piece. best_fit goes span by span in Python: about 200 bytes and 10 microseconds a span.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -38,8 +37,7 @@ SHORTEST_PIECE = 64
 """Tokens. A shorter remainder of a row is widened before it is filled with a part of a span, where
 that can be done; in rows of less than 2,048 tokens, a remainder of less than a 32nd."""
 MOST_PIECES = 8
-"""A span that fills remainders is cut into so many pieces; it takes a lack of other spans to cut it
-further."""
+"""A span that fills remainders is cut into at most this many pieces, unless there is no other span."""
 DONORS_TRIED = 8
 PAIRS_TRIED = 500
 PLACES_TRIED = 4
@@ -242,7 +240,6 @@ class _Rows:
         self._text: list[int] = []
         self._rows: list[list[int]] = []
         self._texts: list[set[int]] = []  # copied texts in each row
-        self._rows_with: Counter[int] = Counter()  # a copied text
         self._donor: int | None = None  # what is left of the span that was cut last
         self._given: Counter[int] = Counter()  # parts that each span gave
         self.stock = _Stock(self._size, self._text)
@@ -260,10 +257,9 @@ class _Rows:
         texts = {self._text[piece] for piece in row} - {ALONE}
         self._rows.append(row)
         self._texts.append(texts)
-        self._rows_with.update(texts)
 
     def fill(self) -> None:
-        """The next row, from the stock. There must be enough for it."""
+        """Add the next row, from the stock, which must hold enough tokens for it."""
         row: list[int] = []
         texts: set[int] = set()
         room = self._chunk_length
@@ -273,9 +269,8 @@ class _Rows:
                 break
             if piece is None:
                 room, piece = self._cut(row, texts, room)
-            if (
-                piece is None
-            ):  # only copies of what is in the row are left: part_copies looks for another place
+            if piece is None:
+                # Only copies of what is in the row are left; part_copies will exchange them.
                 piece = self._copy(room)
             row.append(piece)
             room -= self._size[piece]
@@ -315,9 +310,11 @@ class _Rows:
         return False
 
     def _cut(self, row: list[int], texts: set[int], room: int) -> tuple[int, int | None]:
-        """A part of a longer piece that fills the row, and the room it takes. Where that would be a
-        shred, the smallest piece of the row makes room first. None where all spans left are copies
-        of what is in the row."""
+        """The room to fill, and a part of a longer piece that fills it.
+
+        If that part would be very short, the smallest piece of the row makes room first. The part
+        is None if all spans left are copies of what is in the row.
+        """
         if room < self._shortest and len(row) > 1:
             smallest = min(row, key=self._size.__getitem__)
             wider = room + self._size[smallest]
@@ -333,8 +330,8 @@ class _Rows:
         return room, None if donor is None else self._head(donor, room)
 
     def _longer(self, room: int, texts: set[int]) -> int | None:
-        """A piece to fill the room from. The span that was cut last goes on giving parts, so that
-        few spans are cut, until it would be shredded."""
+        """A piece to fill the room from. The span that was cut last gives the next part too, so that
+        few spans are cut, until it has given enough."""
         last, self._donor = self._donor, None
         if last is not None and self._text[last] not in texts:
             if self._size[last] <= room:
@@ -356,11 +353,10 @@ class _Rows:
         return found
 
     def _is_spent(self, piece: int) -> bool:
-        """Whether its span should give no more parts: parts of a copy bar its copies from the rows
-        they stand in."""
-        return (
-            self._given[self._span[piece]] >= (MOST_PIECES if self._text[piece] == ALONE else 2) - 1
-        )
+        """Whether its span has given enough parts."""
+        # A part of a copy keeps all other copies out of its row, so a copy gives one part only.
+        most = MOST_PIECES if self._text[piece] == ALONE else 2
+        return self._given[self._span[piece]] >= most - 1
 
     def _head(self, piece: int, size: int) -> int:
         """The beginning of a piece; its rest is the next to give a part."""
@@ -372,12 +368,9 @@ class _Rows:
 
     def _parted(self, piece: int, size: int) -> tuple[int, int]:
         """A piece as two, the first of that size."""
-        span, start, stop = (
-            self._span[piece],
-            self._start[piece],
-            self._start[piece] + self._size[piece],
-        )
-        return self.piece(span, start, start + size), self.piece(span, start + size, stop)
+        span, start = self._span[piece], self._start[piece]
+        middle, stop = start + size, start + self._size[piece]
+        return self.piece(span, start, middle), self.piece(span, middle, stop)
 
     def _copy(self, room: int) -> int:
         """The longest piece of the stock, whatever its text, or as much of it as the room takes."""
@@ -409,8 +402,10 @@ class _Rows:
         return sorted(copies, key=self._size.__getitem__)
 
     def _move(self, piece: int, number: int) -> None:
-        """Move a piece from row `number` to rows without its text, as much as they can exchange for
-        it. Nothing moves where the row has no other span of that text any more."""
+        """Exchange a piece of row `number`, or parts of it, for pieces of rows without its text.
+
+        Stops when the row has no other span of that text any more.
+        """
         text = self._text[piece]
         for other in [*range(number - 1, -1, -1), *range(number + 1, len(self._rows))]:
             if piece not in self._copies_in(self._rows[number]):
@@ -441,8 +436,8 @@ class _Rows:
         )
 
     def _taken(self, number: int, barred: AbstractSet[int], size: int) -> list[int]:
-        """Take pieces out of a row, none of a barred text, that have that size together, or less
-        where there is no more: one that fits, else from the largest on, the last one cut."""
+        """Take pieces of texts that are not barred out of a row, `size` tokens together, or all there
+        are: one of exactly that size, else the largest first, and the last one is cut."""
         row = self._rows[number]
         free = sorted(
             (piece for piece in row if self._text[piece] not in barred), key=self._size.__getitem__
@@ -462,10 +457,8 @@ class _Rows:
         return taken
 
     def _count_texts(self, number: int) -> None:
-        """Bring up to date which copied texts are in a row."""
-        self._rows_with.subtract(self._texts[number])
+        """Update which copied texts are in a row."""
         self._texts[number] = {self._text[piece] for piece in self._rows[number]} - {ALONE}
-        self._rows_with.update(self._texts[number])
 
 
 def _joined(

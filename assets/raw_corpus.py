@@ -35,7 +35,6 @@ from assets.documents import (
     NOT_A_STRING,
     OTHER_DOMAIN,
     Fields,
-    Skipped,
     document_files,
     read_texts,
 )
@@ -43,7 +42,7 @@ from assets.domains import SET_NAMES
 from assets.hub import HubSource, fetch, list_hub
 from assets.progress import Progress
 from assets.randomness import fractions
-from assets.records import OVERSIZE, read_text
+from assets.records import OVERSIZE, Skipped, read_text
 from assets.sample_corpus import SampleDomain, records
 from assets.source_files import NAMED, shown
 from assets.stage import Config, UserError, command, output, read_json, read_params, validated

@@ -1,18 +1,18 @@
-"""Records and texts from files, read with care: one reader for corpora, evaluations and haystacks.
+"""One reader of records and texts, for corpora, evaluations and haystacks.
 
-    read_records(path)     JSON Lines: (line number, record or Skipped), where bad ones are counted
-    checked_records(path)  JSON Lines: (line number, record), where every line must be right
+    read_records(path)     JSON Lines: (line number, record or Skipped), if the caller counts bad ones
+    checked_records(path)  JSON Lines: (line number, record), if every line must be valid
     read_text(path)        a whole text file, .txt or .csv
 
 Each reads plain files, .gz and .zst, by the ending of the name in any case.
-A line ends with LF, CR LF or CR and nothing else: U+2028 inside of a string ends none.
-Blank lines are no records, and a byte order mark is dropped.
+A line ends with LF, CR LF or CR and nothing else: U+2028 inside a string does not end it.
+Blank lines are skipped, and a byte order mark is dropped.
 The encoding is UTF-8; anything else is an error with its line.
 
-A broken record is not fatal by itself. What cannot be read on from raises a UserError of one line:
-a cut-off archive, a missing file, a pipe, another format than the name says.
+A broken record is not fatal by itself. A file that cannot be read further raises a UserError of one
+line: a cut-off archive, a missing file, a pipe, a format that differs from the file's ending.
 
-Memory holds one block of a file and one line; of a line past `longest` bytes it holds no more.
+Memory holds one block of a file and one line; a line past `longest` bytes is not held.
 A .zst that was written with a long window (zstd --long) takes memory for that window, up to 2 GiB.
 """
 
@@ -36,9 +36,8 @@ from assets.stage import UserError
 
 BYTES_AT_ONCE = 1 << 18
 LONGEST = 1 << 40  # bytes of a line: as good as no limit
-WIDEST = (
-    1 << 31
-)  # bytes of a zstd window: the most that zstd writes (--ultra --long=31) and its library reads
+WIDEST = 1 << 31
+"""Bytes of a zstd window: the most that zstd writes (--ultra --long=31) and its library reads."""
 ZSTD_HEADER = 18  # bytes at most
 READ_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 
@@ -50,23 +49,21 @@ FORMATS = (
     (rb"PK\x03\x04", "a zip archive"),
     (rb"PAR1[\x00-\x1f]", "Parquet"),
     (rb"ARROW1\x00", "Arrow data"),
-    (
-        rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff",
-        "UTF-32 text",
-    ),  # before UTF-16, whose mark begins alike
+    # UTF-32 before UTF-16: their byte order marks begin with the same bytes.
+    (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32 text"),
     (rb"\xff\xfe|\xfe\xff|[^\x00]\x00[^\x00]\x00|\x00[^\x00]\x00[^\x00]", "UTF-16 text"),
 )
-"""What a file holds, by its first bytes. In UTF-16 without a mark every other byte is zero."""
+"""Patterns of a file's first bytes. In UTF-16 without a mark every other byte is zero."""
 ARCHIVES = {".gz": "gzip data", ".zst": "zstd data"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A record that gives nothing, and the named reason."""
+    """A record that is skipped, and the named reason."""
 
     reason: str
     detail: str = ""
-    """What the reason leaves open: which field is not there, and what is."""
+    """More about the reason, for example which field is missing and which ones there are."""
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
@@ -78,24 +75,24 @@ OVERSIZE = "oversize"
 
 
 def read_records(path: Path, longest: int = LONGEST) -> Iterator[tuple[int, Any | Skipped]]:
-    """(line number from 1, JSON value or why there is none) of every line that is not blank.
+    """(line number from 1, JSON value or why it is skipped) of every line that is not blank.
 
-    Strings may hold lone surrogates, which JSON can write and UTF-8 cannot.
+    Strings may hold lone surrogates, which JSON can express and UTF-8 cannot.
 
     longest: bytes of a line above which it is skipped as oversize, without being held in memory.
-    Raises UserError, with file and line, where the file cannot be read on from.
+    Raises UserError, with file and line, where the file cannot be read further.
     """
     for number, line in numbered_lines(path, longest):
         yield number, parsed(line) if isinstance(line, bytes) else line
 
 
 def checked_records(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, JSON value) of every line that is not blank, where each must be right.
+    """(line number from 1, JSON value) of every line that is not blank; each must be valid.
 
-    Lone surrogates become question marks, and a line on stderr says how many records had some.
+    Lone surrogates become question marks; a line on stderr counts the records that had some.
 
-    Raises UserError, with file, line, reason and what to do, for the first line that is not right:
-    not JSON, not UTF-8, or an object with two fields of one name.
+    Raises UserError, with file, line, reason and advice, for the first invalid line: not JSON, not
+    UTF-8, or an object with two fields of one name.
     """
     changed = 0
     for number, line in numbered_lines(path, LONGEST):
@@ -115,8 +112,8 @@ def checked_records(path: Path) -> Iterator[tuple[int, Any]]:
 def read_text(path: Path) -> str:
     """The text of a file, with LF as line ends, without a byte order mark and without zero bytes.
 
-    A line on stderr says how many zero bytes were dropped.
-    Raises UserError, with file and line, for what is not UTF-8, and where the file cannot be read.
+    A line on stderr counts the zero bytes that were dropped.
+    Raises UserError, with file and line, if a byte is not UTF-8 or the file cannot be read.
     """
     try:
         content = b"".join(_with_line_feeds(_blocks(path)))
@@ -137,19 +134,19 @@ def read_text(path: Path) -> str:
 
 
 def parsed(line: bytes) -> Any | Skipped:
-    """The JSON value of a line, or why there is none. Of two fields of one name the last counts."""
+    """The JSON value of a line, or why it is skipped. Of two fields of one name the last counts."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        # The standard parser is slower and takes more: lone surrogates, NaN, long numbers, a byte
-        # order mark. It also tells bad bytes from bad JSON.
+        # The standard parser is slower and accepts more: lone surrogates, NaN, long numbers, a byte
+        # order mark. It also distinguishes bad bytes from bad JSON.
         return carefully_parsed(line, ())
 
 
 def carefully_parsed(line: bytes, once: Collection[str] | None = None) -> Any | Skipped:
-    """The JSON value of a line, or why there is none.
+    """The JSON value of a line, or why it is skipped.
 
-    once: names of fields that an object may hold once only; None: all names.
+    once: fields that an object may hold only once; None: all fields.
     """
     hook = None if once == () else _unique(once)
     try:
@@ -182,7 +179,7 @@ def _unique(once: Collection[str] | None) -> Any:
 
 
 def without_surrogates(value: Any) -> Any:
-    """A JSON value with question marks for lone surrogates; the same object where it holds none."""
+    """A JSON value with question marks for lone surrogates; the same object if it has none."""
     if isinstance(value, str):
         try:
             value.encode()
@@ -222,7 +219,7 @@ def numbered_lines(path: Path, longest: int = LONGEST) -> Iterator[tuple[int, by
 
 
 def _lines(blocks: Iterator[bytes], longest: int) -> Iterator[bytes | None]:
-    """Lines without their ends; None for one past `longest` bytes, of which no more is held."""
+    """Lines without their ends; None for a line past `longest` bytes, which is not held."""
     held: list[bytes] = []
     size, too_long = 0, False
     for block in _with_line_feeds(blocks):
@@ -254,7 +251,7 @@ def _with_line_feeds(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """What a file holds, unpacked. Raises UserError where that is no text."""
+    """The unpacked content of a file. Raises UserError if it is not text."""
     packing = path.suffix.lower()
     with opened(path) as file:
         if packing in ARCHIVES:
@@ -285,7 +282,7 @@ def _without_waiting(name: str, flags: int) -> int:
 def _check_archive(path: Path, file: Any, wanted: str) -> None:
     head = file.peek(16)[:16]
     if not head:
-        raise EOFError("it holds no byte, where even an archive of nothing has a beginning")
+        raise EOFError("it is empty, and even an archive of nothing has a header")
     found = _format_of(head)
     if found != wanted:
         raise UserError(
@@ -316,7 +313,7 @@ def _unpacked(path: Path, file: BinaryIO, packing: str) -> Iterator[bytes]:
 
 
 def _zstd_blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """All frames, opened one by one: the library's own reader ends a cut-off frame in silence."""
+    """All frames, opened one by one: the library's own reader silently accepts a cut-off frame."""
     unpacker = zstandard.ZstdDecompressor(max_window_size=WIDEST)
     frame, head, first = None, b"", True
     while compressed := file.read(BYTES_AT_ONCE):
@@ -337,9 +334,9 @@ def _zstd_blocks(path: Path, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _explain_frame(path: Path, head: bytes, first: bool, error: zstandard.ZstdError) -> None:
-    """Raise UserError where the first bytes of a frame show why it cannot be read.
+    """Raise UserError if the first bytes of a frame show why it cannot be read.
 
-    first: no frame was before it.
+    first: it is the first frame of the file.
     """
     if not first and _format_of(head) != "zstd data":
         raise UserError(_trailing(shown(path), "zstd -dc FILE | zstd > NEW"))

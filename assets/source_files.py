@@ -2,12 +2,12 @@
 
 A folder is read with its subfolders, in the order of the paths.
 A file is read if its ending is known, in any case.
-Hidden files, temporary files and what editors and operating systems leave behind are ignored,
-and so are folders of that kind with all they hold. Each is listed with its reason.
+Hidden files, temporary files and leftovers of editors and operating systems are ignored, and so are
+such folders with all they hold. Each is listed with its reason.
 An error while listing stops the stage: an unlisted folder may hold half of the corpus.
 
-The cost: names decide. A document file named `_a.jsonl` has to be renamed, or named as the source
-itself, for the rule is about what lies below a source and never about the source.
+The cost: only names count. A document file named `_a.jsonl` must be renamed, or be the source
+itself: the rule applies to files below a source, not to the source.
 """
 
 import os
@@ -40,7 +40,7 @@ SYSTEM = frozenset(
 )
 TEMPORARY = frozenset(("tmp", "temp"))  # folders, or files without an ending
 UNFINISHED = frozenset(("tmp", "partial", "incomplete", "inprogress", "crdownload", "bak", "swp"))
-"""Extensions of temporary files, wherever they stand: part.tmp.jsonl, part.jsonl.tmp."""
+"""Extensions of temporary files, at any place in the name: part.tmp.jsonl, part.jsonl.tmp."""
 LAST = (
     ".temp",
     ".part",
@@ -111,10 +111,10 @@ def print_ignored(ignored: dict[str, str], where: str) -> None:
 
 
 def check_hashable(source: Path, setting: str) -> None:
-    """Raise UserError for what DVC cannot hash below a source, of which it reads every file.
+    """Raise UserError for a file below a source that DVC cannot hash. DVC hashes every file there.
 
-    A pipe makes it wait for ever; a link that leads nowhere, or a name that is not UTF-8, stops it
-    with an error that does not say so. A folder that cannot be listed it leaves out in silence.
+    A pipe makes it wait for ever. A broken link, or a name that is not UTF-8, stops it with an
+    unclear error. It silently skips a folder that cannot be listed.
     """
     waiting = [source]
     while waiting:
@@ -161,7 +161,7 @@ def why_ignored(name: str, endings: tuple[str, ...] | None) -> str | None:
 
 
 def why_ignored_below(path: str, endings: tuple[str, ...]) -> str | None:
-    """The same for a path below a source, parts divided by slashes: its folders count too."""
+    """`why_ignored` for a path below a source, with slashes: its folders count too."""
     *folders, name = path.split("/")
     reasons = [why_ignored(folder, None) for folder in folders]
     return next(filter(None, reasons), None) or why_ignored(name, endings)
@@ -227,7 +227,7 @@ def _mode(source: Path, setting: str) -> int:
 
 
 def kind_of(mode: int) -> str:
-    """What lies there instead of a file, in words: reading it might never end."""
+    """The kind of something that is not a file, as a phrase: reading it might never end."""
     if stat.S_ISFIFO(mode):
         return "a named pipe"
     return "a socket" if stat.S_ISSOCK(mode) else "a device"

@@ -9,11 +9,11 @@ renames. So a folder with a record is whole, a kill leaves the old output or non
 The record holds no clock and no host, for the same inputs must give the same bytes. The cost is one more read of
 every output for its SHA-256.
 
-The versions of the packages that decide its bytes stand in its metrics file, under `made_with`, and
-the record names that file. DVC keeps both files together, under one entry of dvc.lock. But what
-reads an artefact reads its folder: with the versions in there, an upgrade that gives the same bytes
-would change the artefact's hash, and a training of ten days would run again for a new patch of
-NumPy. The cost is that a folder copied by itself leaves its versions behind.
+The versions of the packages that decide its bytes are in its metrics file, under `made_with`, and
+the record names that file. DVC keeps both files under one entry of dvc.lock. They are not in the
+artefact's folder, because later stages depend on that folder: an upgrade that gives the same bytes
+would change its hash, and a training of ten days would run again for a patch of NumPy. The cost: a
+folder that is copied alone loses its versions.
 
 What a stage needs and is not there ends it in one line: the command that makes it, or the key of params.yaml that names
 it. That is told from the path in the error, so a file that neither makes nor names stays a traceback.
@@ -44,8 +44,7 @@ ITEMS = {"domain": "raw_corpus.domains", "recipe": "mixed_dataset.recipes", "mod
 """Where params.yaml names the items of stages, by what their commands call one."""
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 MADE_WITH = "made_with"
-"""The key of a metrics file, and of a record, that says with which versions an artefact was
-made."""
+"""In a metrics file: the versions an artefact was made with. In a record: the path of that file."""
 ASKED_WITH = ("numpy", "pandas", "pyarrow", "tokenizers", "torch", "transformers")
 DECIDED_BY = {
     "token_demand": ("numpy",),
@@ -64,9 +63,8 @@ DECIDED_BY = {
     "short_context_report": ("lm_eval", *ASKED_WITH),
     "comparison": ("matplotlib", "numpy", "pandas", "python"),
 }
-"""The packages that decide the bytes of each stage's artefacts; tests/test_architecture.py holds
-them against imports.
-"""
+"""The packages that decide the bytes of each stage's artefacts; tests/test_architecture.py compares
+them with imports."""
 
 
 class UserError(Exception):
@@ -90,7 +88,7 @@ class Output:
     metrics: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     unused: set[str] = field(default_factory=set)
-    """Packages of the stage that had no part this time."""
+    """Packages of the stage that were not used this time."""
 
 
 def read_params(section: str, model: type[AnyConfig], path: Path | None = None) -> AnyConfig:
@@ -210,14 +208,12 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
 
 
 def _in_one_line(versions: dict[str, str]) -> str:
-    """One text, so that `dvc metrics show` and `dvc exp show` have one column for it and not one a
-    package."""
+    """One string, which is one column in `dvc metrics show` and `dvc exp show`, not one a package."""
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def package_versions(stage: str) -> dict[str, str]:
-    """The version of each package that decides the bytes of a stage's artefacts; what is not
-    installed is left out."""
+    """The version of each installed package that decides the bytes of a stage's artefacts."""
     found = {}
     for name in DECIDED_BY.get(stage, ()):
         try:

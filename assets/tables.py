@@ -1,4 +1,4 @@
-"""Tables of other stages as CSV, with names read as the text they are.
+"""CSV tables of other stages, in which names stay text.
 
 pandas guesses types. A domain named "2024" would come back as a number, "1e5" as 100000.0 and "NA"
 as a missing value, and would then match nothing that params.yaml names. The cost: a new column of

@@ -5,12 +5,12 @@ A stage of its own, so that reading a corpus hangs on what is needed and not on 
 another recipe that needs no more leaves data/token_demand/DOMAIN.json as it was, byte for byte, and
 nothing is read again. Needs are of one pass; a recipe that repeats documents does with less. With
 the weights "natural" a domain's share is known only when all of it is read, so all of it is. A text
-that an earlier domain keeps counts here all the same; the margin must forgive it. As the first
+that an earlier domain keeps is still counted here; the margin must cover that. As the first
 stage it refuses a recipe that names a domain which is not there.
 
-order.txt holds the domains in the order of params.yaml, which decides who keeps a text. DVC
-compares maps of parameters without their order, so dvc.yaml writes the domains into this stage's
-command, which DVC compares letter by letter.
+order.txt holds the domains in the order of params.yaml, which decides the domain that keeps a text.
+DVC compares maps of parameters without their order, so dvc.yaml writes the domains into this
+stage's command, which DVC compares letter by letter.
 """
 
 import sys
@@ -31,8 +31,8 @@ class TokenDemandConfig(Config):
     margin: Annotated[float, Field(ge=1)] | None
     """Candidates for each token that trains; null reads every source to its end."""
     bytes_per_token: Annotated[float, Field(gt=0)] = 3.68
-    """Tells tokens before there is a tokenizer (the released code's figure, for characters); the
-    margin forgives it."""
+    """Estimates tokens before there is a tokenizer (the released code's figure, for characters); the
+    margin covers its error."""
 
 
 def run() -> None:

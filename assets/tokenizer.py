@@ -7,10 +7,10 @@ names: a folder that another profile left behind changes nothing.
 The special tokens that tokenized_corpus will ask for are looked up here, for this stage needs no corpus. The cost is
 that a change of `tokenized_corpus` runs this stage again, to the same bytes.
 
-Every tokenizer of the project is opened here. A tokenizer.json may carry how it was last used:
-truncation, padding, BPE dropout. Left on, they would cut a document to its first 128 tokens, or
-fill it with padding, without a word. They are switched off whenever one is opened, which is said
-once for each file, and no artefact carries them. The cost is that a tokenizer.json is parsed twice.
+Every tokenizer of the project is opened here. A tokenizer.json may store settings of its last use:
+truncation, padding, BPE dropout. Left on, they would silently cut a document to its first 128
+tokens, or pad it. They are switched off whenever a tokenizer is opened, with a line on stderr once
+for each file, and no artefact carries them. The cost: a tokenizer.json is parsed twice.
 """
 
 import json
@@ -33,10 +33,9 @@ BOS, EOS = "<s>", "</s>"
 RAW_CORPUS = Path("data/raw_corpus")
 OF_USE = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "truncation",
           "padding"}
-"""Keys of tokenizer_config.json that say how the tokenizer was last used; transformers writes them
-there."""
-told: set[str] = set()
-"""What was said already of a file."""
+"""Keys of tokenizer_config.json in which transformers stores the settings of the last use."""
+_printed: set[str] = set()
+"""Lines that were printed already: each is printed once."""
 
 
 class TokenizerConfig(Config):
@@ -73,7 +72,7 @@ def run() -> None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in `folder`, which neither cuts a text nor fills it up. Raises UserError if its
+    """The tokenizer in `folder`, without truncation, padding and dropout. Raises UserError if its
     tokenizer.json cannot be read."""
     path = folder / "tokenizer.json"
     described, switched_off = without_use(path)
@@ -83,17 +82,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise UserError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error}") from None
     note = (f"{path}: saved with {', '.join(switched_off)}; switched off here, so that every text "
             "keeps all its tokens")
-    if switched_off and note not in told:
-        told.add(note)
+    if switched_off and note not in _printed:
+        _printed.add(note)
         print(note, file=sys.stderr)
     return tokenizer
 
 
 def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """A tokenizer.json without what it carries from the use it was saved in, and what that was, in
-    words.
+    """A tokenizer.json without truncation, padding and dropout, and a phrase for each that it had.
 
-    Raises UserError where it is not there or no JSON.
+    Raises UserError if it is missing or not JSON.
     """
     if not path.is_file():
         raise missing(path)
@@ -118,10 +116,9 @@ def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def clear_use(folder: Path) -> None:
-    """Take out of the tokenizer files in `folder` what they carry from the use they were saved in,
-    if they do.
+    """Remove truncation, padding and dropout from the tokenizer files in `folder`.
 
-    A file that is no tokenizer stays as it is: whoever opens it refuses it.
+    A file that is not a tokenizer stays as it is: opening it will refuse it.
     """
     path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
     with suppress(UserError):
@@ -129,18 +126,18 @@ def clear_use(folder: Path) -> None:
         if found:
             write_json(path, described)
     with suppress(UserError):
-        config = _config_of(config_path)
+        config = config_of(config_path)
         if config.keys() & OF_USE:
             write_json(config_path, {key: config[key] for key in config if key not in OF_USE})
 
 
 def allow_length(folder: Path, tokens: int) -> None:
-    """Have tokenizer_config.json in `folder`, where there is one with a limit, allow texts of so
-    many tokens."""
+    """Raise `model_max_length` in `folder`'s tokenizer_config.json to `tokens`, if it has a lower
+    one."""
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
-    config = _config_of(path)
+    config = config_of(path)
     if isinstance(limit := config.get("model_max_length"), int | float) and limit < tokens:
         write_json(path, config | {"model_max_length": tokens})
 
@@ -211,7 +208,7 @@ def special_ids(folder: Path, tokenizer: Tokenizer, wanted: Special) -> tuple[in
 def _special_texts(folder: Path) -> tuple[str | None, str | None]:
     """What tokenizer_config.json names as the token that begins a text, and the one that ends it."""
     path = folder / "tokenizer_config.json"
-    config = _config_of(path)
+    config = config_of(path)
     try:
         named = [config.get(key) for key in ("bos_token", "eos_token")]
         texts = [token["content"] if isinstance(token, dict) else token for token in named]
@@ -221,8 +218,8 @@ def _special_texts(folder: Path) -> tuple[str | None, str | None]:
     return texts[0], texts[1]
 
 
-def _config_of(path: Path) -> dict[str, Any]:
-    """A tokenizer_config.json. Raises UserError where it is not there or no JSON map."""
+def config_of(path: Path) -> dict[str, Any]:
+    """A tokenizer_config.json. Raises UserError if it is missing or not a JSON object."""
     try:
         config = json.loads(path.read_text())
         return dict(config.items())

@@ -23,7 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaConfig, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
-from evaluation.needle import Cell, Given, Needle, prompt
+from benchmarks.needle import ANSWER, ENDS, needle_for
+from evaluation.needle import Cell, prompt
 from evaluation.walk import Walk
 from training import attention, snapshots
 from training.batches import Batch, RowsInMemory
@@ -41,7 +42,6 @@ Result = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "transformers", "accelerate", "liger-kernel", "torchao", "flash-attn-4",
             "numpy", "triton")
-ANSWER = 3
 LOSS_CLOSE, BF16_CLOSE, FP8_CLOSE = 1e-3, 0.03, 0.3
 """Relative differences that rounding may make: of a loss, and of all gradients as one vector.
 Measured on an H200 with random weights: 2e-5, 0.015 in bf16 and 0.18 in fp8."""
@@ -245,10 +245,18 @@ def _model(card: Card, config: LlamaConfig) -> PreTrainedModel:
     modeling_llama.apply_rotary_pos_emb = ROTATE
     with card.device:
         model = shell_of(config)
-        with torch.no_grad():
-            for part in model.parameters():
-                part.normal_(0, 0.02) if part.ndim > 1 else part.fill_(1)
+        _fill_weights(model)
     return model
+
+
+def _fill_weights(model: PreTrainedModel) -> None:
+    """Random matrices, and norms of one."""
+    with torch.no_grad():
+        for part in model.parameters():
+            if part.ndim > 1:
+                part.normal_(0, 0.02)
+            else:
+                part.fill_(1)
 
 
 def _stock(card: Card, config: LlamaConfig, ids: np.ndarray) -> tuple[float, torch.Tensor]:
@@ -402,9 +410,7 @@ def needle(card: Card) -> Iterator[Result]:
     config = card.config(max(lengths), card.layers)
     with card.device:
         model = shell_of(config).to(torch.bfloat16).eval()
-        with torch.no_grad():
-            for part in model.parameters():
-                part.normal_(0, 0.02) if part.ndim > 1 else part.fill_(1)
+        _fill_weights(model)
     attention.register(card.device, None)
     model.set_attn_implementation(attention.CACHED)
     for length in lengths:
@@ -412,10 +418,9 @@ def needle(card: Card) -> Iterator[Result]:
 
 
 def _needle_at(card: Card, model: PreTrainedModel, length: int) -> Result:
-    test = random_needle(model.config.vocab_size, length)
-    ends = np.array([1])
+    test = needle_for(model.config.vocab_size, length)
     places = [int(length * share) for share in (0.9, 0.7, 0.5, 0.3, 0.1)]
-    prompts = [prompt(test, Cell(length=length, depth=0, place=place), ANSWER, ends)[None]
+    prompts = [prompt(test, Cell(length=length, depth=0, place=place), ANSWER, ENDS)[None]
                for place in places]
     answer = test.answer[None]
     fresh = Walk(model, 1, length, 4096)
@@ -427,7 +432,7 @@ def _needle_at(card: Card, model: PreTrainedModel, length: int) -> Result:
     card.wait()
     whole = time.monotonic() - begun
     walk = Walk(model, 1, length, 4096)
-    walk.ask(prompt(test, Cell(length=length, depth=0, place=None), ANSWER, ends)[None], answer)
+    walk.ask(prompt(test, Cell(length=length, depth=0, place=None), ANSWER, ENDS)[None], answer)
     card.wait()
     begun = time.monotonic()
     answers = [walk.ask(each, answer) for each in prompts]
@@ -444,17 +449,6 @@ def _needle_at(card: Card, model: PreTrainedModel, length: int) -> Result:
             "largest difference": float(f"{np.abs(answers[-1] - full).max():.2e}"),
             "same choice": bool((answers[-1].argmax(-1) == full.argmax(-1)).all()),
             "GiB": round(card.peak_gib(), 2)}
-
-
-def random_needle(vocabulary: int, longest: int) -> Needle:
-    """Random tokens, with a sentence end every twenty or so."""
-    draw = np.random.default_rng(0)
-    haystack = draw.integers(2, vocabulary, longest)
-    haystack[draw.random(longest) < 0.05] = 1
-    words = [draw.integers(2, vocabulary, size) for size in (10, 8, ANSWER)]
-    return Needle(before=np.zeros(1, np.int64), haystack=haystack, statement=words[0],
-                  question=words[1], answer=words[2], rivals=haystack[:0],
-                  said=Given(statement="", question="", answer=""))
 
 
 def resume(card: Card) -> Iterator[Result]:

@@ -23,6 +23,8 @@ from urllib.request import Request, urlopen
 
 import yaml
 
+from orchestration import guard
+
 FOLDERS = ["assets", "training", "evaluation", "orchestration", "sources", "models"]
 STAGE = """import json, pathlib, sys
 stage, item = (sys.argv[1:] + [""])[:2]
@@ -33,10 +35,10 @@ metrics = pathlib.Path("metrics", stage, f"{item}.json") if item else pathlib.Pa
 metrics.parent.mkdir(parents=True, exist_ok=True)
 metrics.write_text(json.dumps({"records": 1, "rows": 1, "mean_exact_match": 0.5}))
 if stage == "token_demand":
-    for name in sys.argv[2:]:
-        (out / f"{name}.json").write_text("{}")
-    (out / "order.txt").write_text("c4")
+    for name in DEMANDED:
+        (out / name).write_text("{}")
 """
+"""Stands for every stage's command. DEMANDED: the files of token_demand, which other stages read."""
 SELECTOR = {"repositoryLocationName": "needlework", "repositoryName": "__repository__"}
 SECONDS_BETWEEN_LOOKS = 1.0
 TICKS_BEFORE = 3
@@ -50,15 +52,14 @@ def make_project(source: Path, target: Path) -> Path:
         shutil.copytree(source / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", ".dvcignore"):
         shutil.copy(source / name, target)
-    (target / "stage.py").write_text(STAGE)
     graph = yaml.safe_load((source / "dvc.yaml").read_text())
     domains = yaml.safe_load((source / "params.yaml").read_text())["raw_corpus"]["domains"]
     for name, stage in graph["stages"].items():
         body = stage.get("do", stage)
         body["cmd"] = f"python stage.py {name} " + ("${key}" if "foreach" in stage else "")
         body["meta"] = {}
-    graph["stages"]["token_demand"]["cmd"] = "python stage.py token_demand"
-    (target / "stage.py").write_text(STAGE.replace("sys.argv[2:]", repr(list(domains))))
+    demanded = [*(f"{domain}.json" for domain in domains), "order.txt"]
+    (target / "stage.py").write_text(STAGE.replace("DEMANDED", repr(demanded)))
     (target / "dvc.yaml").write_text(yaml.safe_dump(graph, sort_keys=False))
     python = [sys.executable, "-m"]
     subprocess.run([*python, "dvc", "init", "--quiet", "--no-scm"], cwd=target, env=environment(target), check=True)
@@ -68,10 +69,8 @@ def make_project(source: Path, target: Path) -> Path:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Ours, with this Python first on the path."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "DAGSTER_HOME": str(root / ".dagster"),
-            "PYTHONPATH": str(root)}
+    """For a command in the project's folder, with the project's own code."""
+    return {**guard.environment(), "DAGSTER_HOME": str(root / ".dagster"), "PYTHONPATH": str(root)}
 
 
 def free_port() -> int:

@@ -30,6 +30,7 @@ from typing import Any
 
 import yaml
 
+from orchestration.guard import environment
 from orchestration.locks import BROKEN, lock_is_broken
 
 STAGES = ["token_demand", "raw_corpus", "tokenizer", "tokenized_corpus", "mixed_dataset", "packed_shards"]
@@ -65,12 +66,6 @@ def set_state(root: Path, state: int) -> None:
     words = (40_000, 50_000)[state // 2 % 2] + 10 * (state // 4)
     (root / "sources" / "book.yaml").write_text(yaml.safe_dump({
         "set_name": "tiny", "words": words, "median_length": 300, "spread": 0.6, "largest_cast": 8}))
-
-
-def environment() -> dict[str, str]:
-    """Ours, with this Python first on the path."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def run(command: Sequence[str], root: Path) -> str:

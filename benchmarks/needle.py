@@ -36,7 +36,8 @@ def needle_for(vocabulary: int, longest: int) -> Needle:
     haystack[draw.random(longest) < 0.05] = ENDS[0]
     words = [draw.integers(2, vocabulary, size) for size in (10, 8, ANSWER)]
     return Needle(before=np.zeros(1, np.int64), haystack=haystack, statement=words[0], question=words[1],
-                  answer=words[2], rivals=haystack[:0], said=Given(statement="s", question="q", answer="a"))
+                  answer=words[2], rivals=haystack[:0], guesses=haystack[:0],
+                  said=Given(statement="s", question="q", answer="a"))
 
 
 def flops(shape: Shape, known: int, read: int) -> float:

@@ -30,7 +30,7 @@ from assets.sample_corpus import NAMES
 from assets.source_files import shown
 from assets.stage import Config, UserError, validated, write_json
 from evaluation.answers import FLAWS, f1, flaws, occurs, warning
-from evaluation.chat import Asking, ChatMode, asking, last_ids, plain_turn, spoken, written
+from evaluation.chat import Asking, ChatMode, asking, check_frame, last_ids, spoken, written
 from evaluation.endpoint import Reply, check_read, complete_all
 from evaluation.report import report, warn
 from evaluation.subject import Subject
@@ -62,8 +62,7 @@ class BookQaReportConfig(Config):
 
     @model_validator(mode="after")
     def _places(self) -> Self:
-        if self.frame.count("{context}") != 1 or "{question}" not in self.frame.split("{context}")[1]:
-            raise ValueError("frame needs {context} once, and {question} after it")
+        check_frame(self.frame)
         return self
 
 
@@ -92,12 +91,14 @@ def _is_number(value: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A prompt, and how much of its book had to go."""
+class Prompt:
+    """A prompt, and how much of its book was cut out."""
 
     ids: list[int]
     book: int
+    """Tokens of the whole book."""
     cut: int
+    """Tokens of it that were cut out."""
 
 
 def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[str, Any]:
@@ -163,12 +164,8 @@ def _context(subject: Subject, config: BookQaReportConfig) -> int:
     return config.context if subject.endpoint is None else min(config.context, subject.endpoint.context)
 
 
-def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: Asking | None = None) -> Asked:
-    """The prompt of a question, its book cut in the middle to fit. Raises UserError if not even an empty one fits.
-
-    how: without it, in plain text.
-    """
-    how = how or Asking(chat=False, turn=plain_turn, begin=subject.begin, ends=subject.ends)
+def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: Asking) -> Prompt:
+    """The prompt of a question, its book cut in the middle to fit. Raises UserError if not even an empty one fits."""
     before, after = config.frame.split("{context}")
     turn = how.turn(before, after.replace("{question}", question.input), config.answer_prefix)
     first = [*how.begin, *(subject.encode(turn.before) if turn.before else [])]
@@ -180,7 +177,7 @@ def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: A
                         f"{len(first) + len(last)} tokens. Raise it.")
     book = subject.encode(question.context)
     kept = book if len(book) <= room else [*book[:room // 2], *book[len(book) - (room - room // 2):]]
-    return Asked(ids=[*first, *kept, *last], book=len(book), cut=len(book) - len(kept))
+    return Prompt(ids=[*first, *kept, *last], book=len(book), cut=len(book) - len(kept))
 
 
 def _say_model(subject: Subject, questions: list[Question], config: BookQaReportConfig, how: Asking,
@@ -202,7 +199,7 @@ def _say_endpoint(subject: Subject, questions: list[Question], config: BookQaRep
                   progress: Progress) -> list[Said]:
     endpoint = subject.endpoint
     assert endpoint is not None
-    asked: dict[int, Asked] = {}
+    asked: dict[int, Prompt] = {}
     said: dict[int, Said] = {}
 
     def prompts() -> Iterator[tuple[int, str]]:

@@ -10,7 +10,6 @@ share, for a tokenizer may merge what stands on the two sides of the seam: "Answ
 " yes". The date in a template that asks for one is fixed, so the same inputs give the same prompt on any day.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +20,9 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from assets.stage import UserError
+from assets.tokenizer import config_of
 from evaluation.subject import Subject
+from training.baselines import TEMPLATE
 
 ChatMode = Literal["auto", "always", "never"]
 """auto: in the chat template of a model that has one."""
@@ -59,6 +60,12 @@ class Asking:
     """Ids that end an answer."""
 
 
+def check_frame(frame: str) -> None:
+    """Raise ValueError unless a frame holds the context once and the question after it."""
+    if frame.count("{context}") != 1 or "{question}" not in frame.split("{context}")[1]:
+        raise ValueError("frame needs {context} once, and {question} after it")
+
+
 def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: str) -> Asking:
     """How `subject` is asked under `mode`. options: variables for the template. report: whose key
     an error names. Raises UserError where the mode can't be had.
@@ -77,7 +84,7 @@ def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: st
     wanted = mode == "always" or (mode == "auto" and endpoint is None and has_template(subject.folder))
     if wanted and not has_template(subject.folder):
         raise UserError(f"{report}.chat = always, but {subject.folder} holds no chat template. Put "
-                        f"the model's chat_template.jinja there, or set {report}.chat to auto.")
+                        f"the model's {TEMPLATE} there, or set {report}.chat to auto.")
     if not wanted:
         return Asking(chat=False, turn=plain_turn, begin=subject.begin, ends=subject.ends)
     return Asking(chat=True, turn=partial(chat_turn, subject.folder, options), begin=[],
@@ -157,15 +164,11 @@ def _gap(after: str) -> str:
 
 
 def has_template(folder: Path) -> bool:
-    """Whether the model comes with a chat template. Raises UserError where its file can't be read."""
-    if (folder / "chat_template.jinja").is_file():
+    """Whether the model has a chat template. Raises UserError if its file can't be read."""
+    if (folder / TEMPLATE).is_file():
         return True
     path = folder / "tokenizer_config.json"
-    try:
-        return path.is_file() and bool(json.loads(path.read_text()).get("chat_template"))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base model "
-                        "again.") from None
+    return path.is_file() and bool(config_of(path).get("chat_template"))
 
 
 def closing(subject: Subject, options: dict[str, Any]) -> frozenset[int]:

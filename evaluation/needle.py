@@ -99,10 +99,10 @@ class Needle:
     said: Given
     """Statement, question and answer in words."""
     rivals: Ids
-    """First tokens of the other values that the haystack shows, int64[n]: what a guess from the context would say."""
-    guesses: Ids | None = None
-    """The first token of each of them in the answer's place, int64[n]; without it, those of `rivals`. They differ where
-    the answer begins a line, as after a chat template."""
+    """First tokens of the other values that the haystack shows, int64[n], as they stand there."""
+    guesses: Ids
+    """First token of each of them in the answer's place, int64[n]. It differs from that of `rivals` where the answer
+    begins a line, as after a chat template."""
 
     def room(self, length: int, reserve: int) -> int:
         """Tokens of haystack in a context of `length` that leaves `reserve` for the answer."""

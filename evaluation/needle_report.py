@@ -42,7 +42,7 @@ from assets.origin import done_by_others, note
 from assets.progress import Progress
 from assets.stage import RECORD, Config, UserError, read_json, write_json
 from evaluation.answers import FLAWS, flaws, occurs, rouge_1, warning, word_overlap
-from evaluation.chat import Asking, ChatMode, asking, spoken, written
+from evaluation.chat import Asking, ChatMode, asking, check_frame, spoken, written
 from evaluation.endpoint import Reply, check_read, complete_all
 from evaluation.needle import (
     TOUCHING,
@@ -64,13 +64,12 @@ from evaluation.report import report, warn
 from evaluation.subject import Subject
 from evaluation.texts import read_texts
 from evaluation.walk import Walk, check_room
-from training.model import make_reproducible
+from training.model import MODEL_SUFFIXES, make_reproducible
 
 SCORES = ("exact_match", "occurs", "gain", "choice", "word_overlap", "rouge_1")
 SCRATCH = Path(".training/needle_report")
 FORM = 1
 """Of a kept answer: to be raised when a record gets, loses or redefines a field."""
-OF_A_MODEL = {".json", ".safetensors", ".model", ".jinja"}
 Answered = dict[str, list[dict[str, Any]]]
 """Records by what was asked."""
 
@@ -105,8 +104,7 @@ class NeedleReportConfig(Config):
     def _one_kind(self) -> Self:
         if (self.drawn is None) == (not self.needles):
             raise ValueError("give either `drawn` or a list of `needles`")
-        if self.frame.count("{context}") != 1 or "{question}" not in self.frame.split("{context}")[1]:
-            raise ValueError("frame needs {context} once, and {question} after it")
+        check_frame(self.frame)
         return self
 
 
@@ -239,8 +237,7 @@ def _judge_cell(subject: Subject, test: Test, cell: Cell, walk: Walk, without: N
     log_probs = walk.ask(prompts, test.answers)
     said = walk.say(prompts, test.config.new_tokens)
     for number, needle in enumerate(test.needles):
-        guesses = needle.rivals if needle.guesses is None else needle.guesses
-        shown = guesses[np.isin(needle.rivals, prompts[number])]
+        shown = needle.guesses[np.isin(needle.rivals, prompts[number])]
         ids = said[number].tolist() if test.config.new_tokens else None
         yield {"length": cell.length, "depth": cell.depth, "trial": first + number,
                **judge(log_probs[number], without[number], needle.answer, shown if test.config.drawn else None),
@@ -336,7 +333,7 @@ def _identity(subject: Subject) -> list[Any]:
     record = subject.folder / RECORD
     files: Any = read_json(record).get("files") if record.is_file() else None
     if files is None:
-        found = [path for path in sorted(subject.folder.glob("*")) if path.suffix in OF_A_MODEL]
+        found = [path for path in sorted(subject.folder.glob("*")) if path.suffix in MODEL_SUFFIXES]
         files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found]
     return [files, subject.endpoint.model_dump_json() if subject.endpoint else None,
             str(getattr(subject.model, "dtype", None))]

@@ -46,6 +46,12 @@ def seconds_to_stop() -> float:
     return seconds
 
 
+def environment() -> dict[str, str]:
+    """This process's environment for a command, in which `python -m ...` is this Python."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
 def guarded(command: Sequence[str]) -> list[str]:
     """The command, guarded; to be started by this process as the leader of a session."""
     return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(os.getpid()), *command]

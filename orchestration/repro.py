@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestration.guard import guarded, seconds_to_stop
+from orchestration.guard import environment, guarded, seconds_to_stop
 from orchestration.keeping import put_back_abandoned
 
 COMMAND = [sys.executable, "-m", "orchestration.dvc_repro"]
@@ -48,9 +48,7 @@ def guarded_run(command: Sequence[str]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
-    process = subprocess.Popen(guarded(command), env=environment, start_new_session=True)
+    process = subprocess.Popen(guarded(command), env=environment(), start_new_session=True)
     code = process.wait()
     if asked:
         return 128 + asked[0]

@@ -29,6 +29,7 @@ from queue import SimpleQueue
 from threading import Event, Lock
 from types import MappingProxyType
 
+from orchestration import guard
 from orchestration.graph import Graph, Locked, order_lock, read_lock
 from orchestration.guard import guarded, seconds_to_stop
 
@@ -222,10 +223,9 @@ def _signal(processes: Sequence[subprocess.Popen[str]], number: int) -> list[sub
 
 
 def environment() -> dict[str, str]:
-    """Ours, with this Python first on the path, so that `python -m ...` in a command is this one."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    threads = {"RAYON_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs(), 1))}  # tokenizers of items side by side
-    return {**threads, **os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+    """That of an item's command: its lines come as they are written, and items share the cores."""
+    threads = {"RAYON_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs(), 1))}  # of tokenizers
+    return {**threads, **guard.environment(), "PYTHONUNBUFFERED": "1"}
 
 
 def _make_one(children: Children, address: str, events: "SimpleQueue[Line | Finished]") -> None:

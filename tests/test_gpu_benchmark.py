@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import torch
+
 from benchmarks.gpu import PARTS, tables
+from benchmarks.gpu_parts import Card, needle
+from training.parallel import alone
 
 PAGE = Path(__file__).parents[1] / "docs/benchmarks/gpu.md"
 
@@ -23,3 +27,11 @@ def test_a_table_has_a_row_for_each_result_of_one_kind() -> None:
     assert tables(lines) == "\n".join([
         "| a | x |", "|---|---|", "|  | 1,000 |", "|  | 2 |", "",
         "| a | y |", "|---|---|", "|  | True |", ""])
+
+
+def test_the_needle_part_runs_and_answers_the_same_with_and_without_a_prefix_cache() -> None:
+    card = Card(device=torch.device("cpu"), name="CPU", gib=4.0, toy=True, lengths=(64, 128), long=128, layers=2,
+                world=alone())
+    results = list(needle(card))
+    assert [result["length"] for result in results] == [64, 128]
+    assert all(result["same choice"] for result in results)

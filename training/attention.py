@@ -1,14 +1,13 @@
 """Attention over long sequences: full and causal, across documents or inside each, on one device or several.
 
 Two functions are registered with transformers, so any of its models runs them. NAME is for
-training: no mask of length x length is ever made; documents are told apart by where they begin.
-CACHED is for evaluation: a few new tokens after many cached ones, causal and aligned at the end,
-again without a mask. Both refuse what they would leave out.
+training: it makes no mask of length x length; documents are separated by the places where they
+begin. CACHED is for evaluation: a few new tokens after many cached ones, causal and aligned at the
+end, again without a mask. Both refuse options that they do not implement.
 
-On a GPU the kernels are PyTorch's own. FlashAttention 3 or 4 takes the place of PyTorch's flash
-kernel where it is installed (`activate_flash`). Without it cuDNN comes first on Hopper and later,
-because it is the faster one there. `kernel_words` asks PyTorch which kernel it really picks, and
-the log says so.
+On a GPU the kernels are PyTorch's own. FlashAttention 3 or 4 replaces PyTorch's flash kernel where
+it is installed (`activate_flash`). Without it cuDNN comes first on Hopper and later, where it is
+faster. `kernel_words` asks PyTorch which kernel it picks, for the log.
 
 Along several devices (Ulysses, arXiv 2309.14509) each holds a shard of the sequence. For the
 attention they trade shards for heads, so every head sees the whole sequence, and trade back. Cost:
@@ -43,7 +42,7 @@ FLASH_FIRST = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION,
 CUDNN_FIRST = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION,
                SDPBackend.EFFICIENT_ATTENTION)
 WITHOUT_CUDNN = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
-"""For cached reading: cuDNN would plan anew for each of thousands of lengths."""
+"""For cached attention: cuDNN would make a new plan for each of thousands of lengths."""
 Kernel = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor | None, int], torch.Tensor
 ]
@@ -54,7 +53,7 @@ int32[documents + 1] or None, length of the longest -> [n, heads, length, width]
 def register(device: torch.device, group: dist.ProcessGroup | None) -> str:
     """Make NAME the attention for this device, along `group` if sequences are divided.
 
-    Returns what the log should say about it. CACHED is registered too.
+    Returns a description for the log. CACHED is registered too.
     """
     flash = activate_flash() if device.type == "cuda" else None
     order = _order(device, flash)
@@ -153,7 +152,7 @@ def attend(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, valu
 
 
 def _left_out(module: torch.nn.Module, others: dict[str, Any], dropout: float) -> None:
-    """Raise UserError for what these kernels would silently leave out."""
+    """Raise UserError for options that these kernels would silently ignore."""
     odd = [name for name in ("sliding_window", "softcap", "s_aux") if others.get(name) is not None]
     if odd or dropout:
         raise UserError(
@@ -177,7 +176,7 @@ def attend_cached(
 
     query: [n, heads, asked, width]; key, value: [n, key-value heads, known, width], the asked
     tokens last -> [n, asked, heads, width]. Grouped heads are not repeated in memory, and a mask is
-    made on a CPU alone. Raises UserError for what it would leave out.
+    made only on a CPU. Raises UserError for options that it would ignore.
     """
     _left_out(module, others, dropout)
     asked, known = query.shape[2], key.shape[2]
@@ -196,7 +195,7 @@ def attend_cached(
 
 
 def _lower_right(asked: int, known: int) -> torch.Tensor:
-    """bool[asked, known]: True where a token may look. The last row sees everything."""
+    """bool[asked, known]: True where a token attends. The last row attends to everything."""
     return torch.ones(asked, known, dtype=torch.bool).tril(known - asked)
 
 
@@ -244,8 +243,8 @@ def _varlen(
         return _causal(query, key, value, scale, order)
     from torch.nn.attention.varlen import varlen_attn
 
-    # `enable_gqa` is newer than torch 2.11, and the flash kernel below it needs no flag. So the
-    # heads are shared out by hand; the copies live for one layer only.
+    # torch 2.11 has no `enable_gqa` here, so grouped heads are repeated. The copies live for one
+    # layer only.
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))

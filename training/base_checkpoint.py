@@ -4,7 +4,7 @@
 it that params.yaml names, is what to pretrain on. What comes out is a whole model folder, with the
 graph's tokenizer where the base brings none. A base that could not be trained later is refused
 here, and so is one whose own tokenizer gives other ids than the graph's: rows of one tokenizer mean
-nothing to a model of another. Both are cheap beside what follows. The sample ships a base that this
+nothing to a model of another. Both checks are cheap compared with what follows. The sample ships a base that this
 stage pretrained (models/sample-base, its log beside it), because extension carries a skill the base
 already has, and having it costs minutes that the demo does not spend.
 
@@ -31,6 +31,7 @@ from training.curves import write_log
 from training.loop import Task, train
 from training.loss import TokenLoss
 from training.model import (
+    MODEL_SUFFIXES,
     built_tokenizer,
     load_model,
     make_reproducible,
@@ -44,9 +45,9 @@ from training.snapshots import StepLog
 
 TOKENIZER = Path("data/tokenizer")
 CORPUS = Path("data/tokenized_corpus")
-COPIED = {".json", ".safetensors", ".model", ".jinja", ".csv"}
+COPIED = MODEL_SUFFIXES | {".csv"}
 OLDER_FORMS = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-"""Files that hold a tokenizer where there is no tokenizer.json."""
+"""Files that may hold the tokenizer of a folder without tokenizer.json."""
 
 
 class Architecture(Config):
@@ -128,12 +129,12 @@ def check_vocabulary(source: Path) -> None:
         why = disagreement(theirs, ours) or _other_ends(source, theirs, ours)
     if why:
         advice = f"Set tokenizer.source to {source}." if file.endswith("tokenizer.json") else (
-            f"Put its tokenizer.json there, or take {file} out if you know that ids are the same.")
+            f"Put its tokenizer.json there, or remove {file} if you know that the ids are equal.")
         raise UserError(f"{file} is not the tokenizer that made {CORPUS} ({TOKENIZER}): {why}. "
                         f"{advice}")
     if theirs is None:
-        print(f"base_checkpoint.source = {source}: {file}, so nothing shows that ids mean to it "
-              f"what they mean to {TOKENIZER}, which has {len(vocabulary):,} of its {rows:,} tokens",
+        print(f"base_checkpoint.source = {source}: {file}, so its ids cannot be compared with those "
+              f"of {TOKENIZER}, which has {len(vocabulary):,} of its {rows:,} tokens",
               file=sys.stderr)
     highest = max(vocabulary.values())
     if highest >= rows:
@@ -142,8 +143,7 @@ def check_vocabulary(source: Path) -> None:
 
 
 def _own_tokenizer(source: Path) -> tuple[Tokenizer | None, str]:
-    """The tokenizer that the model brings and the file it is in; or None, and what is the
-    matter."""
+    """The model's own tokenizer and the file it is in; or None, and why there is none."""
     if (source / "tokenizer.json").is_file():
         return load_tokenizer(source), str(source / "tokenizer.json")
     older = next((name for name in OLDER_FORMS if (source / name).is_file()), None)
@@ -154,10 +154,10 @@ def _own_tokenizer(source: Path) -> tuple[Tokenizer | None, str]:
 
 
 def _other_ends(source: Path, theirs: Tokenizer, ours: Tokenizer) -> str | None:
-    """Whether the model's own files name other tokens than the graph's as begin and end of a
-    text."""
+    """A message if the model's own files name other begin or end tokens than the graph's; else
+    None."""
     if not (source / "tokenizer_config.json").is_file():
-        return None  # it gets the graph's
+        return None  # the model gets the graph's file
     there, here = bos_eos_ids(source, theirs), bos_eos_ids(TOKENIZER, ours)
     for place, name in enumerate(("bos_token", "eos_token")):
         if there[place] != here[place]:

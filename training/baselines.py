@@ -13,10 +13,11 @@ from pydantic import Field
 
 from assets.stage import Config, UserError, validated, write_json
 from assets.tokenizer import clear_use
+from training.model import MODEL_SUFFIXES
 
 ENDPOINT = "endpoint.json"
 TEMPLATE = "chat_template.jinja"
-WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+WANTED = [f"*{suffix}" for suffix in sorted(MODEL_SUFFIXES)]
 
 
 class HubConfig(Config):
@@ -42,7 +43,8 @@ class EndpointConfig(Config):
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is never written down."""
     options: dict[str, Any] = {}
-    """What a request holds besides, as {reasoning_effort: low, max_completion_tokens: 4000}; null leaves one out."""
+    """More fields of every request, as {reasoning_effort: low, max_completion_tokens: 4000}.
+    null removes a field."""
 
 
 def hub_folder(name: str, revision: str | None) -> Path:

@@ -34,7 +34,7 @@ from training.extension import (
     settings,
 )
 from training.loop import Stopped
-from training.model import load_model, make_reproducible, read_config, rope_base, save_model
+from training.model import MODEL_SUFFIXES, load_model, make_reproducible, read_config, rope_base, save_model
 from training.parallel import alone
 from training.rope import trained_context
 
@@ -127,7 +127,7 @@ def _as_it_is(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> No
     """A model's folder, untrained; with its rotary embedding stretched if asked."""
     if chosen.rope is None:
         for path in sorted(chosen.source.iterdir()):
-            if path.suffix in {".json", ".safetensors", ".model", ".jinja"} and path.name != RECORD:
+            if path.suffix in MODEL_SUFFIXES and path.name != RECORD:
                 shutil.copyfile(path, folder / path.name)
         clear_use(folder)
         return

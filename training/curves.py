@@ -1,8 +1,7 @@
-"""The course of a training as one table, which people, `dvc plots` and any plotting tool read.
+"""The training curve as one table, for people, `dvc plots` and any plotting tool.
 
-It is written from the log that belongs to the weights, so it says the same after a kill as without
-one. It needs the standard library alone: what a long training leaves last must not fail for a
-package that is missing then.
+It is written from the log that is stored with the weights, so a kill does not change it. It needs
+the standard library alone: the last step of a long training must not fail for a missing package.
 """
 
 import csv

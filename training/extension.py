@@ -3,10 +3,11 @@
 What `accelerate launch` starts on every device; alone on a CPU, the stage calls it. It leaves the
 trained model in a scratch folder that no one versions, named by a hash of settings, base and rows,
 and the stage takes it from there. So a killed run goes on from its newest whole snapshot, and one
-whose settings changed never does. Code and packages are no part of the hash, for a reworded comment
-would orphan ten days of training: a run that goes on under others says so (assets/origin.py). Which
-models are kept on the way decides nothing of the result and is no part of it either: one asked for
-later is made from the newest state before it, and refused where none is left.
+whose settings changed never does. Code and packages are not part of the hash, because a reworded
+comment would then orphan ten days of training; a run that continues under other ones reports it
+(assets/origin.py). `snapshots`, the models kept on the way, do not change the result and are not
+part of it either: one that is added later is made from the newest state before it, and refused if
+there is none.
 
 NEEDLEWORK_SNAPSHOT_SECONDS says how often to snapshot (15 minutes); it changes how much a kill costs, nothing else.
 """
@@ -59,10 +60,9 @@ SECONDS_BETWEEN_SNAPSHOTS = 900.0
 PR_SET_PDEATHSIG = 1
 """Linux: <sys/prctl.h>."""
 FORM = 1
-"""Of what a scratch folder holds: to be raised when what an earlier version kept can't be gone on
-with."""
+"""Version of a scratch folder's content. Raise it when earlier content can no longer be used."""
 DECIDES, ORIGIN = "decides.json", "origin.json"
-"""In a scratch folder: what its name is the hash of, and which code and packages were at work."""
+"""In a scratch folder: the values that its name is a hash of, and the code and packages so far."""
 STOPPED = 143
 """Exit status after SIGTERM, as a shell gives it."""
 
@@ -175,13 +175,13 @@ def steps_of(config: CheckpointConfig, rows: PackedRows) -> int:
 
 
 def scratch_folder(name: str, config: CheckpointConfig, chosen: ModelConfig) -> Path:
-    """Where this very training keeps its state: named by its settings, base and rows."""
+    """The folder with the state of this training, named by its settings, base and rows."""
     decided = json.dumps(decides(name, config, chosen), sort_keys=True)
     return SCRATCH / name / sha256(decided.encode()).hexdigest()[:16]
 
 
 def decides(name: str, config: CheckpointConfig, chosen: ModelConfig) -> dict[str, Any]:
-    """All that decides the result, but for code and packages; and the form of what is kept."""
+    """Everything that decides the result except code and packages; and FORM."""
     base, rows = BASE / RECORD, chosen.source / RECORD
     for record in (base, rows):
         if not record.is_file() and record.parts[0] == DATA.name:
@@ -195,41 +195,41 @@ def decides(name: str, config: CheckpointConfig, chosen: ModelConfig) -> dict[st
 
 
 def _files_of(record: Path) -> dict[str, Any]:
-    """What a record says of its files; all of it where it says nothing of them."""
+    """The files in a record; the whole record if it lists none."""
     facts = dict(read_json(record))
     return dict(facts.get("files", facts))
 
 
 def clear_others(scratch: Path, now: dict[str, Any]) -> None:
-    """Remove what earlier settings of this model left, but for the one trained furthest: its
-    snapshots may still be wanted. Before a training that begins anew, say what is in that one.
+    """Remove the scratch folders of earlier settings, except the one that was trained furthest.
 
-    now: what decides this training, to say what was other then.
+    Its snapshots may still be wanted, and a training that starts from step 0 reports them.
+    now: `decides` of this training, to report what has changed since.
     """
     others = [path for path in scratch.parent.glob("*") if path != scratch]
     others.sort(key=lambda path: (_furthest(path), path.stat().st_mtime))
     for old in others[:-1]:
-        print(f"{old}, a training up to step {_furthest(old)} by settings of before, is removed",
+        print(f"{old}, a training up to step {_furthest(old)} with earlier settings, is removed",
               file=sys.stderr)
         shutil.rmtree(old)
     if others and not scratch.exists() and (step := _furthest(others[-1])):
         other = _other_settings(others[-1], now)
-        print(f"{others[-1]} holds a training up to step {step} {other}. This one begins anew in "
-              f"{scratch}; that folder stays until this training has ended", file=sys.stderr)
+        print(f"{others[-1]} holds a training up to step {step} {other}. This one starts from step 0 "
+              f"in {scratch}; that folder stays until this training has ended", file=sys.stderr)
 
 
 def _furthest(scratch: Path) -> int:
-    """The step of its newest snapshot; 0 without one."""
+    """The step of the newest snapshot in a scratch folder; 0 without one."""
     return max(map(snapshots.step_of, snapshots.snapshots(scratch)), default=0)
 
 
 def _other_settings(old: Path, now: dict[str, Any]) -> str:
-    """What was other in the training of a scratch folder, in words."""
+    """What differed in the training of a scratch folder, as a phrase."""
     try:
         before = dict(read_json(old / DECIDES))
     except (OSError, ValueError, TypeError):
-        return ("that an older Needlework named by its code too. If settings, base and rows are "
-                "those of now, move it where this one will be, and it goes on")
+        return ("of an older Needlework, whose name depends on code too. If its settings, base and "
+                "rows are the same as now, move it to the place of this one to continue it")
     parts = [f"{part}.{key}" if part in ("checkpoint", "model") else f"data of the {part}"
              for part in ("checkpoint", "model", "base", "rows")
              for key in sorted(before.get(part, {}).keys() | now.get(part, {}).keys())
@@ -299,12 +299,11 @@ def _go_on(scratch: Path, loss: TokenLoss, optimizer: Any, world: World, before:
 
 
 def _note_origin(scratch: Path, steps: int, world: World) -> None:
-    """Write down which code and packages are at work from now on, and say what changed since those
-    steps were taken."""
+    """Write down the code and packages from now on, and report what changed since those steps."""
     changed = note(scratch / ORIGIN, "checkpoint", steps) if world.main else ""
     if changed:
-        _say(world, f"the {steps} steps so far were taken by {changed}. They are gone on from; to "
-                    f"train anew with what is here now, remove {scratch}")
+        _say(world, f"the {steps} steps so far were taken by {changed}. The training continues from "
+                    f"them; to start from step 0 instead, remove {scratch}")
 
 
 def _due(last: float, seconds: float, world: World) -> bool:

@@ -45,7 +45,7 @@ def on_host(shape: Shape, hardware: Hardware, processes: int, tokens: int, optim
 
 
 def _attention_kept(shape: Shape, tokens: float) -> float:
-    """Bytes of all layers' attention outputs in bf16, and of the logarithms of their sums in fp32."""
+    """Bytes of all layers' attention outputs in bf16, and of their log-sum-exps in fp32."""
     return shape.layers * shape.heads * tokens * (2.0 * shape.head_dim + 4.0)
 
 

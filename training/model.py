@@ -31,8 +31,10 @@ from training.rope import RopeConfig, stretched
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
                    "chat_template.jinja", "generation_config.json")
+MODEL_SUFFIXES = frozenset((".json", ".safetensors", ".model", ".jinja"))
+"""Of the files that make a model's folder."""
 NO_LIMIT = 10**30
-"""What transformers itself says of a tokenizer without a longest text."""
+"""transformers' own `model_max_length` of a tokenizer without a limit."""
 
 
 def make_reproducible(seed: int) -> None:
@@ -110,7 +112,7 @@ def save_model(weights: Mapping[str, torch.Tensor], config: PretrainedConfig, to
                kind: Literal["float32", "bfloat16"] = "float32") -> None:
     """Write config, weights as safetensors of that type, and the tokenizer's files into `folder`.
 
-    What these say of the longest text is raised to what the model may read now.
+    The tokenizer's `model_max_length` is raised to the context of the model.
     """
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -129,15 +131,15 @@ def save_model(weights: Mapping[str, torch.Tensor], config: PretrainedConfig, to
 
 
 def transformers_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in `folder` as transformers and lm-eval want it, without a longest text.
+    """The tokenizer in `folder` as a transformers object, for lm-eval and templates, without limit.
 
-    Its ids are those of `load_tokenizer`: transformers builds some classes anew from the vocabulary
-    alone, and then leaves the rest of tokenizer.json aside. Raises UserError if it cannot be read.
+    Its ids are those of `load_tokenizer`. By itself transformers builds some classes from the
+    vocabulary alone and ignores the rest of tokenizer.json. Raises UserError if it cannot be read.
     """
     plain = load_tokenizer(folder)
     _begin_once(folder, plain)
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # it would say that the folder names another class
+    transformers_logging.set_verbosity_error()  # it warns if the folder names another class
     try:
         return PreTrainedTokenizerFast.from_pretrained(
             folder, local_files_only=True, tokenizer_object=plain, model_max_length=NO_LIMIT)
@@ -155,17 +157,17 @@ def built_tokenizer(folder: Path) -> Tokenizer | None:
         built: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True,
                                                    trust_remote_code=False)
         return Tokenizer.from_str(built.backend_tokenizer.to_str())
-    except Exception:  # of any kind, by the form: the caller says that it could not be compared
+    except Exception:  # each form raises its own kinds; the caller reports that ids cannot be compared
         return None
 
 
 def _begin_once(folder: Path, tokenizer: Tokenizer) -> None:
-    """Have a template that begins a text with the begin token twice do so once."""
+    """Change a template that adds two begin tokens so that it adds one."""
     bos, _ = bos_eos_ids(folder, tokenizer)
     if bos is None or tokenizer.encode("", add_special_tokens=True).ids[:2] != [bos, bos]:
         return
     text = tokenizer.id_to_token(bos)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{text} $A",
                                                              special_tokens=[(text, bos)])
-    print(f"{folder}/tokenizer.json: its template begins a text with {text} twice; here it stands "
+    print(f"{folder}/tokenizer.json: its template begins a text with {text} twice; here it does so "
           "once", file=sys.stderr)

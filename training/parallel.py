@@ -57,9 +57,9 @@ class Hardware:
     reshard: bool = True
     """Give up a layer's gathered weights after its forward pass."""
     keep_attention: bool = False
-    """With checkpointed activations: keep what attention returned as well."""
+    """With checkpointed activations: also keep attention's outputs."""
     switches: frozenset[str] = frozenset()
-    """Names from training/switches.py: what else NEEDLEWORK_SWITCHES asks for."""
+    """All names in NEEDLEWORK_SWITCHES (training/switches.py)."""
 
     @classmethod
     def of_file(cls, path: Path) -> tuple["Hardware", int]:

@@ -1,15 +1,15 @@
 """Switches that make training faster or smaller and keep what it computes.
 
-None of them is a parameter of an artefact: they say where and how fast it is made. So they stand in
-the environment, NEEDLEWORK_SWITCHES, as a list of names with commas between. The cost is that the
-last bits of a result depend on them, as they depend on the GPU. tests/training/test_switches.py and
-benchmarks/gpu.py hold each one against the plain path.
+They are not parameters: like the choice of GPU, they decide where and how fast an artefact is made.
+So they are in the environment, NEEDLEWORK_SWITCHES, as a comma-separated list. The cost: the last
+bits of a result depend on them, as they depend on the GPU. tests/training/test_switches.py and
+benchmarks/gpu.py compare each one with the plain path.
 
 | name | effect | from |
 |---|---|---|
-| checkpoint | keep only what enters each layer, compute the rest again in the backward pass | torch |
-| keep_attention | checkpoint, but keep what attention returned: it is the dearest to compute again | torch |
-| offload | checkpoint, with what enters each layer in the host's memory | transformers |
+| checkpoint | keep only the inputs of each layer, compute the rest again in the backward pass | torch |
+| keep_attention | checkpoint, and keep attention's outputs, the most expensive to compute again | torch |
+| offload | checkpoint, with the kept inputs in the host's memory | transformers |
 | liger | fused RMSNorm, RoPE and SwiGLU | liger-kernel |
 | compile | the same by torch.compile: norms, RoPE and feed-forward of each layer | torch |
 | tiled_mlp | the feed-forward a few thousand tokens at a time, each tile computed again | here |
@@ -46,7 +46,7 @@ TILE = 4096
 
 
 def switches_of(environment: Mapping[str, str]) -> frozenset[str]:
-    """The switches that the environment asks for. Raises UserError for a name that is none."""
+    """The switches in the environment. Raises UserError for an unknown name."""
     names = [name.strip() for name in environment.get(VARIABLE, "").split(",") if name.strip()]
     unknown = [name for name in names if name not in KNOWN]
     if unknown:
@@ -62,9 +62,9 @@ def switches_of(environment: Mapping[str, str]) -> frozenset[str]:
 
 
 def checkpoint_activations(model: PreTrainedModel, keep_attention: bool, offload: bool) -> None:
-    """Keep what enters each layer, and with `keep_attention` what its attention returned.
+    """Keep only the inputs of each layer; with `keep_attention`, also the outputs of attention.
 
-    offload: what enters each layer waits in the host's memory.
+    offload: the inputs are kept in the host's memory.
     """
     arguments: dict[str, Any] = {"use_reentrant": False}
     if keep_attention:
@@ -78,21 +78,21 @@ def _keep_attention() -> Any:
 
 
 def _operator(name: str) -> Any:
-    """The default overload of a registered operator; None where this torch does not have it."""
+    """The default overload of a registered operator; None if this torch does not have it."""
     space, short = name.split("::")
     packet = getattr(getattr(torch.ops, space), short, None)
     return getattr(packet, "default", None)
 
 
 def apply(model: PreTrainedModel, switches: frozenset[str], device: torch.device) -> None:
-    """Put the fused and tiled operations in place. Raises UserError for what is not installed."""
+    """Install the fused and tiled operations. Raises UserError for a missing package."""
     if LIGER in switches:
         _use_liger(model, device)
     layers = model.base_model.layers
     assert isinstance(layers, nn.ModuleList)
     if COMPILE in switches:
-        # Each shape has code of its own: that of the first probe and that of training, of every
-        # kind of part, with and without gradients. The default of 8 would end compiling silently.
+        # Each shape is compiled separately: of the probe and of training, of every kind of part,
+        # with and without gradients. The default limit of 8 would silently stop compiling.
         torch._dynamo.config.recompile_limit = COMPILED_SHAPES
         _compile_rope(layers[0])
     for layer in layers:
@@ -127,7 +127,7 @@ def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
 
 
 def _compile_parts(layer: nn.Module) -> None:
-    """Compile what stands between the products: norms and feed-forward, and fp8 products."""
+    """Compile norms and the feed-forward, and the fp8 layers outside of it."""
     for name, part in layer.named_modules():
         fused = "norm" in name.rsplit(".", 1)[-1] or name == "mlp"
         fp8 = type(part).__name__ == "Float8Linear" and not name.startswith("mlp.")

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assets.documents import Fields, Skipped, read_texts
+from assets.documents import Fields, read_texts
+from assets.records import Skipped
 from assets.stage import UserError
 
 TEXTS = ["one", "two", "three"]

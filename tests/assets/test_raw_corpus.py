@@ -19,7 +19,7 @@ from assets import raw_corpus
 from assets import records as reading
 from assets.contamination import build_index, contaminated
 from assets.demand import Demand
-from assets.documents import Fields, Skipped, document_files, read_texts
+from assets.documents import Fields, document_files, read_texts
 from assets.raw_corpus import (
     Domain,
     Limits,
@@ -31,6 +31,7 @@ from assets.raw_corpus import (
     ingest,
     located,
 )
+from assets.records import Skipped
 from assets.stage import UserError, write_json
 
 TEXTS = ["one fish", "two fish", "red fish"]
@@ -205,7 +206,7 @@ def test_a_field_with_a_dot_in_its_name_is_found_before_a_nested_one(tmp_path: P
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.JSONL.GZ"])
 def test_an_archive_without_a_byte_is_cut_off(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(UserError, match=rf"{name}.*cut off .it holds no byte"):
+    with pytest.raises(UserError, match=rf"{name}.*cut off .it is empty"):
         texts(tmp_path)
 
 
@@ -337,7 +338,7 @@ def test_decontamination_can_be_switched_off_and_then_says_so(project: Path, off
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (f'{json.dumps({"text": TEST})}\n{{"text": ', r"tests.jsonl, record 2: broken_json.*mend the record"),
+    (f'{json.dumps({"text": TEST})}\n{{"text": ', r"tests.jsonl, record 2: broken_json.*fix the record"),
     ('{"text": 3}\n', r"tests.jsonl, record 1: text_not_a_string"),
     ('{"q": "a"}\n', r"tests.jsonl, record 1: no field 'text', as raw_corpus.decontamination.text_field says"),
     ('{"text": "short"}\n', r"of its 1 evaluation texts none has 20 letters and digits"),

@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "utf16.jsonl": (LINES.decode().encode("utf-16"), "holds UTF-16 text.*iconv -f UTF-16 -t UTF-8"),
     "no-mark.jsonl": (LINES.decode().encode("utf-16-be"), "holds UTF-16 text"),
     "utf32.jsonl": (LINES.decode().encode("utf-32"), "holds UTF-32 text"),
-    "empty.jsonl.gz": (b"", "cut off .it holds no byte"),
+    "empty.jsonl.gz": (b"", "cut off .it is empty"),
     "dictionary.jsonl.zst": (
         dictionary_packed(LINES),
         r"compressed with a dictionary \(id \d+\).*zstd -d -D DICTIONARY",

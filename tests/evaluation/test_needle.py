@@ -16,7 +16,8 @@ from evaluation.subject import Subject, of_user
 BEGIN, STOP, RESERVE = 0, 1, 3
 NEEDLE = Needle(before=np.array([BEGIN]), haystack=np.array([5, 6, 7, STOP] * 30),
                 statement=np.array([20, 21, 22, STOP]), question=np.array([20]), answer=np.array([21, 22]),
-                rivals=np.array([5, 6, 7]), said=Given(statement="a", question="b", answer="c"))
+                rivals=np.array([5, 6, 7]), guesses=np.array([5, 6, 7]),
+                said=Given(statement="a", question="b", answer="c"))
 ENDS = np.array([STOP])
 
 

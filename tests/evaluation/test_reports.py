@@ -17,6 +17,7 @@ from assets.stage import UserError, write_json
 from assets.tokenizer import train_bpe
 from evaluation import needle_report, short_context_report
 from evaluation.book_qa_report import BookQaReportConfig, Question, ask, read_questions
+from evaluation.chat import asking
 from evaluation.needle_report import NeedleReportConfig, measure
 from evaluation.report import _changed
 from evaluation.short_context_report import ShortContextReportConfig, Task
@@ -180,12 +181,13 @@ def test_a_book_loses_its_middle_and_nothing_else(folder: Path) -> None:
     subject = subject_of(folder)
     question = Question(id=1, context=TEXT, input="Who sat?", answer=("the cat",))
     config = BookQaReportConfig(questions=Path("x"), context=120, new_tokens=10, frame="Read: {context} Q: {question}")
-    asked = ask(subject, question, config)
+    how = asking(subject, "never", {}, "book_qa_report")
+    asked = ask(subject, question, config, how)
     said = subject.decode(asked.ids)
     assert len(asked.ids) == 110 and asked.cut == asked.book - (110 - len(subject.encode(" Q: Who sat?"))
                                                                 - len(subject.encode("Read: ")) - 1)
     assert said.startswith(" Read:  The cat sat") and said.endswith("where the bird was.  Q: Who sat?")
-    whole = ask(subject, question, config.model_copy(update={"context": 4000}))
+    whole = ask(subject, question, config.model_copy(update={"context": 4000}), how)
     assert whole.cut == 0 and TEXT.strip() in subject.decode(whole.ids)
 
 
