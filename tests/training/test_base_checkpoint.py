@@ -144,7 +144,7 @@ def test_a_tokenizer_in_an_older_form_is_compared_too(read: Path) -> None:
     (read / "merges.txt").write_text("\n".join(merges) + "\n")
     write_json(read / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer",
                                                 "bos_token": "<s>"})
-    said = "model/vocab.json is not the tokenizer .*the text .* take model/vocab.json"
+    said = "model/vocab.json is not the tokenizer .*the text .* remove model/vocab.json"
     with pytest.raises(UserError, match=said):
         base_checkpoint.run()
 
