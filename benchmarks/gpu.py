@@ -1,4 +1,4 @@
-"""Everything that a GPU can tell about this project, in one process and eight minutes.
+"""All measurements of this project that need a GPU, in one process and eight minutes.
 
     python -m benchmarks.gpu                      every part, sized by the card
     python -m benchmarks.gpu --only width,whole   some parts
@@ -6,11 +6,10 @@
     python -m benchmarks.gpu --extend FOLDER      the convincing run (benchmarks/gpu_extend.py)
     python -m benchmarks.gpu --table FILE         results that were kept in a file, as Markdown
 
-Each result is one line of JSON, printed as soon as it exists, so a run that is cut short loses only
-what it had not reached. The most informative parts come first. Each part has a time limit of its
-own, checked between results, and a part that fails says so and lets the others go on. It needs
-only what `benchmarks/gpu-wheels.txt` and a plain PyTorch machine have. The figures that came of it
-are in docs/benchmarks.
+Each result is one line of JSON, printed at once, so a run that is cut short keeps its results so
+far. The most informative parts come first. Each part has its own time limit, checked between
+results. A part that fails reports the error, and the others go on. Besides a plain PyTorch machine
+it needs only `benchmarks/gpu-wheels.txt`. The figures are in docs/benchmarks.
 """
 
 import argparse

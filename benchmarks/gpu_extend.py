@@ -7,7 +7,7 @@
 PROJECT is a folder in which the data half has run: data/base_checkpoint, data/packed_shards,
 data/tokenized_corpus, a haystack of .txt files, and params.yaml with `checkpoint` and
 `needle_report`. Models are trained and tested one after the other by the code of the stages, the
-recommended recipe first. Each result is a line of JSON, so a run that is cut short still tells.
+recommended recipe first. Each result is a line of JSON, so a run that is cut short keeps its results.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def examine(subject: Subject, config: NeedleReportConfig) -> Iterator[tuple[str,
 
 
 def _loss_by_position(subject: Subject) -> dict[str, Any]:
-    """Mean loss in nats of held-out documents, by the stretch of positions it was measured at."""
+    """Mean loss of held-out documents in nats, by range of positions."""
     assert subject.model is not None
     losses = []
     with np.load(HELDOUT) as kept:

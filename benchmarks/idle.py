@@ -42,7 +42,7 @@ if stage == "token_demand":
 SELECTOR = {"repositoryLocationName": "needlework", "repositoryName": "__repository__"}
 SECONDS_BETWEEN_LOOKS = 1.0
 TICKS_BEFORE = 3
-"""Of each sensor, before the count begins: the first tell Dagster what is there, the second one is kept."""
+"""Of each sensor, before the count begins: the first one reports to Dagster, the second one's state is kept."""
 
 
 def make_project(source: Path, target: Path) -> Path:

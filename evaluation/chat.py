@@ -1,13 +1,15 @@
-"""How a prompt is put to a model: as plain text, or as the user's turn of the model's own chat template.
+"""How a model is asked: in plain text, or in the user's turn of its own chat template.
 
-An instruct model asked in plain text often ends at once, and an exact-match score of 0 then says nothing about what it
-can find. A template is rendered around a mark that stands for the context, so the long part of a prompt is tokenised
-apart from it and shared by all prompts. The cost: what a template does to the text inside a message (trimming it, say)
-happens to the words around the context and not to the context itself.
+An instruct model that is asked in plain text often answers nothing. An exact-match score of 0 is
+then no measure of what it can find. A template is rendered around a mark in place of the context,
+so the long part of a prompt is tokenised separately and shared by all prompts. The cost: what a
+template does to the text of a message, for example trimming, reaches the words around the context
+but not the context itself.
 
-The answer continues the prompt. Prompt and answer are tokenised together and cut apart at the last token that both
-share, for a tokenizer may merge what stands on the two sides of the seam: "Answer: " and "yes" become "Answer:" and
-" yes". The date in a template that asks for one is fixed, so the same inputs give the same prompt on any day.
+The answer continues the prompt. Prompt and answer are tokenised together and split after the last
+token that the prompt has with and without the answer, because a tokenizer may merge characters
+across the seam: "Answer: " and "yes" become "Answer:" and " yes". A template's date is fixed, so
+the same inputs give the same prompt on any day.
 """
 
 from collections.abc import Callable
@@ -25,7 +27,7 @@ from evaluation.subject import Subject
 from training.baselines import TEMPLATE
 
 ChatMode = Literal["auto", "always", "never"]
-"""auto: in the chat template of a model that has one."""
+"""auto: in the chat template, if the model has one."""
 MARK = "@@needlework@@"
 TODAY = datetime(2024, 7, 26)
 """The date that Llama 3's template falls back to."""
@@ -33,16 +35,16 @@ TODAY = datetime(2024, 7, 26)
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """The words around a context, and how an answer goes on after them."""
+    """The text around a context, and how an answer continues it."""
 
     before: str
     after: str
-    """Ends where the answer begins; holds the answer's prefix."""
+    """Ends where the answer begins; includes the answer's prefix."""
     gap: str
-    """What stands between `after` and an answer that brings no space of its own."""
+    """Put between `after` and an answer that does not begin with a space."""
 
     def joined(self, answer: str) -> str:
-        """The answer as it continues `after`."""
+        """The answer, with the gap if it needs one."""
         return answer if answer[:1].isspace() else self.gap + answer
 
 
@@ -53,9 +55,9 @@ class Asking:
     chat: bool
     """Whether prompts are put in a chat template, here or by the endpoint."""
     turn: Callable[[str, str, str], Turn]
-    """From the words before and after the context, and an answer's prefix."""
+    """Makes a turn from the text before and after the context, and an answer's prefix."""
     begin: list[int]
-    """Ids before the first word."""
+    """Ids before the first token of text."""
     ends: frozenset[int]
     """Ids that end an answer."""
 
@@ -67,8 +69,8 @@ def check_frame(frame: str) -> None:
 
 
 def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: str) -> Asking:
-    """How `subject` is asked under `mode`. options: variables for the template. report: whose key
-    an error names. Raises UserError where the mode can't be had.
+    """How `subject` is asked under `mode`. options: variables for the template. report: the section
+    that an error names. Raises UserError if the mode is not possible.
     """
     endpoint = subject.endpoint
     if endpoint is not None and endpoint.kind == "chat":
@@ -76,12 +78,13 @@ def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: st
             raise UserError(f"{report}.chat = never, but {endpoint.endpoint} is an endpoint of kind "
                             "chat, which wraps every prompt itself. Set its kind to completions, "
                             f"or {report}.chat to auto.")
-        # The server knows its template and begin token. No prefix: it would be the user's words.
+        # The server has its own template and begin token. A prefix would count as the user's text.
         return Asking(chat=True, turn=lambda before, after, _: plain_turn(before, after, ""),
                       begin=[], ends=subject.ends)
 
-    # A completions endpoint is asked in plain text unless `always`: its kind has been chosen.
-    wanted = mode == "always" or (mode == "auto" and endpoint is None and has_template(subject.folder))
+    # A user who chose kind completions wants plain text, unless `chat` says always.
+    by_itself = mode == "auto" and endpoint is None and has_template(subject.folder)
+    wanted = mode == "always" or by_itself
     if wanted and not has_template(subject.folder):
         raise UserError(f"{report}.chat = always, but {subject.folder} holds no chat template. Put "
                         f"the model's {TEMPLATE} there, or set {report}.chat to auto.")
@@ -97,17 +100,17 @@ def plain_turn(before: str, after: str, prefix: str) -> Turn:
 
 
 def chat_turn(folder: Path, options: dict[str, Any], before: str, after: str, prefix: str) -> Turn:
-    """The frame as the user's message, then the opening of the model's own, and the prefix in it."""
+    """The frame as the user's message, then the beginning of the model's message, and the prefix."""
     message = [{"role": "user", "content": f"{before}{MARK}{after}"}]
     parts = rendered(folder, message, options).split(MARK)
     if len(parts) != 2:
-        raise UserError(f"{folder}: its chat template shows a message {len(parts) - 1} times, not once. "
-                        "Set chat to never.")
+        raise UserError(f"{folder}: its chat template shows a message {len(parts) - 1} times, not "
+                        "once. Set chat to never.")
     return begun(parts[0], parts[1], _opening(folder, options, parts[1]), prefix)
 
 
 def begun(before: str, after: str, gap: str, prefix: str) -> Turn:
-    """A turn whose answer is begun with `prefix`; gap: what an answer would have before it."""
+    """A turn whose answer begins with `prefix`. gap: that of an answer without prefix."""
     if not prefix.strip():
         return Turn(before=before, after=after, gap=gap)
     if not gap and after[-1:].isspace():
@@ -119,8 +122,8 @@ def begun(before: str, after: str, gap: str, prefix: str) -> Turn:
 
 
 def seam(subject: Subject, turn: Turn, answer: str) -> tuple[list[int], list[int]]:
-    """Ids of what follows the context up to the answer, and of the answer, cut after the last token
-    that the prompt has with the answer and without it.
+    """Ids of the text after the context, and of the answer; split after the last token that the text
+    has with and without the answer.
     """
     alone, whole = subject.encode(turn.after), subject.encode(turn.after + turn.joined(answer))
     shared = 0
@@ -130,15 +133,17 @@ def seam(subject: Subject, turn: Turn, answer: str) -> tuple[list[int], list[int
 
 
 def last_ids(subject: Subject, turn: Turn) -> list[int]:
-    """Ids of what follows the context where no answer is at hand; a space at its end is left to the
-    answer, whose first token holds it.
+    """Ids of the text after the context if the answer is unknown. A space at its end is left out: it
+    belongs to the answer's first token.
     """
     return subject.encode(turn.after.rstrip(" "))
 
 
 def written(subject: Subject, ids: list[int], how: Asking) -> str:
-    """A prompt as text for an endpoint: with the special tokens of a template that was put around it
-    here, and without what the server's tokenizer puts before it.
+    """A prompt as text for an endpoint.
+
+    It has the special tokens of a template that was applied here, but not the tokens that the
+    server's tokenizer adds in front.
     """
     endpoint = subject.endpoint
     in_template = how.chat and endpoint is not None and endpoint.kind == "completions"
@@ -149,9 +154,9 @@ def written(subject: Subject, ids: list[int], how: Asking) -> str:
 
 
 def spoken(subject: Subject, said: list[int], asked: Asking) -> tuple[str, bool]:
-    """What was said up to a token that ends an answer, and whether the limit ended it instead.
+    """The answer up to a token that ends it, and whether the token limit ended it instead.
 
-    In plain text a line end after the first words ends an answer too: few base models end a text.
+    In plain text a line end after the first word also ends an answer: few base models end a text.
     """
     end = next((place for place, token in enumerate(said) if token in asked.ends), None)
     response = subject.decode(said[:end])
@@ -172,15 +177,16 @@ def has_template(folder: Path) -> bool:
 
 
 def closing(subject: Subject, options: dict[str, Any]) -> frozenset[int]:
-    """The special token with which the template closes the model's turn, where it does."""
+    """The special token with which the template ends the model's turn; empty without one."""
     _, found, after = _exchange(subject.folder, options).rpartition(MARK)
-    first = subject.tokenizer.encode(after.lstrip(), add_special_tokens=False).ids[:1] if found else []
+    ids = subject.tokenizer.encode(after.lstrip(), add_special_tokens=False).ids
+    first = ids[:1] if found else []
     special = subject.tokenizer.get_added_tokens_decoder()
     return frozenset(token for token in first if token in special and special[token].special)
 
 
 def _opening(folder: Path, options: dict[str, Any], after: str) -> str:
-    """What the template puts between its prompt for the model and the model's words, if only space."""
+    """The space that the template puts before the model's answer; "" if it puts anything else."""
     exchange = _exchange(folder, options)
     asked = rendered(folder, [{"role": "user", "content": "?"}], options)
     if MARK in exchange and exchange.startswith(asked):
@@ -198,14 +204,14 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _without_clock() -> str:
-    """A line of the template language after which strftime_now gives TODAY."""
+    """A line for the beginning of a template that makes strftime_now give TODAY."""
     codes = ("%-d", "%-m", "%-I", "%-H", *(f"%{code}" for code in "aAbBdfHIjmMpSUwWxXyYZc"))
     filled = "".join(f" | replace({code!r}, {TODAY.strftime(code)!r})" for code in codes)
     return f"{{% macro strftime_now(form) %}}{{{{ form{filled} }}}}{{% endmacro %}}\n"
 
 
 def _exchange(folder: Path, options: dict[str, Any]) -> str:
-    """A question and an answer in the template; "" where it can't show a finished exchange."""
+    """A question and an answer in the template; "" if it refuses a finished exchange."""
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
     try:
         return rendered(folder, messages, options, answered=True)
@@ -213,10 +219,13 @@ def _exchange(folder: Path, options: dict[str, Any]) -> str:
         return ""
 
 
-def rendered(folder: Path, messages: list[dict[str, str]], options: dict[str, Any], answered: bool = False) -> str:
-    """The messages in the chat template of the model in `folder`, ending where the model goes on.
+def rendered(
+    folder: Path, messages: list[dict[str, str]], options: dict[str, Any], answered: bool = False
+) -> str:
+    """The messages in the chat template of the model in `folder`.
 
-    Raises UserError where the template refuses them.
+    It ends where the model's answer begins; with `answered`, after the last message.
+    Raises UserError if the template refuses them.
     """
     tokenizer = _tokenizer(folder.resolve())
     variables = {"date_string": TODAY.strftime("%d %b %Y"), **options}
@@ -225,7 +234,9 @@ def rendered(folder: Path, messages: list[dict[str, str]], options: dict[str, An
         if "strftime_now" in template:
             template = _without_clock() + template
         return str(tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=not answered, **variables))
+            messages, chat_template=template, tokenize=False, add_generation_prompt=not answered,
+            **variables))
     except (TemplateError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder}: its chat template refuses the prompt: {str(error).splitlines()[0]}. "
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder}: its chat template refuses the prompt: {reason}. "
                         "Set chat to never, or chat_options to what it needs.") from None

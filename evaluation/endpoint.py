@@ -1,10 +1,10 @@
-"""Words from a model behind an OpenAI-compatible endpoint, through the `openai` client.
+"""Answers of a model behind an OpenAI-compatible endpoint, through the `openai` client.
 
-Retries, pauses, timeouts and connections are the client's own; here is only what differs between servers. Newer models
-of OpenAI refuse `max_tokens` and a temperature, and many other servers know nothing newer: the first refusal of one of
-them changes how this and all further requests are written. Without temperature 0 answers are drawn, not greedy, and the
-report says so. A server that silently cuts a long prompt (Ollama does) is caught by the number of tokens that it says
-it has read.
+The client handles retries, pauses, timeouts and connections. This module handles what differs
+between servers. Newer models of OpenAI refuse `max_tokens` and `temperature`; many other servers
+know nothing else. So the first refusal of such a field changes this and all later requests. Without
+temperature 0 answers are sampled, not greedy, and the report warns of it. A server that silently
+cuts long prompts (Ollama does) is detected by its own count of prompt tokens.
 """
 
 import asyncio
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 AT_ONCE = "NEEDLEWORK_REQUESTS"
-"""Environment variable: requests at work at the same time."""
+"""Environment variable: the number of concurrent requests."""
 TIMEOUT = 600
 """Seconds for one answer."""
 RETRIES = 8
-"""After a lost connection, 429 or 5xx: about half a minute of pauses, or what the server asks for."""
+"""After a lost connection, 429 or 5xx: pauses of half a minute in all, or as the server asks."""
 LEAST_READ = 0.7
-"""Share of a prompt's tokens, as counted here, that a server has to report as read. Its tokenizer may count a little
-otherwise than ours; one that counts less by a third is not the tokenizer that lengths are meant in."""
+"""Share of a prompt's tokens, as counted here, that the server must report. Counts may differ a
+little; a server that counts a third less cuts prompts or has another tokenizer."""
 
 Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What an endpoint said."""
+    """The answer of an endpoint."""
 
     text: str
     cut: bool
-    """Whether it was stopped by the limit of tokens."""
+    """Whether the token limit ended it."""
     read: int | None
-    """Tokens of the prompt, as the server counts them; None where it does not say."""
+    """Tokens of the prompt by the server's count; None if it gives none."""
     greedy: bool
-    """False where the server refused temperature 0."""
+    """False if the server refused temperature 0."""
 
 
 def complete(endpoint: EndpointConfig, prompt: str, count: int) -> Reply:
-    """What the endpoint says to one prompt, at most `count` tokens. Raises UserError where it does not answer."""
+    """The answer to one prompt, of at most `count` tokens. Raises UserError if there is none."""
     replies: list[Reply] = []
     complete_all(endpoint, [(0, prompt)], count, lambda _, reply: replies.append(reply))
     return replies[0]
@@ -54,14 +54,14 @@ def complete(endpoint: EndpointConfig, prompt: str, count: int) -> Reply:
 
 def complete_all(endpoint: EndpointConfig, prompts: Iterable[tuple[Key, str]], count: int,
                  keep: Callable[[Key, Reply], None]) -> None:
-    """Ask every prompt, NEEDLEWORK_REQUESTS (8) at once; `keep` gets each reply as it comes.
+    """Send every prompt, NEEDLEWORK_REQUESTS (8) at a time; `keep` gets each reply as it arrives.
 
-    Raises UserError at the first prompt that is not answered; what was kept before stays kept.
+    Raises UserError at the first prompt that is not answered; replies before it have been kept.
     """
     at_once = max(int(number_of_environment(AT_ONCE, 8)), 1)
     try:
         asyncio.run(_ask_all(endpoint, iter(prompts), count, keep, at_once))
-    except BaseExceptionGroup as group:  # of the tasks below; the first is the reason
+    except BaseExceptionGroup as group:  # from the tasks below; the first one is the cause
         raise group.exceptions[0] from None
 
 
@@ -74,7 +74,7 @@ async def _ask_all(endpoint: EndpointConfig, prompts: Iterator[tuple[Key, str]],
         dialect = _Dialect(client=client, endpoint=endpoint, count=count)
 
         async def work() -> None:
-            for number, prompt in prompts:  # shared by all: each takes the next one
+            for number, prompt in prompts:  # one iterator for all tasks: each takes the next prompt
                 keep(number, await dialect.reply(prompt))
 
         async with asyncio.TaskGroup() as group:
@@ -83,7 +83,7 @@ async def _ask_all(endpoint: EndpointConfig, prompts: Iterator[tuple[Key, str]],
 
 
 class _Dialect:
-    """One server, and how its requests are written, as its refusals have taught."""
+    """One server, and the request body that it accepts, as learned from its refusals."""
 
     def __init__(self, *, client: "AsyncOpenAI", endpoint: EndpointConfig, count: int) -> None:
         self.client, self.endpoint = client, endpoint
@@ -118,24 +118,24 @@ class _Dialect:
         return await self.client.completions.create(model=model, prompt=prompt, extra_body=body)
 
     def _learn(self, error: Any) -> bool:
-        """Write requests otherwise after a refusal of what they held; whether there was such a thing."""
+        """Change the body after a refusal of one of its fields. Returns whether it was changed."""
         if error.status_code not in (400, 422):
             return False
-        said, body = str(error), dict(self.body)
-        if "max_tokens" in body and ("max_completion_tokens" in said or error.param == "max_tokens"):
+        message, field, body = str(error), error.param, dict(self.body)
+        if "max_tokens" in body and ("max_completion_tokens" in message or field == "max_tokens"):
             body["max_completion_tokens"] = body.pop("max_tokens")
-        elif "temperature" in body and ("temperature" in said or error.param == "temperature"):
+        elif "temperature" in body and ("temperature" in message or field == "temperature"):
             del body["temperature"]
-        changed = body != self.body
-        if changed:
-            self.body = body
-        return changed
+        else:
+            return False
+        self.body = body
+        return True
 
     def _read(self, answer: Any, greedy: bool) -> Reply:
         choices = getattr(answer, "choices", None)
         if not choices:
             raise self._refused(f"an answer without choices: {str(answer)[:200]}")
-        # Servers leave out what they like, so nothing is taken for granted.
+        # Servers leave out any of these fields.
         chat, choice = self.endpoint.kind == "chat", choices[0]
         holder = getattr(choice, "message", None) if chat else choice
         text = getattr(holder, "content" if chat else "text", None)
@@ -149,7 +149,7 @@ class _Dialect:
 
 
 def check_read(reply: Reply, tokens: int, endpoint: EndpointConfig) -> None:
-    """Raises UserError where the server has read much less than the `tokens` of the prompt."""
+    """Raises UserError if the server has read much less than the `tokens` of the prompt."""
     if reply.read is not None and reply.read < LEAST_READ * tokens:
         raise UserError(f"{endpoint.endpoint}: it read {reply.read:,} of a prompt's {tokens:,} tokens, so it cuts "
                         f"prompts, or {endpoint.tokenizer} is not its tokenizer. Raise the server's context (Ollama: "

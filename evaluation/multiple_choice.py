@@ -1,10 +1,10 @@
 """Local sets of multiple-choice questions: JSON Lines, MMLU's .csv files, or questions made from documents.
 
-Every question is checked by itself, and one that can't be scored stops the report with its file, line and reason: a
-label of -1, as in the test splits of unlabelled sets, would otherwise score 0 % without an error. There are as many
-choices as the question has. Choices are lettered and the letter is asked for, as MMLU does, so that the length of a
-choice plays no part; above 26 choices every label has two letters, for the same reason. The cost of the letters: a
-small model may know an answer and not the letter for it.
+Every question is checked. One that can't be scored stops the report with its file, line and reason: a
+label of -1, as in unlabelled test splits, would otherwise score 0 % without an error. A question may
+have any number of choices. The model is asked for the letter of a choice, as in MMLU, so the length
+of a choice does not matter; above 26 choices every label has two letters, for the same reason. The
+cost: a small model may know an answer but not its letter.
 """
 
 import csv
@@ -35,10 +35,10 @@ Set = tuple[list[Item], list[Item]]
 
 
 def read_sets(path: Path, count: int | None, seed: int) -> dict[str, Set]:
-    """Examples and questions by subject. count: how many to make where they are made.
+    """Examples and questions by subject. count: how many to make, if they are made from documents.
 
-    Raises UserError for what is no such set, with file, line and reason for a question that can't be
-    scored.
+    Raises UserError if there is no such set, and with file, line and reason for a question that
+    can't be scored.
     """
     if (path / FILE).is_file():
         return {"made": ([], made_questions(read_texts(path, SETTING), count or 200, seed))}
@@ -65,8 +65,8 @@ def framed(question: str, choices: Sequence[str], answer: int) -> Item:
 
 
 def checked(record: Any) -> tuple[str, Item]:
-    """Subject and question of a record {question, choices, answer, subject}. Raises ValueError with the
-    reason where it is none.
+    """Subject and question of a record {question, choices, answer, subject}. Raises ValueError with
+    the reason if it is not valid.
     """
     if not isinstance(record, dict):
         raise ValueError("not an object {question, choices, answer}")
@@ -90,8 +90,8 @@ def _is_choice(choice: Any) -> bool:
 
 
 def place(answer: Any, choices: Sequence[str], by_text: bool = True) -> int:
-    """The place of the right choice, from 0. answer: that place, or a letter; with `by_text` the choice
-    itself too. Raises ValueError with the reason where it is none of them, or more than one.
+    """The place of the right choice, from 0. answer: that place, or a letter; with `by_text` also the
+    choice itself. Raises ValueError with the reason if it matches no choice, or several.
     """
     if len(choices) < 2:
         raise ValueError(f"{len(choices)} choices, where two or more are needed")
@@ -108,12 +108,14 @@ def place(answer: Any, choices: Sequence[str], by_text: bool = True) -> int:
     if not isinstance(answer, str):
         raise ValueError(f"answer = {answer!r} is neither a number nor a letter")
 
-    said = answer.strip()
-    if re.fullmatch(r"-\d+", said):
-        return place(int(said), choices)
-    meant = {number for number, label in enumerate(labels(len(choices))) if said == label}
-    meant |= {int(said)} if said.isdecimal() and int(said) < len(choices) else set()
-    meant |= {number for number, choice in enumerate(choices) if by_text and said == choice.strip()}
+    text = answer.strip()
+    if re.fullmatch(r"-\d+", text):
+        return place(int(text), choices)
+    meant = {number for number, label in enumerate(labels(len(choices))) if text == label}
+    if text.isdecimal() and int(text) < len(choices):
+        meant.add(int(text))
+    if by_text:
+        meant |= {number for number, choice in enumerate(choices) if text == choice.strip()}
     if len(meant) != 1:
         several = "could mean several choices" if meant else (
             f"is no choice: 0 to {len(choices) - 1}, or {labels(len(choices))[0]} to {labels(len(choices))[-1]}")

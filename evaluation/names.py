@@ -1,9 +1,10 @@
-"""Names in params.yaml that the two readers of it take for different things.
+"""Names in params.yaml that its two readers understand differently.
 
-The stages read YAML 1.1 (PyYAML), DVC reads YAML 1.2. A plain `7e-1` is text to the first and a number to the second,
-`no` the other way round, `010` is 8 and 10. DVC then leaves such an item out, or fails without naming it. A name is
-right only if it is text to both, and in quotes it always is. So this looks at the file as it is written, without
-building values. The cost: YAML 1.2's rules for numbers stand here once more, a little wider than DVC's.
+The stages read YAML 1.1 (PyYAML), DVC reads YAML 1.2. An unquoted `7e-1` is text in 1.1 and a number
+in 1.2, `no` is the reverse, `010` is 8 and 10. DVC then skips such an item, or fails without naming
+it. So a name must be text in both, and a quoted one always is. The check needs the file as written,
+so it reads YAML nodes, not values. The cost: a copy of YAML 1.2's rules for numbers, a little wider
+than DVC's.
 """
 
 import re
@@ -13,14 +14,15 @@ import yaml
 
 TEXT = "tag:yaml.org,2002:str"
 MERGE = "tag:yaml.org,2002:merge"
-"""The key `<<`, which is no name."""
+"""The key `<<`, which is not a name."""
 NUMBER = re.compile(r"(?=[-+.0-9])[-+]?([0-9_.]+([eE][-+]?[0-9]+)?|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)")
-"""A number to YAML 1.2 as DVC reads it. What else is no text to 1.2 (true, null, a date, .inf) is none to 1.1."""
+"""A number in YAML 1.2 as DVC reads it. All else that is not text in 1.2 (true, null, a date, .inf)
+is not text in 1.1 either."""
 ITEMS = (("raw_corpus", "domains"), ("mixed_dataset", "recipes"), ("checkpoint", "models"))
 
 
 def unquoted_names(text: str) -> list[str]:
-    """One message for each name that is not text to both, in the order of lines. Empty for what is not YAML at all."""
+    """One message for each name that is not text in both, by line. Empty if the text is not YAML."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:
@@ -35,7 +37,7 @@ def unquoted_names(text: str) -> list[str]:
 
 
 def _is_text(node: yaml.ScalarNode) -> bool:
-    """Whether both readers take it for text."""
+    """Whether it is text to both readers."""
     quoted = node.style is not None
     return quoted or node.tag == MERGE or (node.tag == TEXT and not NUMBER.fullmatch(node.value))
 
@@ -47,7 +49,7 @@ def _message(node: yaml.ScalarNode, where: tuple[str, ...]) -> str:
 
 
 def _keys_at(root: yaml.MappingNode, path: tuple[str, ...]) -> list[yaml.ScalarNode]:
-    """The keys of the map at that path; none where there is no such map."""
+    """The keys of the map at that path; empty if there is no such map."""
     node: yaml.Node | None = root
     for name in path:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []

@@ -1,7 +1,8 @@
-"""The command of a report: on a model of the graph, or on any model, a folder of its own for the result.
+"""The command line of a report: for a model of the graph, or for any model, into a folder of its own.
 
-`python -m evaluation.needle_report NAME` makes the artefact of the graph. `python -m evaluation.needle_report --model
-MODEL --out FOLDER` measures any model with the same section of params.yaml, or with parts of it changed by `--set`.
+`python -m evaluation.needle_report NAME` makes the artefact of the graph.
+`python -m evaluation.needle_report --model MODEL --out FOLDER` measures any model with the same
+section of params.yaml, in which `--set` can change keys.
 The cost of one frame for all reports: each is one function `measure(subject, config, folder)`.
 """
 
@@ -32,13 +33,13 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def warn(stage: str, name: str, warning: str | None) -> None:
-    """Print a warning about one model's scores as one line; nothing where there is none."""
+    """Print a warning about one model's scores as one line; nothing if it is None or empty."""
     if warning:
         print(f"{stage} {name}: warning: {warning}", file=sys.stderr, flush=True)
 
 
-class Look(Config):
-    """Arguments of a look at any model."""
+class Arguments(Config):
+    """The command line: `name`, or `model` and `out`."""
 
     name: str | None = None
     model: str | None = None
@@ -48,7 +49,7 @@ class Look(Config):
 
 
 def report(stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyConfig, Path], dict[str, Any]]) -> None:
-    """The act of a report's module: `measure(subject, config, folder)` writes into the folder and returns metrics."""
+    """Run a report. `measure(subject, config, folder)` writes into the folder and returns metrics."""
     given = _arguments(stage)
     with plain_errors(stage):
         if given.name is not None:
@@ -89,7 +90,7 @@ def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConf
     return validated(type(config), values, f"{stage} after --set")
 
 
-def _arguments(stage: str) -> Look:
+def _arguments(stage: str) -> Arguments:
     parser = argparse.ArgumentParser(prog=f"python -m evaluation.{stage}")
     parser.add_argument("name", nargs="?", help="a model of the comparison: makes the artefact of the graph")
     parser.add_argument("--model", help="any model: folder, Hub id, or a YAML file that names an endpoint")
@@ -99,4 +100,10 @@ def _arguments(stage: str) -> Look:
     given = parser.parse_args()
     if (given.name is None) == (given.model is None) or (given.model is not None and given.out is None):
         parser.error("give NAME, or --model MODEL --out FOLDER")
-    return Look(name=given.name, model=given.model, out=given.out, params=given.params, set=tuple(given.set))
+    return Arguments(
+        name=given.name,
+        model=given.model,
+        out=given.out,
+        params=given.params,
+        set=tuple(given.set),
+    )

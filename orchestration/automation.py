@@ -218,7 +218,7 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
 
 
 def with_findings(words: str, state: State) -> str:
-    """A tick's message, and what `make check` would say."""
+    """A tick's message, with the findings of `make check`."""
     return " ".join([words, *(f"make check finds: {text}" for text in state.findings)])
 
 
@@ -276,7 +276,7 @@ def what_is_left(run: DagsterRun, stale: Mapping[str, Sequence[str]]) -> str:
 
 
 _reported: dict[Path, tuple[State, str, int]] = {}
-"""By project: the state that Dagster was last told of, in which database, and the last event there after that."""
+"""By project: the state last reported to Dagster, the database, and the last event in it after that."""
 
 
 def report_once(instance: DagsterInstance, state: State) -> list[AssetKey]:
@@ -296,7 +296,7 @@ def report_once(instance: DagsterInstance, state: State) -> list[AssetKey]:
 
 
 def report_findings(instance: DagsterInstance, state: State) -> None:
-    """Tell Dagster what `make check` finds about each asset, where it last told something else."""
+    """Report the findings of `make check` for each asset whose last reported result differs."""
     if not findings.has_settings(state.graph.root):
         return
     concerned = findings.by_item(state.graph, state.findings)
@@ -309,7 +309,7 @@ def report_findings(instance: DagsterInstance, state: State) -> None:
 
 
 def last_event(instance: DagsterInstance) -> int | None:
-    """Number of the newest event about any asset; None where there is none, or this storage does not know it."""
+    """Number of the newest asset event; None if there is none or the storage has no such number."""
     try:
         return instance.event_log_storage.get_maximum_record_id()
     except NotImplementedError:

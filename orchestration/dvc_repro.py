@@ -1,17 +1,19 @@
-"""`dvc repro` in this process, which loses neither a change nor an output. orchestration.repro and the bridge start it.
+"""`dvc repro` in this process, without losing a change or an output.
 
-It takes what `dvc repro` takes and makes the same bytes. Four things are different:
+orchestration.repro and the bridge start it. It takes the arguments of `dvc repro` and makes the same
+bytes. Four things are different:
 
-- dvc.lock names what an item was made from. DVC hashes the inputs once more after the command has ended and records
-  those (treeverse/dvc#11058), so a document that arrived meanwhile, or an edit of the trainer's code, counts as trained
-  on and is lost. Here the hashes of just before the command stay, and such an item is out of date afterwards.
+- dvc.lock names the inputs that an item was made from. DVC hashes the inputs again after the command
+  and records those (treeverse/dvc#11058). A document that arrives meanwhile, or an edit of the
+  trainer's code, then counts as trained on and is lost. Here the hashes from before the command are
+  recorded, so such an item is out of date afterwards.
 - The old output stays until the new one is in place (keeping.py).
-- dvc.lock, and DVC's list of path locks, are written in one step, and what a killed DVC left broken is repaired first
-  (locks.py).
+- dvc.lock and DVC's list of path locks are written in one step. What a killed DVC left broken is
+  repaired first (locks.py).
 - It waits while another DVC process holds the repository.
 
-The cost: eight of DVC's functions are replaced, so the minor version of DVC is pinned and
-tests/orchestration/test_repro.py holds each of them to what we rely on. `dvc repro` itself keeps DVC's own way.
+The cost: eight of DVC's functions are replaced, so the minor version of DVC is pinned, and
+tests/orchestration/test_repro.py tests what we rely on in each. Plain `dvc repro` is not changed.
 """
 
 import io
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def replace() -> None:
-    """Replace those functions of DVC's; for this process."""
+    """Replace DVC's functions in this process."""
     saved = Saved()
     Stage.save_deps = saved.once(Stage.save_deps)
     StageCache.restore = saved.after(StageCache.restore)
@@ -99,7 +101,7 @@ class Saved:
 
 
 def remove_outs(original: Callable[..., None]) -> Callable[..., None]:
-    """`Stage.remove_outs`, which leaves outputs where they are that `keep` and `checkout` look after."""
+    """`Stage.remove_outs`, without the outputs that `keep` and `checkout` handle."""
 
     def remove(stage: Stage, ignore_remove: bool = False, force: bool = False) -> None:
         if not stage.cmd:  # an import, which DVC makes itself
@@ -128,7 +130,7 @@ def keep(cmd_run: Callable[..., None]) -> Callable[..., None]:
 
 
 def _run_in_place(stage: Stage, paths: Sequence[str], run: Callable[[], None]) -> None:
-    """The command replaces its outputs. One that is the old one still is not its work."""
+    """The command replaces its outputs. Raises DvcException if an old one is still there."""
     root = Path(stage.repo.root_dir)
     before = {path: keeping.identity_of(root / path) for path in paths}
     run()
@@ -161,7 +163,8 @@ def _run_aside(stage: Stage, paths: Sequence[str], run: Callable[[], None]) -> N
 
 
 def checkout(stage: Stage, allow_missing: bool = False, **options: Any) -> dict[str, list[str]]:
-    """`Stage.checkout`, which `dvc repro` calls for what its run cache knows: gather it aside, then put it in place."""
+    """`Stage.checkout`, which `dvc repro` calls to restore from its run cache: the output is gathered
+    aside, then put in place."""
     root = Path(stage.repo.root_dir)
     done = defaultdict[str, list[str]](list)
     for out in stage.outs:

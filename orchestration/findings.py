@@ -1,10 +1,11 @@
-"""What `make check` finds, for the sensors, the runs and the UI.
+"""The findings of `make check`, for the sensors, the runs and the UI.
 
-A recipe that was renamed leaves a folder behind that a model still names, and DVC calls that model fresh: only
-`make check` sees such things, and nobody types it after every edit. It lives above all stages and this package may not
-import them, so it is run as a command, `python -m evaluation.settings --json`, which costs the import of PyTorch. Its
-answer is kept beside DVC's temporary files, for as long as nothing changes that it looks at: params.yaml, dvc.yaml,
-code, and which of the sources are there. A project without that module has no findings.
+A renamed recipe leaves a folder behind that a model may still name, and DVC calls that model up to
+date. Only `make check` finds such mistakes, and nobody types it after every edit. It imports all
+stages, which this package may not, so it is run as a command, `python -m evaluation.settings
+--json`, which costs the import of PyTorch. Its answer is kept beside DVC's temporary files until
+something that it reads changes: params.yaml, dvc.yaml, code, and which sources exist. A project
+without that module has no findings.
 """
 
 import json
@@ -32,12 +33,12 @@ CODE = ".py"
 
 
 def has_settings(root: Path) -> bool:
-    """Whether the project has anything that could find something."""
+    """Whether the project has the settings module."""
     return (root / MODULE).is_file()
 
 
 def read_findings(graph: Graph) -> list[str]:
-    """What `make check` finds now, one text each. Asks it only if something has changed."""
+    """The findings of `make check`, one text each. Runs it only if something has changed."""
     if not has_settings(graph.root):
         return []
     key = _key(graph)
@@ -54,7 +55,7 @@ def read_findings(graph: Graph) -> list[str]:
         found = [str(text) for text in json.loads(done.stdout.strip().splitlines()[-1])]
     except (ValueError, LookupError):
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        return [f"make check could not look at the settings: {last}. Run it by hand: make check"]
+        return [f"make check could not check the settings: {last}. Run it by hand: make check"]
     write_whole(answer, json.dumps({"key": key, "found": found}).encode())
     return found
 
@@ -71,7 +72,7 @@ def by_item(graph: Graph, found: Sequence[str]) -> dict[str, list[str]]:
 def verdict(found: Sequence[str]) -> Verdict:
     """The check of one item."""
     return Verdict(name=CHECK, passed=not found, expected="nothing that make check reports",
-                   found=" ".join(found) or "nothing", advice=f"Edit {PARAMS_FILE}; make check looks again.")
+                   found=" ".join(found) or "nothing", advice=f"Edit {PARAMS_FILE}, then run make check.")
 
 
 def _concerned(graph: Graph, text: str) -> list[str]:
@@ -87,7 +88,7 @@ def _concerned(graph: Graph, text: str) -> list[str]:
 
 
 def _key(graph: Graph) -> str:
-    """Changes with all that `make check` looks at."""
+    """Changes with everything that `make check` reads."""
     hasher = blake2b(digest_size=16)
     for line in _looked_at(graph):
         hasher.update(f"{line}\n".encode(errors="surrogateescape"))

@@ -1,16 +1,18 @@
 """Keep the current output of an item until the new one is in place.
 
-DVC removes an item's outputs before its command starts, so a run that is cancelled after days leaves neither the old
-output nor a new one. Here the old one stays. There are three ways to a new output, and each ends in one step:
+DVC removes an item's outputs before its command starts, so a run that is cancelled after days leaves
+neither the old output nor a new one. Here the old one stays. There are three ways to a new output,
+and each ends in one step:
 
-- The command of an item whose stage says `meta: {replaces: true}` in dvc.yaml writes beside its output and replaces it
-  whole at the end. Its old output stays where it is, and readable, whatever is killed.
-- Any other command may expect an empty place, or write into files that are links into DVC's cache. Its old output is
-  moved aside and comes back when the command fails, when what started it is killed, or at the next start.
+- A stage with `meta: {replaces: true}` in dvc.yaml has a command that writes beside its output and
+  replaces it whole at the end. Its old output stays in place and readable, whatever is killed.
+- Any other command may expect an empty place, or write into files that are links into DVC's cache.
+  Its old output is moved aside. It comes back when the command fails, when the process that started
+  it is killed, or at the next start.
 - An output from DVC's cache is gathered aside and exchanged with the old one.
 
-The cost: old and new output are on the disk at the same time. What lies aside belongs to a process, by its identity, so
-that a later process knows whether that one is gone.
+The cost: old and new output are on the disk at the same time. What lies aside belongs to a process,
+by its identity, so a later process knows whether the owner is gone.
 """
 
 import ctypes
@@ -35,7 +37,8 @@ NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EXDEV)
 
 
 def place_aside(root: Path, path: str, kind: str) -> Path | None:
-    """Where this process may put an output aside; None where that is another file system than the output's."""
+    """Where this process puts an output aside; None if that is another file system than the
+    output's."""
     folder = root / ASIDE / quote(_owner(os.getpid()), safe="")
     folder.mkdir(parents=True, exist_ok=True)
     parent = _nearest(root / path)
@@ -47,7 +50,8 @@ def place_aside(root: Path, path: str, kind: str) -> Path | None:
 
 
 def set_aside(root: Path, path: str) -> bool:
-    """Move an output out of the way of a command. False where that cannot be done: nothing is moved then."""
+    """Move an output out of the way of a command. Returns False, and moves nothing, if that is not
+    possible."""
     place = place_aside(root, path, OLD)
     if place is None:
         return False
@@ -56,7 +60,7 @@ def set_aside(root: Path, path: str) -> bool:
 
 
 def put_back(root: Path, path: str) -> None:
-    """Undo `set_aside`. What the command left at that path goes."""
+    """Undo `set_aside`. Removes what the command left at that path."""
     place = place_of(root, path)
     if place.exists():
         _return(root, place, path)
@@ -118,7 +122,7 @@ def put_in_place(new: Path, target: Path) -> None:
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:
-    """What tells a file or folder from the one that replaced it; None where there is none."""
+    """Device and inode of a file or folder, which differ after a replacement; None if absent."""
     try:
         found = path.stat()
     except FileNotFoundError:

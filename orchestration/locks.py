@@ -1,11 +1,12 @@
-"""Repair what a kill leaves of DVC's own files: dvc.lock, and its list of path locks, `.dvc/tmp/rwlock`.
+"""Repair DVC's own files after a kill: dvc.lock, and the list of path locks, `.dvc/tmp/rwlock`.
 
-DVC rewrites both in place. A process killed in between leaves an empty or a cut file, and then every later command
-fails until someone deletes it by hand. So the last whole dvc.lock is kept beside DVC's other temporary files and put
-back when the file is found broken. What was recorded after that copy is not lost either: DVC's run cache restores it
-without running anything. The cost: a second dvc.lock of some 100 kB, and one comparison of the two before each command.
+DVC rewrites both in place. A process killed meanwhile leaves an empty or cut file, and every later
+command fails until someone deletes it by hand. So the last whole dvc.lock is kept beside DVC's
+temporary files and put back when the file is broken. Entries newer than that copy are not lost:
+DVC's run cache restores them without running anything. The cost: a second dvc.lock of some 100 kB,
+and one comparison of the two before each command.
 
-Nothing here imports DVC, for DVC cannot start before its files are whole.
+Nothing here imports DVC, because DVC cannot start before its files are whole.
 """
 
 import os
@@ -65,7 +66,7 @@ def repair(root: Path) -> list[str]:
 
 
 def lock_is_broken(root: Path) -> bool:
-    """Whether dvc.lock looks broken. It may also be in the hands of a DVC at work; `repair` waits for that one."""
+    """Whether dvc.lock looks broken. A DVC process may also be writing it; `repair` waits for that."""
     try:
         content = (root / LOCK_FILE).read_bytes()
     except OSError:
@@ -101,7 +102,7 @@ def repair_lock_file(root: Path) -> list[str]:
 
 
 def is_whole(content: bytes) -> bool:
-    """Whether DVC could have written this as a whole: the last line has an end, and each entry has its parts."""
+    """Whether this is a complete dvc.lock: its last line has an end, and each entry has its parts."""
     if not content.endswith(b"\n"):
         return False
     try:
@@ -121,7 +122,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _listed(value: Any) -> list[Any]:
-    """The list; where there is none, one part that is no file."""
+    """The list; for any other value, a list that is not of files."""
     return value if isinstance(value, list) else [None]
 
 

@@ -1,9 +1,10 @@
-"""`python -m orchestration.repro [TARGETS] [OPTIONS]`: `dvc repro` for every day, the one that loses nothing.
+"""`python -m orchestration.repro [TARGETS] [OPTIONS]`: `dvc repro` for every day, which loses nothing.
 
-It takes what `dvc repro` takes. dvc_repro.py says what is different inside. Here it gets a guard (guard.py): what it
-started ends with it, however it ends. Killing plain DVC leaves the trainer at work, which then writes while the next
-run starts a second one. SIGTERM and Ctrl-C ask the command to end, for which it has NEEDLEWORK_SECONDS_TO_STOP; a
-second one kills it. The cost is two small Pythons beside DVC's.
+It takes the arguments of `dvc repro`. dvc_repro.py describes what differs. This module adds a guard
+(guard.py): all child processes end with it, however it ends. If plain DVC is killed, the trainer
+goes on and writes while the next run starts a second one. The first SIGTERM or Ctrl-C asks the
+command to end within NEEDLEWORK_SECONDS_TO_STOP; a second one kills it. The cost is two small
+Python processes beside DVC's.
 """
 
 import os
@@ -37,7 +38,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def guarded_run(command: Sequence[str]) -> int:
-    """Run a command that ends with this process; its code. The first signal to end asks it to, the second kills it."""
+    """Run a command that ends with this process; returns its exit code.
+
+    The first signal asks it to end, the second kills it.
+    """
     asked = list[int]()
     process: subprocess.Popen[bytes] | None = None
 

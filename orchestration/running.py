@@ -1,9 +1,9 @@
 """Make items of the graph: each one a `dvc repro --single-item` of its own, several at a time, in the graph's order.
 
 DVC decides and records; this module only orders. The command line rather than DVC's Python API: a child can be stopped
-with everything it started, several can work at once, and what it does is what a user would type, but for
-those faults of DVC's that dvc_repro.py mends. The cost is half a
-second of start per item, paid beside the work of others. DVC is asked once what is out of date; an item is started
+with everything it started, several can work at once, and a user can type the same command. dvc_repro.py
+runs it without losing a change or an old output. The cost is half a second of start per item, paid
+beside the work of others. DVC is asked once what is out of date; an item is started
 only if it was named then, or if something it reads came out different in this run (an early cut-off further up
 therefore costs nothing).
 

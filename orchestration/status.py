@@ -1,12 +1,13 @@
-"""The state of the project (graph, dvc.lock, what is out of date), read again only when one of its files has changed.
+"""The state of the project (graph, dvc.lock, what is out of date), read only when a file has changed.
 
-Reading it costs more than a second of CPU and takes DVC's lock, and a sensor asks twice a minute whether anything has
-changed. So the state is kept with a stamp: number, size and times of every file that it was read from, those of DVC's
-cache by their folders. Taking a stamp costs a `stat` for each file, some milliseconds for the sample, and no lock.
+Reading it costs more than a second of CPU and takes DVC's lock, and a sensor asks twice a minute. So
+the state is kept with a stamp: inode, size and times of every file that it was read from; of DVC's
+cache, those of the folders. A stamp costs one `stat` for each file, some milliseconds for the
+sample, and no lock.
 
-A state is kept only if the stamp was the same before and after reading it; so the second reading after a change is the
-one that is kept. The times of the last change of a file's inode are in the stamp, so a copy that sets back the
-modification time is seen. What is not seen is a dependency that is no local file.
+A state is kept only if the stamp is the same before and after reading it, so the second reading
+after a change is kept. The stamp has the change time of the inode, so it notices a copy that sets
+back the modification time. It does not notice a change of a dependency that is not a local file.
 """
 
 import os
@@ -22,7 +23,7 @@ from orchestration.graph import Graph, Locked, read_graph, read_lock, read_statu
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """What DVC says of the project."""
+    """What DVC and `make check` report about the project."""
 
     graph: Graph
     lock: Mapping[str, Locked]

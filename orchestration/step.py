@@ -112,7 +112,7 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
 
 
 def concerned(graph: Graph, tell: Callable[[str], object]) -> dict[str, list[str]]:
-    """By item, what `make check` finds; all of it is told."""
+    """The findings of `make check` by item. Each is also passed to `tell`."""
     found = findings.read_findings(graph)
     for text in found:
         tell(f"make check finds: {text}")

@@ -133,7 +133,7 @@ def test_a_base_carries_nothing_of_the_last_use_of_its_tokenizer(read: Path) -> 
 def test_a_base_without_a_tokenizer_is_said_to_be_taken_on_trust(
         base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base_checkpoint.run()
-    assert "it brings no tokenizer, so nothing shows that ids mean to it" in capsys.readouterr().err
+    assert "it brings no tokenizer, so its ids cannot be compared with those" in capsys.readouterr().err
 
 
 def test_a_tokenizer_in_an_older_form_is_compared_too(read: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_tokenizer_in_an_older_form_is_compared_too(read: Path) -> None:
     (read / "merges.txt").write_text("\n".join(merges) + "\n")
     write_json(read / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer",
                                                 "bos_token": "<s>"})
-    said = "model/vocab.json is not the tokenizer .*the text .* take model/vocab.json"
+    said = "model/vocab.json is not the tokenizer .*the text .* remove model/vocab.json"
     with pytest.raises(UserError, match=said):
         base_checkpoint.run()
 

@@ -138,8 +138,8 @@ def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_byt
     assert finished.returncode == 0, said
     assert "going on after step" in said
     (line,) = [line for line in said.splitlines() if "steps so far were taken by" in line]
-    assert "by other code (training.loop). They are gone on from" in line
-    assert f"to train anew with what is here now, remove {kept}" in said
+    assert "by other code (training.loop). The training continues from them" in line
+    assert f"to start from step 0 instead, remove {kept}" in said
     assert json.loads((root / "data/checkpoint/model/record.json").read_text()) == wanted
     metrics = json.loads((root / "metrics/checkpoint/model.json").read_text())
     assert 3 <= metrics["steps_by_other_code"] < 60
@@ -159,7 +159,7 @@ def test_a_training_that_begins_anew_says_what_an_earlier_one_left_and_what_was_
     said = capsys.readouterr().err
     assert f"{first} holds a training up to step " in said
     assert (
-        "of other settings or data (checkpoint.optimizer, checkpoint.seed). This one begins anew in"
+        "of other settings or data (checkpoint.optimizer, checkpoint.seed). This one starts from step 0"
         in said
     )
 
@@ -178,7 +178,7 @@ def test_a_folder_named_by_code_as_before_goes_on_when_it_is_moved(
     with pytest.raises(UserError):
         run("model")
     assert f"{old} holds a training up to step" in (said := capsys.readouterr().err)
-    assert "an older Needlework named by its code too" in said
+    assert "of an older Needlework, whose name depends on code too" in said
     shutil.rmtree(folder())
     old.rename(folder())
     with pytest.raises(UserError):
@@ -196,7 +196,7 @@ def test_of_earlier_trainings_the_one_that_got_furthest_stays(
     clear_others(tmp_path / "now", {})
     assert [path.name for path in tmp_path.iterdir()] == ["long"]
     said = capsys.readouterr().err
-    assert f"{tmp_path}/short, a training up to step 20 by settings of before, is removed" in said
+    assert f"{tmp_path}/short, a training up to step 20 with earlier settings, is removed" in said
     assert f"{tmp_path}/long holds a training up to step 900" in said
 
 
