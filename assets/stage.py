@@ -43,6 +43,10 @@ RECORD = "record.json"
 ITEMS = {"domain": "raw_corpus.domains", "recipe": "mixed_dataset.recipes", "model": "checkpoint.models"}
 """Where params.yaml names the items of stages, by what their commands call one."""
 NAME = re.compile(r"[A-Za-z0-9_-]+")
+TAKEN = {"raw_corpus.domains": {
+    "all": "is the row of all domains together in every table of shares",
+    "record": "is the file record.json of data/token_demand"}}
+"""Names that an item cannot have, and why."""
 MADE_WITH = "made_with"
 """In a metrics file: the versions an artefact was made with. In a record: the path of that file."""
 ASKED_WITH = ("numpy", "pandas", "pyarrow", "tokenizers", "torch", "transformers")
@@ -125,6 +129,8 @@ def read_all_params(path: Path) -> dict[str, Any]:
         items = (sections.get(section) or {}).get(key) if isinstance(sections.get(section) or {}, dict) else None
         for name in items if isinstance(items, dict) else ():
             _check_name(name, f"{path}: {where}")
+            if why := TAKEN.get(where, {}).get(name):
+                raise UserError(f"{path}: {where}: {name!r} cannot be a domain's name: it {why}. Take another.")
     return sections
 
 

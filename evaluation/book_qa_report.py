@@ -175,7 +175,7 @@ def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: A
     if room < 2:
         raise UserError(f"book_qa_report.context = {context}: question {question.id} and its frame alone take "
                         f"{len(first) + len(last)} tokens. Raise it.")
-    book = subject.encode(question.context)
+    book = subject.encode(question.context, as_text=True)  # a "</s>" in it ends nothing
     kept = book if len(book) <= room else [*book[:room // 2], *book[len(book) - (room - room // 2):]]
     return Prompt(ids=[*first, *kept, *last], book=len(book), cut=len(book) - len(kept))
 

@@ -181,6 +181,9 @@ def _rows(path: Path) -> list[Item]:
         for row in reader:
             if not items and not problems and columns is None and _is_header(row):
                 columns = [cell.strip().lower() for cell in row]
+                if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+                    raise UserError(f"{shown(path)}, line {line}: two columns {twice[0]!r}, and either may be meant. "
+                                    "Rename one of them.")
             elif row:
                 try:
                     items.append(_row(row, columns))

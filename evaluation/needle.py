@@ -160,11 +160,11 @@ def insertion_point(body: Ids, place: int, sentence_ends: Ids) -> int:
 
 
 class Haystacks:
-    """The texts, each turned into token ids at most once."""
+    """The texts, each turned into token ids at most once. A "</s>" in one is text, and ends nothing."""
 
     def __init__(self, subject: Subject, texts: Sequence[str]) -> None:
         self.texts = texts
-        self.ids = cache(lambda number: np.array(subject.encode(texts[number]), np.int64))
+        self.ids = cache(lambda number: np.array(subject.encode(texts[number], as_text=True), np.int64))
 
     def draw(self, longest: int, seed: int, trial: int) -> Ids:
         """`longest` token ids: of a drawn text that is long enough, from a random start; or, where none is, all texts
@@ -201,7 +201,7 @@ def make_needle(subject: Subject, kind: Drawn | Sequence[Given], frame: str, hay
     rivals = [subject.encode(" " + word)[0] for word in words]
     guesses = [_guess(subject, turn, word, len(question)) for word in words]
     return Needle(before=np.array(begin, np.int64), haystack=haystack, said=said,
-                  statement=np.array(subject.encode(_spaced(said.statement)), np.int64),
+                  statement=np.array(subject.encode(_spaced(said.statement), as_text=True), np.int64),
                   question=np.array(question, np.int64), answer=np.array(answer, np.int64),
                   rivals=np.array(rivals, np.int64), guesses=np.array(guesses, np.int64))
 

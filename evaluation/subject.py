@@ -71,25 +71,31 @@ class Subject:
         ends |= set(named if isinstance(named, list) else [named])
         return frozenset(end for end in ends if isinstance(end, int))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, as_text: bool = False) -> list[int]:
         """Ids of text that continues a text. A space that the tokenizer adds itself at a text's
         beginning is not doubled, and none is added before a line end.
+
+        as_text: a special token's text is text and never the token, as in the corpus.
         """
         if not text[:1].isspace() or not self._adds_space:
-            return self._ids(text)
+            return self._ids(text, as_text)
         if text.startswith(" "):
-            return self._ids(text[1:])  # the tokenizer puts this space back
+            return self._ids(text[1:], as_text)  # the tokenizer puts this space back
 
         # A line end gets no space before it: encode after a letter, then drop the letter.
-        anchor, whole = self._ids("a"), self._ids(f"a{text}")
-        return whole[len(anchor):] if whole[:len(anchor)] == anchor else self._ids(text)
+        anchor, whole = self._ids("a"), self._ids(f"a{text}", as_text)
+        return whole[len(anchor):] if whole[:len(anchor)] == anchor else self._ids(text, as_text)
 
     def decode(self, ids: list[int], special: bool = False) -> str:
         """Text of ids; with `special`, special tokens are written out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=not special))
 
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+    def _ids(self, text: str, as_text: bool = False) -> list[int]:
+        self.tokenizer.encode_special_tokens = as_text
+        try:
+            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        finally:
+            self.tokenizer.encode_special_tokens = False
 
     @property
     def _adds_space(self) -> bool:

@@ -132,6 +132,15 @@ def test_a_name_that_is_no_folder_and_no_word_is_refused_by_whatever_reads_param
         read_params("toy", Toy)
 
 
+@pytest.mark.parametrize("name", ["all", "record"])
+def test_a_domain_can_not_have_a_name_that_the_tables_and_files_need(name: str) -> None:
+    Path("params.yaml").write_text(f"mixed_dataset: {{recipes: {{{name}: {{}}}}}}\nraw_corpus: {{domains: {{}}}}\n")
+    assert names_of("recipe") == [name]
+    Path("params.yaml").write_text(f"raw_corpus: {{domains: {{good: {{}}, {name}: {{}}}}}}\n")
+    with pytest.raises(UserError, match=f"raw_corpus.domains: '{name}' cannot be a domain's name: .* Take another"):
+        names_of("domain")
+
+
 def test_a_number_in_quotes_and_a_name_of_every_kind_of_sign_are_names() -> None:
     Path("params.yaml").write_text('raw_corpus: {domains: {"2024": {}, "no": {}, A-b_9: {}}}\n')
     assert names_of("domain") == ["2024", "no", "A-b_9"]

@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from assets.stage import UserError, write_json
 from evaluation import book_qa_report, needle_report
-from evaluation.book_qa_report import BookQaReportConfig
+from evaluation.book_qa_report import BookQaReportConfig, Question, ask
 from evaluation.chat import asking, last_ids, rendered, seam
+from evaluation.needle import Haystacks
 from evaluation.needle_report import NeedleReportConfig
 from evaluation.subject import Subject, of_user
 
@@ -225,3 +226,18 @@ def test_text_that_continues_a_text_has_the_spaces_it_is_written_with(tmp_path: 
     for text in (" the key", "\nAnswer: eat", "\n\nThe"):
         joined = subject.decode(subject.encode("grass") + subject.encode(text))
         assert joined.removeprefix(" ") == f"grass{text}"
+
+
+@pytest.mark.parametrize("kind", ["plain", "prefixed", "metaspace"])
+def test_a_special_token_named_in_a_haystack_is_text_and_ends_no_turn(tmp_path: Path, kind: str) -> None:
+    subject = subject_of(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
+    special = {subject.tokenizer.token_to_id(token) for token in (END, USER)}
+    haystack = f"the cat {END} sat{USER} the cat"
+    assert special <= set(subject.encode(haystack))
+    drawn = Haystacks(subject, [haystack]).draw(1000, 0, 0).tolist()
+    assert not special & set(drawn)
+    assert special <= set(subject.encode(haystack))  # a template after it has its special tokens
+
+    config = BookQaReportConfig(questions=Path("x"), context=400, new_tokens=10)
+    question = Question(id=1, context=haystack, input="Who sat?", answer=("the cat",))
+    assert not special & set(ask(subject, question, config).ids)

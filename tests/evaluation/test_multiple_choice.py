@@ -188,3 +188,10 @@ def test_questions_of_many_choices_and_any_subject_are_scored_right_by_the_harne
         "task,subject,score,questions", "local,biology/plants {{x}},50.0,2", "local,trees,50.0,2"]
     assert json.loads((tmp_path / "short_context.json").read_text())["local"]["cut_prompts"] == 1
     assert "the harness cut 1 prompts that are longer than 128 tokens" in capsys.readouterr().err
+
+
+def test_a_header_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text("question,A,B,a,answer\nWhich?,x,y,z,B\n")
+    with pytest.raises(UserError, match="q.csv, line 1: two columns 'a', and either may be meant"):
+        read_sets(path, None, 0)
