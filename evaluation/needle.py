@@ -16,6 +16,7 @@ the sentence that the value belongs to.
 """
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -164,6 +165,7 @@ class Haystacks:
 
     def __init__(self, subject: Subject, texts: Sequence[str]) -> None:
         self.texts = texts
+        self._told = False
         self.ids = cache(lambda number: np.array(subject.encode(texts[number], as_text=True), np.int64))
 
     def draw(self, longest: int, seed: int, trial: int) -> Ids:
@@ -178,6 +180,11 @@ class Haystacks:
         joined = np.concatenate([self.ids(number) for number in order])
         if not len(joined):
             raise UserError("needle_report.haystack: its texts hold no token. Name a folder with longer ones.")
+        if len(joined) < longest and not self._told:
+            self._told = True
+            print(f"needle_report.haystack: its texts are {len(joined):,} tokens and {longest:,} are asked for, so "
+                  "they are repeated, which makes the needle stand out. Name more text, or leave out long lengths.",
+                  file=sys.stderr)
         return np.resize(joined, longest)
 
 
