@@ -240,4 +240,5 @@ def test_a_special_token_named_in_a_haystack_is_text_and_ends_no_turn(tmp_path: 
 
     config = BookQaReportConfig(questions=Path("x"), context=400, new_tokens=10)
     question = Question(id=1, context=haystack, input="Who sat?", answer=("the cat",))
-    assert not special & set(ask(subject, question, config).ids)
+    how = asking(subject, "never", {}, "book_qa_report")
+    assert not special & set(ask(subject, question, config, how).ids)
