@@ -114,7 +114,7 @@ def main() -> None:
     if given.extend is not None:
         from benchmarks.gpu_extend import extend
 
-        extend(given.extend, given.seconds, given.dry_run)
+        extend(given.extend, given.seconds)
         return
     names = [name.strip() for name in given.only.split(",")]
     unknown = [name for name in names if name not in PARTS]

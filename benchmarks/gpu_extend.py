@@ -42,7 +42,7 @@ ROWS_PER_DOMAIN = 4
 TRAVELS = ("params.yaml", HELDOUT, "haystack", "data/base_checkpoint", "data/packed_shards")
 
 
-def extend(folder: Path, seconds: float, toy: bool) -> None:
+def extend(folder: Path, seconds: float) -> None:
     """Run it: every model of params.yaml, in order. Nothing new begins after `seconds`."""
     deadline = time.monotonic() + seconds
     os.chdir(folder)
