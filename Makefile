@@ -27,6 +27,7 @@ demo: $(READY)   ## the whole graph on the sample, through Dagster, and a table 
 
 test: $(READY)   ## lint, types, tests
 	ruff check .
+	ruff format --check .
 	mypy
 	pytest
 

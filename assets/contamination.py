@@ -16,9 +16,9 @@ marks not counted.
 The fold is kept as UTF-8. A run of n letters is at least n bytes, so the search goes over bytes and
 only a hit is counted in letters. Every byte position of the evaluation texts is indexed (17 bytes
 each); a document is searched only every few bytes, and the windows are close enough that every run
-holds a whole one. Each hit is then compared byte by byte: no false alarm. The cost: ASCII text is folded
-by one byte table, a few milliseconds a megabyte; where other characters stand, by a table of the
-characters seen so far, up to ten times that for a text without any ASCII (docs/log.md).
+holds a whole one. Each hit is then compared byte by byte: no false alarm. The cost: ASCII text is
+folded by one byte table, a few milliseconds a megabyte; where other characters stand, by a table of
+the characters seen so far, up to ten times that for a text without any ASCII (docs/log.md).
 """
 
 import sys
@@ -104,12 +104,14 @@ def read_index(source: Path, text_field: str, run: int) -> Index:
     index = build_index(list(_evaluation_texts(source, text_field)), run)
     if index.too_short == index.evaluation_texts:
         raise UserError(
-            f"{source}: of its {index.evaluation_texts:,} evaluation texts none has {run} letters and "
+            f"{source}: of its {index.evaluation_texts:,} evaluation texts none has {run} letters "
+            "and "
             f"digits, so no document can share so many. Lower {SECTION}.run, correct "
             f"{SECTION}.text_field, or switch decontamination off with run: null."
         )
     print(
-        f"evaluation texts: {index.evaluation_texts:,}, of which {index.too_short:,} hold fewer than "
+        f"evaluation texts: {index.evaluation_texts:,}, of which {index.too_short:,} hold fewer "
+        "than "
         f"{run} letters and digits and can't be searched for",
         file=sys.stderr,
     )
@@ -133,7 +135,8 @@ def build_index(texts: Sequence[str], run: int) -> Index:
     """Index evaluation texts."""
     if run < 2 * LANE - 1:
         raise ValueError(
-            f"run = {run}, but fewer than {2 * LANE - 1} letters in common are no sign of contamination"
+            f"run = {run}, but fewer than {2 * LANE - 1} letters in common are no sign of "
+            "contamination"
         )
     folded = [fold(text.replace("\0", "").encode("utf-8", "replace")).tobytes() for text in texts]
     joined = np.frombuffer(BETWEEN.join(folded), np.uint8)

@@ -1,11 +1,14 @@
-"""What a domain must bring, as token_demand writes it and raw_corpus reads it; apart from both, so that a change in
-how needs are worked out does not count as a change in how documents are read."""
+"""What a domain must bring, as token_demand writes it and raw_corpus reads it; apart from both, so
+that a change in how needs are worked out does not count as a change in how documents are read.
+"""
 
 from assets.stage import Config
 
 
 class Demand(Config):
-    """Where reading a domain may stop. Tokens are estimated from bytes, for no tokenizer is there yet."""
+    """Where reading a domain may stop. Tokens are estimated from bytes, for no tokenizer is there
+    yet.
+    """
 
     tokens: float | None
     """Tokens of training documents; None reads every source to its end."""

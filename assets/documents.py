@@ -166,7 +166,8 @@ def _domain_name(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, float):
-        # Integers with a missing value are stored as floats: 2024.0 is 2024, NaN is the missing one.
+        # Integers with a missing value are stored as floats: 2024.0 is 2024, NaN is the missing
+        # one.
         return None if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
     return None if value is None or isinstance(value, dict | list) else str(value)
 

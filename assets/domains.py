@@ -1,6 +1,7 @@
 """SlimPajama's seven domains and the two mixtures the paper's sources quote. Shares count tokens.
 
-Source: Fu et al. 2024, section 3 (the text quotes LLaMA's mixture), and the released code (SlimPajama's own shares).
+Source: Fu et al. 2024, section 3 (the text quotes LLaMA's mixture), and the released code
+(SlimPajama's own shares).
 """
 
 SET_NAMES = {
@@ -15,9 +16,23 @@ SET_NAMES = {
 """Our short name of a domain -> `meta.redpajama_set_name`."""
 
 MIXTURES: dict[str, dict[str, float]] = {
-    "paper": {"commoncrawl": 0.67, "c4": 0.15, "github": 0.045, "wikipedia": 0.045, "book": 0.045, "arxiv": 0.025,
-              "stackexchange": 0.02},
-    "slimpajama": {"commoncrawl": 0.53374772, "c4": 0.26609933, "github": 0.05004782, "wikipedia": 0.03402128,
-                   "book": 0.0414836, "arxiv": 0.04290379, "stackexchange": 0.03169647},
+    "paper": {
+        "commoncrawl": 0.67,
+        "c4": 0.15,
+        "github": 0.045,
+        "wikipedia": 0.045,
+        "book": 0.045,
+        "arxiv": 0.025,
+        "stackexchange": 0.02,
+    },
+    "slimpajama": {
+        "commoncrawl": 0.53374772,
+        "c4": 0.26609933,
+        "github": 0.05004782,
+        "wikipedia": 0.03402128,
+        "book": 0.0414836,
+        "arxiv": 0.04290379,
+        "stackexchange": 0.03169647,
+    },
 }
 """Named mixtures: domain -> share of tokens. They sum to 1 but for the rounding of their sources."""

@@ -1,8 +1,10 @@
-"""Text to token ids: the fastest tokenizer whose ids are those of Hugging Face's `tokenizers`, which is the reference.
+"""Text to token ids: the fastest tokenizer whose ids are those of Hugging Face's `tokenizers`,
+which is the reference.
 
-gigatoken is several times faster and gave the same ids wherever it was tried, but that is a claim about every text. So
-in each block (about a megabyte) the document of the lowest id, as good as drawn, is encoded by both, and one difference
-sends the whole domain back to the reference. Which of the two worked never shows in the ids; the log says it.
+gigatoken is several times faster and gave the same ids wherever it was tried, but that is a claim
+about every text. So in each block (about a megabyte) the document of the lowest id, as good as
+drawn, is encoded by both, and one difference sends the whole domain back to the reference. Which of
+the two worked never shows in the ids; the log says it.
 
 A special token's text inside a document is text: a page about HTML may contain "</s>". The
 reference has a setting for this. gigatoken has none, so it gets the tokenizer without its special
@@ -34,7 +36,9 @@ ONE_THREAD = os.environ.get("RAYON_NUM_THREADS") == "1" or os.cpu_count() == 1
 
 COMPARED_BYTES = 2000
 FRESH_AFTER = 256 << 20
-"""Bytes after which gigatoken starts with an empty cache: in 0.10 it grows without bound (its issue 36)."""
+"""Bytes after which gigatoken starts with an empty cache: in 0.10 it grows without bound (its issue
+36).
+"""
 
 Ids = NDArray[np.uint32]
 
@@ -59,8 +63,10 @@ class Reference:
     def encode(self, texts: Sequence[bytes]) -> list[Ids]:
         """Ids of each text (UTF-8), none of them a special token's."""
         decoded = [text.decode() for text in texts]
-        return [np.array(encoding.ids, np.uint32)
-                for encoding in self._tokenizer.encode_batch_fast(decoded, add_special_tokens=False)]
+        return [
+            np.array(encoding.ids, np.uint32)
+            for encoding in self._tokenizer.encode_batch_fast(decoded, add_special_tokens=False)
+        ]
 
 
 class Fast:
@@ -103,9 +109,14 @@ def check_specials(fast: Fast, reference: Reference) -> None:
             raise IdsDiffer(f"the text {text.decode()!r}")
 
 
-def check_sample(fast: Fast, reference: Reference, texts: Sequence[bytes], identities: NDArray[np.uint64]) -> None:
-    """Encode the beginning of one of the texts by both. Raises IdsDiffer, naming the document, where they differ."""
+def check_sample(
+    fast: Fast, reference: Reference, texts: Sequence[bytes], identities: NDArray[np.uint64]
+) -> None:
+    """Encode the beginning of one of the texts by both. Raises IdsDiffer, naming the document,
+    where they differ.
+    """
     chosen = int(np.argmin(identities))
-    beginning = texts[chosen][:COMPARED_BYTES].decode("utf-8", "ignore").encode()  # no character cut in two
+    # no character cut in two
+    beginning = texts[chosen][:COMPARED_BYTES].decode("utf-8", "ignore").encode()
     if not np.array_equal(fast.encode([beginning])[0], reference.encode([beginning])[0]):
         raise IdsDiffer(f"document {int(identities[chosen]):016x}")

@@ -9,8 +9,9 @@ A text in two domains would train twice, so the later domain leaves it out
 (`duplicates_across_domains`). This happens here because this is the first stage that sees all
 domains: earlier stages handle each domain alone, in any order and in parallel, and a change of one
 makes no other stale. The cost: the length histograms and the demand still count such a text twice.
-duplicates.csv counts the documents and tokens that each domain left out, and for which domain. DVC compares
-maps of parameters without their order, so this stage also depends on data/token_demand/order.txt.
+duplicates.csv counts the documents and tokens that each domain left out, and for which domain. DVC
+compares maps of parameters without their order, so this stage also depends on
+data/token_demand/order.txt.
 
 Memory: about 150 bytes for each document of the corpus.
 """
@@ -53,7 +54,10 @@ def run(name: str) -> None:
     """Make data/mixed_dataset/NAME."""
     shared = read_params("mixed_dataset", MixedDatasetConfig)
     mixing = of_recipe(read_params(f"mixed_dataset.recipes.{name}", Recipe), shared)
-    stores = {domain: open_tokens(CORPUS / domain) for domain in read_params("raw_corpus", Domains).domains}
+    stores = {
+        domain: open_tokens(CORPUS / domain)
+        for domain in read_params("raw_corpus", Domains).domains
+    }
     with output("mixed_dataset", name) as out:
         rows = {domain: np.flatnonzero(~store.heldout) for domain, store in stores.items()}
         weighing = weights_of(mixing, stores, rows)
@@ -61,8 +65,10 @@ def run(name: str) -> None:
         claiming = [domain for domain in rows if drop and weighing[domain] > 0]
         rows, given_up = first_domain_only(stores, rows, claiming)
         given_up.to_csv(out.folder / DUPLICATES, index=False, lineterminator="\n")
-        candidates = {domain: train_pieces(store, rows[domain], mixing.recipe.cut)
-                      for domain, store in stores.items()}
+        candidates = {
+            domain: train_pieces(store, rows[domain], mixing.recipe.cut)
+            for domain, store in stores.items()
+        }
         weights = weights_of(mixing, stores, rows)
         try:
             chosen, wanted = choose(mixing, candidates, weights)
@@ -77,10 +83,15 @@ def run(name: str) -> None:
         total = table.iloc[-1]
         domains = table.iloc[:-1]
         out.facts = out.metrics = {
-            "spans": index.num_rows, "tokens": int(total["tokens"]), "long_share": float(total["long_share"]),
+            "spans": index.num_rows,
+            "tokens": int(total["tokens"]),
+            "long_share": float(total["long_share"]),
             "largest_share_error": float((domains["realised"] - domains["requested"]).abs().max()),
             "duplicates_across_domains": int(given_up["documents"].sum()),
-            "repeated_spans": index.num_rows - _distinct(index), "longest_span": _longest(index), "heldout_spans": 0}
+            "repeated_spans": index.num_rows - _distinct(index),
+            "longest_span": _longest(index),
+            "heldout_spans": 0,
+        }
 
 
 def weights_of(
@@ -120,8 +131,10 @@ def _hint(given_up: pd.DataFrame) -> str:
     if not len(given_up):
         return ""
     documents, tokens = int(given_up["documents"].sum()), int(given_up["tokens"].sum())
-    return (f" {documents:,} documents ({tokens:,} tokens) count in an earlier domain only, as "
-            "duplicates_across_domains = drop says.")
+    return (
+        f" {documents:,} documents ({tokens:,} tokens) count in an earlier domain only, as "
+        "duplicates_across_domains = drop says."
+    )
 
 
 def train_pieces(store: TokenStore, rows: Rows, cut: int) -> Pieces:
@@ -130,17 +143,32 @@ def train_pieces(store: TokenStore, rows: Rows, cut: int) -> Pieces:
     return cut_documents(store.ids[rows], rows, store.lengths[rows], cut)
 
 
-def choose(mixing: Mixing, candidates: Mapping[str, Pieces], weights: Mapping[str, float]
-           ) -> tuple[dict[Part, Pieces], dict[Part, float]]:
+def choose(
+    mixing: Mixing, candidates: Mapping[str, Pieces], weights: Mapping[str, float]
+) -> tuple[dict[Part, Pieces], dict[Part, float]]:
     """The spans of every part, and the tokens that were wanted of it."""
-    parts = {(domain, is_long): pieces.take(np.flatnonzero((pieces.length > mixing.long_over) == is_long))
-             for domain, pieces in candidates.items() for is_long in (True, False)}
-    wanted = solve(mixing, weights, {part: int(pieces.length.sum()) for part, pieces in parts.items()})
+    parts = {
+        (domain, is_long): pieces.take(
+            np.flatnonzero((pieces.length > mixing.long_over) == is_long)
+        )
+        for domain, pieces in candidates.items()
+        for is_long in (True, False)
+    }
+    wanted = solve(
+        mixing, weights, {part: int(pieces.length.sum()) for part, pieces in parts.items()}
+    )
     chosen = {}
     for (domain, is_long), budget in wanted.items():
         where = f"{domain}, {'long' if is_long else 'short'} documents"
-        chosen[domain, is_long] = fill(parts[domain, is_long], budget, mixing.recipe.max_repeats, where, mixing.seed,
-                                       domain, int(is_long))
+        chosen[domain, is_long] = fill(
+            parts[domain, is_long],
+            budget,
+            mixing.recipe.max_repeats,
+            where,
+            mixing.seed,
+            domain,
+            int(is_long),
+        )
     return chosen, wanted
 
 
@@ -149,7 +177,9 @@ def check_heldout(chosen: Mapping[Part, Pieces], stores: Mapping[str, TokenStore
     of the user."""
     for (domain, _), pieces in chosen.items():
         if stores[domain].heldout[pieces.document].any():
-            raise RuntimeError(f"{domain}: held-out documents were chosen for training. Nothing was written.")
+            raise RuntimeError(
+                f"{domain}: held-out documents were chosen for training. Nothing was written."
+            )
 
 
 def lengths(chosen: Mapping[Part, Pieces]) -> pd.DataFrame:
@@ -157,7 +187,9 @@ def lengths(chosen: Mapping[Part, Pieces]) -> pd.DataFrame:
     figure 2."""
     tables = []
     for domain in dict.fromkeys(domain for domain, _ in chosen):
-        table = histogram(np.concatenate([chosen[domain, is_long].length for is_long in (True, False)]))
+        table = histogram(
+            np.concatenate([chosen[domain, is_long].length for is_long in (True, False)])
+        )
         table.insert(0, "domain", domain)
         tables.append(table.rename(columns={"documents": "spans"}))
     return pd.concat(tables, ignore_index=True)
@@ -166,37 +198,76 @@ def lengths(chosen: Mapping[Part, Pieces]) -> pd.DataFrame:
 def in_training_order(chosen: Mapping[Part, Pieces], seed: int) -> pa.Table:
     """All spans, shuffled across domains: domain (dictionary), document (int32), start and stop
     (int64 tokens)."""
-    chosen = dict(sorted(chosen.items()))  # copies are numbered in this order, which is not that of params.yaml
+    chosen = dict(
+        sorted(chosen.items())
+    )  # copies are numbered in this order, which is not that of params.yaml
     domains = sorted({domain for domain, _ in chosen})
     parts = [(domains.index(domain), pieces) for (domain, _), pieces in chosen.items()]
-    code = np.concatenate([np.full(len(pieces.document), number, np.int8 if len(domains) < 128 else np.int16)
-                           for number, pieces in parts])
-    spans = Pieces(**{name: np.concatenate([getattr(pieces, name) for _, pieces in parts])
-                      for name in ("identity", "document", "start", "stop")})
+    code = np.concatenate(
+        [
+            np.full(len(pieces.document), number, np.int8 if len(domains) < 128 else np.int16)
+            for number, pieces in parts
+        ]
+    )
+    spans = Pieces(
+        **{
+            name: np.concatenate([getattr(pieces, name) for _, pieces in parts])
+            for name in ("identity", "document", "start", "stop")
+        }
+    )
     order = keyed_order(spans, seed, "order")
     ordered = spans.take(order)
-    return pa.table({
-        "domain": pa.DictionaryArray.from_arrays(code[order], domains), "document": ordered.document.astype(np.int32),
-        "start": ordered.start, "stop": ordered.stop})
+    return pa.table(
+        {
+            "domain": pa.DictionaryArray.from_arrays(code[order], domains),
+            "document": ordered.document.astype(np.int32),
+            "start": ordered.start,
+            "stop": ordered.stop,
+        }
+    )
 
 
-def shares(chosen: Mapping[Part, Pieces], weights: Mapping[str, float], wanted: Mapping[Part, float], budget: int
-           ) -> pd.DataFrame:
+def shares(
+    chosen: Mapping[Part, Pieces],
+    weights: Mapping[str, float],
+    wanted: Mapping[Part, float],
+    budget: int,
+) -> pd.DataFrame:
     """Requested and realised, by domain and in all: domain shares of tokens and shares of tokens in
     long documents."""
     got = {part: int(pieces.length.sum()) for part, pieces in chosen.items()}
     total = max(sum(got.values()), 1)
     rows = []
     for domain in weights:
-        tokens, asked = got[domain, True] + got[domain, False], wanted[domain, True] + wanted[domain, False]
-        rows.append({"domain": domain, "weight": weights[domain], "requested": asked / budget,
-                     "realised": tokens / total, "long_share_requested": wanted[domain, True] / max(asked, 1e-9),
-                     "long_share": got[domain, True] / max(tokens, 1), "tokens": tokens})
-    rows.append({"domain": "all", "weight": 1.0, "requested": sum(wanted.values()) / budget,
-                 "realised": sum(got.values()) / total,
-                 "long_share_requested": sum(tokens for (_, is_long), tokens in wanted.items() if is_long) / budget,
-                 "long_share": sum(tokens for (_, is_long), tokens in got.items() if is_long) / total,
-                 "tokens": sum(got.values())})
+        tokens, asked = (
+            got[domain, True] + got[domain, False],
+            wanted[domain, True] + wanted[domain, False],
+        )
+        rows.append(
+            {
+                "domain": domain,
+                "weight": weights[domain],
+                "requested": asked / budget,
+                "realised": tokens / total,
+                "long_share_requested": wanted[domain, True] / max(asked, 1e-9),
+                "long_share": got[domain, True] / max(tokens, 1),
+                "tokens": tokens,
+            }
+        )
+    rows.append(
+        {
+            "domain": "all",
+            "weight": 1.0,
+            "requested": sum(wanted.values()) / budget,
+            "realised": sum(got.values()) / total,
+            "long_share_requested": sum(
+                tokens for (_, is_long), tokens in wanted.items() if is_long
+            )
+            / budget,
+            "long_share": sum(tokens for (_, is_long), tokens in got.items() if is_long) / total,
+            "tokens": sum(got.values()),
+        }
+    )
     return pd.DataFrame(rows).round(6)
 
 

@@ -37,7 +37,8 @@ SHORTEST_PIECE = 64
 """Tokens. A shorter remainder of a row is widened before it is filled with a part of a span, where
 that can be done; in rows of less than 2,048 tokens, a remainder of less than a 32nd."""
 MOST_PIECES = 8
-"""A span that fills remainders is cut into at most this many pieces, unless there is no other span."""
+"""A span that fills remainders is cut into at most this many pieces,
+unless there is no other span."""
 DONORS_TRIED = 8
 PAIRS_TRIED = 500
 PLACES_TRIED = 4
@@ -330,8 +331,9 @@ class _Rows:
         return room, None if donor is None else self._head(donor, room)
 
     def _longer(self, room: int, texts: set[int]) -> int | None:
-        """A piece to fill the room from. The span that was cut last gives the next part too, so that
-        few spans are cut, until it has given enough."""
+        """A piece to fill the room from. The span that was cut last gives the next part too, so
+        that few spans are cut, until it has given enough.
+        """
         last, self._donor = self._donor, None
         if last is not None and self._text[last] not in texts:
             if self._size[last] <= room:
@@ -436,8 +438,9 @@ class _Rows:
         )
 
     def _taken(self, number: int, barred: AbstractSet[int], size: int) -> list[int]:
-        """Take pieces of texts that are not barred out of a row, `size` tokens together, or all there
-        are: one of exactly that size, else the largest first, and the last one is cut."""
+        """Take pieces of texts that are not barred out of a row, `size` tokens together, or all
+        there are: one of exactly that size, else the largest first, and the last one is cut.
+        """
         row = self._rows[number]
         free = sorted(
             (piece for piece in row if self._text[piece] not in barred), key=self._size.__getitem__

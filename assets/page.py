@@ -1,4 +1,6 @@
-"""A self-contained HTML page: text, tables and pictures in one file, without script, font or network."""
+"""A self-contained HTML page: text, tables and pictures in one file, without script, font or
+network.
+"""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -28,10 +30,14 @@ td a { color: inherit; text-decoration: underline dotted #9aa4af; } img { max-wi
 
 def page(title: str, parts: list[str]) -> str:
     """The whole document."""
-    return (f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-            f"<meta name='viewport' content='width=device-width, initial-scale=1'><title>{escape(title)}</title>"
-            f"<style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n" + "\n".join(parts)
-            + "\n</body></html>\n")
+    return (
+        f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, "
+        f"initial-scale=1'><title>{escape(title)}</title>"
+        f"<style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
 
 
 def heading(text: str) -> str:
@@ -44,17 +50,27 @@ def paragraph(text: str, note: bool = False) -> str:
     return f"<p class='note'>{escape(text)}</p>" if note else f"<p>{escape(text)}</p>"
 
 
-def table(frame: pd.DataFrame, decimals: int = 2, links: Mapping[str, Sequence[str]] | None = None) -> str:
-    """A table whose first column names the row; missing values show as a dash. links: for a column, where each of its
-    cells leads ("#per_source"), or "" for nowhere."""
+def table(
+    frame: pd.DataFrame, decimals: int = 2, links: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """A table whose first column names the row; missing values show as a dash. links: for a column,
+    where each of its cells leads ("#per_source"), or "" for nowhere.
+    """
     head = "".join(f"<th>{escape(str(column))}</th>" for column in frame.columns)
     rows = []
     for number, row in enumerate(frame.to_dict("records")):
         cells = []
         for column, value in row.items():
-            text, target = _shown(value, decimals), (links or {}).get(str(column), [""] * len(frame))[number]
+            text, target = (
+                _shown(value, decimals),
+                (links or {}).get(str(column), [""] * len(frame))[number],
+            )
             kind = " class='words'" if isinstance(value, str) and len(value) > LONG else ""
-            cells.append(f"<td{kind}>" + (f"<a href='{escape(target)}'>{text}</a>" if target else text) + "</td>")
+            cells.append(
+                f"<td{kind}>"
+                + (f"<a href='{escape(target)}'>{text}</a>" if target else text)
+                + "</td>"
+            )
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
 

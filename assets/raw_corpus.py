@@ -1,12 +1,15 @@
-"""Documents of one domain: normalised, exact duplicates and contaminated ones dropped, each with an id and its split.
+"""Documents of one domain: normalised, exact duplicates and contaminated ones dropped, each with an
+id and its split.
 
-The id is a hash of the text, so it survives reordering and re-ingestion, and a document is held out by its id alone:
-adding documents never moves another one from training to the held-out split, and a text that stands in two domains is
-held out in both or in neither. Reading stops as soon as the domain has what data/token_demand asks for, and
-parts.csv says which records of which files were read. Work goes in blocks of a megabyte: memory holds one block,
-8 bytes for every document seen (to know duplicates) and the index of the evaluation texts. Every record skipped is a
-line of skipped.csv, written as it is met; where the stage stops, the list stays behind in data/.skipped. A document
-whose text had to change (lone surrogates, zero bytes) is kept, and counted and listed there too.
+The id is a hash of the text, so it survives reordering and re-ingestion, and a document is held out
+by its id alone: adding documents never moves another one from training to the held-out split, and a
+text that stands in two domains is held out in both or in neither. Reading stops as soon as the
+domain has what data/token_demand asks for, and parts.csv says which records of which files were
+read. Work goes in blocks of a megabyte: memory holds one block, 8 bytes for every document seen (to
+know duplicates) and the index of the evaluation texts. Every record skipped is a line of
+skipped.csv, written as it is met; where the stage stops, the list stays behind in data/.skipped. A
+document whose text had to change (lone surrogates, zero bytes) is kept, and counted and listed
+there too.
 """
 
 import csv
@@ -50,8 +53,12 @@ from assets.stage import Config, UserError, command, output, read_json, read_par
 DEMAND = Path("data/token_demand")
 BLOCK = 1 << 20  # bytes of text: what is done to one stays in the processor's cache
 MANY = 10_000  # records in a block, for corpora of very short texts
-SETTLED = 1000  # while fewer records are read, a share is of this many; at the end it is of what was read
-LEFT = Path("data/.skipped")  # outside of every stage's folder, which an unfinished run must leave as it was
+SETTLED = (
+    1000  # while fewer records are read, a share is of this many; at the end it is of what was read
+)
+LEFT = Path(
+    "data/.skipped"
+)  # outside of every stage's folder, which an unfinished run must leave as it was
 OTHERS = 8  # names of other domains in the message that none of the domain's own was found
 EMPTY = Skipped(reason="empty")
 TOO_LONG = Skipped(reason=OVERSIZE)
@@ -59,7 +66,9 @@ DUPLICATE = Skipped(reason="duplicates")
 CONTAMINATED = Skipped(reason="contaminated")
 LONE_SURROGATES = Skipped(reason="lone_surrogates", detail="question marks now stand for them")
 ZERO_BYTES = Skipped(reason="zero_bytes", detail="dropped from the text")
-BLANK = re.compile(r"[\s\0]*")  # what a text without any sign is made of; zero bytes are dropped from every text
+BLANK = re.compile(
+    r"[\s\0]*"
+)  # what a text without any sign is made of; zero bytes are dropped from every text
 
 SkippedRow = tuple[str, str, int]
 """Reason, file, line or row number."""
@@ -71,10 +80,13 @@ class Domain(Config):
     """One domain of the corpus."""
 
     source: Path
-    """A file or folder of documents; or a YAML file that describes a Hub dataset or a sample domain."""
+    """A file or folder of documents; or a YAML file that describes a Hub dataset or a sample
+    domain.
+    """
     only: str | None = None
-    """The value of `domain_field` that is this domain. Default: SlimPajama's name of it, or the domain's own name.
-    A number or boolean stands for its text: 3 selects 3 and "3"."""
+    """The value of `domain_field` that is this domain. Default: SlimPajama's name of it, or the
+    domain's own name. A number or boolean stands for its text: 3 selects 3 and "3".
+    """
 
     @field_validator("only", mode="before")
     @classmethod
@@ -107,13 +119,16 @@ class Decontamination(Config):
     """Which training texts are too near to what the model will be tested on."""
 
     against: Path | None = None
-    """File or folder of evaluation texts, in the same formats as documents. None: nothing is dropped."""
+    """File or folder of evaluation texts, in the same formats as documents. None: nothing is
+    dropped.
+    """
     text_field: str = "text"
     """The field of their records that holds the text; dots go into nested records."""
     run: Annotated[int, Field(ge=15)] | None = 50
-    """A document that shares so many letters and digits in a row with an evaluation text is dropped; a Chinese
-    character or a kana counts as two (assets/contamination.py). None: none is dropped; the way to say so in the graph,
-    where `against` is a dependency and must name a file."""
+    """A document that shares so many letters and digits in a row with an evaluation text is
+    dropped; a Chinese character or a kana counts as two (assets/contamination.py). None: none is
+    dropped; the way to say so in the graph, where `against` is a dependency and must name a file.
+    """
 
     def index(self) -> Index:
         """The evaluation texts, ready to be found; none where this is switched off."""
@@ -130,7 +145,9 @@ class RawCorpusConfig(Config):
     text_field: str = "text"
     """The field that holds the text; dots go into nested records."""
     domain_field: str | None = None
-    """The field that names a record's domain (SlimPajama: meta.redpajama_set_name), where sources mix domains."""
+    """The field that names a record's domain (SlimPajama: meta.redpajama_set_name), where sources
+    mix domains.
+    """
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of documents, by id, that no recipe may train on."""
     longest: Annotated[int, Field(ge=1)] = 64 << 20
@@ -146,8 +163,11 @@ class Tally:
 
     list_skipped: Callable[[SkippedRow], object]
     """Takes the row of every record skipped."""
-    counts: Counter[str] = field(default_factory=lambda: Counter(
-        documents=0, heldout=0, bytes=0, duplicates=0, empty=0, contaminated=0))
+    counts: Counter[str] = field(
+        default_factory=lambda: Counter(
+            documents=0, heldout=0, bytes=0, duplicates=0, empty=0, contaminated=0
+        )
+    )
     parts: Counter[str] = field(default_factory=Counter)
     """Records read of each file opened; records of other domains are among them."""
     ignored: dict[str, str] = field(default_factory=dict)
@@ -187,7 +207,9 @@ class Tally:
 
 
 class Seen:
-    """A set of 64-bit ids at 8 bytes each: a sorted array, and a small set for what came since it was last merged."""
+    """A set of 64-bit ids at 8 bytes each: a sorted array, and a small set for what came since it
+    was last merged.
+    """
 
     def __init__(self, merge_after: int = 1 << 19) -> None:
         self._sorted: NDArray[np.uint64] = np.empty(0, np.uint64)
@@ -215,10 +237,15 @@ def run(name: str) -> None:
     domain = read_params(f"raw_corpus.domains.{name}", Domain)
     demand = read_demand(DEMAND / f"{name}.json")
     index = config.decontamination.index()
-    with output("raw_corpus", name) as out, skipped_table(out.folder / "skipped.csv", LEFT / f"{name}.csv") as row:
+    with (
+        output("raw_corpus", name) as out,
+        skipped_table(out.folder / "skipped.csv", LEFT / f"{name}.csv") as row,
+    ):
         tally = Tally(list_skipped=row)
         with document_writer(out.folder) as writer:
-            for batch in ingest(located(config, name, domain, tally), config, domain.source, demand, index, tally):
+            for batch in ingest(
+                located(config, name, domain, tally), config, domain.source, demand, index, tally
+            ):
                 writer.write_batch(batch)
         check(tally, config.limits, domain.source, tally.records)
         if not tally.counts["documents"]:
@@ -226,26 +253,36 @@ def run(name: str) -> None:
         parts = [(file, count, "") for file, count in tally.parts.items()]
         parts += [(file, 0, why) for file, why in tally.ignored.items()]
         with (out.folder / "parts.csv").open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("file", "records", "ignored"), *sorted(parts)])
+            csv.writer(file, lineterminator="\n").writerows(
+                [("file", "records", "ignored"), *sorted(parts)]
+            )
         out.facts = out.metrics = dict(sorted(tally.counts.items())) | {
-            "records": tally.records, "evaluation_texts": index.evaluation_texts,
-            "evaluation_texts_too_short": index.too_short}
+            "records": tally.records,
+            "evaluation_texts": index.evaluation_texts,
+            "evaluation_texts_too_short": index.too_short,
+        }
 
 
 def _no_document(name: str, source: Path, config: RawCorpusConfig, tally: Tally) -> str:
-    counts = ", ".join(f"{reason} {count:,}" for reason, count in sorted(tally.counts.items()) if count)
+    counts = ", ".join(
+        f"{reason} {count:,}" for reason, count in sorted(tally.counts.items()) if count
+    )
     problem = f"{shown(source)}: no document in {tally.records:,} records ({counts or 'the source is empty'})."
     if tally.others:
         names = ", ".join(map(repr, sorted(tally.others)))
-        return (f"{problem} The field {config.domain_field!r} holds {names}: set raw_corpus.domains.{name}.only to the "
-                "name that is this domain.")
+        return (
+            f"{problem} The field {config.domain_field!r} holds {names}: set "
+            f"raw_corpus.domains.{name}.only to the "
+            "name that is this domain."
+        )
     return f"{problem} Check the source, text_field and domain_field."
 
 
 @contextmanager
 def skipped_table(path: Path, left: Path) -> Iterator[Callable[[SkippedRow], object]]:
-    """Takes the rows of skipped.csv one by one, for they may be millions. Where the body stops with a UserError, what
-    is there of the table goes to `left`, and the message says so."""
+    """Takes the rows of skipped.csv one by one, for they may be millions. Where the body stops with
+    a UserError, what is there of the table goes to `left`, and the message says so.
+    """
     left.unlink(missing_ok=True)
     rows = 0
     try:
@@ -270,29 +307,51 @@ def skipped_table(path: Path, left: Path) -> Iterator[Callable[[SkippedRow], obj
 def read_demand(path: Path) -> Demand:
     """What token_demand says this domain must bring. Raises UserError where it was not made."""
     if not path.is_file():
-        raise UserError(f"{path}: not there. Make it first: python -m orchestration.repro token_demand")
+        raise UserError(
+            f"{path}: not there. Make it first: python -m orchestration.repro token_demand"
+        )
     return validated(Demand, read_json(path), str(path))
 
 
-def ingest(records: Iterable[Located], config: RawCorpusConfig, source: Path, demand: Demand, index: Index,
-           tally: Tally) -> Iterator[pa.RecordBatch]:
-    """The documents kept, a block at a time, until the demand is met at the end of a block; `tally` counts along."""
+def ingest(
+    records: Iterable[Located],
+    config: RawCorpusConfig,
+    source: Path,
+    demand: Demand,
+    index: Index,
+    tally: Tally,
+) -> Iterator[pa.RecordBatch]:
+    """The documents kept, a block at a time, until the demand is met at the end of a block; `tally`
+    counts along.
+    """
     seen, progress = Seen(), Progress("documents", None, "doc")
     supply = long_supply = 0.0
     for block in blocks(records):
         kept = without_contaminated(novel(block, config.longest, seen, tally), index, tally)
-        draws = fractions((f"{document.identity:016x}" for document in kept), config.seed, "heldout")
+        draws = fractions(
+            (f"{document.identity:016x}" for document in kept), config.seed, "heldout"
+        )
         held = np.array([draw < config.heldout_fraction for draw in draws], np.bool_)
         sizes = np.array([len(document.text) for document in kept], np.int64)
         tokens = sizes[~held] / demand.bytes_per_token
-        supply, long_supply = supply + tokens.sum(), long_supply + tokens[tokens > demand.long_over].sum()
+        supply, long_supply = (
+            supply + tokens.sum(),
+            long_supply + tokens[tokens > demand.long_over].sum(),
+        )
         tally.counts.update(documents=len(kept), heldout=int(held.sum()), bytes=int(sizes.sum()))
         check(tally, config.limits, source, max(tally.records, SETTLED))
-        yield pa.RecordBatch.from_arrays([
-            pa.array([document.identity for document in kept], pa.uint64()),
-            # Viewed, for it is UTF-8 by now: checking that again and widening offsets took 0.8 ms a megabyte.
-            pa.array([document.text for document in kept], pa.large_binary()).view(pa.large_string()),
-            pa.array(held)], schema=SCHEMA)
+        yield pa.RecordBatch.from_arrays(
+            [
+                pa.array([document.identity for document in kept], pa.uint64()),
+                # Viewed, for it is UTF-8 by now: checking that again and widening offsets took 0.8
+                # ms a megabyte.
+                pa.array([document.text for document in kept], pa.large_binary()).view(
+                    pa.large_string()
+                ),
+                pa.array(held),
+            ],
+            schema=SCHEMA,
+        )
         progress.add(len(kept))
         if demand.met(supply, long_supply):
             break
@@ -300,7 +359,9 @@ def ingest(records: Iterable[Located], config: RawCorpusConfig, source: Path, de
 
 
 def located(config: RawCorpusConfig, name: str, domain: Domain, tally: Tally) -> Iterator[Located]:
-    """Every record of a domain's source, in the order of its files, which are noted in `tally` as they are opened."""
+    """Every record of a domain's source, in the order of its files, which are noted in `tally` as
+    they are opened.
+    """
     if domain.source.suffix in (".yaml", ".yml"):
         described = _described(domain.source)
         if isinstance(described, SampleDomain):
@@ -374,8 +435,9 @@ def novel(block: Sequence[Located], longest: int, seen: Seen, tally: Tally) -> l
 
 
 def normalised(text: str) -> tuple[bytes, list[Skipped]]:
-    """UTF-8 with Unix line ends and without zero bytes, and what else had to change: lone surrogates become question
-    marks."""
+    """UTF-8 with Unix line ends and without zero bytes, and what else had to change: lone
+    surrogates become question marks.
+    """
     changes = []
     try:
         encoded = text.encode()
@@ -416,7 +478,9 @@ def _described(path: Path) -> HubSource | SampleDomain:
         values = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read as the description of a source: {problem}") from None
+        raise UserError(
+            f"{path}: cannot be read as the description of a source: {problem}"
+        ) from None
     if isinstance(values, dict) and "hub" in values:
         return validated(HubSource, values, str(path))
     return validated(SampleDomain, values, str(path))

@@ -1,14 +1,18 @@
-"""The sample corpus: a small language in which remembering pays, so that long context can be watched on a laptop.
+"""The sample corpus: a small language in which remembering pays, so that long context can be
+watched on a laptop.
 
-Seven domains with SlimPajama's names and its length profile at one sixteenth (4,096 tokens there are 256 here). A
-document has a cast of *titles*, each a fixed run of three names ("Karo Velmi Tusha"), drawn anew for every document:
-inside one document a name stands in one title only, so its first word decides the next two, and nothing but an
-earlier mention in the same document can tell which. Titles enter as the document goes on and every one already met is
-equally likely to be mentioned next, so the distance back to the last mention grows with the document. That makes
-recall useful at every distance up to the document's length, and makes these documents denser in recall than real
-text: about half of the words are names. The rest are everyday words in a domain-flavoured order that carries little.
+Seven domains with SlimPajama's names and its length profile at one sixteenth (4,096 tokens there
+are 256 here). A document has a cast of *titles*, each a fixed run of three names ("Karo Velmi
+Tusha"), drawn anew for every document: inside one document a name stands in one title only, so its
+first word decides the next two, and nothing but an earlier mention in the same document can tell
+which. Titles enter as the document goes on and every one already met is equally likely to be
+mentioned next, so the distance back to the last mention grows with the document. That makes recall
+useful at every distance up to the document's length, and makes these documents denser in recall
+than real text: about half of the words are names. The rest are everyday words in a domain-flavoured
+order that carries little.
 
-Every document is a pure function of (seed, domain, number), so any size streams, in any order, from any worker.
+Every document is a pure function of (seed, domain, number), so any size streams, in any order, from
+any worker.
 """
 
 from collections.abc import Iterator
@@ -43,7 +47,9 @@ ORDINARY_WORDS = """
 
 
 class SampleDomain(Config):
-    """How one domain of the sample corpus looks. Lengths count words, which are tokens of the sample tokenizer."""
+    """How one domain of the sample corpus looks. Lengths count words, which are tokens of the
+    sample tokenizer.
+    """
 
     set_name: str
     """SlimPajama's name of the domain, e.g. RedPajamaArXiv."""
@@ -54,8 +60,9 @@ class SampleDomain(Config):
     spread: Annotated[float, Field(ge=0, le=3)]
     """Standard deviation of the logarithm of the length (log-normal)."""
     tail_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the words in documents of a heavy tail: Pareto with exponent 1, so every doubling of the length
-    holds the same mass. Real web pages and source files have one; a log-normal has none."""
+    """Share of the words in documents of a heavy tail: Pareto with exponent 1, so every doubling of
+    the length holds the same mass. Real web pages and source files have one; a log-normal has none.
+    """
     tail_from: Annotated[int, Field(ge=16)] = 256
     """Shortest document of the tail, in words."""
     longest: Annotated[int, Field(ge=16)] = 20_000
@@ -69,7 +76,12 @@ class SampleDomain(Config):
 def all_names() -> list[str]:
     """The 768 names, in a fixed order: two syllables, capitalised, e.g. "Karo"."""
     syllables = [consonant + vowel for consonant in CONSONANTS for vowel in VOWELS]
-    pairs = [(first + second).capitalize() for first in syllables for second in syllables if first != second]
+    pairs = [
+        (first + second).capitalize()
+        for first in syllables
+        for second in syllables
+        if first != second
+    ]
     order = generator("sample corpus", "names").permutation(len(pairs))
     return sorted(pairs[i] for i in order[:NAME_COUNT])
 
@@ -87,10 +99,14 @@ def records(domain: str, spec: SampleDomain, seed: int) -> Iterator[dict[str, An
 
 
 def document_words(domain: str, spec: SampleDomain, seed: int, number: int) -> list[str]:
-    """Document `number` of the domain as words: sentences of ordinary words around one to three titles."""
+    """Document `number` of the domain as words: sentences of ordinary words around one to three
+    titles.
+    """
     draw = generator(seed, domain, number)
     length = document_length(spec, draw)
-    titles = draw.permutation(NAME_COUNT)[: spec.largest_cast * WORDS_PER_TITLE].reshape(-1, WORDS_PER_TITLE)
+    titles = draw.permutation(NAME_COUNT)[: spec.largest_cast * WORDS_PER_TITLE].reshape(
+        -1, WORDS_PER_TITLE
+    )
     flavour = generator("sample corpus", "flavour", domain).permutation(len(ORDINARY_WORDS))
     words: list[str] = []
     introduced = 0
@@ -108,7 +124,9 @@ def document_words(domain: str, spec: SampleDomain, seed: int, number: int) -> l
 
 def document_length(spec: SampleDomain, draw: np.random.Generator) -> int:
     """Length of one document in words: from the log-normal body, or from the Pareto tail."""
-    body = float(np.clip(np.exp(draw.normal(np.log(spec.median_length), spec.spread)), 8, spec.longest))
+    body = float(
+        np.clip(np.exp(draw.normal(np.log(spec.median_length), spec.spread)), 8, spec.longest)
+    )
     in_tail, along = draw.random(2)
     if in_tail >= _tail_probability(spec):
         return int(body)
@@ -122,10 +140,15 @@ def _tail_probability(spec: SampleDomain) -> float:
         return 0.0
     mean_body = spec.median_length * np.exp(spec.spread**2 / 2)
     mean_tail = np.log(spec.longest / spec.tail_from) / (1 / spec.tail_from - 1 / spec.longest)
-    documents_in_tail, documents_in_body = spec.tail_share / mean_tail, (1 - spec.tail_share) / mean_body
+    documents_in_tail, documents_in_body = (
+        spec.tail_share / mean_tail,
+        (1 - spec.tail_share) / mean_body,
+    )
     return float(documents_in_tail / (documents_in_tail + documents_in_body))
 
 
 def as_text(words: list[str]) -> str:
-    """Words joined by single spaces, full stops too: every word is one token of the sample tokenizer."""
+    """Words joined by single spaces, full stops too: every word is one token of the sample
+    tokenizer.
+    """
     return " ".join(words)

@@ -1,13 +1,15 @@
-"""The frame every stage runs in: parameters in, one folder and one metrics file out, the record last.
+"""The frame every stage runs in: parameters in, one folder and one metrics file out, the record
+last.
 
-A stage named `packed_shards` is the module `assets.packed_shards`, reads the section `packed_shards` of
-params.yaml, and for the item `per_source` writes `data/packed_shards/per_source/` and
-`metrics/packed_shards/per_source.json` (without items: `data/tokenizer/`, `metrics/tokenizer.json`).
+A stage named `packed_shards` is the module `assets.packed_shards`, reads the section
+`packed_shards` of params.yaml, and for the item `per_source` writes
+`data/packed_shards/per_source/` and `metrics/packed_shards/per_source.json` (without items:
+`data/tokenizer/`, `metrics/tokenizer.json`).
 
-It writes into a folder beside the real one, hashes and fsyncs every file, writes `record.json` there last, and
-renames. So a folder with a record is whole, a kill leaves the old output or none, and the next run starts clean.
-The record holds no clock and no host, for the same inputs must give the same bytes. The cost is one more read of
-every output for its SHA-256.
+It writes into a folder beside the real one, hashes and fsyncs every file, writes `record.json`
+there last, and renames. So a folder with a record is whole, a kill leaves the old output or none,
+and the next run starts clean. The record holds no clock and no host, for the same inputs must give
+the same bytes. The cost is one more read of every output for its SHA-256.
 
 The versions of the packages that decide its bytes are in its metrics file, under `made_with`, and
 the record names that file. DVC keeps both files under one entry of dvc.lock. They are not in the
@@ -15,8 +17,9 @@ artefact's folder, because later stages depend on that folder: an upgrade that g
 would change its hash, and a training of ten days would run again for a patch of NumPy. The cost: a
 folder that is copied alone loses its versions.
 
-What a stage needs and is not there ends it in one line: the command that makes it, or the key of params.yaml that names
-it. That is told from the path in the error, so a file that neither makes nor names stays a traceback.
+What a stage needs and is not there ends it in one line: the command that makes it, or the key of
+params.yaml that names it. That is told from the path in the error, so a file that neither makes nor
+names stays a traceback.
 """
 
 import json
@@ -40,12 +43,19 @@ PARAMS = Path("params.yaml")
 DATA = Path("data")
 METRICS = Path("metrics")
 RECORD = "record.json"
-ITEMS = {"domain": "raw_corpus.domains", "recipe": "mixed_dataset.recipes", "model": "checkpoint.models"}
+ITEMS = {
+    "domain": "raw_corpus.domains",
+    "recipe": "mixed_dataset.recipes",
+    "model": "checkpoint.models",
+}
 """Where params.yaml names the items of stages, by what their commands call one."""
 NAME = re.compile(r"[A-Za-z0-9_-]+")
-TAKEN = {"raw_corpus.domains": {
-    "all": "is the row of all domains together in every table of shares",
-    "record": "is the file record.json of data/token_demand"}}
+TAKEN = {
+    "raw_corpus.domains": {
+        "all": "is the row of all domains together in every table of shares",
+        "record": "is the file record.json of data/token_demand",
+    }
+}
 """Names that an item cannot have, and why."""
 MADE_WITH = "made_with"
 """In a metrics file: the versions an artefact was made with. In a record: the path of that file."""
@@ -72,7 +82,9 @@ them with imports."""
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what, where, why and what to do. Shown without a traceback."""
+    """Something the user can mend: the message says what, where, why and what to do. Shown without
+    a traceback.
+    """
 
 
 class Config(BaseModel):
@@ -86,7 +98,9 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 @dataclass(kw_only=True)
 class Output:
-    """Where a running stage writes. `folder` becomes the artefact; `metrics` its numbers; `facts` join the record."""
+    """Where a running stage writes. `folder` becomes the artefact; `metrics` its numbers; `facts`
+    join the record.
+    """
 
     folder: Path
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -105,43 +119,69 @@ def read_params(section: str, model: type[AnyConfig], path: Path | None = None) 
 
 
 def names_of(what: str) -> list[str]:
-    """The items that params.yaml declares, in its order; what: "domain", "recipe" or "model". Raises UserError."""
+    """The items that params.yaml declares, in its order; what: "domain", "recipe" or "model".
+    Raises UserError.
+    """
     items = _section(ITEMS[what], PARAMS) or {}
     if not isinstance(items, dict):
-        raise UserError(f"{PARAMS}: {ITEMS[what]} = {items!r}: not a map from names. profiles/sample.yaml shows one.")
+        raise UserError(
+            f"{PARAMS}: {ITEMS[what]} = {items!r}: not a map from names. profiles/sample.yaml "
+            "shows one."
+        )
     return list(items)
 
 
 def read_all_params(path: Path) -> dict[str, Any]:
-    """The whole of params.yaml, as it stands. Raises UserError where it isn't YAML, or an item's name can't be one."""
+    """The whole of params.yaml, as it stands. Raises UserError where it isn't YAML, or an item's
+    name can't be one.
+    """
     try:
-        # Parsed in C where it can be: a stage asks several times while it starts, at 17 ms each in Python.
+        # Parsed in C where it can be: a stage asks several times while it starts, at 17 ms each in
+        # Python.
         sections = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
-        raise UserError(f"{path.resolve()}: no such file. Run from the project's root, or put a profile in place: "
-                        "make profile NAME=sample") from None
+        raise UserError(
+            f"{path.resolve()}: no such file. Run from the project's root, or put a profile in "
+            "place: "
+            "make profile NAME=sample"
+        ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}. Mend the line it names.") from None
     if not isinstance(sections, dict):
-        raise UserError(f"{path}: not a map from stages to their settings. profiles/sample.yaml shows one.")
+        raise UserError(
+            f"{path}: not a map from stages to their settings. profiles/sample.yaml shows one."
+        )
     for where in ITEMS.values():
         section, key = where.split(".")
-        items = (sections.get(section) or {}).get(key) if isinstance(sections.get(section) or {}, dict) else None
+        items = (
+            (sections.get(section) or {}).get(key)
+            if isinstance(sections.get(section) or {}, dict)
+            else None
+        )
         for name in items if isinstance(items, dict) else ():
             _check_name(name, f"{path}: {where}")
             if why := TAKEN.get(where, {}).get(name):
-                raise UserError(f"{path}: {where}: {name!r} cannot be a domain's name: it {why}. Take another.")
+                raise UserError(
+                    f"{path}: {where}: {name!r} cannot be a domain's name: it {why}. Take another."
+                )
     return sections
 
 
 def _check_name(name: Any, where: str) -> None:
-    """A name is a folder, a word of a command and a part of a dotted key, so it must be plain in all three."""
+    """A name is a folder, a word of a command and a part of a dotted key, so it must be plain in
+    all three.
+    """
     if not isinstance(name, str):
-        raise UserError(f"{where}: YAML reads a name there as {name!r}, not as text. Write it in quotes, as in "
-                        '"2024": or "no":.')
+        raise UserError(
+            f"{where}: YAML reads a name there as {name!r}, not as text. Write it in quotes, as in "
+            '"2024": or "no":.'
+        )
     if not NAME.fullmatch(name):
-        raise UserError(f"{where}: {name!r} cannot be a name: it is a folder and a word of a command. Use letters, "
-                        "digits, _ and -.")
+        raise UserError(
+            f"{where}: {name!r} cannot be a name: it is a folder and a word of a command. Use "
+            "letters, "
+            "digits, _ and -."
+        )
 
 
 def _section(section: str, path: Path) -> Any:
@@ -150,17 +190,24 @@ def _section(section: str, path: Path) -> Any:
         if not isinstance(node, dict) or key not in node:
             known = ", ".join(map(str, node)) if isinstance(node, dict) else "nothing"
             where = ".".join(section.split(".")[:depth]) or "the file"
-            raise UserError(f"{path}: no section {section!r}: {where} holds {known}. Add {key!r}, or use one of those.")
+            raise UserError(
+                f"{path}: no section {section!r}: {where} holds {known}. Add {key!r}, or use one "
+                "of those."
+            )
         node = node[key]
     return node
 
 
 def validated(model: type[AnyConfig], values: Any, where: str) -> AnyConfig:
-    """`values` as a `model`. Raises UserError with one line for each key that is missing, unknown or out of range."""
+    """`values` as a `model`. Raises UserError with one line for each key that is missing, unknown
+    or out of range.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(model, where, problem) for problem in error.errors())) from None
+        raise UserError(
+            "\n".join(_explain(model, where, problem) for problem in error.errors())
+        ) from None
 
 
 def _explain(model: type[Config], where: str, problem: Any) -> str:
@@ -196,7 +243,9 @@ def _inside(kind: Any, key: str | int) -> Any:
 
 @contextmanager
 def output(stage: str, item: str | None = None) -> Iterator[Output]:
-    """The frame of one run: yields where to write, and puts it in place only if the body ends without an error."""
+    """The frame of one run: yields where to write, and puts it in place only if the body ends
+    without an error.
+    """
     target = DATA / stage / item if item else DATA / stage
     metrics_file = METRICS / stage / f"{item}.json" if item else METRICS / f"{stage}.json"
     facts: dict[str, Any] = {"stage": stage, "item": item}
@@ -204,8 +253,11 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
         out = Output(folder=folder)
         yield out
         facts |= out.facts
-        used = {name: number for name, number in package_versions(stage).items()
-                if name not in out.unused}
+        used = {
+            name: number
+            for name, number in package_versions(stage).items()
+            if name not in out.unused
+        }
         if used:
             facts[MADE_WITH] = metrics_file.as_posix()
             out.metrics = {**out.metrics, MADE_WITH: _in_one_line(used)}
@@ -231,8 +283,9 @@ def package_versions(stage: str) -> dict[str, str]:
 
 @contextmanager
 def sealed(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
-    """Yields a folder to write into; it becomes `target`, with `facts` and every file's hash in its record, only if the
-    body ends without an error. `facts` is read at the end."""
+    """Yields a folder to write into; it becomes `target`, with `facts` and every file's hash in its
+    record, only if the body ends without an error. `facts` is read at the end.
+    """
     aside = beside(target)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -252,16 +305,22 @@ def beside(target: Path) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file of a sealed folder is there and has the hash its record gives. Reads all of it."""
+    """Whether every file of a sealed folder is there and has the hash its record gives. Reads all
+    of it.
+    """
     try:
-        return bool(read_json(folder / RECORD)["files"] == {
-            name: found for name, found in _hashes(folder).items() if name != RECORD})
+        return bool(
+            read_json(folder / RECORD)["files"]
+            == {name: found for name, found in _hashes(folder).items() if name != RECORD}
+        )
     except (OSError, ValueError, KeyError):
         return False
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON, whole or not at all; never in place, for the old file may be a read-only link."""
+    """Write `value` as readable JSON, whole or not at all; never in place, for the old file may be
+    a read-only link.
+    """
     aside = path.with_name(f".{path.name}.partial")
     with aside.open("w") as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
@@ -284,12 +343,17 @@ def number_of_environment(variable: str, default: float) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise UserError(f"{variable} = {text}: not a plain number, 0 or more, without a unit. Set one, or unset it.")
+        raise UserError(
+            f"{variable} = {text}: not a plain number, 0 or more, without a unit. Set one, or "
+            "unset it."
+        )
     return number
 
 
 def command(run: Callable[..., None], *argument_names: str) -> None:
-    """The act of a stage module: `command(run, "domain")` parses one argument, an item of that kind, and runs."""
+    """The act of a stage module: `command(run, "domain")` parses one argument, an item of that
+    kind, and runs.
+    """
     arguments = sys.argv[1:]
     spec = sys.modules["__main__"].__spec__
     module = spec.name if spec else Path(sys.argv[0]).stem
@@ -306,13 +370,18 @@ def check_item(what: str, name: str) -> None:
     """Raises UserError unless params.yaml has that item; what: "domain", "recipe" or "model"."""
     known = names_of(what)
     if name not in known:
-        raise UserError(f"{PARAMS}: {ITEMS[what]} has no {name!r}, only {', '.join(known) or 'nothing'}. Add it, or "
-                        "use one of those.")
+        raise UserError(
+            f"{PARAMS}: {ITEMS[what]} has no {name!r}, only {', '.join(known) or 'nothing'}. Add "
+            "it, or "
+            "use one of those."
+        )
 
 
 @contextmanager
 def plain_errors(who: str) -> Iterator[None]:
-    """What the user can mend ends the process with one line: a UserError, or a file that should be there."""
+    """What the user can mend ends the process with one line: a UserError, or a file that should be
+    there.
+    """
     try:
         yield
     except UserError as error:
@@ -329,20 +398,32 @@ def missing(path: Path) -> UserError:
     parts = path.parts
     if path.is_absolute() or len(parts) < 2 or parts[0] not in (DATA.name, METRICS.name):
         return UserError(f"{path}: no such file or folder.")
-    stage, *inside = (part.removesuffix(".json") if parts[0] == METRICS.name else part for part in parts[1:])
-    item = f"@{inside[0]}" if inside and NAME.fullmatch(inside[0]) else ""  # a file of a stage without items has a dot
-    return UserError(f"{path}: not there. Make it first: python -m orchestration.repro {stage}{item}")
+    stage, *inside = (
+        part.removesuffix(".json") if parts[0] == METRICS.name else part for part in parts[1:]
+    )
+    # a file of a stage without items has a dot
+    item = f"@{inside[0]}" if inside and NAME.fullmatch(inside[0]) else ""
+    return UserError(
+        f"{path}: not there. Make it first: python -m orchestration.repro {stage}{item}"
+    )
 
 
 def _explained(error: FileNotFoundError) -> UserError | None:
-    """The error of a missing file in words; None for one that no stage makes and params.yaml does not name."""
-    text = str(error.filename or error).replace(f"{Path.cwd()}/", "")  # Arrow gives no filename, and full paths
+    """The error of a missing file in words; None for one that no stage makes and params.yaml does
+    not name.
+    """
+    text = str(error.filename or error).replace(
+        f"{Path.cwd()}/", ""
+    )  # Arrow gives no filename, and full paths
     made = re.search(rf"(?<![\w./-])(?:{DATA.name}|{METRICS.name})/[^'\"\s]+", text)
     if made:
         return missing(Path(made[0].rstrip(".,:;")))
     for key, value in _paths_in(read_all_params(PARAMS)) if PARAMS.is_file() else ():
         if re.search(rf"(?<![\w./-]){re.escape(value)}(?![\w.-])", text):
-            return UserError(f"{PARAMS}: {key} = {value}: no such file or folder ({text}). Name one that is there.")
+            return UserError(
+                f"{PARAMS}: {key} = {value}: no such file or folder ({text}). Name one that is "
+                "there."
+            )
     return None
 
 
@@ -379,7 +460,9 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def _replace_folder(aside: Path, target: Path) -> None:
-    """Two renames: between them there is no output, which the next run (and DVC) sees as missing, never as half."""
+    """Two renames: between them there is no output, which the next run (and DVC) sees as missing,
+    never as half.
+    """
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

@@ -31,8 +31,9 @@ class TokenDemandConfig(Config):
     margin: Annotated[float, Field(ge=1)] | None
     """Candidates for each token that trains; null reads every source to its end."""
     bytes_per_token: Annotated[float, Field(gt=0)] = 3.68
-    """Estimates tokens before there is a tokenizer (the released code's figure, for characters); the
-    margin covers its error."""
+    """Estimates tokens before there is a tokenizer (the released code's figure, for characters);
+    the margin covers its error.
+    """
 
 
 def run() -> None:
@@ -60,20 +61,32 @@ def check_names(mixing: MixedDatasetConfig, domains: list[str]) -> None:
             raise UserError(f"mixed_dataset.recipes.{name}: {error}") from None
 
 
-def demand(domain: str, domains: list[str], mixings: list[Mixing], config: TokenDemandConfig) -> Demand:
+def demand(
+    domain: str, domains: list[str], mixings: list[Mixing], config: TokenDemandConfig
+) -> Demand:
     """The largest need of any recipe, times the margin."""
     long_over = max((mixing.long_over for mixing in mixings), default=1)
-    if config.margin is None or not mixings or any(mixing.weights == "natural" for mixing in mixings):
-        return Demand(tokens=None, long_tokens=0, long_over=long_over, bytes_per_token=config.bytes_per_token)
+    if (
+        config.margin is None
+        or not mixings
+        or any(mixing.weights == "natural" for mixing in mixings)
+    ):
+        return Demand(
+            tokens=None, long_tokens=0, long_over=long_over, bytes_per_token=config.bytes_per_token
+        )
     needs = []
     for mixing in mixings:
         tokens = mixing.token_budget * domain_weights(mixing, dict.fromkeys(domains, 0))[domain]
-        # With a keep ratio the share of long tokens follows from the corpus; it is never more than all of them.
+        # With a keep ratio the share of long tokens follows from the corpus; it is never more than
+        # all of them.
         share = 1.0 if mixing.recipe.keep_ratio is not None else mixing.recipe.long_share or 0.0
         needs.append((tokens, tokens * share))
-    return Demand(tokens=config.margin * max(need for need, _ in needs),
-                  long_tokens=config.margin * max(need for _, need in needs),
-                  long_over=long_over, bytes_per_token=config.bytes_per_token)
+    return Demand(
+        tokens=config.margin * max(need for need, _ in needs),
+        long_tokens=config.margin * max(need for _, need in needs),
+        long_over=long_over,
+        bytes_per_token=config.bytes_per_token,
+    )
 
 
 if __name__ == "__main__":

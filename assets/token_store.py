@@ -1,8 +1,10 @@
-"""Tokenized documents on disk: one Arrow IPC stream per domain, opened memory-mapped, nothing copied until asked for.
+"""Tokenized documents on disk: one Arrow IPC stream per domain, opened memory-mapped, nothing
+copied until asked for.
 
-Columns: id (uint64), heldout (bool), input_ids (large_list of uint16 or uint32, by the largest id). Stock `datasets`
-opens it too. Each record batch is a contiguous run of tokens; a document is a view into one of them. A view's pages
-count as this process's memory, and 64 KB around each; `read` copies instead, for work that touches the whole file.
+Columns: id (uint64), heldout (bool), input_ids (large_list of uint16 or uint32, by the largest id).
+Stock `datasets` opens it too. Each record batch is a contiguous run of tokens; a document is a view
+into one of them. A view's pages count as this process's memory, and 64 KB around each; `read`
+copies instead, for work that touches the whole file.
 """
 
 import mmap
@@ -38,7 +40,9 @@ class TokenStore:
 
     def document(self, number: int) -> Tokens:
         """The tokens of document `number`: a read-only view, uint16 or uint32."""
-        return np.frombuffer(self.mapping, self.kind, int(self.lengths[number]), int(self.places[number]))
+        return np.frombuffer(
+            self.mapping, self.kind, int(self.lengths[number]), int(self.places[number])
+        )
 
     def read(self, place: int, target: memoryview) -> None:
         """Fill `target` with the bytes of the file from `place` on."""
@@ -52,9 +56,16 @@ def token_type(largest: int) -> pa.DataType:
 
 
 def schema(largest: int) -> pa.Schema:
-    """Schema of documents.arrow for a tokenizer of ids up to `largest`: ids may have holes, so a count won't do."""
-    return pa.schema([("id", pa.uint64()), ("heldout", pa.bool_()),
-                      ("input_ids", pa.large_list(token_type(largest)))])
+    """Schema of documents.arrow for a tokenizer of ids up to `largest`: ids may have holes, so a
+    count won't do.
+    """
+    return pa.schema(
+        [
+            ("id", pa.uint64()),
+            ("heldout", pa.bool_()),
+            ("input_ids", pa.large_list(token_type(largest))),
+        ]
+    )
 
 
 def open_tokens(folder: Path) -> TokenStore:
@@ -68,13 +79,23 @@ def open_tokens(folder: Path) -> TokenStore:
     except FileNotFoundError:
         raise missing(path) from None
     except (OSError, ValueError) as error:  # ArrowInvalid, and an empty file, are ValueErrors
-        raise UserError(f"{path}: {error}. Make it again: python -m orchestration.repro tokenized_corpus") from None
+        raise UserError(
+            f"{path}: {error}. Make it again: python -m orchestration.repro tokenized_corpus"
+        ) from None
     kind = np.dtype(table.schema.field("input_ids").type.value_type.to_pandas_dtype())
     lengths, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for chunk in table.column("input_ids").chunks:
         offsets = chunk.offsets.to_numpy()
         lengths.append(np.diff(offsets))
-        places.append(chunk.values.buffers()[1].address - buffer.address + offsets[:-1] * kind.itemsize)
+        places.append(
+            chunk.values.buffers()[1].address - buffer.address + offsets[:-1] * kind.itemsize
+        )
     return TokenStore(
-        ids=table.column("id").to_numpy(), heldout=table.column("heldout").to_numpy(), kind=kind, file=file,
-        mapping=mapping, lengths=np.concatenate(lengths), places=np.concatenate(places))
+        ids=table.column("id").to_numpy(),
+        heldout=table.column("heldout").to_numpy(),
+        kind=kind,
+        file=file,
+        mapping=mapping,
+        lengths=np.concatenate(lengths),
+        places=np.concatenate(places),
+    )

@@ -1,11 +1,13 @@
-"""The tokenizer of the whole graph: the base model's own, or a byte-level BPE trained on the corpus.
+"""The tokenizer of the whole graph: the base model's own, or a byte-level BPE trained on the
+corpus.
 
-`source` says which: a folder with a tokenizer.json is taken as it is; the raw corpus is what to train on. Training is
-deterministic (the trainer breaks ties by token) and uses the training split alone, of the domains that params.yaml
-names: a folder that another profile left behind changes nothing.
+`source` says which: a folder with a tokenizer.json is taken as it is; the raw corpus is what to
+train on. Training is deterministic (the trainer breaks ties by token) and uses the training split
+alone, of the domains that params.yaml names: a folder that another profile left behind changes
+nothing.
 
-The special tokens that tokenized_corpus will ask for are looked up here, for this stage needs no corpus. The cost is
-that a change of `tokenized_corpus` runs this stage again, to the same bytes.
+The special tokens that tokenized_corpus will ask for are looked up here, for this stage needs no
+corpus. The cost is that a change of `tokenized_corpus` runs this stage again, to the same bytes.
 
 Every tokenizer of the project is opened here. A tokenizer.json may store settings of its last use:
 truncation, padding, BPE dropout. Left on, they would silently cut a document to its first 128
@@ -26,13 +28,28 @@ from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from assets.document_store import read_documents, texts_of
-from assets.stage import Config, UserError, command, missing, names_of, output, read_params, write_json
+from assets.stage import (
+    Config,
+    UserError,
+    command,
+    missing,
+    names_of,
+    output,
+    read_params,
+    write_json,
+)
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 BOS, EOS = "<s>", "</s>"
 RAW_CORPUS = Path("data/raw_corpus")
-OF_USE = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "truncation",
-          "padding"}
+OF_USE = {
+    "max_length",
+    "stride",
+    "truncation_strategy",
+    "pad_to_multiple_of",
+    "truncation",
+    "padding",
+}
 """Keys of tokenizer_config.json in which transformers stores the settings of the last use."""
 _printed: set[str] = set()
 """Lines that were printed already: each is printed once."""
@@ -79,9 +96,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(orjson.dumps(described).decode())
     except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error}") from None
-    note = (f"{path}: saved with {', '.join(switched_off)}; switched off here, so that every text "
-            "keeps all its tokens")
+        raise UserError(
+            f"{path}: not a tokenizer.json that `tokenizers` can read: {error}"
+        ) from None
+    note = (
+        f"{path}: saved with {', '.join(switched_off)}; switched off here, so that every text "
+        "keeps all its tokens"
+    )
     if switched_off and note not in _printed:
         _printed.add(note)
         print(note, file=sys.stderr)
@@ -100,8 +121,9 @@ def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
         model, truncation = described["model"], described.get("truncation")
         padding, dropout = described.get("padding"), model.get("dropout")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error!r}"
-                        ) from None
+        raise UserError(
+            f"{path}: not a tokenizer.json that `tokenizers` can read: {error!r}"
+        ) from None
     found = []
     if truncation is not None:
         found.append(f"truncation ({_short(truncation)})")
@@ -153,11 +175,17 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[BOS, EOS], show_progress=False,
-                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS, EOS],
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
     tokenizer.train_from_iterator(texts, trainer)
     bos = tokenizer.token_to_id(BOS)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bos)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, bos)]
+    )
     return tokenizer
 
 
@@ -170,12 +198,24 @@ def _copy(source: Path, folder: Path) -> None:
 
 def _train(config: TokenizerConfig, folder: Path) -> None:
     if config.source != RAW_CORPUS:
-        raise UserError(f"tokenizer.source = {config.source}: no tokenizer.json there. Name the base model's folder, "
-                        f"or {RAW_CORPUS} to train one.")
-    tokenizer = train_bpe(_train_texts([RAW_CORPUS / name for name in sorted(names_of("domain"))]), config.vocab_size)
+        raise UserError(
+            f"tokenizer.source = {config.source}: no tokenizer.json there. Name the base model's "
+            "folder, "
+            f"or {RAW_CORPUS} to train one."
+        )
+    tokenizer = train_bpe(
+        _train_texts([RAW_CORPUS / name for name in sorted(names_of("domain"))]), config.vocab_size
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast",
-                                                  "bos_token": BOS, "eos_token": EOS, "add_prefix_space": True})
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "add_prefix_space": True,
+        },
+    )
 
 
 def _train_texts(folders: list[Path]) -> Iterator[str]:
@@ -185,23 +225,34 @@ def _train_texts(folders: list[Path]) -> Iterator[str]:
 
 
 def bos_eos_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int | None, int | None]:
-    """Ids of the tokens that tokenizer_config.json names as begin and end of a text; None where it names none, or one
-    that tokenizer.json does not hold. Raises UserError where it can't be read."""
+    """Ids of the tokens that tokenizer_config.json names as begin and end of a text; None where it
+    names none, or one that tokenizer.json does not hold. Raises UserError where it can't be read.
+    """
     ids = [None if text is None else tokenizer.token_to_id(text) for text in _special_texts(folder)]
     return ids[0], ids[1]
 
 
-def special_ids(folder: Path, tokenizer: Tokenizer, wanted: Special) -> tuple[int | None, int | None]:
-    """Ids of the tokens that begin and end a document, None for one that it does not carry. Raises UserError where
-    the tokenizer, whose folder that is, lacks one that it should."""
+def special_ids(
+    folder: Path, tokenizer: Tokenizer, wanted: Special
+) -> tuple[int | None, int | None]:
+    """Ids of the tokens that begin and end a document, None for one that it does not carry. Raises
+    UserError where the tokenizer, whose folder that is, lacks one that it should.
+    """
     ids = bos_eos_ids(folder, tokenizer)
     for place, (name, on) in enumerate((("bos", wanted.bos), ("eos", wanted.eos))):
         if on and ids[place] is None:
             text = _special_texts(folder)[place]
-            why = f"names no {name}_token" if text is None else (
-                f"names {text!r} as {name}_token, which is no token of tokenizer.json beside it")
-            raise UserError(f"tokenized_corpus.{name} = true, but {folder}/tokenizer_config.json {why}. Set "
-                            f"tokenized_corpus.{name} to false, or name a token of tokenizer.json there.")
+            why = (
+                f"names no {name}_token"
+                if text is None
+                else (
+                    f"names {text!r} as {name}_token, which is no token of tokenizer.json beside it"
+                )
+            )
+            raise UserError(
+                f"tokenized_corpus.{name} = true, but {folder}/tokenizer_config.json {why}. Set "
+                f"tokenized_corpus.{name} to false, or name a token of tokenizer.json there."
+            )
     return ids[0] if wanted.bos else None, ids[1] if wanted.eos else None
 
 
@@ -213,8 +264,9 @@ def _special_texts(folder: Path) -> tuple[str | None, str | None]:
         named = [config.get(key) for key in ("bos_token", "eos_token")]
         texts = [token["content"] if isinstance(token, dict) else token for token in named]
     except KeyError as error:
-        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base "
-                        "model again.") from None
+        raise UserError(
+            f"{path}: not a tokenizer_config.json: {error}. Copy it from the base model again."
+        ) from None
     return texts[0], texts[1]
 
 
@@ -224,11 +276,14 @@ def config_of(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
         return dict(config.items())
     except FileNotFoundError:
-        raise UserError(f"{path.parent}: tokenizer.json without tokenizer_config.json. Copy both "
-                        "from the base model.") from None
+        raise UserError(
+            f"{path.parent}: tokenizer.json without tokenizer_config.json. Copy both "
+            "from the base model."
+        ) from None
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a tokenizer_config.json: {error}. Copy it from the base "
-                        "model again.") from None
+        raise UserError(
+            f"{path}: not a tokenizer_config.json: {error}. Copy it from the base model again."
+        ) from None
 
 
 if __name__ == "__main__":

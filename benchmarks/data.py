@@ -1,11 +1,13 @@
-"""`python -m benchmarks.data`: the whole data path from compressed JSON Lines to packed rows, beside two peers.
+"""`python -m benchmarks.data`: the whole data path from compressed JSON Lines to packed rows,
+beside two peers.
 
-Ours runs as a user's does, a process for each stage and item, two at a time, each with one tokenizer thread; so every
-start of Python is counted. The peers (benchmarks/data_peers.py) get the same files, cores and tokenizer, in the same
-run. Then: what a further recipe costs; which part of the CPU time is reading and tokenising, as the path does them and
-at the bare speed of the libraries (zstd, JSON, tokenizer) on one core; memory at 1 and N times the corpus; and whether
-the bytes are the same for one worker, for two, and after SIGKILL at random moments. Copies of the corpus differ in the
-first words of each document, or they would be duplicates.
+Ours runs as a user's does, a process for each stage and item, two at a time, each with one
+tokenizer thread; so every start of Python is counted. The peers (benchmarks/data_peers.py) get the
+same files, cores and tokenizer, in the same run. Then: what a further recipe costs; which part of
+the CPU time is reading and tokenising, as the path does them and at the bare speed of the libraries
+(zstd, JSON, tokenizer) on one core; memory at 1 and N times the corpus; and whether the bytes are
+the same for one worker, for two, and after SIGKILL at random moments. Copies of the corpus differ
+in the first words of each document, or they would be duplicates.
 
 --corpus: a folder of *.jsonl.zst, one file a domain. --tokenizer: a folder with tokenizer.json.
 """
@@ -38,7 +40,9 @@ MIB = 1 << 20
 
 @dataclass(kw_only=True)
 class Usage:
-    """What processes took: CPU seconds by stage, and the highest resident memory of any of them in MiB."""
+    """What processes took: CPU seconds by stage, and the highest resident memory of any of them in
+    MiB.
+    """
 
     cpu: dict[str, float] = field(default_factory=dict)
     peak: dict[str, float] = field(default_factory=dict)
@@ -48,12 +52,20 @@ def project(folder: Path, files: list[Path], tokenizer: Path) -> Path:
     """A folder with a params.yaml in which the stages can run."""
     folder.mkdir(parents=True)
     params = yaml.safe_load((ROOT / "profiles" / "seven-recipes.yaml").read_text())
-    params["raw_corpus"] |= {"heldout_fraction": 0, "domains": {
-        file.name.split(".")[0]: {"source": str(file)} for file in files}}
+    params["raw_corpus"] |= {
+        "heldout_fraction": 0,
+        "domains": {file.name.split(".")[0]: {"source": str(file)} for file in files},
+    }
     params["raw_corpus"]["decontamination"]["against"] = str(ROOT / "sources" / "evaluation.jsonl")
     params["tokenizer"]["source"] = str(tokenizer)
-    params["mixed_dataset"] |= {"weights": "natural", "token_budget": 1, "recipes": {
-        "first": {"cut": 131_072}, "further": {"cut": 131_072, "keep_ratio": 0.5, "as_far_as_possible": True}}}
+    params["mixed_dataset"] |= {
+        "weights": "natural",
+        "token_budget": 1,
+        "recipes": {
+            "first": {"cut": 131_072},
+            "further": {"cut": 131_072, "keep_ratio": 0.5, "as_far_as_possible": True},
+        },
+    }
     params["packed_shards"]["chunk_length"] = CHUNK
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     return folder
@@ -61,10 +73,20 @@ def project(folder: Path, files: list[Path], tokenizer: Path) -> Path:
 
 def stage(root: Path, usage: Usage, module: str, *items: str) -> None:
     """Run one stage as a process and note what it took."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "RAYON_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     with (root / "log.txt").open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", f"assets.{module}", *items], cwd=root, env=environment,
-                                   stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"assets.{module}", *items],
+            cwd=root,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -88,7 +110,10 @@ def documents_to_tokens(root: Path, files: list[Path], workers: int, usage: Usag
 
 def budget_of_all(root: Path) -> int:
     """Set the token budget to all there is, and return it."""
-    total = sum(json.loads(path.read_text())["tokens"] for path in (root / "metrics/tokenized_corpus").glob("*.json"))
+    total = sum(
+        json.loads(path.read_text())["tokens"]
+        for path in (root / "metrics/tokenized_corpus").glob("*.json")
+    )
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["mixed_dataset"]["token_budget"] = total
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
@@ -117,9 +142,24 @@ def ours(root: Path, files: list[Path], tokenizer: Path, workers: int) -> dict[s
 def peer(name: str, files: list[Path], tokenizer: Path, workers: int, out: Path) -> float:
     """Seconds of wall clock of one peer, process start included as ours is."""
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "benchmarks.data_peers", name, "--tokenizer", str(tokenizer),
-                           "--workers", str(workers), "--out", str(out), *map(str, files)],
-                          cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.data_peers",
+            name,
+            "--tokenizer",
+            str(tokenizer),
+            "--workers",
+            str(workers),
+            "--out",
+            str(out),
+            *map(str, files),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
     shutil.rmtree(out)
@@ -127,7 +167,9 @@ def peer(name: str, files: list[Path], tokenizer: Path, workers: int, out: Path)
 
 
 def bare_steps(files: list[Path], tokenizer: Path) -> dict[str, float]:
-    """Seconds on one core of each step alone, nothing written: what no path through these libraries can beat."""
+    """Seconds on one core of each step alone, nothing written: what no path through these libraries
+    can beat.
+    """
     import gigatoken
 
     seconds = {"zstd": 0.0, "json": 0.0, "tokenizer": 0.0}
@@ -135,7 +177,11 @@ def bare_steps(files: list[Path], tokenizer: Path) -> dict[str, float]:
         fast = gigatoken.Tokenizer(str(tokenizer / "tokenizer.json"))
         clock = time.process_time()
         with file.open("rb") as compressed:
-            raw = zstandard.ZstdDecompressor().stream_reader(compressed, read_across_frames=True).read()
+            raw = (
+                zstandard.ZstdDecompressor()
+                .stream_reader(compressed, read_across_frames=True)
+                .read()
+            )
         seconds["zstd"] += time.process_time() - clock
         clock = time.process_time()
         texts = [orjson.loads(line)["text"] for line in raw.split(b"\n") if line]
@@ -149,8 +195,9 @@ def bare_steps(files: list[Path], tokenizer: Path) -> dict[str, float]:
 
 
 def own_steps(root: Path, names: list[str]) -> dict[str, float]:
-    """CPU seconds of reading (decompressing, parsing) and of tokenising as the stages do them, with every other thing
-    they do left out. In a process of its own, for it goes into the folder `root`."""
+    """CPU seconds of reading (decompressing, parsing) and of tokenising as the stages do them, with
+    every other thing they do left out. In a process of its own, for it goes into the folder `root`.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_own_steps, root, names).result()
 
@@ -199,8 +246,9 @@ def _batches(texts: list[str]) -> Iterator[list[str]]:
 
 
 def copies(files: list[Path], times: int, folder: Path) -> list[Path]:
-    """Files of `times` as many documents, no two alike. Made in a process of its own: what this one holds would count
-    in the peak memory of its children."""
+    """Files of `times` as many documents, no two alike. Made in a process of its own: what this one
+    holds would count in the peak memory of its children.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(write_copies, files, times, folder).result()
 
@@ -212,34 +260,58 @@ def write_copies(files: list[Path], times: int, folder: Path) -> list[Path]:
     for file in files:
         made.append(folder / file.name)
         with file.open("rb") as compressed:
-            raw = zstandard.ZstdDecompressor().stream_reader(compressed, read_across_frames=True).read()
+            raw = (
+                zstandard.ZstdDecompressor()
+                .stream_reader(compressed, read_across_frames=True)
+                .read()
+            )
         lines = [orjson.loads(line) for line in raw.split(b"\n") if line]
-        with made[-1].open("wb") as target, zstandard.ZstdCompressor().stream_writer(target) as writer:
+        with (
+            made[-1].open("wb") as target,
+            zstandard.ZstdCompressor().stream_writer(target) as writer,
+        ):
             for number in range(times):
                 for record in lines:
-                    writer.write(orjson.dumps({**record, "text": f"copy {number}. {record['text']}"}) + b"\n")
+                    writer.write(
+                        orjson.dumps({**record, "text": f"copy {number}. {record['text']}"}) + b"\n"
+                    )
     return made
 
 
 def hashes(root: Path) -> dict[str, str]:
     """Every record, which holds the hash of every file: path -> content."""
-    return {str(path.relative_to(root)): path.read_text() for path in sorted((root / "data").rglob("record.json"))}
+    return {
+        str(path.relative_to(root)): path.read_text()
+        for path in sorted((root / "data").rglob("record.json"))
+    }
 
 
-def killed_and_run_again(root: Path, files: list[Path], tokenizer: Path, kills: int) -> dict[str, str]:
+def killed_and_run_again(
+    root: Path, files: list[Path], tokenizer: Path, kills: int
+) -> dict[str, str]:
     """The path with SIGKILL at random moments, each stage run again until it ends."""
     project(root, files, tokenizer)
     draw = random.Random(0)
     names = [file.name.split(".")[0] for file in files]
-    steps = [("token_demand",), ("tokenizer",), *(("raw_corpus", name) for name in names),
-             *(("tokenized_corpus", name) for name in names), ("mixed_dataset", "first"), ("packed_shards", "first")]
+    steps = [
+        ("token_demand",),
+        ("tokenizer",),
+        *(("raw_corpus", name) for name in names),
+        *(("tokenized_corpus", name) for name in names),
+        ("mixed_dataset", "first"),
+        ("packed_shards", "first"),
+    ]
     struck = draw.choices(range(len(steps)), k=kills)
     for number, step in enumerate(steps):
         if step[0] == "mixed_dataset":
             budget_of_all(root)
         for _ in range(struck.count(number)):
-            process = subprocess.Popen([sys.executable, "-m", f"assets.{step[0]}", *step[1:]], cwd=root,
-                                       env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"assets.{step[0]}", *step[1:]],
+                cwd=root,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stderr=subprocess.DEVNULL,
+            )
             try:
                 process.wait(draw.uniform(0.2, 1.5))
             except subprocess.TimeoutExpired:
@@ -255,13 +327,21 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, default=ROOT / "../shared/corpus")
     parser.add_argument("--tokenizer", type=Path, default=ROOT / "../shared/tokenizer")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--size", type=int, default=4, help="times the corpus in the speed test: copies, which flatter "
-                                                            "a tokenizer that remembers words")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=4,
+        help="times the corpus in the speed test: copies, which flatter "
+        "a tokenizer that remembers words",
+    )
     parser.add_argument("--times", type=int, default=8, help="times the corpus in the memory test")
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--only", choices=["speed", "memory", "bytes"], help="one part of it")
     options = parser.parse_args()
-    files, tokenizer = sorted(options.corpus.resolve().glob("*.jsonl.zst")), options.tokenizer.resolve()
+    files, tokenizer = (
+        sorted(options.corpus.resolve().glob("*.jsonl.zst")),
+        options.tokenizer.resolve(),
+    )
     with tempfile.TemporaryDirectory(prefix="needlework-") as name:
         folder = Path(name)
         if options.only in (None, "speed"):
@@ -282,20 +362,38 @@ def speed(folder: Path, files: list[Path], tokenizer: Path, workers: int) -> Non
     bare = bare_steps(files, tokenizer)
     own = own_steps(folder / "ours", [file.name.split(".")[0] for file in files])
     shutil.rmtree(folder / "ours")
-    others = {name: peer(name, files, tokenizer, workers, folder / name) for name in ("datatrove", "group_texts")}
-    print(f"{run['tokens']:,} tokens from {sum(file.stat().st_size for file in files) / 1e6:.0f} MB of .jsonl.zst to "
-          f"rows of {CHUNK:,}, {workers} workers, wall clock")
-    print(f"{'ours':16}{run['seconds']:8.1f} s{run['tokens'] / run['seconds'] / 1e6:8.2f} M tokens/s")
+    others = {
+        name: peer(name, files, tokenizer, workers, folder / name)
+        for name in ("datatrove", "group_texts")
+    }
+    print(
+        f"{run['tokens']:,} tokens from {sum(file.stat().st_size for file in files) / 1e6:.0f} MB "
+        "of .jsonl.zst to "
+        f"rows of {CHUNK:,}, {workers} workers, wall clock"
+    )
+    print(
+        f"{'ours':16}{run['seconds']:8.1f} s{run['tokens'] / run['seconds'] / 1e6:8.2f} M tokens/s"
+    )
     for name, seconds in others.items():
-        print(f"{name:16}{seconds:8.1f} s{run['tokens'] / seconds / 1e6:8.2f} M tokens/s   ours is "
-              f"{seconds / run['seconds']:.1f} times as fast")
-    print(f"a further recipe: its index {index:.1f} s ({index / run['seconds']:.1%} of the first), "
-          f"its rows {rows:.1f} s ({rows / run['seconds']:.1%})")
+        print(
+            f"{name:16}{seconds:8.1f} s{run['tokens'] / seconds / 1e6:8.2f} M tokens/s   ours is "
+            f"{seconds / run['seconds']:.1f} times as fast"
+        )
+    print(
+        f"a further recipe: its index {index:.1f} s ({index / run['seconds']:.1%} of the first), "
+        f"its rows {rows:.1f} s ({rows / run['seconds']:.1%})"
+    )
     cpu = sum(usage.cpu.values())
-    print(f"\nCPU seconds by stage: {', '.join(f'{name} {value:.1f}' for name, value in usage.cpu.items())}; {cpu:.1f}")
+    print(
+        "\nCPU seconds by stage: "
+        f"{', '.join(f'{name} {value:.1f}' for name, value in usage.cpu.items())}; {cpu:.1f}"
+    )
     for title, steps in (("as the path does them", own), ("bare, by the libraries alone", bare)):
-        print(f"{title}: {', '.join(f'{name} {value:.1f}' for name, value in steps.items())}; together "
-              f"{sum(steps.values()):.1f} = {sum(steps.values()) / cpu:.0%} of the path's CPU")
+        print(
+            f"{title}: {', '.join(f'{name} {value:.1f}' for name, value in steps.items())}; "
+            "together "
+            f"{sum(steps.values()):.1f} = {sum(steps.values()) / cpu:.0%} of the path's CPU"
+        )
 
 
 def memory(folder: Path, files: list[Path], tokenizer: Path, workers: int, times: int) -> None:
@@ -308,8 +406,10 @@ def memory(folder: Path, files: list[Path], tokenizer: Path, workers: int, times
         peaks[number] = run["usage"].peak
         shutil.rmtree(folder / f"ours{number}")
         shutil.rmtree(folder / f"copies{number}")
-        print(f"  {number} x: {run['tokens']:,} tokens, {run['seconds']:.1f} s, "
-              f"{run['tokens'] / run['seconds'] / 1e6:.2f} M tokens/s")
+        print(
+            f"  {number} x: {run['tokens']:,} tokens, {run['seconds']:.1f} s, "
+            f"{run['tokens'] / run['seconds'] / 1e6:.2f} M tokens/s"
+        )
     for module, low in peaks[1].items():
         print(f"  {module:18}{low:8.0f}{peaks[times][module]:8.0f}")
 
@@ -322,8 +422,10 @@ def same_bytes(folder: Path, files: list[Path], tokenizer: Path, kills: int) -> 
         results.append(hashes(folder / f"workers{workers}"))
         shutil.rmtree(folder / f"workers{workers}")
     results.append(killed_and_run_again(folder / "killed", files, tokenizer, kills))
-    print(f"\nsame bytes: 1 and 2 workers {results[0] == results[1]}, after {kills} SIGKILLs "
-          f"{results[0] == results[2]} ({len(results[0])} artefacts)")
+    print(
+        f"\nsame bytes: 1 and 2 workers {results[0] == results[1]}, after {kills} SIGKILLs "
+        f"{results[0] == results[2]} ({len(results[0])} artefacts)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""`python -m benchmarks.data_peers group_texts|datatrove ...`: two usual ways from compressed JSON Lines to token rows.
+"""`python -m benchmarks.data_peers group_texts|datatrove ...`: two usual ways from compressed JSON
+Lines to token rows.
 
-group_texts: `datasets.map` with the fast `transformers` tokenizer, then `map` with the function that joins and chops
-lists, as language-model training scripts have it. datatrove: its reader and its document tokenizer, one task a file;
-its rows are windows of the file that it writes, so they cost nothing more. Both get `--workers` processes with one
-tokenizer thread each, batches that suit long documents, and nothing to do that ours does not do; ours also removes
-duplicates, decontaminates, splits, mixes and hashes what it writes. Prints one line of JSON. datatrove is none of this
-project's dependencies: pip install --no-deps datatrove==0.10.1 loguru humanize
+group_texts: `datasets.map` with the fast `transformers` tokenizer, then `map` with the function
+that joins and chops lists, as language-model training scripts have it. datatrove: its reader and
+its document tokenizer, one task a file; its rows are windows of the file that it writes, so they
+cost nothing more. Both get `--workers` processes with one tokenizer thread each, batches that suit
+long documents, and nothing to do that ours does not do; ours also removes duplicates,
+decontaminates, splits, mixes and hashes what it writes. Prints one line of JSON. datatrove is none
+of this project's dependencies: pip install --no-deps datatrove==0.10.1 loguru humanize
 """
 
 import argparse
@@ -16,8 +18,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-               "HF_HUB_DISABLE_TELEMETRY": "1"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 
 
 def group_texts(files: list[Path], tokenizer: Path, chunk: int, workers: int, out: Path) -> int:
@@ -28,20 +34,36 @@ def group_texts(files: list[Path], tokenizer: Path, chunk: int, workers: int, ou
     fast = AutoTokenizer.from_pretrained(str(tokenizer))
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, Any]:
-        return {"input_ids": fast(batch["text"], add_special_tokens=False, return_attention_mask=False,
-                                  verbose=False)["input_ids"]}
+        return {
+            "input_ids": fast(
+                batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False
+            )["input_ids"]
+        }
 
     def group(batch: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         joined = list(chain.from_iterable(batch["input_ids"]))
         total = len(joined) // chunk * chunk
-        return {"input_ids": [joined[start:start + chunk] for start in range(0, total, chunk)]}
+        return {"input_ids": [joined[start : start + chunk] for start in range(0, total, chunk)]}
 
-    texts = datasets.concatenate_datasets([
-        datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=str(out / "cache"))
-        .select_columns("text") for file in files])  # one by one, for their `meta` differ
-    tokenized = texts.map(tokenize, batched=True, batch_size=100, num_proc=workers, remove_columns=["text"],
-                          writer_batch_size=100)
-    rows = tokenized.map(group, batched=True, batch_size=1000, num_proc=workers, writer_batch_size=16)
+    texts = datasets.concatenate_datasets(
+        [
+            datasets.load_dataset(
+                "json", data_files=str(file), split="train", cache_dir=str(out / "cache")
+            ).select_columns("text")
+            for file in files
+        ]
+    )  # one by one, for their `meta` differ
+    tokenized = texts.map(
+        tokenize,
+        batched=True,
+        batch_size=100,
+        num_proc=workers,
+        remove_columns=["text"],
+        writer_batch_size=100,
+    )
+    rows = tokenized.map(
+        group, batched=True, batch_size=1000, num_proc=workers, writer_batch_size=16
+    )
     rows.save_to_disk(str(out / "rows"))
     return len(rows)
 
@@ -54,11 +76,18 @@ def datatrove(files: list[Path], tokenizer: Path, chunk: int, workers: int, out:
 
     listing = out / "files.txt"
     listing.write_text("\n".join(file.name for file in files))
-    pipeline = [JsonlReader(str(files[0].parent), paths_file=str(listing), compression="zstd"),
-                DocumentTokenizer(str(out / "tokens"), tokenizer_name_or_path=str(tokenizer / "tokenizer.json"),
-                                  shuffle_documents=False, batch_size=100)]
-    LocalPipelineExecutor(pipeline=pipeline, tasks=len(files), workers=workers,
-                          logging_dir=str(out / "logs")).run()
+    pipeline = [
+        JsonlReader(str(files[0].parent), paths_file=str(listing), compression="zstd"),
+        DocumentTokenizer(
+            str(out / "tokens"),
+            tokenizer_name_or_path=str(tokenizer / "tokenizer.json"),
+            shuffle_documents=False,
+            batch_size=100,
+        ),
+    ]
+    LocalPipelineExecutor(
+        pipeline=pipeline, tasks=len(files), workers=workers, logging_dir=str(out / "logs")
+    ).run()
     size = sum(path.stat().st_size for path in (out / "tokens").glob("*.ds"))
     return size // 2 // chunk
 

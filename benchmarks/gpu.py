@@ -65,7 +65,11 @@ def run_part(name: str, card: Card, seconds: float) -> int:
         except Exception as error:  # A part that fails must not end the others.
             where = traceback.extract_tb(error.__traceback__)[-1]
             text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-            say(name, {"failed": text, "where": f"{Path(where.filename).name}:{where.lineno}"}, begun)
+            say(
+                name,
+                {"failed": text, "where": f"{Path(where.filename).name}:{where.lineno}"},
+                begun,
+            )
             failures += 1
             break
         failures += "failed" in result
@@ -86,7 +90,9 @@ def tables(lines: Sequence[str]) -> str:
     text = []
     for (part, columns), group in groupby(results, lambda each: (each["part"], tuple(each)[1:-1])):
         text += [f"| {' | '.join((part, *columns))} |", "|---" * (len(columns) + 1) + "|"]
-        text += [f"| {' | '.join(['', *map(_cell, tuple(each.values())[1:-1])])} |" for each in group]
+        text += [
+            f"| {' | '.join(['', *map(_cell, tuple(each.values())[1:-1])])} |" for each in group
+        ]
         text.append("")
     return "\n".join(text)
 

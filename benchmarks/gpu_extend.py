@@ -7,7 +7,8 @@
 PROJECT is a folder in which the data half has run: data/base_checkpoint, data/packed_shards,
 data/tokenized_corpus, a haystack of .txt files, and params.yaml with `checkpoint` and
 `needle_report`. Models are trained and tested one after the other by the code of the stages, the
-recommended recipe first. Each result is a line of JSON, so a run that is cut short keeps its results.
+recommended recipe first. Each result is a line of JSON, so a run that is cut short keeps its
+results.
 """
 
 import argparse
@@ -74,7 +75,10 @@ def examine(subject: Subject, config: NeedleReportConfig) -> Iterator[tuple[str,
     yield "needle", {key: value for key, value in means.items() if value is not None}
     for score in ("exact_match", "word_overlap", "gain"):
         table = cells.pivot(index="length", columns="depth", values=score).round(3)
-        rows = {str(length): list(row) for length, row in zip(table.index, table.values.tolist(), strict=True)}
+        rows = {
+            str(length): list(row)
+            for length, row in zip(table.index, table.values.tolist(), strict=True)
+        }
         yield score, {"depths": list(table.columns), **rows}
     longest = trials[trials["length"] == trials["length"].max()]
     yield "said", {"said": [str(text)[:80] for text in longest["said"].head(4)]}
@@ -90,9 +94,13 @@ def _loss_by_position(subject: Subject) -> dict[str, Any]:
             losses += [token_losses(subject.model, row.astype(np.int64)) for row in kept[domain]]
     stacked = np.stack(losses)
     edges = [0, *(stacked.shape[1] * share // 16 for share in (1, 2, 4, 8, 16))]
-    return {"rows": len(losses), **{
-        f"{low}-{high}": round(float(stacked[:, low:high].mean()), 4)
-        for low, high in zip(edges, edges[1:], strict=False)}}
+    return {
+        "rows": len(losses),
+        **{
+            f"{low}-{high}": round(float(stacked[:, low:high].mean()), 4)
+            for low, high in zip(edges, edges[1:], strict=False)
+        },
+    }
 
 
 def pack(project: Path, parts: Path) -> None:
@@ -113,7 +121,7 @@ def pack(project: Path, parts: Path) -> None:
     whole = memory.getvalue()
     parts.mkdir(parents=True, exist_ok=True)
     for number, start in enumerate(range(0, len(whole), PART)):
-        (parts / f"part-{number:02d}").write_bytes(whole[start:start + PART])
+        (parts / f"part-{number:02d}").write_bytes(whole[start : start + PART])
 
 
 def unpack(parts: Path, folder: Path) -> None:

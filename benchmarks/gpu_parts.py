@@ -40,8 +40,16 @@ from training.switches import COMPILE, KEEP_ATTENTION, LIGER, TILED_MLP
 
 Result = dict[str, Any]
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("torch", "transformers", "accelerate", "liger-kernel", "torchao", "flash-attn-4",
-            "numpy", "triton")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "liger-kernel",
+    "torchao",
+    "flash-attn-4",
+    "numpy",
+    "triton",
+)
 LOSS_CLOSE, BF16_CLOSE, FP8_CLOSE = 1e-3, 0.03, 0.3
 """Relative differences that rounding may make: of a loss, and of all gradients as one vector.
 Measured on an H200 with random weights: 2e-5, 0.015 in bf16 and 0.18 in fp8."""
@@ -74,8 +82,11 @@ class Card:
         if world.device.type == "cuda":
             properties = torch.cuda.get_device_properties(world.device)
             name, gib = properties.name, properties.total_memory / GIB
-        sizes: Result = {"lengths": (4096, 16_384, 32_768, 81_920, 131_072), "long": 81_920,
-                         "layers": 8}
+        sizes: Result = {
+            "lengths": (4096, 16_384, 32_768, 81_920, 131_072),
+            "long": 81_920,
+            "layers": 8,
+        }
         if toy:
             torch.set_num_threads(1)
             sizes = {"lengths": (64, 128), "long": 128, "layers": 2}
@@ -89,9 +100,15 @@ class Card:
     def config(self, length: int, layers: int) -> LlamaConfig:
         """LLaMA-2-7B's figures with fewer layers; in a dry run, a toy."""
         if self.toy:
-            return LlamaConfig(vocab_size=256, hidden_size=64, intermediate_size=128,
-                               num_hidden_layers=layers, num_attention_heads=4,
-                               num_key_value_heads=4, max_position_embeddings=length)
+            return LlamaConfig(
+                vocab_size=256,
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=layers,
+                num_attention_heads=4,
+                num_key_value_heads=4,
+                max_position_embeddings=length,
+            )
         config = LlamaConfig.from_json_file(ROOT / "models/llama-2-7b.json")
         config.max_position_embeddings, config.num_hidden_layers = length, layers
         return config
@@ -138,11 +155,18 @@ def machine(card: Card) -> Iterator[Result]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "absent"
-    yield {"card": card.name, "GiB": round(card.gib, 1), "python": platform.python_version(),
-           **found, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    yield {
+        "card": card.name,
+        "GiB": round(card.gib, 1),
+        "python": platform.python_version(),
+        **found,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
     for size in (256,) if card.toy else (8192, 16_384):
-        one, other = (torch.randn(size, size, device=card.device, dtype=torch.bfloat16)
-                      for _ in range(2))
+        one, other = (
+            torch.randn(size, size, device=card.device, dtype=torch.bfloat16) for _ in range(2)
+        )
         spent = seconds_of(card, lambda one=one, other=other: one @ other, 5)
         yield {"product": size, "TFLOP/s": round(2 * size**3 / spent / 1e12, 1)}
     source = torch.randn(1 << (20 if card.toy else 30), device=card.device)
@@ -156,7 +180,9 @@ def attention_speed(card: Card) -> Iterator[Result]:
     kernels = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash2": SDPBackend.FLASH_ATTENTION}
     if card.device.type == "cpu":
         kernels = {"cpu": SDPBackend.FLASH_ATTENTION}
-    shapes = [(length, 4 if card.toy else 32, 4 if card.toy else 32, 128) for length in card.lengths]
+    shapes = [
+        (length, 4 if card.toy else 32, 4 if card.toy else 32, 128) for length in card.lengths
+    ]
     shapes += [] if card.toy else [(32_768, 32, 8, 128), (32_768, 9, 3, 64)]
     for name, kernel in kernels.items():
         for shape in shapes:
@@ -172,10 +198,12 @@ def _attention_of(
 ) -> Result:
     """TFLOP/s of one kernel; a backward pass counts two and a half forward ones, as is usual."""
     kind = torch.bfloat16
-    query, slope = (torch.randn(1, heads, length, width, device=card.device, dtype=kind)
-                    for _ in range(2))
-    key, value = (torch.randn(1, shared, length, width, device=card.device, dtype=kind)
-                  for _ in range(2))
+    query, slope = (
+        torch.randn(1, heads, length, width, device=card.device, dtype=kind) for _ in range(2)
+    )
+    key, value = (
+        torch.randn(1, shared, length, width, device=card.device, dtype=kind) for _ in range(2)
+    )
     parts = [part.requires_grad_() for part in (query, key, value)]
     work = 2.0 * heads * width * length**2
 
@@ -192,18 +220,24 @@ def _attention_of(
         backwards = seconds_of(card, lambda: torch.autograd.grad(out, parts, slope, True))
     except RuntimeError as error:
         return result | {"failed": str(error).splitlines()[0][:200]}
-    return result | {"forward TFLOP/s": round(work / forwards / 1e12, 1),
-                     "backward TFLOP/s": round(2.5 * work / backwards / 1e12, 1)}
+    return result | {
+        "forward TFLOP/s": round(work / forwards / 1e12, 1),
+        "backward TFLOP/s": round(2.5 * work / backwards / 1e12, 1),
+    }
 
 
 def correct(card: Card) -> Iterator[Result]:
     """Loss and gradients against fp32 without any of our kernels, and each switch against none."""
     length = 128 if card.toy else 2048
     config = LlamaConfig(
-        vocab_size=256 if card.toy else 32_000, hidden_size=64 if card.toy else 1024,
-        intermediate_size=128 if card.toy else 2816, num_hidden_layers=2 if card.toy else 4,
-        num_attention_heads=4 if card.toy else 16, num_key_value_heads=2 if card.toy else 4,
-        max_position_embeddings=length)
+        vocab_size=256 if card.toy else 32_000,
+        hidden_size=64 if card.toy else 1024,
+        intermediate_size=128 if card.toy else 2816,
+        num_hidden_layers=2 if card.toy else 4,
+        num_attention_heads=4 if card.toy else 16,
+        num_key_value_heads=2 if card.toy else 4,
+        max_position_embeddings=length,
+    )
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, length))
     whole = Batch(ids=ids, starts=[np.zeros(1, np.int64)])
     halves = Batch(ids=ids, starts=[np.array([0, length // 2])])
@@ -223,10 +257,16 @@ def correct(card: Card) -> Iterator[Result]:
         words = _words(hardware, fp8)
         try:
             found = _ours(card, config, whole, hardware, fp8)
-            yield {"what": f"{words} against plain", **_differ(found, plain, fp8),
-                   "gradient to stock": _differ(found, stock, fp8)["gradient"]}
+            yield {
+                "what": f"{words} against plain",
+                **_differ(found, plain, fp8),
+                "gradient to stock": _differ(found, stock, fp8)["gradient"],
+            }
         except Exception as error:
-            yield {"what": words, "failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+            yield {
+                "what": words,
+                "failed": f"{type(error).__name__}: {error}".splitlines()[0][:200],
+            }
     masked = _ours(card, config, halves, document_mask=True)
     apart = [_stock(card, config, part) for part in np.array_split(ids, 2, axis=1)]
     together = sum(part[0] for part in apart), sum(part[1] for part in apart)
@@ -272,8 +312,12 @@ def _stock(card: Card, config: LlamaConfig, ids: np.ndarray) -> tuple[float, tor
 
 
 def _ours(
-    card: Card, config: LlamaConfig, batch: Batch, hardware: Hardware | None = None,
-    fp8: bool = False, document_mask: bool = False,
+    card: Card,
+    config: LlamaConfig,
+    batch: Batch,
+    hardware: Hardware | None = None,
+    fp8: bool = False,
+    document_mask: bool = False,
 ) -> tuple[float, torch.Tensor]:
     """Loss and gradients by the path that trains: FSDP2, bf16 products."""
     world = dataclasses.replace(card.world, hardware=hardware or Hardware())
@@ -305,8 +349,9 @@ def _cached_error(card: Card) -> dict[str, float]:
     known, errors = 256 if card.toy else 8192, {}
     for name, asked in (("one", 1), ("some", 100), ("all", known)):
         query = torch.randn(2, 8, asked, 64, device=card.device, dtype=torch.bfloat16)
-        key, value = (torch.randn(2, 2, known, 64, device=card.device, dtype=torch.bfloat16)
-                      for _ in range(2))
+        key, value = (
+            torch.randn(2, 2, known, 64, device=card.device, dtype=torch.bfloat16) for _ in range(2)
+        )
         out, _ = attention.attend_cached(torch.nn.Module(), query, key, value, None)
         wide = [part.double().repeat_interleave(4, dim=1) for part in (key, value)]
         scores = query.double() @ wide[0].transpose(2, 3) / 8
@@ -318,9 +363,16 @@ def _cached_error(card: Card) -> dict[str, float]:
 
 
 def _words(hardware: Hardware, fp8: bool) -> str:
-    names = [name for name, on in (
-        ("checkpoint", hardware.checkpoint_activations), (KEEP_ATTENTION, hardware.keep_attention),
-        ("offload", hardware.offload_activations), ("fp8", fp8)) if on]
+    names = [
+        name
+        for name, on in (
+            ("checkpoint", hardware.checkpoint_activations),
+            (KEEP_ATTENTION, hardware.keep_attention),
+            ("offload", hardware.offload_activations),
+            ("fp8", fp8),
+        )
+        if on
+    ]
     return ", ".join(names + sorted(hardware.switches)) or "plain"
 
 
@@ -340,16 +392,23 @@ def switches(card: Card) -> Iterator[Result]:
 
     fused = _fused(card)[0]
     ways: list[tuple[Hardware, bool]] = [
-        (with_names(keep, fused), False), (with_names(keep, COMPILE), False),
-        (with_names(keep, COMPILE), True), (keep, False),
+        (with_names(keep, fused), False),
+        (with_names(keep, COMPILE), False),
+        (with_names(keep, COMPILE), True),
+        (keep, False),
         (dataclasses.replace(base, offload_activations=True), False),
-        (with_names(keep, fused, TILED_MLP), False)]
+        (with_names(keep, fused, TILED_MLP), False),
+    ]
     for hardware, fp8 in ways:
         yield one_training(card, card.long, card.layers, hardware, fp8)
 
 
 def one_training(
-    card: Card, length: int, layers: int, hardware: Hardware, fp8: bool = False,
+    card: Card,
+    length: int,
+    layers: int,
+    hardware: Hardware,
+    fp8: bool = False,
     kind: str = "adamw",
 ) -> Result:
     """Two steps, as the stage would take them.
@@ -360,8 +419,12 @@ def one_training(
     card.forget()
     world = dataclasses.replace(card.world, hardware=hardware)
     config = card.config(length, layers)
-    result: Result = {"length": length, "layers": layers, "how": _words(hardware, fp8),
-                      "optimizer": kind}
+    result: Result = {
+        "length": length,
+        "layers": layers,
+        "how": _words(hardware, fp8),
+        "optimizer": kind,
+    }
     try:
         times = _step_times(card, config, world, fp8, kind)
     except Exception as error:  # Out of memory, or something that is not installed: a result too.
@@ -372,31 +435,34 @@ def one_training(
     flops = speed * shape.training_flops(length)
     planned = on_device(shape, hardware, 1, length, kind)
     return result | {
-        "tokens/s": round(speed), "TFLOP/s": round(flops / 1e12, 1),
-        "MFU": round(flops / card.peak, 4), "GiB": round(card.peak_gib(), 2),
+        "tokens/s": round(speed),
+        "TFLOP/s": round(flops / 1e12, 1),
+        "MFU": round(flops / card.peak, 4),
+        "GiB": round(card.peak_gib(), 2),
         "planned GiB": round(sum(planned.values()) / GIB, 2),
         "first step": round(times[0], 1),
-        "kernel": attention.kernel_words(config, length, card.device)}
+        "kernel": attention.kernel_words(config, length, card.device),
+    }
 
 
-def _step_times(
-    card: Card, config: LlamaConfig, world: World, fp8: bool, kind: Any
-) -> list[float]:
+def _step_times(card: Card, config: LlamaConfig, world: World, fp8: bool, kind: Any) -> list[float]:
     """Seconds of a step of two sequences, compiling included, and of one of one sequence."""
     length = config.max_position_embeddings
     model = _model(card, config)
     attention.register(card.device, None)
     model.set_attn_implementation(attention.NAME)
-    optimizer = OptimizerConfig(kind=kind, learning_rate=1e-5, batch_tokens=length,
-                                micro_batch_tokens=length)
+    optimizer = OptimizerConfig(
+        kind=kind, learning_rate=1e-5, batch_tokens=length, micro_batch_tokens=length
+    )
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (2, length))
     loss = divide(TokenLoss(model), world, True, fp8)
     moments = make_optimizer(loss, optimizer)
     times = []
     for rows in (2, 1):
         each = optimizer.model_copy(update={"batch_tokens": rows * length})
-        task = Task(what=f"{length:,}", rows=RowsInMemory(ids=ids), steps=1, optimizer=each,
-                    seed=0, fp8=fp8)
+        task = Task(
+            what=f"{length:,}", rows=RowsInMemory(ids=ids), steps=1, optimizer=each, seed=0, fp8=fp8
+        )
         before = time.monotonic()
         list(train(loss, moments, task, world))
         card.wait()
@@ -420,8 +486,10 @@ def needle(card: Card) -> Iterator[Result]:
 def _needle_at(card: Card, model: PreTrainedModel, length: int) -> Result:
     test = needle_for(model.config.vocab_size, length)
     places = [int(length * share) for share in (0.9, 0.7, 0.5, 0.3, 0.1)]
-    prompts = [prompt(test, Cell(length=length, depth=0, place=place), ANSWER, ENDS)[None]
-               for place in places]
+    prompts = [
+        prompt(test, Cell(length=length, depth=0, place=place), ANSWER, ENDS)[None]
+        for place in places
+    ]
     answer = test.answer[None]
     fresh = Walk(model, 1, length, 4096)
     fresh.ask(prompts[-1], answer)
@@ -443,12 +511,17 @@ def _needle_at(card: Card, model: PreTrainedModel, length: int) -> Result:
     begun = time.monotonic()
     walk.say(prompts[0], 16)
     spoken = (time.monotonic() - begun) / 16
-    return {"length": length, "layers": model.config.num_hidden_layers,
-            "full pass s": round(whole, 3), "cell with prefix s": round(cell, 3),
-            "ratio": round(whole / cell, 2), "ms a spoken token": round(1000 * spoken, 1),
-            "largest difference": float(f"{np.abs(answers[-1] - full).max():.2e}"),
-            "same choice": bool((answers[-1].argmax(-1) == full.argmax(-1)).all()),
-            "GiB": round(card.peak_gib(), 2)}
+    return {
+        "length": length,
+        "layers": model.config.num_hidden_layers,
+        "full pass s": round(whole, 3),
+        "cell with prefix s": round(cell, 3),
+        "ratio": round(whole / cell, 2),
+        "ms a spoken token": round(1000 * spoken, 1),
+        "largest difference": float(f"{np.abs(answers[-1] - full).max():.2e}"),
+        "same choice": bool((answers[-1].argmax(-1) == full.argmax(-1)).all()),
+        "GiB": round(card.peak_gib(), 2),
+    }
 
 
 def resume(card: Card) -> Iterator[Result]:
@@ -460,9 +533,13 @@ def resume(card: Card) -> Iterator[Result]:
         with tempfile.TemporaryDirectory() as folder:
             resumed, facts = _trained(card, Path(folder))
         torch.use_deterministic_algorithms(False)
-        yield {"deterministic algorithms": fixed, **facts,
-               "twice the same": _apart(straight, again), "resumed": _apart(straight, resumed),
-               "bit-equal": bool(torch.equal(straight, resumed))}
+        yield {
+            "deterministic algorithms": fixed,
+            **facts,
+            "twice the same": _apart(straight, again),
+            "resumed": _apart(straight, resumed),
+            "bit-equal": bool(torch.equal(straight, resumed)),
+        }
 
 
 def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -511,8 +588,10 @@ def _trained(card: Card, folder: Path | None) -> tuple[torch.Tensor, Result]:
 def whole(card: Card) -> Iterator[Result]:
     """All of a 7B at 80K, two steps, where the card has the room: 8-bit moments, attention kept."""
     if card.gib < 130 and not card.toy:
-        yield {"skipped": f"a whole 7B at {card.long:,} tokens needs an H200; this card has "
-                          f"{card.gib:.0f} GiB"}
+        yield {
+            "skipped": f"a whole 7B at {card.long:,} tokens needs an H200; this card has "
+            f"{card.gib:.0f} GiB"
+        }
         return
     fused = frozenset(_fused(card)[:1])
     kind = "adamw_8bit" if card.device.type == "cuda" else "adamw"

@@ -1,8 +1,10 @@
-"""`python -m benchmarks.idle --minutes 3`: what `make ui` costs while nobody works, in seconds of CPU a minute.
+"""`python -m benchmarks.idle --minutes 3`: what `make ui` costs while nobody works, in seconds of
+CPU a minute.
 
-The graph is the sample's, every item and edge of it, in a folder of its own; each command is replaced by one that
-writes a few bytes, so that all of it is made in a minute or two. Both sensors are switched on. What is counted is the
-CPU time of every process below `make ui`, by process, over so many minutes that begin when the first ticks are over.
+The graph is the sample's, every item and edge of it, in a folder of its own; each command is
+replaced by one that writes a few bytes, so that all of it is made in a minute or two. Both sensors
+are switched on. What is counted is the CPU time of every process below `make ui`, by process, over
+so many minutes that begin when the first ticks are over.
 """
 
 import argparse
@@ -42,14 +44,18 @@ if stage == "token_demand":
 SELECTOR = {"repositoryLocationName": "needlework", "repositoryName": "__repository__"}
 SECONDS_BETWEEN_LOOKS = 1.0
 TICKS_BEFORE = 3
-"""Of each sensor, before the count begins: the first one reports to Dagster, the second one's state is kept."""
+"""Of each sensor, before the count begins: the first one reports to Dagster, the second one's state
+is kept.
+"""
 
 
 def make_project(source: Path, target: Path) -> Path:
     """The sample's graph with everything made."""
     target.mkdir(exist_ok=True)
     for folder in FOLDERS:
-        shutil.copytree(source / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            source / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("params.yaml", ".dvcignore"):
         shutil.copy(source / name, target)
     graph = yaml.safe_load((source / "dvc.yaml").read_text())
@@ -62,9 +68,19 @@ def make_project(source: Path, target: Path) -> Path:
     (target / "stage.py").write_text(STAGE.replace("DEMANDED", repr(demanded)))
     (target / "dvc.yaml").write_text(yaml.safe_dump(graph, sort_keys=False))
     python = [sys.executable, "-m"]
-    subprocess.run([*python, "dvc", "init", "--quiet", "--no-scm"], cwd=target, env=environment(target), check=True)
-    subprocess.run([*python, "orchestration.repro"], cwd=target, env=environment(target), check=True,
-                   stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*python, "dvc", "init", "--quiet", "--no-scm"],
+        cwd=target,
+        env=environment(target),
+        check=True,
+    )
+    subprocess.run(
+        [*python, "orchestration.repro"],
+        cwd=target,
+        env=environment(target),
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return target
 
 
@@ -83,7 +99,9 @@ def free_port() -> int:
 def ask(port: int, query: str, variables: Mapping[str, Any]) -> Any:
     """The webserver's answer; None while there is none."""
     body = json.dumps({"query": query, "variables": variables}).encode()
-    request = Request(f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"})
+    request = Request(
+        f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"}
+    )
     try:
         with urlopen(request, timeout=60) as answer:
             return json.load(answer).get("data")
@@ -100,17 +118,23 @@ def until(find: Callable[[], Any]) -> Any:
 
 def ticks(port: int, sensor: str) -> list[dict[str, Any]]:
     """The finished ticks of a sensor."""
-    data = ask(port, "query Q($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor {"
-                     " sensorState { ticks(limit: 50) { status skipReason timestamp endTimestamp } } } } }",
-               {"s": {**SELECTOR, "sensorName": sensor}})
+    data = ask(
+        port,
+        "query Q($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor {"
+        " sensorState { ticks(limit: 50) { status skipReason timestamp endTimestamp } } } } }",
+        {"s": {**SELECTOR, "sensorName": sensor}},
+    )
     found = ((data or {}).get("sensorOrError") or {}).get("sensorState") or {}
     return [tick for tick in found.get("ticks", []) if tick["status"] != "STARTED"]
 
 
 def switch_on(port: int, sensor: str) -> bool:
     """Start it; whether that was done."""
-    data = ask(port, "mutation M($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }",
-               {"s": {**SELECTOR, "sensorName": sensor}})
+    data = ask(
+        port,
+        "mutation M($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }",
+        {"s": {**SELECTOR, "sensorName": sensor}},
+    )
     return bool(data and data["startSensor"]["__typename"] == "Sensor")
 
 
@@ -123,7 +147,9 @@ def below(pid: int) -> Iterator[int]:
 
 
 def cpu(pid: int) -> dict[str, float]:
-    """Seconds of CPU so far of each process, by number and what it is, with those of its ended children."""
+    """Seconds of CPU so far of each process, by number and what it is, with those of its ended
+    children.
+    """
     found = {}
     for each in below(pid):
         fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
@@ -146,11 +172,20 @@ def main() -> None:
             make_project(Path.cwd(), root)
         shutil.copytree(Path.cwd() / "orchestration", root / "orchestration", dirs_exist_ok=True)
         print("made; serving it", flush=True)
-        server = subprocess.Popen([sys.executable, "-m", "orchestration.ui", "--port", str(port)], cwd=root,
-                                  env=environment(root), stdout=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "orchestration.ui", "--port", str(port)],
+            cwd=root,
+            env=environment(root),
+            stdout=subprocess.DEVNULL,
+        )
         try:
             until(lambda: switch_on(port, "changes"))
-            until(lambda: min(len(ticks(port, sensor)) for sensor in ("changes", "outside")) >= TICKS_BEFORE)
+            until(
+                lambda: (
+                    min(len(ticks(port, sensor)) for sensor in ("changes", "outside"))
+                    >= TICKS_BEFORE
+                )
+            )
             start, before = time.monotonic(), cpu(server.pid)
             time.sleep(60 * minutes)
             after, passed = cpu(server.pid), (time.monotonic() - start) / 60

@@ -1,14 +1,17 @@
-"""`python -m benchmarks.kills --kills 200 --seed 0`: SIGKILL at random moments, and what is left of it.
+"""`python -m benchmarks.kills --kills 200 --seed 0`: SIGKILL at random moments, and what is left of
+it.
 
-A small real graph (a domain, two recipes, from raw documents to packed rows) in a folder of its own goes through
-states: a recipe changes, the domain gets other documents, both change back. In each state `dvc repro` or
-`python -m orchestration.repro` is started and killed at a random moment, several times in a row, then started once more
-by the second and left alone. It must end with code 0 and without help, and every byte must be what it is in a folder
-where nothing was ever killed. Every second round is in a state that comes back, so its kills hit restores from DVC's
-cache; the others are in new states, so theirs hit stages at work.
+A small real graph (a domain, two recipes, from raw documents to packed rows) in a folder of its own
+goes through states: a recipe changes, the domain gets other documents, both change back. In each
+state `dvc repro` or `python -m orchestration.repro` is started and killed at a random moment,
+several times in a row, then started once more by the second and left alone. It must end with code 0
+and without help, and every byte must be what it is in a folder where nothing was ever killed. Every
+second round is in a state that comes back, so its kills hit restores from DVC's cache; the others
+are in new states, so theirs hit stages at work.
 
-Plain DVC is killed with all that it started, as by the machine. Of our command the first process is killed, or all of
-them. After each kill of ours every output that was there must be there, and whole.
+Plain DVC is killed with all that it started, as by the machine. Of our command the first process is
+killed, or all of them. After each kill of ours every output that was there must be there, and
+whole.
 """
 
 import argparse
@@ -33,7 +36,14 @@ import yaml
 from orchestration.guard import environment
 from orchestration.locks import BROKEN, lock_is_broken
 
-STAGES = ["token_demand", "raw_corpus", "tokenizer", "tokenized_corpus", "mixed_dataset", "packed_shards"]
+STAGES = [
+    "token_demand",
+    "raw_corpus",
+    "tokenizer",
+    "tokenized_corpus",
+    "mixed_dataset",
+    "packed_shards",
+]
 FOLDERS = ["assets", "training", "evaluation", "orchestration", "sources", "models"]
 PLAIN = [sys.executable, "-m", "dvc", "repro"]
 OURS = [sys.executable, "-m", "orchestration.repro"]
@@ -44,7 +54,9 @@ def make_project(source: Path, target: Path) -> Path:
     """The data half of the project `source`, small, with nothing made."""
     target.mkdir(parents=True)
     for folder in FOLDERS:
-        shutil.copytree(source / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            source / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     graph = yaml.safe_load((source / "dvc.yaml").read_text())
     stages = {name: stage for name, stage in graph["stages"].items() if name in STAGES}
     (target / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
@@ -55,39 +67,74 @@ def make_project(source: Path, target: Path) -> Path:
 
 
 def set_state(root: Path, state: int) -> None:
-    """Two shares of long documents, two sizes of the domain; from 4 on, sizes that no state before had."""
+    """Two shares of long documents, two sizes of the domain; from 4 on, sizes that no state before
+    had.
+    """
     params = yaml.safe_load((Path.cwd() / "profiles" / "sample.yaml").read_text())
-    params["raw_corpus"] |= {"domains": {"book": {"source": "sources/book.yaml"}}, "heldout_fraction": 0.3}
+    params["raw_corpus"] |= {
+        "domains": {"book": {"source": "sources/book.yaml"}},
+        "heldout_fraction": 0.3,
+    }
     params["mixed_dataset"] |= {
-        "weights": {"book": 1.0}, "token_budget": 10_000, "long_over": 256,
-        "recipes": {"original": {"cut": 1024}, "per_source": {"cut": 1024, "long_share": (0.4, 0.5)[state % 2]}}}
+        "weights": {"book": 1.0},
+        "token_budget": 10_000,
+        "long_over": 256,
+        "recipes": {
+            "original": {"cut": 1024},
+            "per_source": {"cut": 1024, "long_share": (0.4, 0.5)[state % 2]},
+        },
+    }
     params["packed_shards"] = {"chunk_length": 512}
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     words = (40_000, 50_000)[state // 2 % 2] + 10 * (state // 4)
-    (root / "sources" / "book.yaml").write_text(yaml.safe_dump({
-        "set_name": "tiny", "words": words, "median_length": 300, "spread": 0.6, "largest_cast": 8}))
+    (root / "sources" / "book.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "set_name": "tiny",
+                "words": words,
+                "median_length": 300,
+                "spread": 0.6,
+                "largest_cast": 8,
+            }
+        )
+    )
 
 
 def run(command: Sequence[str], root: Path) -> str:
     """Run to the end; what it printed. Ends this program if it fails."""
-    done = subprocess.run(command, cwd=root, env=environment(), text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, check=False)
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} in {root} failed with {done.returncode}:\n{done.stdout[-4000:]}")
+        raise SystemExit(
+            f"{' '.join(command)} in {root} failed with {done.returncode}:\n{done.stdout[-4000:]}"
+        )
     return done.stdout
 
 
 def made(root: Path) -> dict[str, str]:
     """Path -> SHA-256 of every file that a stage made."""
     files = (path for top in ("data", "metrics") for path in sorted((root / top).rglob("*")))
-    return {path.relative_to(root).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)}
+    return {
+        path.relative_to(root).as_posix(): sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    }
 
 
 def outputs(root: Path) -> set[Path]:
     """The folders that stages made."""
-    return {path.parent for path in (root / "data").rglob("record.json")
-            if not any(part.startswith(".") for part in path.relative_to(root).parts)}
+    return {
+        path.parent
+        for path in (root / "data").rglob("record.json")
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    }
 
 
 def broken(root: Path, before: set[Path]) -> list[str]:
@@ -96,8 +143,10 @@ def broken(root: Path, before: set[Path]) -> list[str]:
     for folder in sorted(before):
         try:
             files = json.loads((folder / "record.json").read_text())["files"]
-            whole = all(sha256((folder / name).read_bytes()).hexdigest() == facts["sha256"]
-                        for name, facts in files.items())
+            whole = all(
+                sha256((folder / name).read_bytes()).hexdigest() == facts["sha256"]
+                for name, facts in files.items()
+            )
         except (OSError, ValueError) as error:
             found.append(f"{folder.relative_to(root)}: {error}")
             continue
@@ -131,8 +180,14 @@ def trial(root: Path, draw: random.Random, seconds: float, counts: Counter[str])
     before = outputs(root)
     log = (root / "kills.log").open("ab")
     with log:
-        process = subprocess.Popen(PLAIN if way == "plain dvc" else OURS, cwd=root, env=environment(), stdout=log,
-                                   stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            PLAIN if way == "plain dvc" else OURS,
+            cwd=root,
+            env=environment(),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
         time.sleep(draw.uniform(0, seconds))
         killed = kill(process, way)
     if not killed:
@@ -173,7 +228,10 @@ def main() -> None:
             start = time.monotonic()
             reference[state] = whole_state(whole, state)
             longest = time.monotonic() - start  # the last change is one of both
-        print(f"{len(reference[0])} files; a change takes {longest:.1f} s where nothing is killed", flush=True)
+        print(
+            f"{len(reference[0])} files; a change takes {longest:.1f} s where nothing is killed",
+            flush=True,
+        )
         set_state(root, 0)
         run(OURS, root)
 
@@ -195,12 +253,17 @@ def main() -> None:
                 break
             rounds += 1
             counts["ended: stages run"] += text.count("Running stage")
-            counts["ended: stages restored from the cache"] += text.count("is cached - skipping run")
+            counts["ended: stages restored from the cache"] += text.count(
+                "is cached - skipping run"
+            )
             counts["ended: dvc.lock put back"] += (root / BROKEN).exists()
             (root / BROKEN).unlink(missing_ok=True)
             if made(root) != reference[state]:
                 failures.append(f"round {rounds}: other bytes")
-            print(f"{kills} kills, {rounds} rounds, {len(failures)} failures, {dict(counts)}", flush=True)
+            print(
+                f"{kills} kills, {rounds} rounds, {len(failures)} failures, {dict(counts)}",
+                flush=True,
+            )
         log = (root / "kills.log").read_text(errors="replace")
         counts["killed runs: stages begun"] = log.count("Running stage")
         counts["killed runs: restores begun"] = log.count("is cached - skipping run")
@@ -213,7 +276,11 @@ def report(kills: int, rounds: int, counts: Counter[str], failures: Sequence[Any
     for what, count in sorted(counts.items()):
         print(f"{what:60}{count:6}")
     print(f"{'rounds that failed or ended with other bytes':60}{len(failures):6}")
-    ours = [what for what in counts if what.startswith("left: old output") and "plain" not in what and counts[what]]
+    ours = [
+        what
+        for what in counts
+        if what.startswith("left: old output") and "plain" not in what and counts[what]
+    ]
     if failures or ours:
         sys.exit("\n".join([*map(str, failures), *ours]))
 

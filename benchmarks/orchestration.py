@@ -1,9 +1,11 @@
-"""`python -m benchmarks.orchestration`: what the bridge costs. The same work through plain `dvc repro` and Dagster.
+"""`python -m benchmarks.orchestration`: what the bridge costs. The same work through plain `dvc
+repro` and Dagster.
 
-Two copies of this project in a temporary folder, each with a cache of its own, the data half of the sample graph (the
-tokenizer trained there): the whole graph, one domain changed, nothing changed. Seconds of wall clock, process start
-included, by each way in its default form: `dvc repro` works one item after the other, Dagster's step as many as there
-are processors (or NEEDLEWORK_JOBS). With NEEDLEWORK_JOBS=1 the ratio is the bridge's overhead alone.
+Two copies of this project in a temporary folder, each with a cache of its own, the data half of the
+sample graph (the tokenizer trained there): the whole graph, one domain changed, nothing changed.
+Seconds of wall clock, process start included, by each way in its default form: `dvc repro` works
+one item after the other, Dagster's step as many as there are processors (or NEEDLEWORK_JOBS). With
+NEEDLEWORK_JOBS=1 the ratio is the bridge's overhead alone.
 """
 
 import os
@@ -17,8 +19,15 @@ from pathlib import Path
 
 import yaml
 
-STAGES = ["token_demand", "raw_corpus", "tokenizer", "tokenized_corpus", "length_histograms", "mixed_dataset",
-          "packed_shards"]
+STAGES = [
+    "token_demand",
+    "raw_corpus",
+    "tokenizer",
+    "tokenized_corpus",
+    "length_histograms",
+    "mixed_dataset",
+    "packed_shards",
+]
 FOLDERS = ["assets", "training", "evaluation", "orchestration", "sources"]
 CHANGED = Path("sources/sample/arxiv.yaml")
 PLAIN = [sys.executable, "-m", "dvc", "repro"]
@@ -29,7 +38,9 @@ def copy(project: Path, target: Path) -> Path:
     """The data half of `project`, without anything made, as a project of its own."""
     target.mkdir(parents=True)
     for folder in FOLDERS:
-        shutil.copytree(project / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            project / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     graph = yaml.safe_load((project / "dvc.yaml").read_text())
     graph = {"stages": {name: stage for name, stage in graph["stages"].items() if name in STAGES}}
     params = yaml.safe_load((project / "profiles" / "sample.yaml").read_text())
@@ -51,8 +62,10 @@ def change_one_domain(root: Path) -> None:
 def measure(root: Path, command: Sequence[str]) -> dict[str, float]:
     """Case -> seconds."""
     cases: dict[str, Callable[[Path], None]] = {
-        "whole graph": lambda folder: None, "one domain changed": change_one_domain,
-        "nothing changed": lambda folder: None}
+        "whole graph": lambda folder: None,
+        "one domain changed": change_one_domain,
+        "nothing changed": lambda folder: None,
+    }
     seconds = {}
     for name, prepare in cases.items():
         prepare(root)
@@ -70,14 +83,29 @@ def main() -> None:
         dagster = measure(copy(project, Path(folder) / "dagster"), DAGSTER)
     print(f"{'':20}{'dvc repro':>12}{'Dagster':>12}{'ratio':>8}")
     for name in plain:
-        print(f"{name:20}{plain[name]:10.1f} s{dagster[name]:10.1f} s{dagster[name] / plain[name]:8.2f}")
+        print(
+            f"{name:20}{plain[name]:10.1f} s{dagster[name]:10.1f} "
+            f"s{dagster[name] / plain[name]:8.2f}"
+        )
 
 
 def _run(command: Sequence[str], root: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "DAGSTER_HOME": str(root / ".dagster")}
-    done = subprocess.run(command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, check=False)
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "DVC_NO_ANALYTICS": "1",
+        "DAGSTER_HOME": str(root / ".dagster"),
+    }
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}")
 

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.reruns`: for each kind of change, how many items ran, came from the cache, or were not touched.
+"""`python -m benchmarks.reruns`: for each kind of change, how many items ran, came from the cache,
+or were not touched.
 
-The whole sample graph (every stage and item of profiles/sample.yaml) with sizes cut down so that it takes minutes, in a
-temporary copy with a cache of its own. Changes follow one another; each is answered by one run, as the sensor's would.
-Prints a Markdown table.
+The whole sample graph (every stage and item of profiles/sample.yaml) with sizes cut down so that it
+takes minutes, in a temporary copy with a cache of its own. Changes follow one another; each is
+answered by one run, as the sensor's would. Prints a Markdown table.
 """
 
 import os
@@ -21,12 +22,28 @@ from orchestration.graph import read_graph, read_status
 from orchestration.running import Finished, Outcome, jobs, make, pools
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("assets", "training", "evaluation", "orchestration", "sources", "models", "dvc.yaml", ".dvcignore",
-          "README.md")
-SMALLER = {"mixed_dataset.token_budget": 100_000, "checkpoint.tokens": 32_768, "needle_report.trials": 1,
-           "checkpoint.models.per_source.snapshots": [16_384, 32_768], "checkpoint.models.per_source_164k.at": 16_384,
-           "checkpoint.models.per_source_328k.at": 32_768, "loss_report.tokens_per_domain": 2000,
-           "book_qa_report.count": 2, "short_context_report.tasks.choice.count": 8}
+COPIED = (
+    "assets",
+    "training",
+    "evaluation",
+    "orchestration",
+    "sources",
+    "models",
+    "dvc.yaml",
+    ".dvcignore",
+    "README.md",
+)
+SMALLER = {
+    "mixed_dataset.token_budget": 100_000,
+    "checkpoint.tokens": 32_768,
+    "needle_report.trials": 1,
+    "checkpoint.models.per_source.snapshots": [16_384, 32_768],
+    "checkpoint.models.per_source_164k.at": 16_384,
+    "checkpoint.models.per_source_328k.at": 32_768,
+    "loss_report.tokens_per_domain": 2000,
+    "book_qa_report.count": 2,
+    "short_context_report.tasks.choice.count": 8,
+}
 
 
 def copy(target: Path) -> Path:
@@ -41,7 +58,9 @@ def copy(target: Path) -> Path:
     shutil.copyfile(ROOT / "profiles/sample.yaml", target / "params.yaml")
     for key, value in SMALLER.items():
         set_param(target, key, value)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=target, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=target, check=True
+    )
     return target
 
 
@@ -72,13 +91,28 @@ CHANGES: list[tuple[str, Callable[[Path], object]]] = [
     ("a file that no stage lists", lambda root: append(root / "README.md", "\n")),
     ("the page's title", lambda root: set_param(root, "comparison.title", "Another")),
     ("the needle's grid", lambda root: set_param(root, "needle_report.grid.depths", [0, 50])),
-    ("a comment in the plots' code", lambda root: append(root / "evaluation/plots.py", "# a comment\n")),
+    (
+        "a comment in the plots' code",
+        lambda root: append(root / "evaluation/plots.py", "# a comment\n"),
+    ),
     ("an output deleted", lambda root: delete(root, "data/needle_report/base")),
-    ("one recipe", lambda root: set_param(root, "mixed_dataset.recipes.per_source.long_share", 0.6)),
-    ("that recipe back", lambda root: set_param(root, "mixed_dataset.recipes.per_source.long_share", 0.7)),
+    (
+        "one recipe",
+        lambda root: set_param(root, "mixed_dataset.recipes.per_source.long_share", 0.6),
+    ),
+    (
+        "that recipe back",
+        lambda root: set_param(root, "mixed_dataset.recipes.per_source.long_share", 0.7),
+    ),
     ("the training rate", lambda root: set_param(root, "checkpoint.optimizer.learning_rate", 5e-4)),
-    ("a source touched, the same documents", lambda root: append(root / "sources/sample/arxiv.yaml", "# changed\n")),
-    ("a source with other documents", lambda root: append(root / "sources/sample/arxiv.yaml", "spread: 0.5\n")),
+    (
+        "a source touched, the same documents",
+        lambda root: append(root / "sources/sample/arxiv.yaml", "# changed\n"),
+    ),
+    (
+        "a source with other documents",
+        lambda root: append(root / "sources/sample/arxiv.yaml", "spread: 0.5\n"),
+    ),
 ]
 
 
@@ -104,8 +138,12 @@ def main() -> None:
         for name, change in CHANGES:
             change(root)
             found, seconds = answer(root)
-            print(f"| {name} | {found[Outcome.RAN]} | {found[Outcome.RESTORED]} | {found[Outcome.UNCHANGED]} "
-                  f"| {seconds:.0f} |", flush=True)
+            print(
+                f"| {name} | {found[Outcome.RAN]} | {found[Outcome.RESTORED]} | "
+                f"{found[Outcome.UNCHANGED]} "
+                f"| {seconds:.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

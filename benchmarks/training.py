@@ -1,11 +1,13 @@
-"""How fast training is, and how much memory it takes: ratios taken side by side, each part in a process of its own.
+"""How fast training is, and how much memory it takes: ratios taken side by side, each part in a
+process of its own.
 
     python -m benchmarks.training loss       the chunked loss against plain cross-entropy: time, memory, difference
     python -m benchmarks.training trainer    this loop against transformers.Trainer, same model, rows and optimizer
     python -m benchmarks.training lengths    one device, row after row longer: tokens/s, MFU, peak memory
 
-`lengths` trains a LLaMA-2-7B of random weights on one GPU, by the path that the stage takes (FSDP2, chunked loss,
-activation checkpointing with offload); where there is no GPU, a toy on the CPU, to see that it runs.
+`lengths` trains a LLaMA-2-7B of random weights on one GPU, by the path that the stage takes (FSDP2,
+chunked loss, activation checkpointing with offload); where there is no GPU, a toy on the CPU, to
+see that it runs.
 """
 
 import argparse
@@ -39,7 +41,12 @@ ROOT = Path(__file__).parents[1]
 PUBLISHED = "torchtitan, 8B at 128K, fp8, 8 x H100: 1,071 tokens/s on each"
 LENGTHS = (4096, 16_384, 32_768, 81_920, 131_072)
 TOY_LENGTHS = (512, 1024, 2048)
-SMALL = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
 
 
 def peak_gib() -> float:
@@ -47,11 +54,15 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
 
-def one_loss(how: str, tokens: int, width: int, vocabulary: int, repeats: int = 3) -> dict[str, float]:
-    """Forward and backward pass of the loss alone, in bf16; its value, seconds and memory above what went in."""
+def one_loss(
+    how: str, tokens: int, width: int, vocabulary: int, repeats: int = 3
+) -> dict[str, float]:
+    """Forward and backward pass of the loss alone, in bf16; its value, seconds and memory above
+    what went in.
+    """
     make_reproducible(0)
     hidden = torch.randn(tokens, width).bfloat16().requires_grad_()
-    weight = (torch.randn(vocabulary, width) / width ** 0.5).requires_grad_()
+    weight = (torch.randn(vocabulary, width) / width**0.5).requires_grad_()
     targets = torch.randint(0, vocabulary, (tokens,))
     before, spent = peak_gib(), []
     for _ in range(repeats):
@@ -65,33 +76,54 @@ def one_loss(how: str, tokens: int, width: int, vocabulary: int, repeats: int = 
         loss.backward()  # type: ignore[no-untyped-call]
         spent.append(time.monotonic() - start)
     assert weight.grad is not None
-    return {"loss": loss.item() / tokens, "gradient": float(weight.grad.norm()), "seconds": min(spent),
-            "GiB": peak_gib() - before}
+    return {
+        "loss": loss.item() / tokens,
+        "gradient": float(weight.grad.norm()),
+        "seconds": min(spent),
+        "GiB": peak_gib() - before,
+    }
 
 
 def small_model(length: int) -> LlamaForCausalLM:
     """Ten million parameters under a vocabulary of 32,000."""
     make_reproducible(0)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=32_000, max_position_embeddings=length, tie_word_embeddings=True,
-                                        **SMALL))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=32_000, max_position_embeddings=length, tie_word_embeddings=True, **SMALL
+        )
+    )
 
 
 def one_training(how: str, length: int, rows_per_step: int, steps: int) -> dict[str, float]:
-    """Seconds a step after the first, the last loss and peak memory, on the same rows in the same order."""
+    """Seconds a step after the first, the last loss and peak memory, on the same rows in the same
+    order.
+    """
     ids = np.random.default_rng(0).integers(0, 32_000, (rows_per_step * steps, length))
     model = small_model(length)
-    times, losses = (with_trainer if how == "Trainer" else with_ours)(model, ids, rows_per_step, steps)
-    return {"seconds a step": float(np.median(np.diff(times)[1:])), "last loss": losses[-1], "GiB": peak_gib()}
+    times, losses = (with_trainer if how == "Trainer" else with_ours)(
+        model, ids, rows_per_step, steps
+    )
+    return {
+        "seconds a step": float(np.median(np.diff(times)[1:])),
+        "last loss": losses[-1],
+        "GiB": peak_gib(),
+    }
 
 
-def with_ours(model: LlamaForCausalLM, ids: np.ndarray, rows_per_step: int, steps: int
-              ) -> tuple[list[float], list[float]]:
+def with_ours(
+    model: LlamaForCausalLM, ids: np.ndarray, rows_per_step: int, steps: int
+) -> tuple[list[float], list[float]]:
     """This project's loop, one row a pass."""
     attention.register(alone().device, None)
     model.set_attn_implementation(attention.NAME)
     length = ids.shape[1]
-    optimizer = OptimizerConfig(learning_rate=1e-4, batch_tokens=rows_per_step * length, micro_batch_tokens=length,
-                                betas=(0.9, 0.999), weight_decay=0.0)
+    optimizer = OptimizerConfig(
+        learning_rate=1e-4,
+        batch_tokens=rows_per_step * length,
+        micro_batch_tokens=length,
+        betas=(0.9, 0.999),
+        weight_decay=0.0,
+    )
     task = Task(what="ours", rows=RowsInMemory(ids=ids), steps=steps, optimizer=optimizer, seed=0)
     loss = divide(TokenLoss(model), alone(), True)
     times, losses = [time.monotonic()], []
@@ -101,42 +133,70 @@ def with_ours(model: LlamaForCausalLM, ids: np.ndarray, rows_per_step: int, step
     return times, losses
 
 
-def with_trainer(model: LlamaForCausalLM, ids: np.ndarray, rows_per_step: int, steps: int
-                 ) -> tuple[list[float], list[float]]:
+def with_trainer(
+    model: LlamaForCausalLM, ids: np.ndarray, rows_per_step: int, steps: int
+) -> tuple[list[float], list[float]]:
     """transformers.Trainer, one row a pass, rows in the order that this project's loop takes them."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from training.batches import row_order
 
     order = row_order(len(ids), len(ids), 0)
-    rows = [{"input_ids": torch.from_numpy(ids[number]), "labels": torch.from_numpy(ids[number])} for number in order]
+    rows = [
+        {"input_ids": torch.from_numpy(ids[number]), "labels": torch.from_numpy(ids[number])}
+        for number in order
+    ]
     times, losses = [time.monotonic()], []
 
     class Clock(TrainerCallback):
         def on_step_end(self, *given: Any, **more: Any) -> None:
             times.append(time.monotonic())
 
-        def on_log(self, arguments: Any, state: Any, control: Any, logs: dict[str, float], **more: Any) -> None:
+        def on_log(
+            self, arguments: Any, state: Any, control: Any, logs: dict[str, float], **more: Any
+        ) -> None:
             losses.extend([logs["loss"]] if "loss" in logs else [])
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=1, gradient_accumulation_steps=rows_per_step,
-            max_steps=steps, learning_rate=1e-4, lr_scheduler_type="constant", bf16=True, use_cpu=True,
-            logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True, optim="adamw_torch_fused",
-            train_sampling_strategy="sequential", dataloader_pin_memory=False)
+            output_dir=folder,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=rows_per_step,
+            max_steps=steps,
+            learning_rate=1e-4,
+            lr_scheduler_type="constant",
+            bf16=True,
+            use_cpu=True,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            optim="adamw_torch_fused",
+            train_sampling_strategy="sequential",
+            dataloader_pin_memory=False,
+        )
         Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[Clock()]).train()
     return times, losses
 
 
 def one_length(length: int, steps: int = 3) -> dict[str, float | str]:
-    """A few steps of one row each at that length, on the device at hand, as the stage would take them."""
+    """A few steps of one row each at that length, on the device at hand, as the stage would take
+    them.
+    """
     gpu = torch.cuda.is_available()
-    os.environ |= {LAUNCHED: "true", "FSDP_ACTIVATION_CHECKPOINTING": "true", "FSDP_RESHARD_AFTER_FORWARD": "false",
-                   "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD": str(gpu).lower()}
+    os.environ |= {
+        LAUNCHED: "true",
+        "FSDP_ACTIVATION_CHECKPOINTING": "true",
+        "FSDP_RESHARD_AFTER_FORWARD": "false",
+        "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD": str(gpu).lower(),
+    }
     world = join_world()
     make_reproducible(0)
-    config = read_llama(length) if gpu else LlamaConfig(vocab_size=32_000, max_position_embeddings=length, **SMALL)
+    config = (
+        read_llama(length)
+        if gpu
+        else LlamaConfig(vocab_size=32_000, max_position_embeddings=length, **SMALL)
+    )
     with world.device:
         model = shell_of(config)
         with torch.no_grad():
@@ -146,7 +206,9 @@ def one_length(length: int, steps: int = 3) -> dict[str, float | str]:
     model.set_attn_implementation(attention.NAME)
     optimizer = OptimizerConfig(learning_rate=1e-5, batch_tokens=length, micro_batch_tokens=length)
     ids = np.random.default_rng(0).integers(0, 32_000, (steps, length))
-    task = Task(what=f"{length:,}", rows=RowsInMemory(ids=ids), steps=steps, optimizer=optimizer, seed=0)
+    task = Task(
+        what=f"{length:,}", rows=RowsInMemory(ids=ids), steps=steps, optimizer=optimizer, seed=0
+    )
     loss = divide(TokenLoss(model), world, True)
     times = [time.monotonic()]
     for _ in train(loss, make_optimizer(loss, optimizer), task, world):
@@ -156,7 +218,13 @@ def one_length(length: int, steps: int = 3) -> dict[str, float | str]:
     speed = length / min(np.diff(times)[1:])
     flops = shape_of(config).training_flops(length)
     peak = torch.cuda.max_memory_allocated() / GIB if gpu else peak_gib()
-    return {"length": length, "tokens/s": speed, "TFLOP/s": speed * flops / 1e12, "GiB": peak, "attention": words}
+    return {
+        "length": length,
+        "tokens/s": speed,
+        "TFLOP/s": speed * flops / 1e12,
+        "GiB": peak,
+        "attention": words,
+    }
 
 
 def read_llama(length: int) -> LlamaConfig:
@@ -178,17 +246,22 @@ def ceiling() -> dict[str, float]:
         if device == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.monotonic() - start)
-    return {"TFLOP/s": 2 * size ** 3 / best / 1e12}
+    return {"TFLOP/s": 2 * size**3 / best / 1e12}
 
 
-PARTS: dict[str, Callable[..., dict[str, Any]]] = {part.__name__: part for part in (one_loss, one_training, one_length,
-                                                                                     ceiling)}
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    part.__name__: part for part in (one_loss, one_training, one_length, ceiling)
+}
 
 
 def apart(part: Callable[..., dict[str, Any]], *arguments: str | int) -> dict[str, Any]:
     """What `part` gives in a process of its own, or {"failed": its last line}."""
-    run = subprocess.run([sys.executable, "-m", "benchmarks.training", "part", part.__name__, json.dumps(arguments)],
-                         capture_output=True, text=True, cwd=ROOT)
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", "part", part.__name__, json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     if run.returncode:
         return {"failed": run.stderr.strip().splitlines()[-1][:100]}
     return json.loads(run.stdout.splitlines()[-1])
@@ -199,28 +272,50 @@ def compare_losses() -> None:
     rows = []
     for tokens in (2048, 8192, 16_384):
         plain, ours = (apart(one_loss, how, tokens, 256, 32_000) for how in ("plain", "chunked"))
-        rows.append({"tokens": tokens, "plain GiB": plain["GiB"], "chunked GiB": ours["GiB"],
-                     "memory ratio": ours["GiB"] / plain["GiB"], "time ratio": ours["seconds"] / plain["seconds"],
-                     "loss differs by": abs(ours["loss"] / plain["loss"] - 1),
-                     "gradient by": abs(ours["gradient"] / plain["gradient"] - 1)})
-    print("loss and its gradients, width 256, vocabulary 32,000, bf16, one thread; ratios: chunked to plain")
+        rows.append(
+            {
+                "tokens": tokens,
+                "plain GiB": plain["GiB"],
+                "chunked GiB": ours["GiB"],
+                "memory ratio": ours["GiB"] / plain["GiB"],
+                "time ratio": ours["seconds"] / plain["seconds"],
+                "loss differs by": abs(ours["loss"] / plain["loss"] - 1),
+                "gradient by": abs(ours["gradient"] / plain["gradient"] - 1),
+            }
+        )
+    print(
+        "loss and its gradients, width 256, vocabulary 32,000, bf16, one thread; ratios: chunked to plain"
+    )
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
 
 
 def compare_trainers(repeats: int = 3) -> None:
-    """Print seconds a step and memory of this loop as ratios to transformers.Trainer, taken in turns."""
+    """Print seconds a step and memory of this loop as ratios to transformers.Trainer, taken in
+    turns.
+    """
     rows = []
     for length in (512, 2048, 8192):
         steps = 6 if length < 8192 else 4
-        both = [{how: apart(one_training, how, length, 2, steps) for how in ("Trainer", "ours")}
-                for _ in range(repeats if length < 8192 else 1)]
-        best = {how: min((turn[how] for turn in both), key=lambda result: result["seconds a step"])
-                for how in ("Trainer", "ours")}
-        rows.append({"row length": length, **{f"{how}, s a step": best[how]["seconds a step"] for how in best},
-                     "time ratio": best["ours"]["seconds a step"] / best["Trainer"]["seconds a step"],
-                     "memory ratio": best["ours"]["GiB"] / best["Trainer"]["GiB"],
-                     "last losses": f"{best['ours']['last loss']:.4f} {best['Trainer']['last loss']:.4f}"})
-    print("a Llama of 11M parameters, 2 rows a step, bf16 products, one thread; ratios: ours to transformers.Trainer")
+        both = [
+            {how: apart(one_training, how, length, 2, steps) for how in ("Trainer", "ours")}
+            for _ in range(repeats if length < 8192 else 1)
+        ]
+        best = {
+            how: min((turn[how] for turn in both), key=lambda result: result["seconds a step"])
+            for how in ("Trainer", "ours")
+        }
+        rows.append(
+            {
+                "row length": length,
+                **{f"{how}, s a step": best[how]["seconds a step"] for how in best},
+                "time ratio": best["ours"]["seconds a step"] / best["Trainer"]["seconds a step"],
+                "memory ratio": best["ours"]["GiB"] / best["Trainer"]["GiB"],
+                "last losses": f"{best['ours']['last loss']:.4f} {best['Trainer']['last loss']:.4f}",
+            }
+        )
+    print(
+        "a Llama of 11M parameters, 2 rows a step, bf16 products, one thread; ratios: ours to transformers.Trainer"
+    )
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
 
 
@@ -235,14 +330,19 @@ def measure_lengths(lengths: Sequence[int]) -> None:
         if "failed" in found:
             print(f"{length:>9,}  {found['failed']}", flush=True)
             continue
-        print(f"{length:>9,}  {found['tokens/s']:>9,.0f} tokens/s  MFU {found['TFLOP/s'] / best:>5.1%} of that  "
-              f"peak {found['GiB']:>6.1f} GiB  {found['attention']}", flush=True)
+        print(
+            f"{length:>9,}  {found['tokens/s']:>9,.0f} tokens/s  MFU {found['TFLOP/s'] / best:>5.1%} of that  "
+            f"peak {found['GiB']:>6.1f} GiB  {found['attention']}",
+            flush=True,
+        )
     print(f"published: {PUBLISHED}")
 
 
 def main() -> None:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["loss", "trainer", "lengths", "part"])
     parser.add_argument("more", nargs="*")
     given = parser.parse_args()

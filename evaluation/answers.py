@@ -1,18 +1,21 @@
-"""How an answer in words is judged, each score a few lines to check by eye, and whether it is an answer at all.
+"""How an answer in words is judged, each score a few lines to check by eye, and whether it is an
+answer at all.
 
-- occurs: whether the expected answer stands in what was said, as RULER and others count it: without case, spacing and
-  the answer's own outer punctuation. It has to stand alone: "plum" is not in "plumber", nor 12 in 128.
-- word_overlap: the needle's published score (Fu et al. 2024, released code): the share of the distinct words of the
-  expected answer, split at spaces, that the lower-cased response has. Punctuation stays on its word, so "day." is not
-  "day"; there is no penalty for what else is said.
-- rouge_1: F of single words against the needle's whole statement; their log keeps ten times it. Words are runs of
-  letters and digits; there is no stemming, where their package stems.
-- f1: of question answering (SQuAD's; InfiniteBench's for longbook_qa_eng): words without case, punctuation and
-  articles; the best over the given answers.
+- occurs: whether the expected answer stands in what was said, as RULER and others count it: without
+  case, spacing and the answer's own outer punctuation. It has to stand alone: "plum" is not in
+  "plumber", nor 12 in 128.
+- word_overlap: the needle's published score (Fu et al. 2024, released code): the share of the
+  distinct words of the expected answer, split at spaces, that the lower-cased response has.
+  Punctuation stays on its word, so "day." is not "day"; there is no penalty for what else is said.
+- rouge_1: F of single words against the needle's whole statement; their log keeps ten times it.
+  Words are runs of letters and digits; there is no stemming, where their package stems.
+- f1: of question answering (SQuAD's; InfiniteBench's for longbook_qa_eng): words without case,
+  punctuation and articles; the best over the given answers.
 
-A score of 0 from a model that says nothing is no measurement. So what is wrong with an answer is counted beside its
-score: it is empty, it was cut off by the limit of tokens, or it repeats itself. More than a tenth of such answers is a
-warning. A cut-off answer that already holds the expected one has lost nothing and is not warned about.
+A score of 0 from a model that says nothing is no measurement. So what is wrong with an answer is
+counted beside its score: it is empty, it was cut off by the limit of tokens, or it repeats itself.
+More than a tenth of such answers is a warning. A cut-off answer that already holds the expected one
+has lost nothing and is not warned about.
 """
 
 import re
@@ -40,7 +43,9 @@ def word_overlap(response: str, expected: str) -> float:
 
 def rouge_1(response: str, reference: str) -> float:
     """F, 0 to 1."""
-    return _f(re.findall(r"[a-z0-9]+", response.lower()), re.findall(r"[a-z0-9]+", reference.lower()))
+    return _f(
+        re.findall(r"[a-z0-9]+", response.lower()), re.findall(r"[a-z0-9]+", reference.lower())
+    )
 
 
 def f1(response: str, answers: Sequence[str]) -> float:
@@ -55,7 +60,9 @@ def occurs(response: str, answers: Sequence[str]) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Compatible characters made one, without case, runs of space made one space, no outer punctuation."""
+    """Compatible characters made one, without case, runs of space made one space, no outer
+    punctuation.
+    """
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return plain.strip(string.punctuation + string.whitespace) or plain
 
@@ -64,7 +71,9 @@ def _stands_in(said: str, answer: str) -> bool:
     start = said.find(answer) if answer else -1
     while start >= 0:
         end = start + len(answer)
-        inside = _in_word(said[start - 1:start], answer[0]) or _in_word(answer[-1], said[end:end + 1])
+        inside = _in_word(said[start - 1 : start], answer[0]) or _in_word(
+            answer[-1], said[end : end + 1]
+        )
         if not inside:
             return True
         start = said.find(answer, start + 1)
@@ -72,15 +81,22 @@ def _stands_in(said: str, answer: str) -> bool:
 
 
 def _in_word(left: str, right: str) -> bool:
-    """Whether a word goes on from one character to the next, in scripts that put spaces between words."""
-    return all(char.isalnum() and (ord(char) < 0x590 or 0x1E00 <= ord(char) < 0x2000)
-               for char in (left or " ", right or " "))
+    """Whether a word goes on from one character to the next, in scripts that put spaces between
+    words.
+    """
+    return all(
+        char.isalnum() and (ord(char) < 0x590 or 0x1E00 <= ord(char) < 0x2000)
+        for char in (left or " ", right or " ")
+    )
 
 
 def flaws(response: str, truncated: bool) -> dict[str, float]:
     """1 or 0 for each of FLAWS. truncated: whether the limit of tokens ended it."""
-    return {"empty": float(not any(unicodedata.category(char)[0] in "LNS" for char in response)),
-            "truncated": float(truncated), "repetitive": float(repetitive(response))}
+    return {
+        "empty": float(not any(unicodedata.category(char)[0] in "LNS" for char in response)),
+        "truncated": float(truncated),
+        "repetitive": float(repetitive(response)),
+    }
 
 
 def repetitive(response: str) -> bool:
@@ -96,16 +112,24 @@ def repetitive(response: str) -> bool:
     return False
 
 
-def warning(shares: Mapping[str, float | None], lost: float | None, limit: str, drawn: bool = False) -> str | None:
+def warning(
+    shares: Mapping[str, float | None], lost: float | None, limit: str, drawn: bool = False
+) -> str | None:
     """One line where more than a tenth of the answers are flawed, or none is greedy; None else.
 
     shares: of each of FLAWS; None where nothing was said. lost: share of answers that were cut off
     without the expected answer in them. limit: the key that sets how many tokens may be said.
     drawn: whether an endpoint refused temperature 0.
     """
-    kinds = ((shares["empty"], "are empty", "set chat or answer_prefix"),
-             (shares["repetitive"], "repeat themselves", "set chat or answer_prefix"),
-             (lost, "were cut off before the expected answer came", f"raise {limit} if it was still to come"))
+    kinds = (
+        (shares["empty"], "are empty", "set chat or answer_prefix"),
+        (shares["repetitive"], "repeat themselves", "set chat or answer_prefix"),
+        (
+            lost,
+            "were cut off before the expected answer came",
+            f"raise {limit} if it was still to come",
+        ),
+    )
     flawed = [kind for kind in kinds if kind[0] is not None and kind[0] > WARN_ABOVE]
     found = [f"{100 * share:.0f} % of the answers {what}" for share, what, _ in flawed if share]
     if drawn:

@@ -1,14 +1,16 @@
 """Questions on whole books, cut in the middle to what the model may read; F1 of what it says.
 
-Questions are in InfiniteBench's schema (`longbook_qa_eng`): {"id", "context", "input", "answer": [..]}, from a JSON
-Lines file, or from the Hub by a YAML file. A book that is too long loses its middle, as in their code and the paper:
-its beginning and end stay, in equal parts, so an answer may be cut away for every model alike. Where `questions` is a
-folder of data/raw_corpus, they are made: a held-out document, a statement put in somewhere, and what it states asked
-for. That is a needle in a book and shows that the path runs; it is no measure of reading.
+Questions are in InfiniteBench's schema (`longbook_qa_eng`): {"id", "context", "input", "answer":
+[..]}, from a JSON Lines file, or from the Hub by a YAML file. A book that is too long loses its
+middle, as in their code and the paper: its beginning and end stay, in equal parts, so an answer may
+be cut away for every model alike. Where `questions` is a folder of data/raw_corpus, they are made:
+a held-out document, a statement put in somewhere, and what it states asked for. That is a needle in
+a book and shows that the path runs; it is no measure of reading.
 
-A model that has a chat template is asked under it. Beside F1 stands how often an expected answer occurs in what was
-said, and the share of answers that are empty, truncated by the limit of tokens or repetitive. No prompt is cut after
-this: a `context` beyond the model's is read in full and said so, an endpoint's books are cut to its own context.
+A model that has a chat template is asked under it. Beside F1 stands how often an expected answer
+occurs in what was said, and the share of answers that are empty, truncated by the limit of tokens
+or repetitive. No prompt is cut after this: a `context` beyond the model's is read in full and said
+so, an endpoint's books are cut to its own context.
 """
 
 from collections.abc import Iterator
@@ -44,12 +46,16 @@ class BookQaReportConfig(Config):
 
     seed: int = 0
     questions: Path
-    """A .jsonl file, a YAML file that names a Hub dataset and its files, or data/raw_corpus/DOMAIN to make some."""
+    """A .jsonl file, a YAML file that names a Hub dataset and its files, or data/raw_corpus/DOMAIN
+    to make some.
+    """
     count: Annotated[int, Field(ge=1)] | None = None
     """The first so many; or how many to make."""
     context: Annotated[int, Field(ge=64)]
     """Tokens of prompt and answer together, to which a book is cut in its middle."""
-    frame: str = ("Read the book and answer the question.\n\n{context}\n\nQuestion: {question}\n\nAnswer:")
+    frame: str = (
+        "Read the book and answer the question.\n\n{context}\n\nQuestion: {question}\n\nAnswer:"
+    )
     chat: ChatMode = "auto"
     """Whether prompts are put in the model's own chat template: if it has one, always, or never."""
     chat_options: dict[str, Any] = {}
@@ -102,8 +108,9 @@ class Prompt:
 
 
 def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[str, Any]:
-    """Write answers.csv and book_qa.json; returns mean F1, its standard error, how often an answer occurs, the share
-    of flawed answers, and how many books were cut."""
+    """Write answers.csv and book_qa.json; returns mean F1, its standard error, how often an answer
+    occurs, the share of flawed answers, and how many books were cut.
+    """
     make_reproducible(config.seed)
     how = asking(subject, config.chat, config.chat_options, "book_qa_report")
     questions = read_questions(config)
@@ -123,13 +130,24 @@ def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[
     warn("book_qa_report", subject.name, warned)
     context = _context(subject, config)
     if subject.endpoint is None and context > subject.context:
-        warn("book_qa_report", subject.name, f"prompts of up to {context:,} tokens are read in full, beyond its "
-             f"context of {subject.context:,}")
+        warn(
+            "book_qa_report",
+            subject.name,
+            f"prompts of up to {context:,} tokens are read in full, beyond its "
+            f"context of {subject.context:,}",
+        )
 
-    summary = {"f1": round(float(answers["f1"].mean()), 5), "questions": len(answers),
-               "standard_error": None if np.isnan(error) else round(float(error), 5),
-               "occurs": round(float(answers["occurs"].mean()), 5), **shares, "context": context,
-               "books_cut": int((answers["cut_tokens"] > 0).sum()), "chat": how.chat, "warning": warned}
+    summary = {
+        "f1": round(float(answers["f1"].mean()), 5),
+        "questions": len(answers),
+        "standard_error": None if np.isnan(error) else round(float(error), 5),
+        "occurs": round(float(answers["occurs"].mean()), 5),
+        **shares,
+        "context": context,
+        "books_cut": int((answers["cut_tokens"] > 0).sum()),
+        "chat": how.chat,
+        "warning": warned,
+    }
     write_json(folder / "book_qa.json", summary)
     return {key: value for key, value in summary.items() if value is not None or key != "warning"}
 
@@ -149,9 +167,16 @@ class Said:
 
 def _record(question: Question, said: Said) -> dict[str, Any]:
     text = first_line(said.text)
-    return {"id": question.id, "f1": round(f1(text, question.answer), 5),
-            "occurs": float(occurs(text, question.answer)), **flaws(text, said.truncated), "said": text,
-            "expected": " | ".join(question.answer), "book_tokens": said.book, "cut_tokens": said.cut}
+    return {
+        "id": question.id,
+        "f1": round(f1(text, question.answer), 5),
+        "occurs": float(occurs(text, question.answer)),
+        **flaws(text, said.truncated),
+        "said": text,
+        "expected": " | ".join(question.answer),
+        "book_tokens": said.book,
+        "cut_tokens": said.cut,
+    }
 
 
 def first_line(text: str) -> str:
@@ -161,11 +186,17 @@ def first_line(text: str) -> str:
 
 def _context(subject: Subject, config: BookQaReportConfig) -> int:
     """Tokens of prompt and answer: the report's, but no more than an endpoint has."""
-    return config.context if subject.endpoint is None else min(config.context, subject.endpoint.context)
+    return (
+        config.context
+        if subject.endpoint is None
+        else min(config.context, subject.endpoint.context)
+    )
 
 
 def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: Asking) -> Prompt:
-    """The prompt of a question, its book cut in the middle to fit. Raises UserError if not even an empty one fits."""
+    """The prompt of a question, its book cut in the middle to fit. Raises UserError if not even an
+    empty one fits.
+    """
     before, after = config.frame.split("{context}")
     turn = how.turn(before, after.replace("{question}", question.input), config.answer_prefix)
     first = [*how.begin, *(subject.encode(turn.before) if turn.before else [])]
@@ -173,15 +204,24 @@ def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: A
     context = _context(subject, config)
     room = context - config.new_tokens - len(first) - len(last)
     if room < 2:
-        raise UserError(f"book_qa_report.context = {context}: question {question.id} and its frame alone take "
-                        f"{len(first) + len(last)} tokens. Raise it.")
+        raise UserError(
+            f"book_qa_report.context = {context}: question {question.id} and its frame alone take "
+            f"{len(first) + len(last)} tokens. Raise it."
+        )
     book = subject.encode(question.context, as_text=True)  # a "</s>" in it ends nothing
-    kept = book if len(book) <= room else [*book[:room // 2], *book[len(book) - (room - room // 2):]]
+    kept = (
+        book if len(book) <= room else [*book[: room // 2], *book[len(book) - (room - room // 2) :]]
+    )
     return Prompt(ids=[*first, *kept, *last], book=len(book), cut=len(book) - len(kept))
 
 
-def _say_model(subject: Subject, questions: list[Question], config: BookQaReportConfig, how: Asking,
-               progress: Progress) -> list[Said]:
+def _say_model(
+    subject: Subject,
+    questions: list[Question],
+    config: BookQaReportConfig,
+    how: Asking,
+    progress: Progress,
+) -> list[Said]:
     assert subject.model is not None
     check_room(subject.model, config.context, 1)
     said = []
@@ -190,13 +230,20 @@ def _say_model(subject: Subject, questions: list[Question], config: BookQaReport
         walk = Walk(subject.model, 1, len(asked.ids) + config.new_tokens, config.tokens_at_once)
         ids = walk.say(np.array([asked.ids], np.int64), config.new_tokens)[0].tolist()
         text, cut = spoken(subject, ids, how)
-        said.append(Said(book=asked.book, cut=asked.cut, text=text, truncated=cut and not _ended(text)))
+        said.append(
+            Said(book=asked.book, cut=asked.cut, text=text, truncated=cut and not _ended(text))
+        )
         progress.add(1)
     return said
 
 
-def _say_endpoint(subject: Subject, questions: list[Question], config: BookQaReportConfig, how: Asking,
-                  progress: Progress) -> list[Said]:
+def _say_endpoint(
+    subject: Subject,
+    questions: list[Question],
+    config: BookQaReportConfig,
+    how: Asking,
+    progress: Progress,
+) -> list[Said]:
     endpoint = subject.endpoint
     assert endpoint is not None
     asked: dict[int, Prompt] = {}
@@ -210,8 +257,13 @@ def _say_endpoint(subject: Subject, questions: list[Question], config: BookQaRep
     def keep(number: int, reply: Reply) -> None:
         one = asked.pop(number)
         check_read(reply, len(one.ids), endpoint)
-        said[number] = Said(book=one.book, cut=one.cut, text=reply.text, greedy=reply.greedy,
-                            truncated=reply.cut and not _ended(reply.text))
+        said[number] = Said(
+            book=one.book,
+            cut=one.cut,
+            text=reply.text,
+            greedy=reply.greedy,
+            truncated=reply.cut and not _ended(reply.text),
+        )
         progress.add(1)
 
     complete_all(endpoint, prompts(), config.new_tokens, keep)
@@ -228,9 +280,11 @@ def read_questions(config: BookQaReportConfig) -> list[Question]:
     path = config.questions
     if (path / FILE).is_file():
         return made_questions(read_texts(path, "book_qa_report.questions"), config)
-    questions = [question for file in _files(path) for question in _of_file(file)][:config.count]
+    questions = [question for file in _files(path) for question in _of_file(file)][: config.count]
     if not questions:
-        raise UserError(f"{path}: no question there. Name a .jsonl file with InfiniteBench's longbook_qa_eng.")
+        raise UserError(
+            f"{path}: no question there. Name a .jsonl file with InfiniteBench's longbook_qa_eng."
+        )
     return questions
 
 
@@ -239,11 +293,16 @@ def _files(path: Path) -> list[Path]:
         try:
             named = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: no YAML that can be read: {' '.join(str(error).split())}. Fix it.") from None
+            raise UserError(
+                f"{path}: no YAML that can be read: {' '.join(str(error).split())}. Fix it."
+            ) from None
         source = validated(HubSource, named, str(path))
         return [fetch(source, name) for name in hub_files(source)]
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Name a .jsonl file, a YAML file of the Hub, or data/raw_corpus/DOMAIN.")
+        raise UserError(
+            f"{path}: no such file. Name a .jsonl file, a YAML file of the Hub, or "
+            "data/raw_corpus/DOMAIN."
+        )
     return [path]
 
 
@@ -252,8 +311,11 @@ def _of_file(path: Path) -> Iterator[Question]:
         try:
             yield Question.model_validate(record)
         except ValidationError as error:
-            raise UserError(f"{shown(path)}, line {line}: not a question of longbook_qa_eng (id, context, input, "
-                            f"answer): {_reason(error)}. Fix the line, or remove it.") from None
+            raise UserError(
+                f"{shown(path)}, line {line}: not a question of longbook_qa_eng (id, context, "
+                "input, "
+                f"answer): {_reason(error)}. Fix the line, or remove it."
+            ) from None
 
 
 def _reason(error: ValidationError) -> str:
@@ -277,8 +339,14 @@ def made_questions(texts: list[str], config: BookQaReportConfig) -> list[Questio
         ends = [place + 3 for place in range(len(text)) if text.startswith(" . ", place)] or [0]
         place = ends[int(draw.integers(len(ends)))]
         book = f"{text[:place]}the answer is the name {key} {' '.join(value)} . {text[place:]}"
-        questions.append(Question(id=number, context=book, input=f"the answer is the name {key}",
-                                  answer=(" ".join(value),)))
+        questions.append(
+            Question(
+                id=number,
+                context=book,
+                input=f"the answer is the name {key}",
+                answer=(" ".join(value),),
+            )
+        )
     return questions
 
 

@@ -75,23 +75,35 @@ def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: st
     endpoint = subject.endpoint
     if endpoint is not None and endpoint.kind == "chat":
         if mode == "never":
-            raise UserError(f"{report}.chat = never, but {endpoint.endpoint} is an endpoint of kind "
-                            "chat, which wraps every prompt itself. Set its kind to completions, "
-                            f"or {report}.chat to auto.")
+            raise UserError(
+                f"{report}.chat = never, but {endpoint.endpoint} is an endpoint of kind "
+                "chat, which wraps every prompt itself. Set its kind to completions, "
+                f"or {report}.chat to auto."
+            )
         # The server has its own template and begin token. A prefix would count as the user's text.
-        return Asking(chat=True, turn=lambda before, after, _: plain_turn(before, after, ""),
-                      begin=[], ends=subject.ends)
+        return Asking(
+            chat=True,
+            turn=lambda before, after, _: plain_turn(before, after, ""),
+            begin=[],
+            ends=subject.ends,
+        )
 
     # A user who chose kind completions wants plain text, unless `chat` says always.
     by_itself = mode == "auto" and endpoint is None and has_template(subject.folder)
     wanted = mode == "always" or by_itself
     if wanted and not has_template(subject.folder):
-        raise UserError(f"{report}.chat = always, but {subject.folder} holds no chat template. Put "
-                        f"the model's {TEMPLATE} there, or set {report}.chat to auto.")
+        raise UserError(
+            f"{report}.chat = always, but {subject.folder} holds no chat template. Put "
+            f"the model's {TEMPLATE} there, or set {report}.chat to auto."
+        )
     if not wanted:
         return Asking(chat=False, turn=plain_turn, begin=subject.begin, ends=subject.ends)
-    return Asking(chat=True, turn=partial(chat_turn, subject.folder, options), begin=[],
-                  ends=subject.ends | closing(subject, options))
+    return Asking(
+        chat=True,
+        turn=partial(chat_turn, subject.folder, options),
+        begin=[],
+        ends=subject.ends | closing(subject, options),
+    )
 
 
 def plain_turn(before: str, after: str, prefix: str) -> Turn:
@@ -104,8 +116,10 @@ def chat_turn(folder: Path, options: dict[str, Any], before: str, after: str, pr
     message = [{"role": "user", "content": f"{before}{MARK}{after}"}]
     parts = rendered(folder, message, options).split(MARK)
     if len(parts) != 2:
-        raise UserError(f"{folder}: its chat template shows a message {len(parts) - 1} times, not "
-                        "once. Set chat to never.")
+        raise UserError(
+            f"{folder}: its chat template shows a message {len(parts) - 1} times, not "
+            "once. Set chat to never."
+        )
     return begun(parts[0], parts[1], _opening(folder, options, parts[1]), prefix)
 
 
@@ -122,8 +136,8 @@ def begun(before: str, after: str, gap: str, prefix: str) -> Turn:
 
 
 def seam(subject: Subject, turn: Turn, answer: str) -> tuple[list[int], list[int]]:
-    """Ids of the text after the context, and of the answer; split after the last token that the text
-    has with and without the answer.
+    """Ids of the text after the context, and of the answer; split after the last token that the
+    text has with and without the answer.
     """
     alone, whole = subject.encode(turn.after), subject.encode(turn.after + turn.joined(answer))
     shared = 0
@@ -133,8 +147,8 @@ def seam(subject: Subject, turn: Turn, answer: str) -> tuple[list[int], list[int
 
 
 def last_ids(subject: Subject, turn: Turn) -> list[int]:
-    """Ids of the text after the context if the answer is unknown. A space at its end is left out: it
-    belongs to the answer's first token.
+    """Ids of the text after the context if the answer is unknown. A space at its end is left out:
+    it belongs to the answer's first token.
     """
     return subject.encode(turn.after.rstrip(" "))
 
@@ -150,7 +164,7 @@ def written(subject: Subject, ids: list[int], how: Asking) -> str:
     if not in_template:
         return subject.decode(ids)
     added = subject.added
-    return subject.decode(ids[len(added):] if ids[:len(added)] == added else ids, special=True)
+    return subject.decode(ids[len(added) :] if ids[: len(added)] == added else ids, special=True)
 
 
 def spoken(subject: Subject, said: list[int], asked: Asking) -> tuple[str, bool]:
@@ -190,7 +204,7 @@ def _opening(folder: Path, options: dict[str, Any], after: str) -> str:
     exchange = _exchange(folder, options)
     asked = rendered(folder, [{"role": "user", "content": "?"}], options)
     if MARK in exchange and exchange.startswith(asked):
-        between = exchange[len(asked):exchange.index(MARK)]
+        between = exchange[len(asked) : exchange.index(MARK)]
         if not between.strip():
             return between
     return ""
@@ -198,7 +212,9 @@ def _opening(folder: Path, options: dict[str, Any], after: str) -> str:
 
 @cache
 def _tokenizer(folder: Path) -> Any:
-    from training.model import transformers_tokenizer  # seconds to import, and only templates need it
+    from training.model import (
+        transformers_tokenizer,
+    )  # seconds to import, and only templates need it
 
     return transformers_tokenizer(folder)
 
@@ -233,10 +249,18 @@ def rendered(
         template = tokenizer.get_chat_template()
         if "strftime_now" in template:
             template = _without_clock() + template
-        return str(tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=not answered,
-            **variables))
+        return str(
+            tokenizer.apply_chat_template(
+                messages,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=not answered,
+                **variables,
+            )
+        )
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{folder}: its chat template refuses the prompt: {reason}. "
-                        "Set chat to never, or chat_options to what it needs.") from None
+        raise UserError(
+            f"{folder}: its chat template refuses the prompt: {reason}. "
+            "Set chat to never, or chat_options to what it needs."
+        ) from None

@@ -52,8 +52,12 @@ def complete(endpoint: EndpointConfig, prompt: str, count: int) -> Reply:
     return replies[0]
 
 
-def complete_all(endpoint: EndpointConfig, prompts: Iterable[tuple[Key, str]], count: int,
-                 keep: Callable[[Key, Reply], None]) -> None:
+def complete_all(
+    endpoint: EndpointConfig,
+    prompts: Iterable[tuple[Key, str]],
+    count: int,
+    keep: Callable[[Key, Reply], None],
+) -> None:
     """Send every prompt, NEEDLEWORK_REQUESTS (8) at a time; `keep` gets each reply as it arrives.
 
     Raises UserError at the first prompt that is not answered; replies before it have been kept.
@@ -65,12 +69,19 @@ def complete_all(endpoint: EndpointConfig, prompts: Iterable[tuple[Key, str]], c
         raise group.exceptions[0] from None
 
 
-async def _ask_all(endpoint: EndpointConfig, prompts: Iterator[tuple[Key, str]], count: int,
-                   keep: Callable[[Key, Reply], None], at_once: int) -> None:
+async def _ask_all(
+    endpoint: EndpointConfig,
+    prompts: Iterator[tuple[Key, str]],
+    count: int,
+    keep: Callable[[Key, Reply], None],
+    at_once: int,
+) -> None:
     from openai import AsyncOpenAI  # a second to import; only endpoints need it
 
     key = os.environ.get(endpoint.key_variable) or "none"
-    async with AsyncOpenAI(base_url=endpoint.endpoint, api_key=key, timeout=TIMEOUT, max_retries=RETRIES) as client:
+    async with AsyncOpenAI(
+        base_url=endpoint.endpoint, api_key=key, timeout=TIMEOUT, max_retries=RETRIES
+    ) as client:
         dialect = _Dialect(client=client, endpoint=endpoint, count=count)
 
         async def work() -> None:
@@ -114,7 +125,8 @@ class _Dialect:
         model = self.endpoint.model
         if self.endpoint.kind == "chat":
             return await self.client.chat.completions.create(
-                model=model, messages=[{"role": "user", "content": prompt}], extra_body=body)
+                model=model, messages=[{"role": "user", "content": prompt}], extra_body=body
+            )
         return await self.client.completions.create(model=model, prompt=prompt, extra_body=body)
 
     def _learn(self, error: Any) -> bool:
@@ -139,21 +151,31 @@ class _Dialect:
         chat, choice = self.endpoint.kind == "chat", choices[0]
         holder = getattr(choice, "message", None) if chat else choice
         text = getattr(holder, "content" if chat else "text", None)
-        return Reply(text=text or "", cut=getattr(choice, "finish_reason", None) == "length", greedy=greedy,
-                     read=getattr(getattr(answer, "usage", None), "prompt_tokens", None))
+        return Reply(
+            text=text or "",
+            cut=getattr(choice, "finish_reason", None) == "length",
+            greedy=greedy,
+            read=getattr(getattr(answer, "usage", None), "prompt_tokens", None),
+        )
 
     def _refused(self, problem: str) -> UserError:
         url = f"{self.endpoint.endpoint.rstrip('/')}/{'chat/' if self.endpoint.kind == 'chat' else ''}completions"
-        return UserError(f"{url}: {problem}. Set the endpoint, its model and {self.endpoint.key_variable} "
-                         "right, and run again: what was answered is kept.")
+        return UserError(
+            f"{url}: {problem}. Set the endpoint, its model and {self.endpoint.key_variable} "
+            "right, and run again: what was answered is kept."
+        )
 
 
 def check_read(reply: Reply, tokens: int, endpoint: EndpointConfig) -> None:
     """Raises UserError if the server has read much less than the `tokens` of the prompt."""
     if reply.read is not None and reply.read < LEAST_READ * tokens:
-        raise UserError(f"{endpoint.endpoint}: it read {reply.read:,} of a prompt's {tokens:,} tokens, so it cuts "
-                        f"prompts, or {endpoint.tokenizer} is not its tokenizer. Raise the server's context (Ollama: "
-                        "num_ctx), leave longer contexts out, or name its own tokenizer.")
+        raise UserError(
+            f"{endpoint.endpoint}: it read {reply.read:,} of a prompt's {tokens:,} tokens, so it "
+            "cuts "
+            f"prompts, or {endpoint.tokenizer} is not its tokenizer. Raise the server's context "
+            "(Ollama: "
+            "num_ctx), leave longer contexts out, or name its own tokenizer."
+        )
 
 
 def _first_line(error: Exception) -> str:

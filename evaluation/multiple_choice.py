@@ -1,10 +1,11 @@
-"""Local sets of multiple-choice questions: JSON Lines, MMLU's .csv files, or questions made from documents.
+"""Local sets of multiple-choice questions: JSON Lines, MMLU's .csv files, or questions made from
+documents.
 
-Every question is checked. One that can't be scored stops the report with its file, line and reason: a
-label of -1, as in unlabelled test splits, would otherwise score 0 % without an error. A question may
-have any number of choices. The model is asked for the letter of a choice, as in MMLU, so the length
-of a choice does not matter; above 26 choices every label has two letters, for the same reason. The
-cost: a small model may know an answer but not its letter.
+Every question is checked. One that can't be scored stops the report with its file, line and reason:
+a label of -1, as in unlabelled test splits, would otherwise score 0 % without an error. A question
+may have any number of choices. The model is asked for the letter of a choice, as in MMLU, so the
+length of a choice does not matter; above 26 choices every label has two letters, for the same
+reason. The cost: a small model may know an answer but not its letter.
 """
 
 import csv
@@ -60,8 +61,12 @@ def framed(question: str, choices: Sequence[str], answer: int) -> Item:
     """In MMLU's frame: lettered choices, and the letter asked for."""
     letters = labels(len(choices))
     lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
-    return {"question": "\n".join([question.strip(), *lines, "Answer:"]), "shown": letters,
-            "answer": answer, "lettered": True}
+    return {
+        "question": "\n".join([question.strip(), *lines, "Answer:"]),
+        "shown": letters,
+        "answer": answer,
+        "lettered": True,
+    }
 
 
 def checked(record: Any) -> tuple[str, Item]:
@@ -90,8 +95,8 @@ def _is_choice(choice: Any) -> bool:
 
 
 def place(answer: Any, choices: Sequence[str], by_text: bool = True) -> int:
-    """The place of the right choice, from 0. answer: that place, or a letter; with `by_text` also the
-    choice itself. Raises ValueError with the reason if it matches no choice, or several.
+    """The place of the right choice, from 0. answer: that place, or a letter; with `by_text` also
+    the choice itself. Raises ValueError with the reason if it matches no choice, or several.
     """
     if len(choices) < 2:
         raise ValueError(f"{len(choices)} choices, where two or more are needed")
@@ -117,16 +122,25 @@ def place(answer: Any, choices: Sequence[str], by_text: bool = True) -> int:
     if by_text:
         meant |= {number for number, choice in enumerate(choices) if text == choice.strip()}
     if len(meant) != 1:
-        several = "could mean several choices" if meant else (
-            f"is no choice: 0 to {len(choices) - 1}, or {labels(len(choices))[0]} to {labels(len(choices))[-1]}")
+        several = (
+            "could mean several choices"
+            if meant
+            else (
+                f"is no choice: 0 to {len(choices) - 1}, or {labels(len(choices))[0]} to "
+                f"{labels(len(choices))[-1]}"
+            )
+        )
         raise ValueError(f"answer = {answer!r} {several}")
     return meant.pop()
 
 
 def _records(path: Path) -> dict[str, Set]:
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Name a .jsonl file of {{question, choices, answer}}, or a folder "
-                        "with MMLU's dev/ and test/.")
+        raise UserError(
+            f"{path}: no such file. Name a .jsonl file of {{question, choices, answer}}, or a "
+            "folder "
+            "with MMLU's dev/ and test/."
+        )
     sets: dict[str, Set] = defaultdict(lambda: ([], []))
     problems = []
     for line, record in checked_records(path):
@@ -137,7 +151,10 @@ def _records(path: Path) -> dict[str, Set]:
             problems.append((line, str(error)))
     _refuse(path, problems)
     if not sets:
-        raise UserError(f"{shown(path)}: no question there. Name a .jsonl file of {{question, choices, answer}}.")
+        raise UserError(
+            f"{shown(path)}: no question there. Name a .jsonl file of {{question, choices, "
+            f"answer}}."
+        )
     return dict(sets)
 
 
@@ -151,26 +168,34 @@ def _refuse(path: Path, problems: list[tuple[int, str]]) -> None:
 def _mmlu(folder: Path) -> dict[str, Set]:
     """dev/SUBJECT_dev.csv and test/SUBJECT_test.csv."""
     if not (folder / "test").is_dir():
-        raise UserError(f"{folder}: no folder test/ there. Name a folder with MMLU's dev/ and test/, or a .jsonl file.")
+        raise UserError(
+            f"{folder}: no folder test/ there. Name a folder with MMLU's dev/ and test/, or a "
+            ".jsonl file."
+        )
     tests = _by_subject(folder / "test", "_test")
     examples = _by_subject(folder / "dev", "_dev") if (folder / "dev").is_dir() else {}
-    return {subject: (_rows(examples[subject]) if subject in examples else [], _rows(path))
-            for subject, path in tests.items()}
+    return {
+        subject: (_rows(examples[subject]) if subject in examples else [], _rows(path))
+        for subject, path in tests.items()
+    }
 
 
 def _by_subject(folder: Path, ending: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in source_files(folder, CSV, SETTING).read:
-        subject = path.name[:path.name.lower().index(".csv")].removesuffix(ending)
+        subject = path.name[: path.name.lower().index(".csv")].removesuffix(ending)
         if subject in found:
-            raise UserError(f"{shown(path)}: {shown(found[subject])} has the same subject. Remove one of them.")
+            raise UserError(
+                f"{shown(path)}: {shown(found[subject])} has the same subject. Remove one of them."
+            )
         found[subject] = path
     return found
 
 
 def _rows(path: Path) -> list[Item]:
-    """Questions of a .csv file: as MMLU's authors publish it, without a header, question, choices and the
-    letter of the answer; or with one, question, choice0, choice1 ... and the answer as a number.
+    """Questions of a .csv file: as MMLU's authors publish it, without a header, question, choices
+    and the letter of the answer; or with one, question, choice0, choice1 ... and the answer as a
+    number.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     items: list[Item] = []
@@ -182,8 +207,11 @@ def _rows(path: Path) -> list[Item]:
             if not items and not problems and columns is None and _is_header(row):
                 columns = [cell.strip().lower() for cell in row]
                 if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
-                    raise UserError(f"{shown(path)}, line {line}: two columns {twice[0]!r}, and either may be meant. "
-                                    "Rename one of them.")
+                    raise UserError(
+                        f"{shown(path)}, line {line}: two columns {twice[0]!r}, and either may be "
+                        "meant. "
+                        "Rename one of them."
+                    )
             elif row:
                 try:
                     items.append(_row(row, columns))
@@ -191,10 +219,14 @@ def _rows(path: Path) -> list[Item]:
                     problems.append((line, str(error)))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{shown(path)}, line {line}: not a row of a .csv file: {error}. Fix its quotes.") from None
+        raise UserError(
+            f"{shown(path)}, line {line}: not a row of a .csv file: {error}. Fix its quotes."
+        ) from None
     _refuse(path, problems)
     if not items:
-        raise UserError(f"{shown(path)}: no question there. Remove the file, or put its questions there.")
+        raise UserError(
+            f"{shown(path)}: no question there. Remove the file, or put its questions there."
+        )
     return items
 
 
@@ -205,7 +237,9 @@ def _is_header(row: list[str]) -> bool:
 def _row(row: list[str], columns: list[str] | None) -> Item:
     if columns is None:
         if len(row) < 4:
-            raise ValueError(f"{len(row)} columns; a row is question, two or more choices, letter of the answer")
+            raise ValueError(
+                f"{len(row)} columns; a row is question, two or more choices, letter of the answer"
+            )
         question, *choices, answer = row
     else:
         if len(row) != len(columns):
@@ -222,19 +256,27 @@ def _row(row: list[str], columns: list[str] | None) -> Item:
 
 
 def made_questions(texts: list[str], count: int, seed: int, words: int = 40) -> list[Item]:
-    """A short passage that states a value, and four values that a passage of its kind could have stated."""
+    """A short passage that states a value, and four values that a passage of its kind could have
+    stated.
+    """
     items = []
     for number in range(count):
         draw = generator(seed, "short question", number)
         text = texts[int(draw.integers(len(texts)))].split()
         start = int(draw.integers(max(len(text) - words, 1)))
-        passage = text[start:start + words]
+        passage = text[start : start + words]
         absent = [name for name in NAMES if name not in passage]
         key, *values = (absent[i] for i in draw.choice(len(absent), 9, replace=False))
-        choices = [" ".join(values[i:i + 2]) for i in range(0, 8, 2)]
+        choices = [" ".join(values[i : i + 2]) for i in range(0, 8, 2)]
         right, at = int(draw.integers(4)), int(draw.integers(len(passage) + 1))
         stated = f"the answer is the name {key} {choices[right]} ."
-        items.append({"question": " ".join([*passage[:at], stated, *passage[at:],
-                                            f"the answer is the name {key}"]),
-                      "shown": choices, "answer": right})
+        items.append(
+            {
+                "question": " ".join(
+                    [*passage[:at], stated, *passage[at:], f"the answer is the name {key}"]
+                ),
+                "shown": choices,
+                "answer": right,
+            }
+        )
     return items

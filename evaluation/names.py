@@ -1,10 +1,10 @@
 """Names in params.yaml that its two readers understand differently.
 
-The stages read YAML 1.1 (PyYAML), DVC reads YAML 1.2. An unquoted `7e-1` is text in 1.1 and a number
-in 1.2, `no` is the reverse, `010` is 8 and 10. DVC then skips such an item, or fails without naming
-it. So a name must be text in both, and a quoted one always is. The check needs the file as written,
-so it reads YAML nodes, not values. The cost: a copy of YAML 1.2's rules for numbers, a little wider
-than DVC's.
+The stages read YAML 1.1 (PyYAML), DVC reads YAML 1.2. An unquoted `7e-1` is text in 1.1 and a
+number in 1.2, `no` is the reverse, `010` is 8 and 10. DVC then skips such an item, or fails without
+naming it. So a name must be text in both, and a quoted one always is. The check needs the file as
+written, so it reads YAML nodes, not values. The cost: a copy of YAML 1.2's rules for numbers, a
+little wider than DVC's.
 """
 
 import re
@@ -15,7 +15,9 @@ import yaml
 TEXT = "tag:yaml.org,2002:str"
 MERGE = "tag:yaml.org,2002:merge"
 """The key `<<`, which is not a name."""
-NUMBER = re.compile(r"(?=[-+.0-9])[-+]?([0-9_.]+([eE][-+]?[0-9]+)?|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)")
+NUMBER = re.compile(
+    r"(?=[-+.0-9])[-+]?([0-9_.]+([eE][-+]?[0-9]+)?|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)"
+)
 """A number in YAML 1.2 as DVC reads it. All else that is not text in 1.2 (true, null, a date, .inf)
 is not text in 1.1 either."""
 ITEMS = (("raw_corpus", "domains"), ("mixed_dataset", "recipes"), ("checkpoint", "models"))
@@ -30,9 +32,11 @@ def unquoted_names(text: str) -> list[str]:
     if not isinstance(root, yaml.MappingNode):
         return []
     declared = {key.value for keys in ITEMS for key in _keys_at(root, keys)}
-    found = {(node.start_mark.line, node.start_mark.column): _message(node, where)
-             for node, where, is_key in _scalars(root, ())
-             if (is_key or node.value in declared) and not _is_text(node)}
+    found = {
+        (node.start_mark.line, node.start_mark.column): _message(node, where)
+        for node, where, is_key in _scalars(root, ())
+        if (is_key or node.value in declared) and not _is_text(node)
+    }
     return [found[place] for place in sorted(found)]
 
 
@@ -44,8 +48,11 @@ def _is_text(node: yaml.ScalarNode) -> bool:
 
 def _message(node: yaml.ScalarNode, where: tuple[str, ...]) -> str:
     place = f"params.yaml: line {node.start_mark.line + 1}: {'.'.join(where)}".rstrip(": ")
-    return (f"{place}: without quotes, {node.value} is not text to every reader of YAML, but a number, a date, true, "
-            f'false or null. Write "{node.value}", with the quotes.')
+    return (
+        f"{place}: without quotes, {node.value} is not text to every reader of YAML, but a number, "
+        "a date, true, "
+        f'false or null. Write "{node.value}", with the quotes.'
+    )
 
 
 def _keys_at(root: yaml.MappingNode, path: tuple[str, ...]) -> list[yaml.ScalarNode]:
@@ -58,7 +65,9 @@ def _keys_at(root: yaml.MappingNode, path: tuple[str, ...]) -> list[yaml.ScalarN
     return [key for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
 
 
-def _scalars(node: yaml.Node, where: tuple[str, ...]) -> Iterator[tuple[yaml.ScalarNode, tuple[str, ...], bool]]:
+def _scalars(
+    node: yaml.Node, where: tuple[str, ...]
+) -> Iterator[tuple[yaml.ScalarNode, tuple[str, ...], bool]]:
     """Every scalar, the dotted path to it, and whether it is a key."""
     if isinstance(node, yaml.ScalarNode):
         yield node, where, False

@@ -1,18 +1,19 @@
 """Needle prompts: where the statement goes in the haystack, and what is asked.
 
-A needle is drawn for each trial (a key and a value that occur nowhere in its haystack, so the answer can come from the
-needle alone) or given by the user, as the paper's one sandwich. The same needle and haystack serve every length and
-depth of a trial: a shorter haystack is a prefix of a longer one, so cells differ in length and depth and in nothing
-else, and most of what one prompt reads another has read. The statement enters at the sentence end nearest before its
-place, counted in tokens. Protocol: Fu et al. 2024, released code.
+A needle is drawn for each trial (a key and a value that occur nowhere in its haystack, so the
+answer can come from the needle alone) or given by the user, as the paper's one sandwich. The same
+needle and haystack serve every length and depth of a trial: a shorter haystack is a prefix of a
+longer one, so cells differ in length and depth and in nothing else, and most of what one prompt
+reads another has read. The statement enters at the sentence end nearest before its place, counted
+in tokens. Protocol: Fu et al. 2024, released code.
 
-Two grids. `percent` puts it at exact depths of every length. `shared` puts it at absolute places that all lengths
-share, so that one walk along the haystack serves them all: 820 cells for 40 places and 40 lengths to 128K, at a tenth
-of the tokens; a cell's depth is then whatever it comes to.
+Two grids. `percent` puts it at exact depths of every length. `shared` puts it at absolute places
+that all lengths share, so that one walk along the haystack serves them all: 820 cells for 40 places
+and 40 lengths to 128K, at a tenth of the tokens; a cell's depth is then whatever it comes to.
 
-Only {key}, {value}, {context} and {question} are filled in, each where it stands; all other braces are text, so a
-needle may be JSON. The answer may be begun for the model (`answer_prefix`), as RULER does: a base model then continues
-the sentence that the value belongs to.
+Only {key}, {value}, {context} and {question} are filled in, each where it stands; all other braces
+are text, so a needle may be JSON. The answer may be begun for the model (`answer_prefix`), as RULER
+does: a base model then continues the sentence that the value belongs to.
 """
 
 import re
@@ -50,11 +51,17 @@ class Drawn(Config):
     question: str
     """What is asked, with {key}; the value must be what follows."""
     answer_prefix: str = ""
-    """The beginning of the answer, given to the model, with or without {key}; the value must follow."""
+    """The beginning of the answer, given to the model, with or without {key}; the value must
+    follow.
+    """
 
     @model_validator(mode="after")
     def _placeholders(self) -> Self:
-        if "{key}" not in self.statement or "{value}" not in self.statement or "{key}" not in self.question:
+        if (
+            "{key}" not in self.statement
+            or "{value}" not in self.statement
+            or "{key}" not in self.question
+        ):
             raise ValueError("statement needs {key} and {value}, question needs {key}")
         return self
 
@@ -66,7 +73,8 @@ class Given(Config):
     question: str
     answer: Words
     answer_prefix: str = ""
-    """The beginning of the answer, given to the model: "The best thing to do in San Francisco is"."""
+    """The beginning of the answer, given to the model: "The best thing to do in San Francisco is".
+    """
 
 
 class Grid(Config):
@@ -75,7 +83,9 @@ class Grid(Config):
     kind: Literal["percent", "shared"] = "percent"
     lengths: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(min_length=1)]
     """Context lengths in tokens, question and answer included."""
-    depths: tuple[Annotated[float, Field(ge=0, le=100)], ...] = tuple(np.linspace(0, 100, 10).round(2).tolist())
+    depths: tuple[Annotated[float, Field(ge=0, le=100)], ...] = tuple(
+        np.linspace(0, 100, 10).round(2).tolist()
+    )
     """Where the statement stands, in percent of the haystack; of a percent grid."""
     places: Annotated[int, Field(ge=2)] = 40
     """How many places along the longest haystack; of a shared grid."""
@@ -89,7 +99,9 @@ class Grid(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Needle:
-    """One trial: token ids of what comes before the haystack, of haystack, statement, question, answer."""
+    """One trial: token ids of what comes before the haystack, of haystack, statement, question,
+    answer.
+    """
 
     before: Ids
     haystack: Ids
@@ -102,8 +114,9 @@ class Needle:
     rivals: Ids
     """First tokens of the other values that the haystack shows, int64[n], as they stand there."""
     guesses: Ids
-    """First token of each of them in the answer's place, int64[n]. It differs from that of `rivals` where the answer
-    begins a line, as after a chat template."""
+    """First token of each of them in the answer's place, int64[n]. It differs from that of `rivals`
+    where the answer begins a line, as after a chat template.
+    """
 
     def room(self, length: int, reserve: int) -> int:
         """Tokens of haystack in a context of `length` that leaves `reserve` for the answer."""
@@ -112,7 +125,9 @@ class Needle:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A length, and where the statement stands, `place`, in haystack tokens; None leaves the statement out."""
+    """A length, and where the statement stands, `place`, in haystack tokens; None leaves the
+    statement out.
+    """
 
     length: int
     depth: float
@@ -120,25 +135,36 @@ class Cell:
 
 
 def cells(grid: Grid, rooms: Sequence[int]) -> list[Cell]:
-    """Every cell of the grid. rooms: tokens of haystack at each of its lengths, the least over the trials."""
+    """Every cell of the grid. rooms: tokens of haystack at each of its lengths, the least over the
+    trials.
+    """
     if grid.kind == "percent":
-        return [Cell(length=length, depth=depth, place=round(room * depth / 100))
-                for length, room in zip(grid.lengths, rooms, strict=True) for depth in grid.depths]
+        return [
+            Cell(length=length, depth=depth, place=round(room * depth / 100))
+            for length, room in zip(grid.lengths, rooms, strict=True)
+            for depth in grid.depths
+        ]
     places = np.linspace(0, max(rooms), grid.places).round().astype(int).tolist()
-    return [Cell(length=length, depth=round(100 * place / room, 2), place=place)
-            for length, room in zip(grid.lengths, rooms, strict=True) for place in places if place <= room]
+    return [
+        Cell(length=length, depth=round(100 * place / room, 2), place=place)
+        for length, room in zip(grid.lengths, rooms, strict=True)
+        for place in places
+        if place <= room
+    ]
 
 
 def prompt(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> Ids:
     """Frame, haystack with the statement in it, question: int64[cell.length - reserve].
 
-    A cell without a place leaves the statement out and fills its room with haystack. Raises ValueError if the haystack
-    is short.
+    A cell without a place leaves the statement out and fills its room with haystack. Raises
+    ValueError if the haystack is short.
     """
     statement = needle.statement if cell.place is not None else needle.statement[:0]
     room = needle.room(cell.length, reserve) + len(needle.statement) - len(statement)
     if not 1 <= room <= len(needle.haystack):
-        raise ValueError(f"length {cell.length} leaves {room} tokens of haystack; it has {len(needle.haystack)}")
+        raise ValueError(
+            f"length {cell.length} leaves {room} tokens of haystack; it has {len(needle.haystack)}"
+        )
     body = needle.haystack[:room]
     at = statement_at(needle, cell, reserve, sentence_ends)
     return np.concatenate([needle.before, body[:at], statement, body[at:], needle.question])
@@ -153,7 +179,9 @@ def statement_at(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -
 
 
 def insertion_point(body: Ids, place: int, sentence_ends: Ids) -> int:
-    """Position of the statement: after the last sentence end before `place`, or at the very beginning."""
+    """Position of the statement: after the last sentence end before `place`, or at the very
+    beginning.
+    """
     if place >= len(body):
         return len(body)
     ends = np.flatnonzero(np.isin(body[:place], sentence_ends))
@@ -161,35 +189,54 @@ def insertion_point(body: Ids, place: int, sentence_ends: Ids) -> int:
 
 
 class Haystacks:
-    """The texts, each turned into token ids at most once. A "</s>" in one is text, and ends nothing."""
+    """The texts, each turned into token ids at most once. A "</s>" in one is text, and ends
+    nothing.
+    """
 
     def __init__(self, subject: Subject, texts: Sequence[str]) -> None:
         self.texts = texts
         self._told = False
-        self.ids = cache(lambda number: np.array(subject.encode(texts[number], as_text=True), np.int64))
+        self.ids = cache(
+            lambda number: np.array(subject.encode(texts[number], as_text=True), np.int64)
+        )
 
     def draw(self, longest: int, seed: int, trial: int) -> Ids:
-        """`longest` token ids: of a drawn text that is long enough, from a random start; or, where none is, all texts
-        in a drawn order, again and again until they are enough."""
+        """`longest` token ids: of a drawn text that is long enough, from a random start; or, where
+        none is, all texts in a drawn order, again and again until they are enough.
+        """
         draw = generator(seed, "needle", trial)
         order = draw.permutation(len(self.texts)).tolist()
         for number in order:
             if len(self.texts[number]) >= longest and len(ids := self.ids(number)) >= longest:
                 start = int(draw.integers(len(ids) - longest + 1))
-                return ids[start:start + longest]
+                return ids[start : start + longest]
         joined = np.concatenate([self.ids(number) for number in order])
         if not len(joined):
-            raise UserError("needle_report.haystack: its texts hold no token. Name a folder with longer ones.")
+            raise UserError(
+                "needle_report.haystack: its texts hold no token. Name a folder with longer ones."
+            )
         if len(joined) < longest and not self._told:
             self._told = True
-            print(f"needle_report.haystack: its texts are {len(joined):,} tokens and {longest:,} are asked for, so "
-                  "they are repeated, which makes the needle stand out. Name more text, or leave out long lengths.",
-                  file=sys.stderr)
+            print(
+                f"needle_report.haystack: its texts are {len(joined):,} tokens and {longest:,} are "
+                "asked for, so "
+                "they are repeated, which makes the needle stand out. Name more text, or leave out "
+                "long lengths.",
+                file=sys.stderr,
+            )
         return np.resize(joined, longest)
 
 
-def make_needle(subject: Subject, kind: Drawn | Sequence[Given], frame: str, haystacks: Haystacks, longest: int,
-                seed: int, trial: int, asking: Asking) -> Needle:
+def make_needle(
+    subject: Subject,
+    kind: Drawn | Sequence[Given],
+    frame: str,
+    haystacks: Haystacks,
+    longest: int,
+    seed: int,
+    trial: int,
+    asking: Asking,
+) -> Needle:
     """Trial number `trial`: a haystack and a needle. frame: with {context} and {question}.
 
     Raises UserError where too few words are absent from the haystack.
@@ -207,10 +254,16 @@ def make_needle(subject: Subject, kind: Drawn | Sequence[Given], frame: str, hay
     begin = asking.begin + subject.encode(turn.before) if turn.before else asking.begin
     rivals = [subject.encode(" " + word)[0] for word in words]
     guesses = [_guess(subject, turn, word, len(question)) for word in words]
-    return Needle(before=np.array(begin, np.int64), haystack=haystack, said=said,
-                  statement=np.array(subject.encode(_spaced(said.statement), as_text=True), np.int64),
-                  question=np.array(question, np.int64), answer=np.array(answer, np.int64),
-                  rivals=np.array(rivals, np.int64), guesses=np.array(guesses, np.int64))
+    return Needle(
+        before=np.array(begin, np.int64),
+        haystack=haystack,
+        said=said,
+        statement=np.array(subject.encode(_spaced(said.statement), as_text=True), np.int64),
+        question=np.array(question, np.int64),
+        answer=np.array(answer, np.int64),
+        rivals=np.array(rivals, np.int64),
+        guesses=np.array(guesses, np.int64),
+    )
 
 
 def _guess(subject: Subject, turn: Turn, word: str, prompt_tokens: int) -> int:
@@ -220,13 +273,22 @@ def _guess(subject: Subject, turn: Turn, word: str, prompt_tokens: int) -> int:
 
 
 def sentence_ends(subject: Subject) -> Ids:
-    """Ids of the tokens that end a sentence: their text ends with a full stop, a ? or !, or the end of a line."""
+    """Ids of the tokens that end a sentence: their text ends with a full stop, a ? or !, or the end
+    of a line.
+    """
     vocabulary = subject.tokenizer.get_vocab()
-    return np.array(sorted(token for text, token in vocabulary.items()
-                           if text.endswith((".", "?", "!", "Ċ", "\n")) or text == "<0x0A>"))
+    return np.array(
+        sorted(
+            token
+            for text, token in vocabulary.items()
+            if text.endswith((".", "?", "!", "Ċ", "\n")) or text == "<0x0A>"
+        )
+    )
 
 
-def _draw(subject: Subject, kind: Drawn, haystack: Ids, seed: int, trial: int) -> tuple[Given, list[str]]:
+def _draw(
+    subject: Subject, kind: Drawn, haystack: Ids, seed: int, trial: int
+) -> tuple[Given, list[str]]:
     """A needle, and the words that the haystack shows: the token that begins them stands there."""
     draw = generator(seed, "needle words", trial)
     words = list(NAMES) if kind.words == "sample" else list(kind.words)
@@ -234,12 +296,19 @@ def _draw(subject: Subject, kind: Drawn, haystack: Ids, seed: int, trial: int) -
     present = np.isin(first_tokens, haystack)
     absent = [word for word, is_there in zip(words, present, strict=True) if not is_there]
     if len(absent) <= kind.value_words:
-        raise UserError(f"needle_report.drawn.words: {len(absent)} of {len(words)} words are not in the haystack, "
-                        f"{kind.value_words + 1} are needed. Give more words, or rarer ones.")
+        raise UserError(
+            f"needle_report.drawn.words: {len(absent)} of {len(words)} words are not in the "
+            "haystack, "
+            f"{kind.value_words + 1} are needed. Give more words, or rarer ones."
+        )
     key, *value = (absent[i] for i in draw.choice(len(absent), kind.value_words + 1, replace=False))
     filled = {"key": key, "value": " ".join(value)}
-    said = Given(statement=fill(kind.statement, filled), question=fill(kind.question, filled),
-                 answer=filled["value"], answer_prefix=fill(kind.answer_prefix, filled))
+    said = Given(
+        statement=fill(kind.statement, filled),
+        question=fill(kind.question, filled),
+        answer=filled["value"],
+        answer_prefix=fill(kind.answer_prefix, filled),
+    )
     return said, [word for word, is_there in zip(words, present, strict=True) if is_there]
 
 

@@ -1,4 +1,6 @@
-"""Pictures of the reports. A heatmap always shows the same scale, so that two of them can be compared by eye."""
+"""Pictures of the reports. A heatmap always shows the same scale, so that two of them can be
+compared by eye.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,30 +28,47 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def grid(cells: pd.DataFrame, value: str) -> pd.DataFrame:
-    """cells (columns length, depth, `value`) as a table: a row a depth, a column a length. Where lengths have depths of
-    their own, as in a shared grid, those are put into tenths."""
+    """cells (columns length, depth, `value`) as a table: a row a depth, a column a length. Where
+    lengths have depths of their own, as in a shared grid, those are put into tenths.
+    """
     if cells["depth"].nunique() > MANY_DEPTHS:
         cells = cells.assign(depth=(cells["depth"] / 10).round() * 10)
     return cells.pivot_table(index="depth", columns="length", values=value, dropna=False)
 
 
-def heatmaps(models: Mapping[str, pd.DataFrame], trained_length: int, base_context: int,
-             notes: Mapping[str, str] | None = None) -> Figure:
-    """Three heatmaps a model, side by side: exact match, the answer in the output, retrieval gain, on
-    scales shared by all models. A note, a warning about a model's answers, stands under its name.
+def heatmaps(
+    models: Mapping[str, pd.DataFrame],
+    trained_length: int,
+    base_context: int,
+    notes: Mapping[str, str] | None = None,
+) -> Figure:
+    """Three heatmaps a model, side by side: exact match, the answer in the output, retrieval gain,
+    on scales shared by all models. A note, a warning about a model's answers, stands under its
+    name.
 
-    models: name -> cells with columns length, depth, exact_match, occurs (0-1), gain (nats per answer
-    token). notes: name -> one line.
+    models: name -> cells with columns length, depth, exact_match, occurs (0-1), gain (nats per
+    answer token). notes: name -> one line.
     """
     gains = [float(cells["gain"].max()) for cells in models.values() if cells["gain"].notna().any()]
     highest = max([1.0, *gains])
-    figure, rows = plt.subplots(len(models), 3, figsize=(16, 0.5 + 2.15 * len(models)), layout="constrained",
-                                squeeze=False)
+    figure, rows = plt.subplots(
+        len(models), 3, figsize=(16, 0.5 + 2.15 * len(models)), layout="constrained", squeeze=False
+    )
     for axes, (name, cells) in zip(rows, models.items(), strict=True):
         note = (notes or {}).get(name)
         _heatmap(axes[0], grid(cells, "exact_match"), f"{name}: exact match", 0, 1, "cividis", 100)
-        _heatmap(axes[1], grid(cells, "occurs"), f"{name}: answer in the output", 0, 1, "cividis", 100)
-        _heatmap(axes[2], grid(cells, "gain"), f"{name}: gain (nats per token)", -highest, highest, "PuOr_r", 1)
+        _heatmap(
+            axes[1], grid(cells, "occurs"), f"{name}: answer in the output", 0, 1, "cividis", 100
+        )
+        _heatmap(
+            axes[2],
+            grid(cells, "gain"),
+            f"{name}: gain (nats per token)",
+            -highest,
+            highest,
+            "PuOr_r",
+            1,
+        )
         if note:
             _note(axes[0], note)
         for axis in axes:
@@ -61,23 +80,47 @@ def heatmaps(models: Mapping[str, pd.DataFrame], trained_length: int, base_conte
 
 def _note(axes: Axes, note: str) -> None:
     """A warning below a row's first heatmap, over the whole row."""
-    axes.annotate(f"! {note}", (0, 0), (0, -34), xycoords="axes fraction", textcoords="offset points", fontsize=7,
-                  color="#b30000", annotation_clip=False)
+    axes.annotate(
+        f"! {note}",
+        (0, 0),
+        (0, -34),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=7,
+        color="#b30000",
+        annotation_clip=False,
+    )
 
 
-def _heatmap(axes: Axes, table: pd.DataFrame, title: str, low: float, high: float, colours: str, factor: int) -> None:
+def _heatmap(
+    axes: Axes, table: pd.DataFrame, title: str, low: float, high: float, colours: str, factor: int
+) -> None:
     axes.imshow(table.to_numpy(), cmap=colours, vmin=low, vmax=high, aspect="auto")
     many = table.shape[1] > MANY_LENGTHS
     for (row, column), value in np.ndenumerate(table.to_numpy()):
         if np.isnan(value) or many:
             continue
         shade = (value - low) / (high - low)
-        axes.text(column, row, f"{value * factor:.0f}" if factor > 1 else f"{value:.1f}", ha="center", va="center",
-                  fontsize=7, color="white" if _dark(colours, shade) else "black")
+        axes.text(
+            column,
+            row,
+            f"{value * factor:.0f}" if factor > 1 else f"{value:.1f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if _dark(colours, shade) else "black",
+        )
     step = -(-table.shape[1] // MANY_LENGTHS)
-    axes.set_xticks(range(0, table.shape[1], step), [f"{length:,}" for length in table.columns[::step]], fontsize=7)
-    axes.set_yticks(range(table.shape[0]), [f"{depth:g} %" + (" *" if depth == 100 else "") for depth in table.index],
-                    fontsize=7)
+    axes.set_xticks(
+        range(0, table.shape[1], step),
+        [f"{length:,}" for length in table.columns[::step]],
+        fontsize=7,
+    )
+    axes.set_yticks(
+        range(table.shape[0]),
+        [f"{depth:g} %" + (" *" if depth == 100 else "") for depth in table.index],
+        fontsize=7,
+    )
     axes.set_title(title, fontsize=9, loc="left", pad=12)
     axes.set_ylabel("depth", fontsize=8)
     axes.set_xlabel("context length (tokens)    * touches the question, in no mean", fontsize=7)
@@ -97,13 +140,28 @@ def _mark(axes: Axes, lengths: Sequence[int], limit: int, label: str) -> None:
         axes.text(position + 0.04, -0.62, label, fontsize=6.5, va="bottom")
 
 
-def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str, title: str,
-          log_x: bool = False) -> Figure:
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    title: str,
+    log_x: bool = False,
+) -> Figure:
     """Named curves over one axis."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
-    for number, ((name, (x, y)), colour) in enumerate(zip(series.items(), _colours(len(series)), strict=True)):
-        axes.plot(x, y, label=name, color=colour, lw=1.8, ls=DASHES[number // len(COLOURS) % len(DASHES)],
-                  marker="o" if len(x) < 20 else None, ms=3.5)
+    for number, ((name, (x, y)), colour) in enumerate(
+        zip(series.items(), _colours(len(series)), strict=True)
+    ):
+        axes.plot(
+            x,
+            y,
+            label=name,
+            color=colour,
+            lw=1.8,
+            ls=DASHES[number // len(COLOURS) % len(DASHES)],
+            marker="o" if len(x) < 20 else None,
+            ms=3.5,
+        )
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
     if log_x:
         axes.set_xscale("log", base=2)

@@ -1,4 +1,5 @@
-"""The command line of a report: for a model of the graph, or for any model, into a folder of its own.
+"""The command line of a report: for a model of the graph, or for any model, into a folder of its
+own.
 
 `python -m evaluation.needle_report NAME` makes the artefact of the graph.
 `python -m evaluation.needle_report --model MODEL --out FOLDER` measures any model with the same
@@ -48,7 +49,9 @@ class Arguments(Config):
     set: tuple[str, ...] = Field(default=())
 
 
-def report(stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyConfig, Path], dict[str, Any]]) -> None:
+def report(
+    stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyConfig, Path], dict[str, Any]]
+) -> None:
     """Run a report. `measure(subject, config, folder)` writes into the folder and returns metrics."""
     given = _arguments(stage)
     with plain_errors(stage):
@@ -62,7 +65,9 @@ def report(stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyCon
             assert given.model is not None and given.out is not None
             config = _changed(read_params(stage, kind, given.params), given.set, stage)
             subject = of_user(given.model)
-            with sealed(given.out, {"stage": stage, "model": given.model, **subject.facts}) as folder:
+            with sealed(
+                given.out, {"stage": stage, "model": given.model, **subject.facts}
+            ) as folder:
                 metrics = measure(subject, config, folder)
                 write_json(folder / "metrics.json", metrics)
             print(json.dumps(metrics, indent=2))
@@ -80,25 +85,48 @@ def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConf
             node[part] = {} if node.get(part) is None else node[part]
             node = node[part]
             if not isinstance(node, dict):
-                raise UserError(f"--set {change}: {'.'.join(path[:depth])} is no section but a value or list: set all "
-                                "of it.")
+                raise UserError(
+                    f"--set {change}: {'.'.join(path[:depth])} is no section but a value or list: "
+                    "set all "
+                    "of it."
+                )
         try:
             node[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UserError(f"--set {change}: the value is not valid YAML: {' '.join(str(error).split())}. Close its "
-                            "brackets and quotes.") from None
+            raise UserError(
+                f"--set {change}: the value is not valid YAML: {' '.join(str(error).split())}. "
+                "Close its "
+                "brackets and quotes."
+            ) from None
     return validated(type(config), values, f"{stage} after --set")
 
 
 def _arguments(stage: str) -> Arguments:
     parser = argparse.ArgumentParser(prog=f"python -m evaluation.{stage}")
-    parser.add_argument("name", nargs="?", help="a model of the comparison: makes the artefact of the graph")
-    parser.add_argument("--model", help="any model: folder, Hub id, or a YAML file that names an endpoint")
+    parser.add_argument(
+        "name", nargs="?", help="a model of the comparison: makes the artefact of the graph"
+    )
+    parser.add_argument(
+        "--model", help="any model: folder, Hub id, or a YAML file that names an endpoint"
+    )
     parser.add_argument("--out", type=Path, help="folder for the report on --model")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="whose section is used (params.yaml)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the section")
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        help="whose section is used (params.yaml)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the section",
+    )
     given = parser.parse_args()
-    if (given.name is None) == (given.model is None) or (given.model is not None and given.out is None):
+    if (given.name is None) == (given.model is None) or (
+        given.model is not None and given.out is None
+    ):
         parser.error("give NAME, or --model MODEL --out FOLDER")
     return Arguments(
         name=given.name,

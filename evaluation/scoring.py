@@ -1,7 +1,7 @@
 """Losses of every token of a row, without holding its logits.
 
-On a CPU in fp32, on a GPU in the type of the weights, the head in fp32 either way. Logits of a whole row of 128K tokens
-over a vocabulary of 32K would be 16 GiB.
+On a CPU in fp32, on a GPU in the type of the weights, the head in fp32 either way. Logits of a
+whole row of 128K tokens over a vocabulary of 32K would be 16 GiB.
 """
 
 import numpy as np
@@ -14,7 +14,9 @@ from evaluation.walk import log_probs
 
 
 @torch.inference_mode()
-def token_losses(model: PreTrainedModel, row: NDArray[np.int64], tokens_at_once: int = 2048) -> NDArray[np.float32]:
+def token_losses(
+    model: PreTrainedModel, row: NDArray[np.int64], tokens_at_once: int = 2048
+) -> NDArray[np.float32]:
     """Loss in nats of every token of one row but the first: int64[length] -> float32[length - 1]."""
     ids = torch.from_numpy(row[None]).to(model.device)
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, :-1]

@@ -1,9 +1,10 @@
 """`make check`: every section of params.yaml against the stage that reads it, before anything runs.
 
-A stage reads its own section when its turn comes, which for a report is after days of training. This reads all of them
-at once with the same models, and what no single stage can see: files and folders that are not there, and items, models
-and snapshots that one section asks another for. Sections of models that are not declared (`checkpoint.models: {}`) are
-left alone. The cost: it lives above everything it looks at, so it takes as long as importing PyTorch.
+A stage reads its own section when its turn comes, which for a report is after days of training.
+This reads all of them at once with the same models, and what no single stage can see: files and
+folders that are not there, and items, models and snapshots that one section asks another for.
+Sections of models that are not declared (`checkpoint.models: {}`) are left alone. The cost: it
+lives above everything it looks at, so it takes as long as importing PyTorch.
 """
 
 import json
@@ -21,7 +22,16 @@ from assets.packed_shards import PackedShardsConfig
 from assets.raw_corpus import RawCorpusConfig
 from assets.recipes import MixedDatasetConfig
 from assets.source_files import check_hashable
-from assets.stage import DATA, ITEMS, PARAMS, Config, UserError, names_of, read_all_params, read_params
+from assets.stage import (
+    DATA,
+    ITEMS,
+    PARAMS,
+    Config,
+    UserError,
+    names_of,
+    read_all_params,
+    read_params,
+)
 from assets.token_demand import TokenDemandConfig, check_names
 from assets.tokenized_corpus import TokenizedCorpusConfig
 from assets.tokenizer import Special, TokenizerConfig, load_tokenizer, special_ids
@@ -36,26 +46,44 @@ from training.extension import CheckpointConfig, ModelConfig
 
 GRAPH = Path("dvc.yaml")
 ALWAYS: dict[str, type[Config]] = {
-    "token_demand": TokenDemandConfig, "raw_corpus": RawCorpusConfig, "tokenizer": TokenizerConfig,
-    "tokenized_corpus": TokenizedCorpusConfig, "length_histograms": LengthHistogramsConfig,
-    "mixed_dataset": MixedDatasetConfig, "packed_shards": PackedShardsConfig, "data_report": DataReportConfig,
-    "base_checkpoint": BaseCheckpointConfig, "checkpoint": CheckpointConfig}
+    "token_demand": TokenDemandConfig,
+    "raw_corpus": RawCorpusConfig,
+    "tokenizer": TokenizerConfig,
+    "tokenized_corpus": TokenizedCorpusConfig,
+    "length_histograms": LengthHistogramsConfig,
+    "mixed_dataset": MixedDatasetConfig,
+    "packed_shards": PackedShardsConfig,
+    "data_report": DataReportConfig,
+    "base_checkpoint": BaseCheckpointConfig,
+    "checkpoint": CheckpointConfig,
+}
 OF_MODELS: dict[str, type[Config]] = {
-    "needle_report": NeedleReportConfig, "loss_report": LossReportConfig, "book_qa_report": BookQaReportConfig,
-    "short_context_report": ShortContextReportConfig, "comparison": ComparisonConfig}
+    "needle_report": NeedleReportConfig,
+    "loss_report": LossReportConfig,
+    "book_qa_report": BookQaReportConfig,
+    "short_context_report": ShortContextReportConfig,
+    "comparison": ComparisonConfig,
+}
 
 
 def problems() -> list[str]:
-    """What is wrong with params.yaml and with what it names, a line each. Raises UserError where it can't be read."""
+    """What is wrong with params.yaml and with what it names, a line each. Raises UserError where it
+    can't be read.
+    """
     with suppress(OSError, UnicodeDecodeError):  # which read_all_params explains
         if unquoted := unquoted_names(PARAMS.read_text()):
             return unquoted
     sections = read_all_params(PARAMS)
     stages = yaml.safe_load(GRAPH.read_text())["stages"]
-    found = [f"{PARAMS}: {name}: no stage of {GRAPH} reads it. Known: {', '.join(stages)}."
-             for name in sections if name not in stages]
+    found = [
+        f"{PARAMS}: {name}: no stage of {GRAPH} reads it. Known: {', '.join(stages)}."
+        for name in sections
+        if name not in stages
+    ]
     right: dict[str, Any] = {}  # what needs a section that is wrong is not looked at
-    for name, model in (ALWAYS | (OF_MODELS if (sections.get("checkpoint") or {}).get("models") else {})).items():
+    for name, model in (
+        ALWAYS | (OF_MODELS if (sections.get("checkpoint") or {}).get("models") else {})
+    ).items():
         with noted(found):
             right[name] = read_params(name, model)
     for key, path in _paths(right):
@@ -81,7 +109,9 @@ def problems() -> list[str]:
 
 @contextmanager
 def noted(found: list[str]) -> Iterator[None]:
-    """A mistake of the user's is added to `found`, a line each, and what comes next is looked at too."""
+    """A mistake of the user's is added to `found`, a line each, and what comes next is looked at
+    too.
+    """
     try:
         yield
     except UserError as error:
@@ -100,24 +130,42 @@ def _paths(value: Any, *keys: str) -> Iterator[tuple[str, Path]]:
 
 
 def check_path(key: str, path: Path, stages: dict[str, Any]) -> None:
-    """Raises UserError unless `path` is there, or is what a stage of the graph makes of an item that is declared."""
+    """Raises UserError unless `path` is there, or is what a stage of the graph makes of an item
+    that is declared.
+    """
     if path.parts[:1] != (DATA.name,):
         if not path.exists():
-            raise UserError(f"{PARAMS}: {key} = {path}: no such file or folder. Name one that is there.")
+            raise UserError(
+                f"{PARAMS}: {key} = {path}: no such file or folder. Name one that is there."
+            )
         check_hashable(path, f"{PARAMS}: {key}")
         return
     stage, item = [*path.parts[1:], "", ""][:2]
     if stage not in stages:
-        raise UserError(f"{PARAMS}: {key} = {path}: no stage of {GRAPH} makes it. There are: {', '.join(stages)}.")
-    items = next((names_of(what) for what, where in ITEMS.items() if stages[stage].get("foreach") == f"${{{where}}}"),
-                 None)
+        raise UserError(
+            f"{PARAMS}: {key} = {path}: no stage of {GRAPH} makes it. There are: "
+            f"{', '.join(stages)}."
+        )
+    items = next(
+        (
+            names_of(what)
+            for what, where in ITEMS.items()
+            if stages[stage].get("foreach") == f"${{{where}}}"
+        ),
+        None,
+    )
     if item and items is not None and item not in items:
-        raise UserError(f"{PARAMS}: {key} = {path}: {stage} makes no {item!r}, only {', '.join(items) or 'nothing'}. "
-                        "Name one of those.")
+        raise UserError(
+            f"{PARAMS}: {key} = {path}: {stage} makes no {item!r}, only "
+            f"{', '.join(items) or 'nothing'}. "
+            "Name one of those."
+        )
 
 
 def check_tokenizer(source: Path, special: Special) -> None:
-    """Raises UserError where a tokenizer that is there lacks a special token that documents will carry."""
+    """Raises UserError where a tokenizer that is there lacks a special token that documents will
+    carry.
+    """
     if (source / "tokenizer.json").is_file():
         special_ids(source, load_tokenizer(source), special)
 
@@ -126,19 +174,27 @@ def check_model(name: str, models: Mapping[str, ModelConfig]) -> None:
     """Raises UserError where a model asks for snapshots that are not taken."""
     at, of = models[name].at, models[name].source.name
     if at is not None and of in models and at not in models[of].snapshots:
-        raise UserError(f"{PARAMS}: checkpoint.models.{name}.at = {at}: {of} has the snapshots "
-                        f"{', '.join(map(str, models[of].snapshots)) or 'none'}. Name one of them, or add it there.")
+        raise UserError(
+            f"{PARAMS}: checkpoint.models.{name}.at = {at}: {of} has the snapshots "
+            f"{', '.join(map(str, models[of].snapshots)) or 'none'}. Name one of them, or add it "
+            "there."
+        )
 
 
 def check_named(key: str, model: str | None, models: Mapping[str, ModelConfig]) -> None:
     """Raises UserError unless the model is declared."""
     if model is not None and model not in models:
-        raise UserError(f"{PARAMS}: {key} = {model!r}: checkpoint.models has only {', '.join(models)}. Name one of "
-                        "those.")
+        raise UserError(
+            f"{PARAMS}: {key} = {model!r}: checkpoint.models has only {', '.join(models)}. Name "
+            "one of "
+            "those."
+        )
 
 
 def main() -> None:
-    """Print what is wrong; the exit code is 1 if anything is. With --json: a list of texts, and the exit code is 0."""
+    """Print what is wrong; the exit code is 1 if anything is. With --json: a list of texts, and the
+    exit code is 0.
+    """
     try:
         found = problems()
     except UserError as error:
@@ -147,7 +203,14 @@ def main() -> None:
         print(json.dumps(found))
         return
     if found:
-        sys.exit("\n".join([*found, f"{PARAMS}: {len(found)} to mend before anything runs; make check looks again."]))
+        sys.exit(
+            "\n".join(
+                [
+                    *found,
+                    f"{PARAMS}: {len(found)} to mend before anything runs; make check looks again.",
+                ]
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""What long context cost at short context: multiple-choice tasks, through EleutherAI's harness (extra `eval`).
+"""What long context cost at short context: multiple-choice tasks, through EleutherAI's harness
+(extra `eval`).
 
-A task is one of the harness's own by name, which asks the Hub; or a local set (evaluation/multiple_choice.py), asked in
-MMLU's frame with examples of the same subject first. RULER's tasks take `lengths` and are here too, for a model whose
-needle is saturated. Where `file` is a folder of data/raw_corpus, questions are made: which of four values a short
-passage gave. `drop` is how far a model may fall below `against`; the comparison and a check in the UI hold it to that.
+A task is one of the harness's own by name, which asks the Hub; or a local set
+(evaluation/multiple_choice.py), asked in MMLU's frame with examples of the same subject first.
+RULER's tasks take `lengths` and are here too, for a model whose needle is saturated. Where `file`
+is a folder of data/raw_corpus, questions are made: which of four values a short passage gave.
+`drop` is how far a model may fall below `against`; the comparison and a check in the UI hold it to
+that.
 
-The harness cuts a prompt that is longer than the model's context at its beginning. Such prompts are counted and a
-warning names them.
+The harness cuts a prompt that is longer than the model's context at its beginning. Such prompts are
+counted and a warning names them.
 """
 
 import json
@@ -36,10 +39,14 @@ class Task(Config):
     harness: str | None = None
     """A name the harness knows: mmlu, hellaswag, niah_single_1."""
     file: Path | None = None
-    """A .jsonl file of {question, choices, answer, subject} (also .gz, .zst), a .csv file or a folder with dev/ and
-    test/ of them as MMLU's authors publish it, or data/raw_corpus/DOMAIN to make questions from held-out documents."""
+    """A .jsonl file of {question, choices, answer, subject} (also .gz, .zst), a .csv file or a
+    folder with dev/ and test/ of them as MMLU's authors publish it, or data/raw_corpus/DOMAIN to
+    make questions from held-out documents.
+    """
     shots: Annotated[int, Field(ge=0)] | None = None
-    """Examples before each question; without it as many as the task itself says (gsm8k: 5; a local one: none)."""
+    """Examples before each question; without it as many as the task itself says (gsm8k: 5; a local
+    one: none).
+    """
     count: Annotated[int, Field(ge=1)] | None = None
     """The first so many questions of each subject; or how many to make."""
     lengths: tuple[Annotated[int, Field(ge=64)], ...] = ()
@@ -69,7 +76,9 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
     """Write scores.csv and short_context.json; returns each task's score in percent."""
     if subject.model is None:
         write_json(folder / "short_context.json", {})
-        pd.DataFrame(columns=["task", "subject", "score", "questions"]).to_csv(folder / "scores.csv", index=False)
+        pd.DataFrame(columns=["task", "subject", "score", "questions"]).to_csv(
+            folder / "scores.csv", index=False
+        )
         return {"not_measured": "an endpoint gives no probabilities"}
     make_reproducible(config.seed)
     rows, cut = [], {}
@@ -77,53 +86,102 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
         found, cut[name] = _run(subject, name, task, config)
         rows += found
         if cut[name]:
-            warn("short_context_report", subject.name, f"{name}: the harness cut {cut[name]:,} prompts that are longer "
-                 f"than {_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task out.")
-    table = pd.DataFrame(rows, columns=["task", "subject", "score", "questions"]).round({"score": 3})
+            warn(
+                "short_context_report",
+                subject.name,
+                f"{name}: the harness cut {cut[name]:,} prompts that are longer "
+                f"than {_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task "
+                "out.",
+            )
+    table = pd.DataFrame(rows, columns=["task", "subject", "score", "questions"]).round(
+        {"score": 3}
+    )
     table.to_csv(folder / "scores.csv", index=False, lineterminator="\n")
-    weighted = table.assign(sum=table["score"] * table["questions"]).groupby("task", sort=False)[["sum", "questions"]]
+    weighted = table.assign(sum=table["score"] * table["questions"]).groupby("task", sort=False)[
+        ["sum", "questions"]
+    ]
     sums = weighted.sum()
-    summary = {str(task): {"score": round(float(row["sum"] / row["questions"]), 3), "questions": int(row["questions"]),
-                           **({"cut_prompts": cut[str(task)]} if cut[str(task)] else {})}
-               for task, row in sums.iterrows()}
+    summary = {
+        str(task): {
+            "score": round(float(row["sum"] / row["questions"]), 3),
+            "questions": int(row["questions"]),
+            **({"cut_prompts": cut[str(task)]} if cut[str(task)] else {}),
+        }
+        for task, row in sums.iterrows()
+    }
     write_json(folder / "short_context.json", summary)
     return {task: values["score"] for task, values in summary.items()}
 
 
-def _run(subject: Subject, name: str, task: Task, config: ShortContextReportConfig) -> tuple[list[Row], int]:
+def _run(
+    subject: Subject, name: str, task: Task, config: ShortContextReportConfig
+) -> tuple[list[Row], int]:
     """Scores by subject, and how many prompts the harness had to cut."""
-    # Local questions are read first: a wrong one is told before the harness takes its time to start.
+    # Local questions are read first: a wrong one is told before the harness takes its time to
+    # start.
     sets = None if task.file is None else read_sets(task.file, task.count, config.seed)
     if task.shots and sets and not all(examples for examples, _ in sets.values()):
-        raise UserError(f"short_context_report.tasks.{name}.shots = {task.shots}, but {task.file} has no examples "
-                        "(MMLU's dev/). Set shots to 0.")
+        raise UserError(
+            f"short_context_report.tasks.{name}.shots = {task.shots}, but {task.file} has no "
+            "examples "
+            "(MMLU's dev/). Set shots to 0."
+        )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from lm_eval import simple_evaluate
     except ImportError:
-        raise UserError("short_context_report needs lm-eval: pip install 'needlework[eval]'") from None
+        raise UserError(
+            "short_context_report needs lm-eval: pip install 'needlework[eval]'"
+        ) from None
     judge = _judge(subject, config.batch, _longest(subject, task))
-    seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), config.seed)
+    seeds = dict.fromkeys(
+        ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"),
+        config.seed,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         ours = Path(scratch) / "tokenizer"  # RULER opens one by itself
         judge.tokenizer.save_pretrained(ours)
-        tasks: list[Any] = [task.harness] if sets is None else _local(name, sets, task.count, Path(scratch))
+        tasks: list[Any] = (
+            [task.harness] if sets is None else _local(name, sets, task.count, Path(scratch))
+        )
         try:
-            found = simple_evaluate(judge, tasks=tasks, num_fewshot=task.shots, bootstrap_iters=0,
-                                    limit=task.count if task.harness else None, log_samples=False,
-                                    metadata={"tokenizer": str(ours), "max_seq_lengths": list(task.lengths)}
-                                    if task.lengths else None, **seeds)
-        except (ConnectionError, FileNotFoundError, LookupError, ImportError, AssertionError) as error:
+            found = simple_evaluate(
+                judge,
+                tasks=tasks,
+                num_fewshot=task.shots,
+                bootstrap_iters=0,
+                limit=task.count if task.harness else None,
+                log_samples=False,
+                metadata={"tokenizer": str(ours), "max_seq_lengths": list(task.lengths)}
+                if task.lengths
+                else None,
+                **seeds,
+            )
+        except (
+            ConnectionError,
+            FileNotFoundError,
+            LookupError,
+            ImportError,
+            AssertionError,
+        ) as error:
             raise UserError(_why(name, task, error)) from None
 
-    subjects = dict(zip((_part(name, number) for number in range(len(sets or {}))), sorted(sets or {}), strict=True))
+    subjects = dict(
+        zip(
+            (_part(name, number) for number in range(len(sets or {}))),
+            sorted(sets or {}),
+            strict=True,
+        )
+    )
     rows = []
     for part, scores in sorted(found["results"].items()):
         if part in found.get("groups", {}) or part in found.get("group_subtasks", {}):
             continue  # a mean of others
         asked = int(found["n-samples"][part]["effective"])
         of = subjects.get(part, part.removeprefix(f"{name}_"))
-        rows += [(name, f"{of}{suffix}", 100 * value, asked) for suffix, value in _scores(scores, task)]
+        rows += [
+            (name, f"{of}{suffix}", 100 * value, asked) for suffix, value in _scores(scores, task)
+        ]
     return rows, judge.cut
 
 
@@ -133,10 +191,12 @@ def _longest(subject: Subject, task: Task) -> int:
 
 
 def _judge(subject: Subject, batch: int, longest: int) -> Any:
-    """The harness's own way to ask a transformers model; `cut` counts the prompts that it had to cut.
+    """The harness's own way to ask a transformers model; `cut` counts the prompts that it had to
+    cut.
 
-    A prompt begins as the subject's texts do. The harness would have the tokenizer add all of its special tokens, and
-    some tokenizers end every text with one, which would stand between a question and its answer.
+    A prompt begins as the subject's texts do. The harness would have the tokenizer add all of its
+    special tokens, and some tokenizers end every text with one, which would stand between a
+    question and its answer.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -144,20 +204,33 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
         cut = 0
 
         def _loglikelihood_tokens(self, requests: Any, *given: Any, **named: Any) -> Any:
-            too_long = {request[0][0] for request in requests
-                        if len(request[1]) + len(request[2]) > self.max_length + 1}
+            too_long = {
+                request[0][0]
+                for request in requests
+                if len(request[1]) + len(request[2]) > self.max_length + 1
+            }
             self.cut += len(too_long)
             return super()._loglikelihood_tokens(requests, *given, **named)
 
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None,
-                       left_truncate_len: int | None = None, **_: Any) -> list[int]:
+        def tok_encode(
+            self,
+            string: str,
+            add_special_tokens: bool | None = None,
+            left_truncate_len: int | None = None,
+            **_: Any,
+        ) -> list[int]:
             ids = list(self.tokenizer.encode(string, add_special_tokens=False))
-            if add_special_tokens is not False and ids[:len(begin)] != begin:
+            if add_special_tokens is not False and ids[: len(begin)] != begin:
                 ids = begin + ids
             return ids[-left_truncate_len:] if left_truncate_len else ids
 
-        def tok_batch_encode(self, strings: Any, padding_side: str = "left", left_truncate_len: int | None = None,
-                             truncation: bool = False) -> tuple[Any, Any]:
+        def tok_batch_encode(
+            self,
+            strings: Any,
+            padding_side: str = "left",
+            left_truncate_len: int | None = None,
+            truncation: bool = False,
+        ) -> tuple[Any, Any]:
             rows = [self.tok_encode(text) for text in strings]
             if left_truncate_len:
                 self.cut += sum(len(row) > left_truncate_len for row in rows)
@@ -170,8 +243,13 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
     tokenizer = transformers_tokenizer(subject.folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
-    return Judge(pretrained=subject.model, tokenizer=tokenizer, batch_size=batch, max_length=longest,
-                 add_bos_token=bool(subject.begin))
+    return Judge(
+        pretrained=subject.model,
+        tokenizer=tokenizer,
+        batch_size=batch,
+        max_length=longest,
+        add_bos_token=bool(subject.begin),
+    )
 
 
 def _why(name: str, task: Task, error: BaseException) -> str:
@@ -188,9 +266,12 @@ def _why(name: str, task: Task, error: BaseException) -> str:
 
 def _of_hub(error: BaseException) -> bool:
     """Whether a failure to reach the Hub, or to find something there, is among an error's causes."""
-    return any(isinstance(cause, ConnectionError | FileNotFoundError)
-               or type(cause).__module__.split(".")[0] in ("huggingface_hub", "requests", "httpx", "urllib3")
-               for cause in _causes(error))
+    return any(
+        isinstance(cause, ConnectionError | FileNotFoundError)
+        or type(cause).__module__.split(".")[0]
+        in ("huggingface_hub", "requests", "httpx", "urllib3")
+        for cause in _causes(error)
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -202,12 +283,17 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _scores(scores: Item, task: Task) -> list[tuple[str, float]]:
     """The one accuracy, or for RULER one a length."""
     if task.lengths:
-        return [(f" {length}", float(scores[f"{length},none"])) for length in task.lengths
-                if f"{length},none" in scores]
+        return [
+            (f" {length}", float(scores[f"{length},none"]))
+            for length in task.lengths
+            if f"{length},none" in scores
+        ]
     for metric in ("acc,none", "exact_match,none", "acc_norm,none"):
         if metric in scores:
             return [("", float(scores[metric]))]
-    raise UserError(f"short_context_report: {task.harness} has no accuracy, only {', '.join(map(str, scores))}.")
+    raise UserError(
+        f"short_context_report: {task.harness} has no accuracy, only {', '.join(map(str, scores))}."
+    )
 
 
 def _part(name: str, number: int) -> str:
@@ -226,17 +312,30 @@ def _local(name: str, sets: dict[str, Set], count: int | None, scratch: Path) ->
             files[split] = str(scratch / f"{part}_{split}.jsonl")
             lines = [json.dumps({**item, "about": about}) + "\n" for item in items]
             Path(files[split]).write_text("".join(lines))
-        examples_too: Item = {"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}} if examples else {}
-        made.append({
-            "task": part, "dataset_path": "json",
-            "dataset_kwargs": {"data_files": files if examples else {"test": files["test"]},
-                               "cache_dir": str(scratch / "cache")},
-            "test_split": "test", **examples_too,
-            # Fields, not text: the harness would read braces in a text as its template language.
-            "output_type": "multiple_choice", "description": "{{about}}",
-            "doc_to_text": "{{question}}", "doc_to_choice": "{{shown}}", "doc_to_target": "{{answer}}",
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-            "metadata": {"version": 1}})
+        examples_too: Item = (
+            {"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}} if examples else {}
+        )
+        made.append(
+            {
+                "task": part,
+                "dataset_path": "json",
+                "dataset_kwargs": {
+                    "data_files": files if examples else {"test": files["test"]},
+                    "cache_dir": str(scratch / "cache"),
+                },
+                "test_split": "test",
+                **examples_too,
+                # Fields, not text: the harness would read braces in a text as its template
+                # language.
+                "output_type": "multiple_choice",
+                "description": "{{about}}",
+                "doc_to_text": "{{question}}",
+                "doc_to_choice": "{{shown}}",
+                "doc_to_target": "{{answer}}",
+                "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+                "metadata": {"version": 1},
+            }
+        )
     return made
 
 

@@ -1,7 +1,9 @@
-"""The model under test: one of the comparison, any folder or Hub model, or one behind an OpenAI-compatible endpoint.
+"""The model under test: one of the comparison, any folder or Hub model, or one behind an
+OpenAI-compatible endpoint.
 
-On a GPU weights are bf16 and are laid over all GPUs there are; on a CPU everything is fp32, so that two ways to the
-same answer agree. An endpoint gives words and no probabilities: scores that need probabilities stay empty for it.
+On a GPU weights are bf16 and are laid over all GPUs there are; on a CPU everything is fp32, so that
+two ways to the same answer agree. An endpoint gives words and no probabilities: scores that need
+probabilities stay empty for it.
 """
 
 import json
@@ -54,9 +56,12 @@ class Subject:
         """Ids that the tokenizer's own template puts before a text."""
         whole = self.tokenizer.encode("a", add_special_tokens=True).ids
         bare = self._ids("a")
-        starts = (start for start in range(len(whole) - len(bare) + 1)
-                  if whole[start:start + len(bare)] == bare)
-        return list(whole[:next(starts, 0)])
+        starts = (
+            start
+            for start in range(len(whole) - len(bare) + 1)
+            if whole[start : start + len(bare)] == bare
+        )
+        return list(whole[: next(starts, 0)])
 
     @property
     def ends(self) -> frozenset[int]:
@@ -66,8 +71,9 @@ class Subject:
         try:
             named = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
         except (ValueError, AttributeError) as error:
-            raise UserError(f"{path}: not a generation_config.json: {error}. Copy it from the base "
-                            "model again.") from None
+            raise UserError(
+                f"{path}: not a generation_config.json: {error}. Copy it from the base model again."
+            ) from None
         ends |= set(named if isinstance(named, list) else [named])
         return frozenset(end for end in ends if isinstance(end, int))
 
@@ -84,7 +90,7 @@ class Subject:
 
         # A line end gets no space before it: encode after a letter, then drop the letter.
         anchor, whole = self._ids("a"), self._ids(f"a{text}", as_text)
-        return whole[len(anchor):] if whole[:len(anchor)] == anchor else self._ids(text, as_text)
+        return whole[len(anchor) :] if whole[: len(anchor)] == anchor else self._ids(text, as_text)
 
     def decode(self, ids: list[int], special: bool = False) -> str:
         """Text of ids; with `special`, special tokens are written out."""
@@ -108,23 +114,33 @@ def of_graph(name: str) -> Subject:
     """A model of the comparison, from data/checkpoint/NAME."""
     folder = Path("data/checkpoint") / name
     if not (folder / RECORD).is_file():
-        raise UserError(f"{folder}: not there. Make it first: python -m orchestration.repro checkpoint@{name}")
+        raise UserError(
+            f"{folder}: not there. Make it first: python -m orchestration.repro checkpoint@{name}"
+        )
     facts = read_json(folder / RECORD)
     kept = {key: facts[key] for key in ("base_context", "rope_base", "tokens_trained")}
     return _open(name, folder, facts["base_context"], kept)
 
 
 def of_user(model: str) -> Subject:
-    """Any model: a folder, a YAML file that names a Hub model or an endpoint, or a Hub id. Raises UserError."""
+    """Any model: a folder, a YAML file that names a Hub model or an endpoint, or a Hub id. Raises
+    UserError.
+    """
     folder = Path(model)
     if not folder.exists():
         folder = hub_folder(model, None)
     if folder.suffix in (".yaml", ".yml"):
         named = described(folder)
         if isinstance(named, EndpointConfig):
-            return Subject(name=named.model, folder=named.tokenizer, endpoint=named,
-                           tokenizer=load_tokenizer(named.tokenizer), base_context=named.context,
-                           context=named.context, facts={})
+            return Subject(
+                name=named.model,
+                folder=named.tokenizer,
+                endpoint=named,
+                tokenizer=load_tokenizer(named.tokenizer),
+                base_context=named.context,
+                context=named.context,
+                facts={},
+            )
         folder = hub_folder(named.hub, named.revision)
     trained = trained_context(read_config(folder))
     return _open(model, folder, trained, {"base_context": trained})
@@ -133,22 +149,43 @@ def of_user(model: str) -> Subject:
 def _open(name: str, folder: Path, base_context: int, facts: dict[str, Any]) -> Subject:
     if (folder / ENDPOINT).is_file():
         endpoint = EndpointConfig.model_validate(read_json(folder / ENDPOINT))
-        return Subject(name=name, folder=folder, tokenizer=load_tokenizer(folder), endpoint=endpoint,
-                       base_context=base_context, context=endpoint.context, facts=facts)
+        return Subject(
+            name=name,
+            folder=folder,
+            tokenizer=load_tokenizer(folder),
+            endpoint=endpoint,
+            base_context=base_context,
+            context=endpoint.context,
+            facts=facts,
+        )
     model = open_model(folder)
-    return Subject(name=name, folder=folder, tokenizer=load_tokenizer(folder), model=model, base_context=base_context,
-                   context=int(model.config.get_text_config().max_position_embeddings), facts=facts)
+    return Subject(
+        name=name,
+        folder=folder,
+        tokenizer=load_tokenizer(folder),
+        model=model,
+        base_context=base_context,
+        context=int(model.config.get_text_config().max_position_embeddings),
+        facts=facts,
+    )
 
 
 def open_model(folder: Path) -> PreTrainedModel:
-    """The model in `folder` where it will be asked: fp32 on the CPU, bf16 over the GPUs if there are any."""
+    """The model in `folder` where it will be asked: fp32 on the CPU, bf16 over the GPUs if there
+    are any.
+    """
     if not torch.cuda.is_available():
         return load_model(folder).eval()
     read_config(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16, device_map="auto", trust_remote_code=False, use_safetensors=True,
-            local_files_only=True).eval()
+            folder,
+            dtype=torch.bfloat16,
+            device_map="auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+        ).eval()
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: transformers cannot load it: {error}") from None
     if attention.is_plain(model.config):

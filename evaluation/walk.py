@@ -1,14 +1,15 @@
-"""Many prompts that begin alike, asked with one cache: what the model has read once it does not read again.
+"""Many prompts that begin alike, asked with one cache: what the model has read once it does not
+read again.
 
-A prompt's keys and values depend on what stands before them and on nothing after. So a walk keeps those of the last
-prompt, cuts them back to where the next one differs, and reads on from there. Whoever orders the prompts decides what
-is saved; the answers are those of a naive run up to the order of fp32 sums. Several rows walk side by side, cut back to
-where the first of them differs.
+A prompt's keys and values depend on what stands before them and on nothing after. So a walk keeps
+those of the last prompt, cuts them back to where the next one differs, and reads on from there.
+Whoever orders the prompts decides what is saved; the answers are those of a naive run up to the
+order of fp32 sums. Several rows walk side by side, cut back to where the first of them differs.
 
-The cache is made once at its full size: it takes as much as one naive prompt, and nothing is copied when it grows. Its
-layers lie where the model's do, so on several devices each holds its share. How many rows walk side by side decides
-the order of sums, so it is for the caller's parameters to say, never for the memory that happens to be free: that
-only decides whether the walk is refused.
+The cache is made once at its full size: it takes as much as one naive prompt, and nothing is copied
+when it grows. Its layers lie where the model's do, so on several devices each holds its share. How
+many rows walk side by side decides the order of sums, so it is for the caller's parameters to say,
+never for the memory that happens to be free: that only decides whether the walk is refused.
 """
 
 import os
@@ -43,16 +44,19 @@ class _Room(DynamicLayer):
         self.room, self.used = room, 0
         self.stored: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-               ) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append, and give all there is."""
         new = key_states, value_states
         if self.stored is None:
-            keys, values = (part.new_empty(*part.shape[:2], self.room, part.shape[-1]) for part in new)
+            keys, values = (
+                part.new_empty(*part.shape[:2], self.room, part.shape[-1]) for part in new
+            )
             self.stored, self.is_initialized = (keys, values), True
         end = self.used + key_states.shape[-2]
         for whole, part in zip(self.stored, new, strict=True):
-            whole[:, :, self.used:end] = part
+            whole[:, :, self.used : end] = part
         self.used = end
         return self.stored[0][:, :, :end], self.stored[1][:, :, :end]
 
@@ -68,21 +72,25 @@ class _Room(DynamicLayer):
 class Walk:
     """One model's way through prompts of `rows` rows side by side, at most `room` tokens long.
 
-    at_once: tokens read in one forward pass, all rows together; bounds the memory that reading takes.
+    at_once: tokens read in one forward pass, all rows together; bounds the memory that reading
+    takes.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, room: int, at_once: int) -> None:
         self.model, self.step = model, max(at_once // rows, 1)
-        self.cache = Cache(layers=[_Room(room) for _ in range(model.config.get_text_config().num_hidden_layers)])
+        self.cache = Cache(
+            layers=[_Room(room) for _ in range(model.config.get_text_config().num_hidden_layers)]
+        )
         self.told: Ids = np.empty((rows, 0), np.int64)
         self.read = 0
         """Tokens read so far, all rows together: what the walk has cost."""
 
     def ask(self, prompts: Ids, answers: Ids) -> NDArray[np.float32]:
-        """Log-probabilities of whatever could stand in the place of each answer token, given those before it.
+        """Log-probabilities of whatever could stand in the place of each answer token, given those
+        before it.
 
-        prompts: int64[rows, length]; answers: int64[rows, n], filled up at the right with anything ->
-        float32[rows, n, vocabulary].
+        prompts: int64[rows, length]; answers: int64[rows, n], filled up at the right with anything
+        -> float32[rows, n, vocabulary].
         """
         hidden = self._read(np.concatenate([prompts, answers[:, :-1]], axis=1), answers.shape[1])
         return log_probs(self.model, hidden).cpu().numpy()
@@ -93,19 +101,24 @@ class Walk:
         said = prompts[:, :0]
         for _ in range(count):
             hidden = self._read(np.concatenate([prompts, said], axis=1), 1)
-            said = np.concatenate([said, log_probs(self.model, hidden).argmax(-1).cpu().numpy()], axis=1)
+            said = np.concatenate(
+                [said, log_probs(self.model, hidden).argmax(-1).cpu().numpy()], axis=1
+            )
         return said
 
     @torch.inference_mode()
     def _read(self, rows: Ids, last: int) -> torch.Tensor:
-        """The hidden states of the last `last` tokens of the rows, after cutting back to what is already known."""
+        """The hidden states of the last `last` tokens of the rows, after cutting back to what is
+        already known.
+        """
         known = min(_common(self.told, rows), rows.shape[1] - last)
         self.cache.crop(known - self.told.shape[1])
         tail: list[torch.Tensor] = []
         for start in range(known, rows.shape[1], self.step):
-            part = torch.from_numpy(rows[:, start:start + self.step]).to(self.model.device)
-            hidden = self.model.base_model(input_ids=part, past_key_values=self.cache, use_cache=True
-                                           ).last_hidden_state
+            part = torch.from_numpy(rows[:, start : start + self.step]).to(self.model.device)
+            hidden = self.model.base_model(
+                input_ids=part, past_key_values=self.cache, use_cache=True
+            ).last_hidden_state
             tail = [*tail, hidden[:, -last:]][-last:]
             self.read += part.numel()
         self.told = rows
@@ -131,30 +144,48 @@ def cache_bytes(config: PretrainedConfig, room: int, number_bytes: int) -> int:
 
 
 def check_room(model: PreTrainedModel, room: int, rows: int, parameter: str = "") -> None:
-    """Raise UserError unless the cache of `rows` rows of `room` tokens fits: in NEEDLEWORK_CACHE_GIB, or by default
-    into USABLE of what is free on each device. parameter: the one that sets `rows`, to be named."""
-    one, limit = cache_bytes(model.config, room, model.dtype.itemsize), number_of_environment(LIMIT, 0.0)
+    """Raise UserError unless the cache of `rows` rows of `room` tokens fits: in
+    NEEDLEWORK_CACHE_GIB, or by default into USABLE of what is free on each device. parameter: the
+    one that sets `rows`, to be named.
+    """
+    one, limit = (
+        cache_bytes(model.config, room, model.dtype.itemsize),
+        number_of_environment(LIMIT, 0.0),
+    )
     if limit:
         fit, where = int(limit * GIB // one), f"{LIMIT} = {limit:g}"
     else:
         layers = layers_by_device(model)
         free = {device: free_memory(device) for device in layers}
         fit = rows_that_fit(one, layers, free)
-        where = ", ".join(f"{USABLE * there / GIB:.1f} GiB on {device}" for device, there in free.items())
+        where = ", ".join(
+            f"{USABLE * there / GIB:.1f} GiB on {device}" for device, there in free.items()
+        )
     if fit < rows:
         smaller = f"Set {parameter} to {fit}, ask" if parameter and fit else "Ask"
-        raise UserError(f"{rows} x {room:,} tokens side by side: their cache takes {rows * one / GIB:.1f} GiB, and "
-                        f"room is for {fit} x {room:,} ({where}). {smaller} for shorter contexts, or set {LIMIT} to "
-                        "what the cache may take.")
+        raise UserError(
+            f"{rows} x {room:,} tokens side by side: their cache takes {rows * one / GIB:.1f} GiB, "
+            "and "
+            f"room is for {fit} x {room:,} ({where}). {smaller} for shorter contexts, or set "
+            f"{LIMIT} to "
+            "what the cache may take."
+        )
 
 
 def rows_that_fit(one: int, layers: Counter[torch.device], free: Mapping[torch.device, int]) -> int:
-    """How many rows' caches fit where the layers lie. one: bytes of one row's; free: bytes on each device."""
-    return min(int(USABLE * free[device] * layers.total() // (one * count)) for device, count in layers.items())
+    """How many rows' caches fit where the layers lie. one: bytes of one row's; free: bytes on each
+    device.
+    """
+    return min(
+        int(USABLE * free[device] * layers.total() // (one * count))
+        for device, count in layers.items()
+    )
 
 
 def layers_by_device(model: PreTrainedModel) -> Counter[torch.device]:
-    """How many layers' keys and values each device holds: where a layer works, wherever its weights wait."""
+    """How many layers' keys and values each device holds: where a layer works, wherever its weights
+    wait.
+    """
     layers = getattr(model.base_model, "layers", None)
     if layers is None:
         return Counter({model.device: model.config.get_text_config().num_hidden_layers})
@@ -162,7 +193,9 @@ def layers_by_device(model: PreTrainedModel) -> Counter[torch.device]:
 
 
 def _works_on(layer: torch.nn.Module) -> torch.device:
-    hook = getattr(layer, "_hf_hook", None)  # accelerate's, where weights lie elsewhere until they are needed
+    hook = getattr(
+        layer, "_hf_hook", None
+    )  # accelerate's, where weights lie elsewhere until they are needed
     device = getattr(hook, "execution_device", None)
     return next(layer.parameters()).device if device is None else torch.device(device)
 
@@ -172,7 +205,11 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
-    known = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines()) if MEMINFO.is_file() else {}
+    known = (
+        dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        if MEMINFO.is_file()
+        else {}
+    )
     if "MemAvailable" in known:
         return int(known["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,15 +1,17 @@
-"""The change sensor: off until switched on, it makes what has gone out of date. Beside it, the same once a night, and a
-sensor that runs nothing and tells Dagster what others made or lost.
+"""The change sensor: off until switched on, it makes what has gone out of date. Beside it, the same
+once a night, and a sensor that runs nothing and tells Dagster what others made or lost.
 
-One sensor that asks DVC, rather than Dagster's automation conditions: those work in waves, must be fed observations,
-and see code only after a reload. The cost is the `stat` of every file at each tick (status.py), and one `status`
-(0.3 s, plus the hashing of what changed) when one of them has changed.
+One sensor that asks DVC, rather than Dagster's automation conditions: those work in waves, must be
+fed observations, and see code only after a reload. The cost is the `stat` of every file at each
+tick (status.py), and one `status` (0.3 s, plus the hashing of what changed) when one of them has
+changed.
 
-A tick asks for at most one run, for all that is out of date. Only the last run that was asked for so, by sensor or
-schedule, stands in the way of another, and only if it ended badly and nothing has changed since: neither what the graph
-is made from (a tag it was asked for with) nor what it left out of date (a tag that the first look after its end puts
-on it, whoever looks). A look that finds nothing out of date closes its story. So A, then X, then A again each bring a
-run, and a lost output is brought back whatever came before. The cost: what is lost in the seconds between a bad end and
+A tick asks for at most one run, for all that is out of date. Only the last run that was asked for
+so, by sensor or schedule, stands in the way of another, and only if it ended badly and nothing has
+changed since: neither what the graph is made from (a tag it was asked for with) nor what it left
+out of date (a tag that the first look after its end puts on it, whoever looks). A look that finds
+nothing out of date closes its story. So A, then X, then A again each bring a run, and a lost output
+is brought back whatever came before. The cost: what is lost in the seconds between a bad end and
 the first look counts as left by the run, and waits for the next change.
 """
 
@@ -59,8 +61,13 @@ from orchestration.status import State, read_state
 from orchestration.translation import asset_key
 from orchestration.verdicts import evaluations, last_values, last_verdict
 
-ACTIVE = [DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED,
-          DagsterRunStatus.CANCELING]
+ACTIVE = [
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
 ENDED_BADLY = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 SECONDS_BETWEEN_TICKS = 30
 NIGHTLY = "0 3 * * *"
@@ -69,9 +76,13 @@ LOCALTIME = Path("/etc/localtime")
 ASKED = {"needlework/asked": "yes"}
 """Tag of the runs that sensor and schedule ask for."""
 DIGEST, LEFT = "needlework/digest", "needlework/left"
-"""Their tags: what the graph was made from when they were asked for, and what was out of date after a bad end."""
+"""Their tags: what the graph was made from when they were asked for, and what was out of date after
+a bad end.
+"""
 LOOKING = Lock()
-"""Held by whoever looks: a second look beside a long one would hash the same files at the same time."""
+"""Held by whoever looks: a second look beside a long one would hash the same files at the same
+time.
+"""
 UNKNOWN_VERSION = "unknown"
 OUTSIDE = "outside"
 LOST = "output lost"
@@ -80,7 +91,9 @@ INPUT_VERSION = "dagster/input_data_version/"
 
 
 class NotNow(Exception):
-    """A run is active, another look is, or the project can't be read; the message is for the tick's page."""
+    """A run is active, another look is, or the project can't be read; the message is for the tick's
+    page.
+    """
 
 
 def look(instance: DagsterInstance, root: Path, patient: bool = False) -> State:
@@ -103,7 +116,9 @@ def seconds_between_ticks() -> int:
     """NEEDLEWORK_TICK_SECONDS, or 30; Dagster's daemon looks every 5 s at most. Raises GraphError."""
     value = os.environ.get("NEEDLEWORK_TICK_SECONDS", "") or str(SECONDS_BETWEEN_TICKS)
     if not (value.isdigit() and int(value) > 0):
-        raise GraphError(f"NEEDLEWORK_TICK_SECONDS is {value!r}: a whole number above 0 says how often to look.")
+        raise GraphError(
+            f"NEEDLEWORK_TICK_SECONDS is {value!r}: a whole number above 0 says how often to look."
+        )
     return int(value)
 
 
@@ -111,36 +126,51 @@ def nightly_at() -> str:
     """NEEDLEWORK_NIGHTLY, or 3 o'clock. Raises GraphError."""
     value = os.environ.get("NEEDLEWORK_NIGHTLY", "").strip() or NIGHTLY
     if not is_valid_cron_schedule(value):
-        raise GraphError(f"NEEDLEWORK_NIGHTLY is {value!r}: write a cron expression (minute, hour, day of the month, "
-                         f"month, day of the week), as in {NIGHTLY!r}, which is every day at 3:00.")
+        raise GraphError(
+            f"NEEDLEWORK_NIGHTLY is {value!r}: write a cron expression (minute, hour, day of the "
+            "month, "
+            f"month, day of the week), as in {NIGHTLY!r}, which is every day at 3:00."
+        )
     return value
 
 
 def time_zone() -> str:
     """The machine's time zone by name, as TZ or /etc/localtime has it; UTC where neither names one."""
-    for name in (os.environ.get("TZ", "").removeprefix(":"), str(LOCALTIME.resolve()).partition("zoneinfo/")[2]):
+    for name in (
+        os.environ.get("TZ", "").removeprefix(":"),
+        str(LOCALTIME.resolve()).partition("zoneinfo/")[2],
+    ):
         with suppress(ValueError, OSError, ZoneInfoNotFoundError):
             return ZoneInfo(name).key
     return "UTC"
 
 
 def truth_sensor(loaded: Graph) -> SensorDefinition:
-    """A sensor that runs nothing: it tells Dagster of what was made or lost without it, so the UI's marks are DVC's.
+    """A sensor that runs nothing: it tells Dagster of what was made or lost without it, so the UI's
+    marks are DVC's.
 
     On from the start, for it changes nothing but what is shown.
     """
 
     loaded_digest = loaded.digest()
 
-    @sensor(name=OUTSIDE, minimum_interval_seconds=seconds_between_ticks(), default_status=DefaultSensorStatus.RUNNING,
-            description="Shows what `dvc repro`, `dvc checkout` or a deleted file did outside Dagster; runs nothing")
+    @sensor(
+        name=OUTSIDE,
+        minimum_interval_seconds=seconds_between_ticks(),
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Shows what `dvc repro`, `dvc checkout` or a deleted file did outside Dagster; runs nothing",
+    )
     def outside(context: SensorEvaluationContext) -> SkipReason:
         try:
             state = look(context.instance, loaded.root)
         except NotNow as error:
             return SkipReason(str(error))
         told = report_once(context.instance, state)
-        words = f"Told of {', '.join(key.to_user_string() for key in told)}." if told else "All as shown."
+        words = (
+            f"Told of {', '.join(key.to_user_string() for key in told)}."
+            if told
+            else "All as shown."
+        )
         words = f"{words} {reload()}" if state.digest != loaded_digest else words
         return SkipReason(with_findings(words, state))
 
@@ -152,15 +182,23 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
 
     zone = time_zone()
 
-    @schedule(name="nightly", job=job, cron_schedule=nightly_at(), execution_timezone=zone,
-              default_status=DefaultScheduleStatus.STOPPED,
-              description=f"Makes what is out of date, once a night (NEEDLEWORK_NIGHTLY, a cron expression, in the "
-                          f"machine's time zone, {zone}; TZ sets another); before that, moves the pins of sources that "
-                          "follow a branch of the Hub")
+    @schedule(
+        name="nightly",
+        job=job,
+        cron_schedule=nightly_at(),
+        execution_timezone=zone,
+        default_status=DefaultScheduleStatus.STOPPED,
+        description=f"Makes what is out of date, once a night (NEEDLEWORK_NIGHTLY, a cron expression, in the "
+        f"machine's time zone, {zone}; TZ sets another); before that, moves the pins of sources "
+        "that "
+        "follow a branch of the Hub",
+    )
     def nightly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         try:
             state = look(context.instance, loaded.root, patient=True)
-            if told := move_pins(state.graph):  # only here, where no run is active that may be reading what they pin
+            if told := move_pins(
+                state.graph
+            ):  # only here, where no run is active that may be reading what they pin
                 context.log.info("\n".join(told))
                 state = look(context.instance, loaded.root, patient=True)
         except NotNow as error:
@@ -172,21 +210,38 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
 
 
 def move_pins(graph: Graph, seconds: float = SECONDS_TO_ASK_THE_HUB) -> list[str]:
-    """Ask the Hub about every source that follows a branch, which no look at files can tell; what came of it, in words.
+    """Ask the Hub about every source that follows a branch, which no look at files can tell; what
+    came of it, in words.
 
     A source that cannot be asked for, or not in time, stays as it is pinned.
     """
-    described = sorted({path for item in graph.items.values() for path in item.inputs
-                        if path.endswith((".yaml", ".yml")) and _follows(graph.root / path)})
+    described = sorted(
+        {
+            path
+            for item in graph.items.values()
+            for path in item.inputs
+            if path.endswith((".yaml", ".yml")) and _follows(graph.root / path)
+        }
+    )
     if not described:
         return []
     try:
-        done = subprocess.run([sys.executable, "-m", "assets.hub_branch", *described], cwd=graph.root,
-                              env=environment(), capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            [sys.executable, "-m", "assets.hub_branch", *described],
+            cwd=graph.root,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
     except subprocess.TimeoutExpired:
-        return [f"The Hub did not answer within {seconds:.0f} s: those of {', '.join(described)} that were not reached "
-                "stay as they are pinned. Look at the network, or move the pins by hand: python -m assets.hub_branch "
-                f"{' '.join(described)}"]
+        return [
+            f"The Hub did not answer within {seconds:.0f} s: those of {', '.join(described)} that "
+            "were not reached "
+            "stay as they are pinned. Look at the network, or move the pins by hand: python -m "
+            "assets.hub_branch "
+            f"{' '.join(described)}"
+        ]
     return [*done.stdout.splitlines(), *done.stderr.splitlines()]
 
 
@@ -201,9 +256,13 @@ def _follows(path: Path) -> bool:
 def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
     """A sensor on the project of `loaded`, the graph as it was when this code location was loaded."""
 
-    @sensor(name="changes", job=job, minimum_interval_seconds=seconds_between_ticks(),
-            default_status=DefaultSensorStatus.STOPPED,
-            description="Makes what changed code, parameters or sources have put out of date")
+    @sensor(
+        name="changes",
+        job=job,
+        minimum_interval_seconds=seconds_between_ticks(),
+        default_status=DefaultSensorStatus.STOPPED,
+        description="Makes what changed code, parameters or sources have put out of date",
+    )
     def changes(context: SensorEvaluationContext) -> SensorResult:
         try:
             state = look(context.instance, loaded.root)
@@ -223,7 +282,9 @@ def with_findings(words: str, state: State) -> str:
 
 
 def reload() -> str:
-    """Have the code location loaded anew by who keeps it up (`make ui`); what was done about it, in words."""
+    """Have the code location loaded anew by who keeps it up (`make ui`); what was done about it, in
+    words.
+    """
     asked = os.environ.get(RELOAD)
     if not asked:
         return "Reload the code location to see what it is now."
@@ -241,17 +302,31 @@ def decide(instance: DagsterInstance, loaded: Graph, state: State) -> tuple[str,
         words = f"dvc.yaml or params.yaml now name other items. {reload()}"
         if os.environ.get(RELOAD):
             return words, []  # a moment later all of it is asked for, in one run
-        addresses -= graph.downstream(addresses - loaded.items.keys())  # what can be asked for without what is new
+        addresses -= graph.downstream(
+            addresses - loaded.items.keys()
+        )  # what can be asked for without what is new
         if not addresses:
             return words, []
     last, digest = last_asked(instance), state.digest
-    if last and last.status in ENDED_BADLY and (last.tags.get(DIGEST), last.tags.get(LEFT)) == (
-            digest, what_is_left(last, stale)):
-        return f"The run for this change ended as {last.status.value}. Change something, or start a run by hand.", []
+    if (
+        last
+        and last.status in ENDED_BADLY
+        and (last.tags.get(DIGEST), last.tags.get(LEFT)) == (digest, what_is_left(last, stale))
+    ):
+        return (
+            f"The run for this change ended as {last.status.value}. Change something, or start a "
+            "run by hand.",
+            [],
+        )
     keys = [asset_key(item) for address, item in graph.items.items() if address in addresses]
     # Dagster starts no second run with a key it has seen: after the same run, for the same change
-    return "", [RunRequest(run_key=f"{last.run_id if last else 'first'}-{digest}", asset_selection=keys,
-                           tags={**ASKED, DIGEST: digest})]
+    return "", [
+        RunRequest(
+            run_key=f"{last.run_id if last else 'first'}-{digest}",
+            asset_selection=keys,
+            tags={**ASKED, DIGEST: digest},
+        )
+    ]
 
 
 def last_asked(instance: DagsterInstance) -> DagsterRun | None:
@@ -260,8 +335,10 @@ def last_asked(instance: DagsterInstance) -> DagsterRun | None:
 
 
 def note_what_is_left(instance: DagsterInstance, stale: Mapping[str, Sequence[str]]) -> None:
-    """Note on the last run asked for what is out of date after it, if it ended badly and this is the first look since;
-    anew when nothing is, for whatever is out of date after that has another reason."""
+    """Note on the last run asked for what is out of date after it, if it ended badly and this is
+    the first look since; anew when nothing is, for whatever is out of date after that has another
+    reason.
+    """
     last = last_asked(instance)
     if last is None or last.status not in ENDED_BADLY:
         return
@@ -271,21 +348,27 @@ def note_what_is_left(instance: DagsterInstance, stale: Mapping[str, Sequence[st
 
 
 def what_is_left(run: DagsterRun, stale: Mapping[str, Sequence[str]]) -> str:
-    """What is out of date after a run, as a tag of it: with its id, for a retry gets the tags of the run it repeats."""
+    """What is out of date after a run, as a tag of it: with its id, for a retry gets the tags of
+    the run it repeats.
+    """
     return f"{run.run_id} {sha256(json.dumps(stale, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 _reported: dict[Path, tuple[State, str, int]] = {}
-"""By project: the state last reported to Dagster, the database, and the last event in it after that."""
+"""By project: the state last reported to Dagster, the database, and the last event in it after
+that.
+"""
 
 
 def report_once(instance: DagsterInstance, state: State) -> list[AssetKey]:
-    """`report_outside_state`, unless neither the project nor anything about an asset in Dagster has changed since.
+    """`report_outside_state`, unless neither the project nor anything about an asset in Dagster has
+    changed since.
 
     Comparing them costs the last materialisation of every asset, pictures included.
     """
     root = state.graph.root
-    database = instance.run_storage.get_run_storage_id()  # type: ignore[attr-defined]  # every SQL storage has it
+    # every SQL storage has it
+    database = instance.run_storage.get_run_storage_id()  # type: ignore[attr-defined]
     if (last := last_event(instance)) and _reported.get(root) == (state, database, last):
         return []
     told = report_outside_state(instance, state.graph, state.lock, state.stale)
@@ -303,7 +386,11 @@ def report_findings(instance: DagsterInstance, state: State) -> None:
     for address, item in state.graph.items.items():
         verdict = findings.verdict(concerned.get(address, []))
         told = last_verdict(instance, item, findings.CHECK)
-        if (told.passed, told.found) != (verdict.passed, verdict.found) if told else not verdict.passed:
+        if (
+            (told.passed, told.found) != (verdict.passed, verdict.found)
+            if told
+            else not verdict.passed
+        ):
             for evaluation in evaluations(item, [verdict], ""):
                 instance.report_runless_asset_event(evaluation)
 
@@ -316,58 +403,93 @@ def last_event(instance: DagsterInstance) -> int | None:
         return None
 
 
-def report_outside_state(instance: DagsterInstance, graph: Graph, lock: Mapping[str, Locked],
-                         stale: Mapping[str, Sequence[str]]) -> list[AssetKey]:
-    """Tell Dagster of what was made without it (a plain `dvc repro`, `dvc checkout`, `dvc pull`, `dvc exp apply`), of
-    outputs that are gone or were altered, and of what dvc.lock no longer names (a commit from before it was made);
-    return the assets told of.
+def report_outside_state(
+    instance: DagsterInstance,
+    graph: Graph,
+    lock: Mapping[str, Locked],
+    stale: Mapping[str, Sequence[str]],
+) -> list[AssetKey]:
+    """Tell Dagster of what was made without it (a plain `dvc repro`, `dvc checkout`, `dvc pull`,
+    `dvc exp apply`), of outputs that are gone or were altered, and of what dvc.lock no longer names
+    (a commit from before it was made); return the assets told of.
 
-    Compares everything an item came from, not its data alone: made anew from new code, the same data would else stay
-    marked as outdated.
+    Compares everything an item came from, not its data alone: made anew from new code, the same
+    data would else stay marked as outdated.
     """
     keys = {address: asset_key(item) for address, item in graph.items.items()}
-    known = {record.asset_entry.asset_key: _tags(record.asset_entry.last_materialization)
-             for record in instance.get_asset_records(list(keys.values()))}
+    known = {
+        record.asset_entry.asset_key: _tags(record.asset_entry.last_materialization)
+        for record in instance.get_asset_records(list(keys.values()))
+    }
     told, left_stale, commit = list[AssetKey](), graph.downstream(stale), ""
     for address, key in keys.items():
         locked, reasons = lock.get(address), stale.get(address, ())
-        lost = [UNLOCKED] if locked is None else [reason for reason in reasons if reason.startswith("changed outs")]
+        lost = (
+            [UNLOCKED]
+            if locked is None
+            else [reason for reason in reasons if reason.startswith("changed outs")]
+        )
         if lost and not known.get(key):
             continue  # it never was there, and is marked as never made
-        tags = provenance(graph, address, locked, lock, reasons) if locked else {"dagster/data_version": UNLOCKED}
+        tags = (
+            provenance(graph, address, locked, lock, reasons)
+            if locked
+            else {"dagster/data_version": UNLOCKED}
+        )
         if lost:  # Dagster has no word for it; a code version that no code has makes it out of date
             tags["dagster/code_version"] = LOST
         if _versions(known.get(key, {})) != _versions(tags):
-            words = f"No longer as it was made: {', '.join(lost)}" if lost else "Made outside Dagster"
+            words = (
+                f"No longer as it was made: {', '.join(lost)}" if lost else "Made outside Dagster"
+            )
             commit = commit or revision(graph.root)
-            shown = {"outcome": MetadataValue.text(OUTSIDE)} if lost else describe(
-                graph, address, lock, outcome=OUTSIDE, left_stale=left_stale, revision=commit)
+            shown = (
+                {"outcome": MetadataValue.text(OUTSIDE)}
+                if lost
+                else describe(
+                    graph, address, lock, outcome=OUTSIDE, left_stale=left_stale, revision=commit
+                )
+            )
             # Checked first, or it would be compared with itself.
             found = check_outside(instance, graph, address, locked) if locked and not lost else []
-            instance.report_runless_asset_event(AssetMaterialization(key, description=words, metadata=shown, tags=tags))
+            instance.report_runless_asset_event(
+                AssetMaterialization(key, description=words, metadata=shown, tags=tags)
+            )
             for evaluation in found:
                 instance.report_runless_asset_event(evaluation)
             told.append(key)
     return told
 
 
-def check_outside(instance: DagsterInstance, graph: Graph, address: str, locked: Locked) -> list[AssetCheckEvaluation]:
-    """What holds of an item that was made without Dagster, as far as a look that takes no time can tell."""
+def check_outside(
+    instance: DagsterInstance, graph: Graph, address: str, locked: Locked
+) -> list[AssetCheckEvaluation]:
+    """What holds of an item that was made without Dagster, as far as a look that takes no time can
+    tell.
+    """
     item = graph.items[address]
-    verdicts = checks.look(graph.root, item, last_values(instance, item), lambda name: name not in checks.COSTLY)
+    verdicts = checks.look(
+        graph.root, item, last_values(instance, item), lambda name: name not in checks.COSTLY
+    )
     return evaluations(item, verdicts, graph.data_version(address, locked))
 
 
-def provenance(graph: Graph, address: str, locked: Locked, lock: Mapping[str, Locked],
-               reasons: Sequence[str]) -> dict[str, str]:
+def provenance(
+    graph: Graph, address: str, locked: Locked, lock: Mapping[str, Locked], reasons: Sequence[str]
+) -> dict[str, str]:
     """The tags by which Dagster knows what an asset was made from, as dvc.lock tells it."""
-    tags = {"dagster/data_version": graph.data_version(address, locked),
-            "dagster/data_version_is_user_provided": "true",
-            "dagster/code_version": graph.locked_code_version(locked)}
+    tags = {
+        "dagster/data_version": graph.data_version(address, locked),
+        "dagster/data_version_is_user_provided": "true",
+        "dagster/code_version": graph.locked_code_version(locked),
+    }
     for upstream in sorted(graph.items[address].upstream):
         key = asset_key(graph.items[upstream]).to_user_string()
-        altered = any(f"changed deps: {path} " in f"{reason} " for reason in reasons
-                      for path in _read_from(graph, upstream, locked))
+        altered = any(
+            f"changed deps: {path} " in f"{reason} "
+            for reason in reasons
+            for path in _read_from(graph, upstream, locked)
+        )
         there = graph.data_version(upstream, lock[upstream]) if upstream in lock else UNLOCKED
         tags[INPUT_VERSION + key] = UNKNOWN_VERSION if altered else there
         tags[f"dagster/input_event_pointer/{key}"] = "NULL"
@@ -377,8 +499,11 @@ def provenance(graph: Graph, address: str, locked: Locked, lock: Mapping[str, Lo
 def _read_from(graph: Graph, upstream: str, locked: Locked) -> Iterator[str]:
     """The dependency paths through which an item reads the outputs of `upstream`."""
     outputs = graph.items[upstream].outputs
-    return (path.rstrip("/") for path in locked.dependencies
-            if any(overlap(path, out) for out in outputs))
+    return (
+        path.rstrip("/")
+        for path in locked.dependencies
+        if any(overlap(path, out) for out in outputs)
+    )
 
 
 def _tags(entry: Any) -> dict[str, str]:
@@ -388,5 +513,9 @@ def _tags(entry: Any) -> dict[str, str]:
 
 def _versions(tags: Mapping[str, str]) -> dict[str, str]:
     """What counts when two provenances are compared: not through which event an input was seen."""
-    return {name: value for name, value in tags.items()
-            if name in ("dagster/data_version", "dagster/code_version") or name.startswith(INPUT_VERSION)}
+    return {
+        name: value
+        for name, value in tags.items()
+        if name in ("dagster/data_version", "dagster/code_version")
+        or name.startswith(INPUT_VERSION)
+    }

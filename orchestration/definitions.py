@@ -15,18 +15,25 @@ WHOLE_GRAPH = "whole_graph"
 
 
 def build_definitions(root: Path, watch: Watcher = lambda event: None) -> Definitions:
-    """The project in `root`: its assets, a job for the whole graph and one for each stage, the change
-    sensor and the nightly schedule (both off), and the sensor that tells of what happens outside.
+    """The project in `root`: its assets, a job for the whole graph and one for each stage, the
+    change sensor and the nightly schedule (both off), and the sensor that tells of what happens
+    outside.
 
-    watch: told of every line and every finished item, in the process that runs them. Raises GraphError.
+    watch: told of every line and every finished item, in the process that runs them. Raises
+    GraphError.
     """
     graph = read_graph(root)
-    whole = define_asset_job(WHOLE_GRAPH, AssetSelection.all(), description="Every asset that is out of date")
+    whole = define_asset_job(
+        WHOLE_GRAPH, AssetSelection.all(), description="Every asset that is out of date"
+    )
     stages = dict.fromkeys(group_name(item.stage) for item in graph.items.values())
     return Definitions(
         assets=[graph_assets(graph, watch)],
-        jobs=[whole, experiment_job(root),
-              *(define_asset_job(stage, AssetSelection.groups(stage)) for stage in stages)],
+        jobs=[
+            whole,
+            experiment_job(root),
+            *(define_asset_job(stage, AssetSelection.groups(stage)) for stage in stages),
+        ],
         sensors=[change_sensor(graph, whole), truth_sensor(graph)],
         schedules=[nightly_schedule(graph, whole)],
         executor=in_process_executor,
@@ -39,4 +46,6 @@ def defs() -> Definitions:
     try:
         return build_definitions(Path.cwd())
     except GraphError as error:
-        raise ClickException(str(error)) from None  # Dagster's commands show this class without a traceback
+        raise ClickException(
+            str(error)
+        ) from None  # Dagster's commands show this class without a traceback

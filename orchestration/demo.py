@@ -1,7 +1,8 @@
-"""`python -m orchestration.demo`: the whole graph through Dagster in this process, then the results as a table.
+"""`python -m orchestration.demo`: the whole graph through Dagster in this process, then the results
+as a table.
 
-The run is kept in DAGSTER_HOME like any other, so `make ui` shows it afterwards. Dagster's own log, several lines for
-each asset, goes there and not to the terminal.
+The run is kept in DAGSTER_HOME like any other, so `make ui` shows it afterwards. Dagster's own log,
+several lines for each asset, goes there and not to the terminal.
 """
 
 import json
@@ -56,7 +57,8 @@ class Terminal:
 
 
 def run(root: Path) -> tuple[bool, str]:
-    """Make the whole graph of the project in `root`; return whether all of it succeeded, and else why not.
+    """Make the whole graph of the project in `root`; return whether all of it succeeded, and else
+    why not.
 
     Raises GraphError.
     """
@@ -72,7 +74,9 @@ def run(root: Path) -> tuple[bool, str]:
 
 
 def reasons(done: ExecuteInProcessResult) -> str:
-    """Why the steps that failed did: what failed, which check did not hold, or that nothing could begin."""
+    """Why the steps that failed did: what failed, which check did not hold, or that nothing could
+    begin.
+    """
     found = []
     for event in done.get_step_failure_events():
         data = event.step_failure_data
@@ -82,7 +86,9 @@ def reasons(done: ExecuteInProcessResult) -> str:
 
 
 def results(summary: dict[str, Any]) -> str:
-    """The comparison's summary as a table: exact match in percent by context length, mean held-out loss by band."""
+    """The comparison's summary as a table: exact match in percent by context length, mean held-out
+    loss by band.
+    """
     rows = []
     for name, model in summary["models"].items():
         needle = dict(zip(model["needle"]["lengths"], model["needle"]["exact_match"], strict=True))
@@ -91,11 +97,23 @@ def results(summary: dict[str, Any]) -> str:
             for band, loss in losses.items():
                 if loss is not None:
                     bands.setdefault(band, []).append(loss)
-        rows.append({"model": name, "tokens trained": f"{model['tokens_trained']:,}",
-                     **{str(length): _percent(share) for length, share in needle.items()},
-                     **{f"loss {band}": f"{sum(losses) / len(losses):.3f}" for band, losses in bands.items()}})
-    note = (f"Base context C = {summary['base_context']}. Under each length: needles found, percent (exact match, mean "
-            "over depths below 100 %; -: not asked). Loss: nats per held-out token by position, mean over domains.")
+        rows.append(
+            {
+                "model": name,
+                "tokens trained": f"{model['tokens_trained']:,}",
+                **{str(length): _percent(share) for length, share in needle.items()},
+                **{
+                    f"loss {band}": f"{sum(losses) / len(losses):.3f}"
+                    for band, losses in bands.items()
+                },
+            }
+        )
+    note = (
+        f"Base context C = {summary['base_context']}. Under each length: needles found, percent "
+        "(exact match, mean "
+        "over depths below 100 %; -: not asked). Loss: nats per held-out token by position, mean "
+        "over domains."
+    )
     return f"{_table(rows)}\n\n{note}"
 
 
@@ -107,8 +125,15 @@ def _table(rows: list[dict[str, str]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     widths = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) for name in names}
     lines = [{name: name for name in names}, {name: "-" * widths[name] for name in names}, *rows]
-    return "\n".join("  ".join(line.get(name, "").ljust(widths[name]) if name == "model"
-                               else line.get(name, "").rjust(widths[name]) for name in names) for line in lines)
+    return "\n".join(
+        "  ".join(
+            line.get(name, "").ljust(widths[name])
+            if name == "model"
+            else line.get(name, "").rjust(widths[name])
+            for name in names
+        )
+        for line in lines
+    )
 
 
 def main() -> None:

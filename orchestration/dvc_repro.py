@@ -1,12 +1,12 @@
 """`dvc repro` in this process, without losing a change or an output.
 
-orchestration.repro and the bridge start it. It takes the arguments of `dvc repro` and makes the same
-bytes. Four things are different:
+orchestration.repro and the bridge start it. It takes the arguments of `dvc repro` and makes the
+same bytes. Four things are different:
 
-- dvc.lock names the inputs that an item was made from. DVC hashes the inputs again after the command
-  and records those (treeverse/dvc#11058). A document that arrives meanwhile, or an edit of the
-  trainer's code, then counts as trained on and is lost. Here the hashes from before the command are
-  recorded, so such an item is out of date afterwards.
+- dvc.lock names the inputs that an item was made from. DVC hashes the inputs again after the
+  command and records those (treeverse/dvc#11058). A document that arrives meanwhile, or an edit of
+  the trainer's code, then counts as trained on and is lost. Here the hashes from before the command
+  are recorded, so such an item is out of date afterwards.
 - The old output stays until the new one is in place (keeping.py).
 - dvc.lock and DVC's list of path locks are written in one step. What a killed DVC left broken is
   repaired first (locks.py).
@@ -91,7 +91,9 @@ class Saved:
         return save
 
     def after(self, restore: Callable[..., None]) -> Callable[..., None]:
-        """`StageCache.restore`: the inputs by which it found the outputs are those that are recorded."""
+        """`StageCache.restore`: the inputs by which it found the outputs are those that are
+        recorded.
+        """
 
         def restored(cache: StageCache, stage: Stage, *arguments: Any, **options: Any) -> None:
             restore(cache, stage, *arguments, **options)
@@ -117,7 +119,9 @@ def remove_outs(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def keep(cmd_run: Callable[..., None]) -> Callable[..., None]:
-    """`cmd_run`, the run of an item's command: the old outputs stay in place, or come back if it fails."""
+    """`cmd_run`, the run of an item's command: the old outputs stay in place, or come back if it
+    fails.
+    """
 
     def run(stage: Stage, dry: bool = False, run_env: dict[str, str] | None = None) -> None:
         paths = [] if dry else [_path(out) for out in stage.outs if _kept(out)]
@@ -136,8 +140,11 @@ def _run_in_place(stage: Stage, paths: Sequence[str], run: Callable[[], None]) -
     run()
     for path, old in before.items():
         if old is not None and keeping.identity_of(root / path) == old:
-            raise DvcException(f"{stage.addressing}: its command ended well and has not replaced {path}. Have it write "
-                               f"that output, or take `{REPLACES}` from its meta in {PROJECT_FILE}")
+            raise DvcException(
+                f"{stage.addressing}: its command ended well and has not replaced {path}. Have it "
+                "write "
+                f"that output, or take `{REPLACES}` from its meta in {PROJECT_FILE}"
+            )
 
 
 def _run_aside(stage: Stage, paths: Sequence[str], run: Callable[[], None]) -> None:
@@ -163,8 +170,9 @@ def _run_aside(stage: Stage, paths: Sequence[str], run: Callable[[], None]) -> N
 
 
 def checkout(stage: Stage, allow_missing: bool = False, **options: Any) -> dict[str, list[str]]:
-    """`Stage.checkout`, which `dvc repro` calls to restore from its run cache: the output is gathered
-    aside, then put in place."""
+    """`Stage.checkout`, which `dvc repro` calls to restore from its run cache: the output is
+    gathered aside, then put in place.
+    """
     root = Path(stage.repo.root_dir)
     done = defaultdict[str, list[str]](list)
     for out in stage.outs:
@@ -194,12 +202,17 @@ def _gather(out: Output, place: Path) -> None:
 def _note_hashes(out: Output) -> None:
     """Tell DVC the hashes at the output's own place, or it would read all of it again."""
     tree = out.get_obj()
-    files = [(out.fs_path, out.hash_info, None)] if not out.is_dir_checksum else [
-        (out.fs.join(out.fs_path, *key), hash_info, None) for key, _, hash_info in tree or ()]
+    files = (
+        [(out.fs_path, out.hash_info, None)]
+        if not out.is_dir_checksum
+        else [(out.fs.join(out.fs_path, *key), hash_info, None) for key, _, hash_info in tree or ()]
+    )
     out.repo.state.save_many(files, out.fs)
 
 
-def dump_whole(path: Any, data: Any, dumper: Callable[..., Any], fs: Any = None, **options: Any) -> None:
+def dump_whole(
+    path: Any, data: Any, dumper: Callable[..., Any], fs: Any = None, **options: Any
+) -> None:
     """`_dump_data`, by which DVC writes dvc.lock: in one step."""
     text = io.StringIO()
     dumper(data, text, **options)
@@ -210,13 +223,17 @@ def dump_whole(path: Any, data: Any, dumper: Callable[..., Any], fs: Any = None,
 def edit_path_locks(lock_dir: str, fs: Any, hardlink: bool) -> Iterator[Any]:
     """`_edit_rwlock`, by which DVC reads and writes its list of path locks: written in one step."""
     path = Path(lock_dir, dvc.rwlock.RWLOCK_FILE)
-    with make_lock(str(Path(lock_dir, dvc.rwlock.RWLOCK_LOCK)), tmp_dir=lock_dir, hardlink_lock=hardlink):
+    with make_lock(
+        str(Path(lock_dir, dvc.rwlock.RWLOCK_LOCK)), tmp_dir=lock_dir, hardlink_lock=hardlink
+    ):
         try:
             lock = dvc.rwlock.SCHEMA(json.loads(path.read_text()))
         except FileNotFoundError:
             lock = dvc.rwlock.SCHEMA({})
         except (json.JSONDecodeError, Invalid):
-            lock = dvc.rwlock.SCHEMA({})  # a plain DVC was killed while it wrote, so its locks are gone too
+            lock = dvc.rwlock.SCHEMA(
+                {}
+            )  # a plain DVC was killed while it wrote, so its locks are gone too
         lock["read"] = defaultdict(list, lock["read"])
         lock["write"] = defaultdict(dict, lock["write"])
         yield lock
@@ -226,8 +243,16 @@ def edit_path_locks(lock_dir: str, fs: Any, hardlink: bool) -> Iterator[Any]:
 def relink(original: Callable[..., None]) -> Callable[..., None]:
     """`_relink`, by which DVC replaces a new output's files with links into its cache: in one step."""
 
-    def replaced(link: Any, cache: Any, cache_info: str, fs: Any, path: str, in_cache: bool, force: bool,
-                 prompt: Any = None) -> None:
+    def replaced(
+        link: Any,
+        cache: Any,
+        cache_info: str,
+        fs: Any,
+        path: str,
+        in_cache: bool,
+        force: bool,
+        prompt: Any = None,
+    ) -> None:
         if not (in_cache or force):
             original(link, cache, cache_info, fs, path, in_cache, force, prompt)
             return
@@ -235,7 +260,9 @@ def relink(original: Callable[..., None]) -> Callable[..., None]:
         aside.unlink(missing_ok=True)
         link(cache, cache_info, fs, str(aside))
         aside.replace(path)
-        aside.unlink(missing_ok=True)  # where both were links to one file already, the step before does nothing
+        aside.unlink(
+            missing_ok=True
+        )  # where both were links to one file already, the step before does nothing
         cache.protect(cache_info)
 
     return replaced

@@ -1,9 +1,11 @@
-"""Try other parameters without editing a file: the job `experiment`, started from Dagster's launchpad.
+"""Try other parameters without editing a file: the job `experiment`, started from Dagster's
+launchpad.
 
-It is `dvc exp run --temp` with the overrides: the same graph in a folder of DVC's own, the same cache, so what the
-overrides do not touch is restored and not made again. What comes out is an experiment of DVC's, with its parameters and
-metrics (`dvc exp show`), and can be brought into the project with `dvc exp apply NAME`. The cost: DVC copies what git
-tracks, so parameters that name files beside the project must be absolute paths, and the project a git repository.
+It is `dvc exp run --temp` with the overrides: the same graph in a folder of DVC's own, the same
+cache, so what the overrides do not touch is restored and not made again. What comes out is an
+experiment of DVC's, with its parameters and metrics (`dvc exp show`), and can be brought into the
+project with `dvc exp apply NAME`. The cost: DVC copies what git tracks, so parameters that name
+files beside the project must be absolute paths, and the project a git repository.
 """
 
 import os
@@ -16,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from dagster import Config, Failure, JobDefinition, MetadataValue, OpExecutionContext, Output, job, op
+from dagster import (
+    Config,
+    Failure,
+    JobDefinition,
+    MetadataValue,
+    OpExecutionContext,
+    Output,
+    job,
+    op,
+)
 from pydantic import Field
 
 from orchestration.launcher import note_worker
@@ -31,17 +42,37 @@ class Experiment(Config):  # type: ignore[misc]  # dagster leaves its base untyp
     """What the launchpad asks for."""
 
     name: str = Field(description="The experiment's name, as `dvc exp show` will list it")
-    overrides: dict[str, Any] = Field(description=(
-        'Key in params.yaml -> value, e.g. {"mixed_dataset.recipes.per_source.long_share": 0.8}. A number, a text, '
-        'true, a list or a map; "null" is none; +key adds one that is not there, ~key (with "") takes one away'))
-    targets: list[str] = Field(default=[], description="Items to make, with what lies upstream; none: everything")
+    overrides: dict[str, Any] = Field(
+        description=(
+            'Key in params.yaml -> value, e.g. {"mixed_dataset.recipes.per_source.long_share": 0.8}. A number, a text, '
+            'true, a list or a map; "null" is none; +key adds one that is not there, ~key (with "") takes one away'
+        )
+    )
+    targets: list[str] = Field(
+        default=[], description="Items to make, with what lies upstream; none: everything"
+    )
 
 
 def experiment_command(config: Experiment) -> list[str]:
     """What a user would type."""
-    changes = [part for key, value in config.overrides.items() for part in ("--set-param", override(key, value))]
-    return [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", config.name, *changes,
-            *config.targets]
+    changes = [
+        part
+        for key, value in config.overrides.items()
+        for part in ("--set-param", override(key, value))
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "dvc",
+        "--wait-for-lock",
+        "exp",
+        "run",
+        "--temp",
+        "--name",
+        config.name,
+        *changes,
+        *config.targets,
+    ]
 
 
 def override(key: str, value: Any) -> str:
@@ -50,7 +81,9 @@ def override(key: str, value: Any) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as DVC reads it. A text is what one would type there, so "7" is a number, and [1, 2] a list."""
+    """A value as DVC reads it. A text is what one would type there, so "7" is a number, and [1, 2]
+    a list.
+    """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
@@ -76,9 +109,17 @@ def unknown(params: Any, key: str) -> str:
             found = next(value for name, value in found.items() if str(name) == part)
         else:
             close = get_close_matches(part, names, 1)
-            return (f"params.yaml has no {key}: there is no {part!r} in {'.'.join(seen) or 'it'}"
-                    + (f", but {close[0]!r}." if close else f"; it has {', '.join(names[:20])}." if names else ".")
-                    + f" Write +{key} to add it.")
+            return (
+                f"params.yaml has no {key}: there is no {part!r} in {'.'.join(seen) or 'it'}"
+                + (
+                    f", but {close[0]!r}."
+                    if close
+                    else f"; it has {', '.join(names[:20])}."
+                    if names
+                    else "."
+                )
+                + f" Write +{key} to add it."
+            )
         seen.append(part)
     return ""
 
@@ -90,8 +131,11 @@ def experiment_job(root: Path) -> JobDefinition:
     def dvc_exp_run(context: OpExecutionContext, config: Experiment) -> Output[None]:
         note_worker(context.instance, context.run.run_id, os.getpid())
         if not (root / ".git").exists():
-            raise Failure("An experiment needs a git repository, and this project is none: git init, and commit.",
-                          allow_retries=False)
+            raise Failure(
+                "An experiment needs a git repository, and this project is none: git init, and "
+                "commit.",
+                allow_retries=False,
+            )
         params = yaml.safe_load((root / "params.yaml").read_text())
         if wrong := [message for key in config.overrides if (message := unknown(params, key))]:
             raise Failure("\n".join(wrong), allow_retries=False)
@@ -101,19 +145,36 @@ def experiment_job(root: Path) -> JobDefinition:
                 lines.append(line)
                 context.log.info(line)
         except subprocess.CalledProcessError:
-            advice = (f"\nChoose another name, or take that one away: dvc exp remove {config.name}"
-                      if any(TAKEN in line for line in lines) else "")
-            raise Failure("dvc exp run failed. Its last lines:\n" + "\n".join(lines[-20:]) + advice,
-                          allow_retries=False) from None
+            advice = (
+                f"\nChoose another name, or take that one away: dvc exp remove {config.name}"
+                if any(TAKEN in line for line in lines)
+                else ""
+            )
+            raise Failure(
+                "dvc exp run failed. Its last lines:\n" + "\n".join(lines[-20:]) + advice,
+                allow_retries=False,
+            ) from None
         finally:
             children.stop()
-        return Output(None, metadata={
-            "experiment": config.name, "overrides": MetadataValue.json(dict(config.overrides)),
-            **{f"{what}, HEAD and experiment": MetadataValue.md(difference(root, what, config.name))
-               for what in ("params", "metrics")},
-            "to keep it": f"dvc exp apply {config.name}"})
+        return Output(
+            None,
+            metadata={
+                "experiment": config.name,
+                "overrides": MetadataValue.json(dict(config.overrides)),
+                **{
+                    f"{what}, HEAD and experiment": MetadataValue.md(
+                        difference(root, what, config.name)
+                    )
+                    for what in ("params", "metrics")
+                },
+                "to keep it": f"dvc exp apply {config.name}",
+            },
+        )
 
-    @job(name="experiment", description="Other parameters, without editing a file: `dvc exp run` with overrides")
+    @job(
+        name="experiment",
+        description="Other parameters, without editing a file: `dvc exp run` with overrides",
+    )
     def experiment() -> None:
         dvc_exp_run()
 
@@ -124,4 +185,6 @@ def difference(root: Path, what: str, name: str) -> str:
     """What DVC says an experiment changed, of its params or metrics, as a table."""
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", what, "diff", "HEAD", name, "--md"]
     done = subprocess.run(command, cwd=root, env=environment(), text=True, capture_output=True)
-    return done.stdout.strip() or (f"not known: {done.stderr.strip()}" if done.returncode else "(nothing)")
+    return done.stdout.strip() or (
+        f"not known: {done.stderr.strip()}" if done.returncode else "(nothing)"
+    )

@@ -50,7 +50,9 @@ def read_findings(graph: Graph) -> list[str]:
     except (OSError, ValueError, LookupError, TypeError):
         pass  # not asked yet, or by another version
 
-    done = subprocess.run(COMMAND, cwd=graph.root, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        COMMAND, cwd=graph.root, env=environment(), capture_output=True, text=True, check=False
+    )
     try:
         found = [str(text) for text in json.loads(done.stdout.strip().splitlines()[-1])]
     except (ValueError, LookupError):
@@ -71,12 +73,19 @@ def by_item(graph: Graph, found: Sequence[str]) -> dict[str, list[str]]:
 
 def verdict(found: Sequence[str]) -> Verdict:
     """The check of one item."""
-    return Verdict(name=CHECK, passed=not found, expected="nothing that make check reports",
-                   found=" ".join(found) or "nothing", advice=f"Edit {PARAMS_FILE}, then run make check.")
+    return Verdict(
+        name=CHECK,
+        passed=not found,
+        expected="nothing that make check reports",
+        found=" ".join(found) or "nothing",
+        advice=f"Edit {PARAMS_FILE}, then run make check.",
+    )
 
 
 def _concerned(graph: Graph, text: str) -> list[str]:
-    """The items of the stage whose section the text names; one of them alone if it names that one. Else, all items."""
+    """The items of the stage whose section the text names; one of them alone if it names that one.
+    Else, all items.
+    """
     named = KEY.match(text)
     section, *rest = named[1].split(".") if named else [""]
     of_stage = [item for item in graph.items.values() if item.stage == section]
@@ -100,7 +109,10 @@ def _looked_at(graph: Graph) -> Iterator[str]:
         path = graph.root / name
         yield path.read_text(errors="replace") if path.is_file() else "missing"
     code = {path for item in graph.items.values() for path in item.inputs if path.endswith(CODE)}
-    modules = (path.relative_to(graph.root).as_posix() for path in (graph.root / MODULE).parent.glob("*.py"))
+    modules = (
+        path.relative_to(graph.root).as_posix()
+        for path in (graph.root / MODULE).parent.glob("*.py")
+    )
     for name in sorted({*code, *modules}):
         path = graph.root / name
         yield f"{name} {path.stat().st_mtime_ns if path.is_file() else 'missing'}"

@@ -1,9 +1,11 @@
-"""The graph as DVC sees it: what there is, what each item depends on, what is out of date. The only importer of DVC.
+"""The graph as DVC sees it: what there is, what each item depends on, what is out of date. The only
+importer of DVC.
 
-dvc.yaml owns the graph, so nothing of it is written down here: stages, items and edges are read from DVC's own
-resolved index, current hashes through its cache of file hashes, staleness through `status`. The cost: DVC promises
-nothing about this API. Hence one module, a pinned minor version, and tests/orchestration/test_bridge.py, which says
-by name what changed. Reading the sample's graph takes 0.7 s, asking its status 0.3 s.
+dvc.yaml owns the graph, so nothing of it is written down here: stages, items and edges are read
+from DVC's own resolved index, current hashes through its cache of file hashes, staleness through
+`status`. The cost: DVC promises nothing about this API. Hence one module, a pinned minor version,
+and tests/orchestration/test_bridge.py, which says by name what changed. Reading the sample's graph
+takes 0.7 s, asking its status 0.3 s.
 
 `dvc.lock` is a plain YAML file with a published form and is read as such.
 """
@@ -30,13 +32,21 @@ from dvc.stage import PipelineStage
 from dvc.utils.serialize import modify_yaml
 from dvc.utils.strictyaml import YAMLValidationError
 
-from orchestration.locks import drop_dead_locks, lock_is_broken, repair, repair_lock_file, repository_held, write_whole
+from orchestration.locks import (
+    drop_dead_locks,
+    lock_is_broken,
+    repair,
+    repair_lock_file,
+    repository_held,
+    write_whole,
+)
 
 PARAMS_FILE = "params.yaml"
 MISSING = "missing"
 NAME = re.compile(r"[A-Za-z0-9_-]+")
-"""What a stage or an item may be called. Its name is a folder, a word of a command, a key that DVC looks up by dots and
-an asset of Dagster's, and no other character means itself in all four."""
+"""What a stage or an item may be called. Its name is a folder, a word of a command, a key that DVC
+looks up by dots and an asset of Dagster's, and no other character means itself in all four.
+"""
 IN_PARAMS = re.compile(r"\$\{\s*([\w.-]+)\s*\}")
 """A foreach whose items stand in params.yaml."""
 MEND = "Mend it; `dvc status` there says whether it is right."
@@ -44,7 +54,9 @@ MEND_GIT = "Make it one: git init. Or have DVC do without: dvc config core.no_sc
 
 
 class GraphError(Exception):
-    """The graph can't be read: dvc.yaml, params.yaml or dvc.lock is broken. One message, for the user to mend."""
+    """The graph can't be read: dvc.yaml, params.yaml or dvc.lock is broken. One message, for the
+    user to mend.
+    """
 
 
 class GraphBusy(Exception):
@@ -72,7 +84,9 @@ class Item:
     metrics: tuple[str, ...]
     """Those of the outputs that are metrics files."""
     pool: str = ""
-    """What it takes a place of while it is made (`meta: {pool: gpu}` in dvc.yaml); "": nothing scarce."""
+    """What it takes a place of while it is made (`meta: {pool: gpu}` in dvc.yaml); "": nothing
+    scarce.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +145,9 @@ class Graph:
         return code_version(locked.command, inputs, locked.params)
 
     def data_version(self, address: str, locked: Locked) -> str:
-        """Version of what came out. Metrics count only where there is nothing else: they may hold timings."""
+        """Version of what came out. Metrics count only where there is nothing else: they may hold
+        timings.
+        """
         metrics = self.items[address].metrics
         data = {path: value for path, value in locked.outputs.items() if path not in metrics}
         return _digest(data or locked.outputs)
@@ -157,12 +173,22 @@ def read_graph(root: Path) -> Graph:
         items_of = dict(_addresses(definitions))
         outputs = [out.def_path for stage in stages for out in stage.outs]
         items = {stage.name: _item(repo, stage, items_of, outputs) for stage in stages}
-        return Graph(root=root, items=items, watched=_watched(root, stages), watched_folders=_cache_folders(repo))
+        return Graph(
+            root=root,
+            items=items,
+            watched=_watched(root, stages),
+            watched_folders=_cache_folders(repo),
+        )
 
 
 def _watched(root: Path, stages: Iterable[PipelineStage]) -> frozenset[str]:
     own = [PROJECT_FILE, PARAMS_FILE, LOCK_FILE, ".dvcignore", ".dvc/config", ".dvc/config.local"]
-    files = (file.fs_path for stage in stages for file in (*stage.deps, *stage.outs) if file.protocol == "local")
+    files = (
+        file.fs_path
+        for stage in stages
+        for file in (*stage.deps, *stage.outs)
+        if file.protocol == "local"
+    )
     return frozenset([*(str(root.absolute() / name) for name in own), *files])
 
 
@@ -178,12 +204,22 @@ def read_status(root: Path) -> dict[str, list[str]]:
     """
     drop_dead_locks(root)
     with _opened(root) as repo, lock_repo(repo):
-        return {stage.name: list(_reasons(changes)) for stage in _stages(repo)
-                if (changes := [change for found in stage.status(check_updates=False).values() for change in found])}
+        return {
+            stage.name: list(_reasons(changes))
+            for stage in _stages(repo)
+            if (
+                changes := [
+                    change
+                    for found in stage.status(check_updates=False).values()
+                    for change in found
+                ]
+            )
+        }
 
 
 def read_lock(root: Path) -> dict[str, Locked]:
-    """What dvc.lock says, by address; empty where there is none. Raises GraphError when it can't be read.
+    """What dvc.lock says, by address; empty where there is none. Raises GraphError when it can't be
+    read.
 
     DVC rewrites the file in place, so this waits while a DVC process holds the repository's lock.
     """
@@ -199,8 +235,11 @@ def _parse_lock(path: Path) -> dict[str, Locked]:
     except FileNotFoundError:
         return {}
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise GraphError(f"{path}: not a lock file DVC wrote: {error}. Take it from git, or delete it and run again: "
-                         "what is in DVC's cache comes back without being made again.") from None
+        raise GraphError(
+            f"{path}: not a lock file DVC wrote: {error}. Take it from git, or delete it and run "
+            "again: "
+            "what is in DVC's cache comes back without being made again."
+        ) from None
 
 
 def _yaml(path: Path) -> Any:
@@ -209,9 +248,11 @@ def _yaml(path: Path) -> Any:
 
 
 def order_lock(graph: Graph) -> None:
-    """Put the entries of dvc.lock in the graph's order, so that the file is the same whatever finished first.
+    """Put the entries of dvc.lock in the graph's order, so that the file is the same whatever
+    finished first.
 
-    Leaves the file alone where it is in order, or while another DVC process writes (that one's order stands then).
+    Leaves the file alone where it is in order, or while another DVC process writes (that one's
+    order stands then).
     """
     path = graph.root / LOCK_FILE
     try:
@@ -226,7 +267,9 @@ def order_lock(graph: Graph) -> None:
 
 
 def _write_in_order(path: Path, addresses: Iterable[str]) -> None:
-    """Those entries last and in this order, in DVC's own form. Written in one step: a kill leaves the old order."""
+    """Those entries last and in this order, in DVC's own form. Written in one step: a kill leaves
+    the old order.
+    """
     aside = path.with_name(f".{path.name}.order.partial")
     aside.write_bytes(path.read_bytes())
     with modify_yaml(str(aside)) as content:
@@ -238,10 +281,16 @@ def _write_in_order(path: Path, addresses: Iterable[str]) -> None:
 
 
 def held_by_cache(root: Path) -> dict[str, bool]:
-    """Output path -> whether what lies there now is what dvc.lock names, and DVC's cache holds all of it."""
+    """Output path -> whether what lies there now is what dvc.lock names, and DVC's cache holds all
+    of it.
+    """
     with _opened(root) as repo, lock_repo(repo):
-        return {out.def_path: not out.status() and not out.changed_cache() for stage in _stages(repo)
-                for out in stage.outs if out.exists}
+        return {
+            out.def_path: not out.status() and not out.changed_cache()
+            for stage in _stages(repo)
+            for out in stage.outs
+            if out.exists
+        }
 
 
 @contextmanager
@@ -250,7 +299,9 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise GraphError(f"{error.filename or 'A file'}: {error.strerror or error}. Mend or remove it.") from None
+        raise GraphError(
+            f"{error.filename or 'A file'}: {error.strerror or error}. Mend or remove it."
+        ) from None
 
 
 @contextmanager
@@ -282,16 +333,23 @@ def _message(error: BaseException) -> str:
 
 
 def _stages(repo: Repo) -> list[PipelineStage]:
-    """The stages of the root's dvc.yaml, upstream first. Data tracked with `dvc add` counts as a source."""
+    """The stages of the root's dvc.yaml, upstream first. Data tracked with `dvc add` counts as a
+    source.
+    """
     plan = plan_repro(get_active_graph(repo.index.graph), list(repo.index.stages))
-    return [stage for stage in plan if isinstance(stage, PipelineStage) and stage.path_in_repo == PROJECT_FILE]
+    return [
+        stage
+        for stage in plan
+        if isinstance(stage, PipelineStage) and stage.path_in_repo == PROJECT_FILE
+    ]
 
 
 def _check_names(root: Path, definitions: Mapping[str, Any]) -> None:
-    """Refuse names that would not be one and the same thing to DVC, Dagster, the stages and the disk.
+    """Refuse names that would not be one and the same thing to DVC, Dagster, the stages and the
+    disk.
 
-    DVC leaves out an item whose key is no text, splits one with a dot where it looks for its parameters, and stumbles
-    over others; Dagster then refuses the whole graph.
+    DVC leaves out an item whose key is no text, splits one with a dot where it looks for its
+    parameters, and stumbles over others; Dagster then refuses the whole graph.
     """
     params, taken = _params(root / PARAMS_FILE), dict[str, str]()
     for stage, definition in definitions.items():
@@ -303,8 +361,11 @@ def _check_names(root: Path, definitions: Mapping[str, Any]) -> None:
         for address in [stage] if known is None else [f"{stage}@{key}" for key in known]:
             word = address.replace("@", "__").replace("-", "_")  # as Dagster does
             if taken.setdefault(word, address) != address:
-                raise GraphError(f"{taken[word]} and {address} are one name to Dagster, to which - and _ are the same. "
-                                 "Rename one of them in params.yaml.")
+                raise GraphError(
+                    f"{taken[word]} and {address} are one name to Dagster, to which - and _ are "
+                    "the same. "
+                    "Rename one of them in params.yaml."
+                )
 
 
 def _params(path: Path) -> Any:
@@ -316,8 +377,13 @@ def _params(path: Path) -> Any:
 
 
 def _written(params: Any, stage: str, data: Any) -> tuple[str, Iterable[Any] | None]:
-    """Where the items of a stage stand, and their keys as YAML has them; None where they are not a plain map."""
-    where, place = f"{PROJECT_FILE}: stages.{stage}", IN_PARAMS.fullmatch(data) if isinstance(data, str) else None
+    """Where the items of a stage stand, and their keys as YAML has them; None where they are not a
+    plain map.
+    """
+    where, place = (
+        f"{PROJECT_FILE}: stages.{stage}",
+        IN_PARAMS.fullmatch(data) if isinstance(data, str) else None,
+    )
     if place:
         where, data = f"{PARAMS_FILE}: {place[1]}", params
         for key in place[1].split("."):
@@ -332,11 +398,17 @@ def _check_keys(where: str, written: Iterable[Any], known: Iterable[str]) -> Non
         better = re.sub(r"[^A-Za-z0-9_-]+", "_", shown).strip("_")
         advice = f'Write "{better}", with the quotes.' if better else "Choose another."
         if not NAME.fullmatch(shown):
-            raise GraphError(f"{where}: {shown!r} can't be a name: a to z, A to Z, digits, _ and - alone can stand "
-                             f"in one. {advice}")
+            raise GraphError(
+                f"{where}: {shown!r} can't be a name: a to z, A to Z, digits, _ and - alone can "
+                "stand "
+                f"in one. {advice}"
+            )
         if not isinstance(key, str) or key not in known:
-            raise GraphError(f"{where}: without quotes, {shown} is no text to YAML but a number, a date, true, false "
-                             f"or null, and DVC leaves such an item out. {advice}")
+            raise GraphError(
+                f"{where}: without quotes, {shown} is no text to YAML but a number, a date, true, "
+                "false "
+                f"or null, and DVC leaves such an item out. {advice}"
+            )
 
 
 def _addresses(definitions: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str | None]]]:
@@ -349,20 +421,31 @@ def _addresses(definitions: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str,
             yield from ((f"{stage}@{key}", (stage, key)) for key in keys)
 
 
-def _item(repo: Repo, stage: PipelineStage, items_of: dict[str, tuple[str, str | None]], outputs: list[str]) -> Item:
+def _item(
+    repo: Repo,
+    stage: PipelineStage,
+    items_of: dict[str, tuple[str, str | None]],
+    outputs: list[str],
+) -> Item:
     group, name = items_of[stage.name]
     params = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
     files = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
-    sources = [dep for dep in files if dep.protocol == "local"
-               and not any(overlap(dep.def_path, output) for output in outputs)]
+    sources = [
+        dep
+        for dep in files
+        if dep.protocol == "local" and not any(overlap(dep.def_path, output) for output in outputs)
+    ]
     return Item(
         address=stage.name,
         stage=group,
         name=name,
         command=stage.cmd if isinstance(stage.cmd, str) else "\n".join(stage.cmd),
         description=stage.desc or "",
-        upstream=frozenset(other.name for other in repo.index.graph.successors(stage)
-                           if isinstance(other, PipelineStage) and other.name in items_of),
+        upstream=frozenset(
+            other.name
+            for other in repo.index.graph.successors(stage)
+            if isinstance(other, PipelineStage) and other.name in items_of
+        ),
         inputs={dep.def_path: dep.get_hash().value if dep.exists else MISSING for dep in sources},
         params={dep.def_path: dep.read_params() for dep in params},
         outputs=tuple(out.def_path for out in stage.outs),

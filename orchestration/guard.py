@@ -1,16 +1,20 @@
-"""`python guard.py PARENT COMMAND...`: run a command that does not outlive the process that asked for it.
+"""`python guard.py PARENT COMMAND...`: run a command that does not outlive the process that asked
+for it.
 
-Killing a process leaves its children at work: a killed run would leave a trainer that writes while the next run starts
-a second one, and no handler in the killed process can prevent it. So each command has this parent, which the kernel
-tells when the process above has ended (PR_SET_PDEATHSIG, Linux alone), however it did, and which then ends the
-command's session, SIGTERM first. What a command leaves behind in its session when it ends by itself is ended the same
-way, or whoever reads its output would wait for that. Orphans inside the session become the guard's, so it knows when
-all have gone. The cost is one small Python, started without site-packages in about 35 ms, for every item at work.
+Killing a process leaves its children at work: a killed run would leave a trainer that writes while
+the next run starts a second one, and no handler in the killed process can prevent it. So each
+command has this parent, which the kernel tells when the process above has ended (PR_SET_PDEATHSIG,
+Linux alone), however it did, and which then ends the command's session, SIGTERM first. What a
+command leaves behind in its session when it ends by itself is ended the same way, or whoever reads
+its output would wait for that. Orphans inside the session become the guard's, so it knows when all
+have gone. The cost is one small Python, started without site-packages in about 35 ms, for every
+item at work.
 
-Between SIGTERM and SIGKILL lie NEEDLEWORK_SECONDS_TO_STOP, in which a trainer ends the pass at work and writes a
-snapshot. Nobody waits for a command that ends sooner.
+Between SIGTERM and SIGKILL lie NEEDLEWORK_SECONDS_TO_STOP, in which a trainer ends the pass at work
+and writes a snapshot. Nobody waits for a command that ends sooner.
 
-It must be started as the leader of a session, and imports nothing of the project: it is started by its path.
+It must be started as the leader of a session, and imports nothing of the project: it is started by
+its path.
 """
 
 import ctypes
@@ -42,7 +46,10 @@ def seconds_to_stop() -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise ValueError(f"{PATIENCE} is {value!r}: a number of seconds says how long what is ended may take to end.")
+        raise ValueError(
+            f"{PATIENCE} is {value!r}: a number of seconds says how long what is ended may take to "
+            "end."
+        )
     return seconds
 
 
@@ -58,7 +65,9 @@ def guarded(command: Sequence[str]) -> list[str]:
 
 
 def adopt_orphans() -> None:
-    """Have processes that lose their parent below this one become its children, so that it can see and end them."""
+    """Have processes that lose their parent below this one become its children, so that it can see
+    and end them.
+    """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -70,7 +79,10 @@ def _prctl(option: int, value: int) -> None:
 def main(parent: int, command: Sequence[str]) -> int:
     """Run the command and return its code, a signal as a shell has it."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in (signal.SIGTERM, signal.SIGINT):  # for the command, which gets them too; not inherited, as SIG_IGN is
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # for the command, which gets them too; not inherited, as SIG_IGN is
         signal.signal(number, _note)
     adopt_orphans()
     try:
@@ -99,7 +111,9 @@ def end_session() -> None:
 
 
 def children_left() -> list[int]:
-    """The children of this process that are at work in its session. One that has left the session is on its own."""
+    """The children of this process that are at work in its session. One that has left the session
+    is on its own.
+    """
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -119,7 +133,9 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def _orphaned(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # each thread of the process above tells of its end
+    signal.signal(
+        signal.SIGHUP, signal.SIG_IGN
+    )  # each thread of the process above tells of its end
     raise Orphaned
 
 

@@ -1,16 +1,19 @@
-"""`python -m orchestration.home`: give Dagster its folder, DAGSTER_HOME or .dagster in the project, and its database.
+"""`python -m orchestration.home`: give Dagster its folder, DAGSTER_HOME or .dagster in the project,
+and its database.
 
-The database is made here, by one process, before several use it: Dagster's processes make what they miss, and three
-that find none at once leave one that none of them opens again.
-Nothing is sent anywhere, and one run is worked at a time: parallelism lives inside the run, where the edges are known.
-A dagster.yaml that is there already is left alone, for its owner may have changed it.
+The database is made here, by one process, before several use it: Dagster's processes make what they
+miss, and three that find none at once leave one that none of them opens again. Nothing is sent
+anywhere, and one run is worked at a time: parallelism lives inside the run, where the edges are
+known. A dagster.yaml that is there already is left alone, for its owner may have changed it.
 """
 
 import os
 from pathlib import Path
 
 RELOAD = "NEEDLEWORK_RELOAD"
-"""In the environment: the file by which `make ui` is asked to load the code location anew. Without `make ui`, unset."""
+"""In the environment: the file by which `make ui` is asked to load the code location anew. Without
+`make ui`, unset.
+"""
 SETTINGS = """\
 # Written by `python -m orchestration.home`; yours to change.
 telemetry:
@@ -58,7 +61,11 @@ def make_database() -> None:
     from dagster import DagsterInstance  # 2 s, which who asks for `home` alone need not wait
 
     with DagsterInstance.get() as instance:
-        for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+        for storage in (
+            instance.run_storage,
+            instance.event_log_storage,
+            instance.schedule_storage,
+        ):
             assert storage is not None
 
 

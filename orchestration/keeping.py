@@ -1,8 +1,8 @@
 """Keep the current output of an item until the new one is in place.
 
-DVC removes an item's outputs before its command starts, so a run that is cancelled after days leaves
-neither the old output nor a new one. Here the old one stays. There are three ways to a new output,
-and each ends in one step:
+DVC removes an item's outputs before its command starts, so a run that is cancelled after days
+leaves neither the old output nor a new one. Here the old one stays. There are three ways to a new
+output, and each ends in one step:
 
 - A stage with `meta: {replaces: true}` in dvc.yaml has a command that writes beside its output and
   replaces it whole at the end. Its old output stays in place and readable, whatever is killed.

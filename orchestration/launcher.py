@@ -1,14 +1,15 @@
 """Starts each run as a process of its own, knows whether it is alive, and ends it.
 
-Dagster's own launcher has the code server start runs, and only the server that started one can tell whether it is alive
-and end it: when that server dies, its runs can't be ended any more, and one whose process dies too counts as running
-for ever, so that nothing else ever starts. Here a run is noted with its process (the tag `needlework/worker`); run
-monitoring asks, and has a run that lost its process go on in a new one, which finds the items that were finished done.
-Daemon, webserver and code server may die and come back meanwhile. The cost: on Ctrl-C such runs are ended by what
-started the daemon (`make ui` does; after a plain `dagster dev` they go on to their end).
+Dagster's own launcher has the code server start runs, and only the server that started one can tell
+whether it is alive and end it: when that server dies, its runs can't be ended any more, and one
+whose process dies too counts as running for ever, so that nothing else ever starts. Here a run is
+noted with its process (the tag `needlework/worker`); run monitoring asks, and has a run that lost
+its process go on in a new one, which finds the items that were finished done. Daemon, webserver and
+code server may die and come back meanwhile. The cost: on Ctrl-C such runs are ended by what started
+the daemon (`make ui` does; after a plain `dagster dev` they go on to their end).
 
-A new run instead, by Dagster's run retries, was tried: its daemon now and then reads of a failure before the failed
-run is marked so, and then never retries it.
+A new run instead, by Dagster's run retries, was tried: its daemon now and then reads of a failure
+before the failed run is marked so, and then never retries it.
 """
 
 import os
@@ -21,7 +22,13 @@ from typing import Any
 
 from dagster import DagsterInstance, DagsterRun
 from dagster._config import UserConfigSchema
-from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, ResumeRunContext, RunLauncher, WorkerStatus
+from dagster._core.launcher import (
+    CheckRunHealthResult,
+    LaunchRunContext,
+    ResumeRunContext,
+    RunLauncher,
+    WorkerStatus,
+)
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
@@ -49,8 +56,9 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         return {}
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
-                          ) -> "ProcessRunLauncher":
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
+    ) -> "ProcessRunLauncher":
         """For Dagster, from dagster.yaml."""
         return cls(inst_data)
 
@@ -58,9 +66,18 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         """Start the run's process."""
         run = context.dagster_run
         if run.job_code_origin is None:
-            raise ValueError(f"Run {run.run_id} does not say where its code is; start it from the code location.")
-        self._start(run, ["execute_run", serialize_value(
-            ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref()))])
+            raise ValueError(
+                f"Run {run.run_id} does not say where its code is; start it from the code location."
+            )
+        self._start(
+            run,
+            [
+                "execute_run",
+                serialize_value(
+                    ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref())
+                ),
+            ],
+        )
 
     @property
     def supports_resume_run(self) -> bool:
@@ -68,19 +85,33 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         return True
 
     def resume_run(self, context: ResumeRunContext) -> None:
-        """Start another process for a run that lost its own; one that a terminal had started ends here instead."""
+        """Start another process for a run that lost its own; one that a terminal had started ends
+        here instead.
+        """
         run = context.dagster_run
         if run.job_code_origin is None or run.remote_job_origin is None:
-            self._instance.report_run_failed(run, "Its process is gone, and it was not started by the daemon. Start it "
-                                                  "again: what was finished is found done.")
+            self._instance.report_run_failed(
+                run,
+                "Its process is gone, and it was not started by the daemon. Start it "
+                "again: what was finished is found done.",
+            )
             return
-        self._start(run, ["resume_run", serialize_value(
-            ResumeRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref()))])
+        self._start(
+            run,
+            [
+                "resume_run",
+                serialize_value(
+                    ResumeRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref())
+                ),
+            ],
+        )
 
     def _start(self, run: DagsterRun, arguments: Sequence[str]) -> None:
         """In the project's folder, as the leader of a session, noted on the run."""
         assert run.job_code_origin is not None
-        folder = getattr(run.job_code_origin.repository_origin.code_pointer, "working_directory", None)
+        folder = getattr(
+            run.job_code_origin.repository_origin.code_pointer, "working_directory", None
+        )
         self._forget_ended()
         worker = held([sys.executable, "-m", "dagster", "api", *arguments], folder)
         self._workers.append(worker)
@@ -88,7 +119,9 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         begin(worker)
 
     def terminate(self, run_id: str) -> bool:
-        """Ask the run's process to end, which ends what it started; a run whose process is gone ends here."""
+        """Ask the run's process to end, which ends what it started; a run whose process is gone
+        ends here.
+        """
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
@@ -100,8 +133,11 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         pid = pid_of(worker)
         if pid is None:
             self._instance.report_engine_event(
-                "Its process is not known here: end it on the machine or in the container where it runs. If that is no "
-                "more, terminate the run once more, with force.", run)
+                "Its process is not known here: end it on the machine or in the container where it "
+                "runs. If that is no "
+                "more, terminate the run once more, with force.",
+                run,
+            )
             return False
         os.kill(pid, signal.SIGTERM)
         return True
@@ -115,8 +151,11 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         """Whether the run's process is there; a run that has not noted one yet counts as alive."""
         self._forget_ended()
         worker = run.tags.get(WORKER, "")
-        return (CheckRunHealthResult(WorkerStatus.FAILED, f"its process is gone ({worker})") if gone(worker)
-                else CheckRunHealthResult(WorkerStatus.RUNNING))
+        return (
+            CheckRunHealthResult(WorkerStatus.FAILED, f"its process is gone ({worker})")
+            if gone(worker)
+            else CheckRunHealthResult(WorkerStatus.RUNNING)
+        )
 
     def _forget_ended(self) -> None:
         """Ask about those that ended, or the kernel keeps them listed."""
@@ -124,13 +163,18 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
 
 
 def held(command: Sequence[str], folder: str | None = None) -> subprocess.Popen[bytes]:
-    """A process that waits for `begin` and then becomes the command; it ends if this one dies before.
+    """A process that waits for `begin` and then becomes the command; it ends if this one dies
+    before.
 
-    A run's process is noted before it begins. Without that, a daemon killed in between leaves a process that nobody
-    knows, and the next daemon starts a second one beside it.
+    A run's process is noted before it begins. Without that, a daemon killed in between leaves a
+    process that nobody knows, and the next daemon starts a second one beside it.
     """
-    return subprocess.Popen(["sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *command], cwd=folder,
-                            stdin=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        ["sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *command],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def begin(process: subprocess.Popen[bytes]) -> None:

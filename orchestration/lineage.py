@@ -1,11 +1,12 @@
-"""What an artefact was made from, as dvc.lock has it: each direct input, and every raw source however far back.
+"""What an artefact was made from, as dvc.lock has it: each direct input, and every raw source
+however far back.
 
-Dagster's own lineage leads from asset to asset; these tables say in one look which bytes stand behind a picture, and go
-on saying so when the sources have long changed, for they are kept with the materialisation. The cost is some kilobytes
-of Dagster's database for each, hence the limits.
+Dagster's own lineage leads from asset to asset; these tables say in one look which bytes stand
+behind a picture, and go on saying so when the sources have long changed, for they are kept with the
+materialisation. The cost is some kilobytes of Dagster's database for each, hence the limits.
 
-dvc.lock has what each item was *last* made from. If something upstream was itself out of date, what was read of it may
-have been made of other sources than its entry names; the table then says so.
+dvc.lock has what each item was *last* made from. If something upstream was itself out of date, what
+was read of it may have been made of other sources than its entry names; the table then says so.
 """
 
 import json
@@ -24,16 +25,25 @@ CODE = (".py", ".sh")
 
 def came_out(locked: Locked) -> str:
     """Every output with its hash and its size."""
-    return table(["output", "hash", "bytes"], ([_code(path), _code(value), f"{locked.sizes.get(path, 0):,}"]
-                                               for path, value in locked.outputs.items()))
+    return table(
+        ["output", "hash", "bytes"],
+        (
+            [_code(path), _code(value), f"{locked.sizes.get(path, 0):,}"]
+            for path, value in locked.outputs.items()
+        ),
+    )
 
 
 def made_from(graph: Graph, address: str, locked: Locked) -> str:
     """Every direct input with its hash (of a parameter: its value), and what it is."""
-    return table(["input", "hash or value", "is"], [*_files(graph, address, locked), *_params(locked)])
+    return table(
+        ["input", "hash or value", "is"], [*_files(graph, address, locked), *_params(locked)]
+    )
 
 
-def sources(graph: Graph, address: str, lock: Mapping[str, Locked], stale: AbstractSet[str] = frozenset()) -> str:
+def sources(
+    graph: Graph, address: str, lock: Mapping[str, Locked], stale: AbstractSet[str] = frozenset()
+) -> str:
     """Every raw source behind an item with its hash, and the assets that read it.
 
     stale: items that are out of date or read such a one.
@@ -45,20 +55,42 @@ def sources(graph: Graph, address: str, lock: Mapping[str, Locked], stale: Abstr
         for path, value in dependencies.items():
             if not graph.made(path) and not path.endswith(CODE):
                 readers.setdefault((path, value), []).append(reader)
-    shown = table(["source", "hash", "read by"], ([_code(path), _code(value), _links(graph, found)]
-                                                  for (path, value), found in sorted(readers.items())))
+    shown = table(
+        ["source", "hash", "read by"],
+        (
+            [_code(path), _code(value), _links(graph, found)]
+            for (path, value), found in sorted(readers.items())
+        ),
+    )
     doubtful = [reader for reader in chain if reader in stale]
-    return shown + (f"\n\nNot certain: {', '.join(doubtful)} was out of date then." if doubtful else "")
+    return shown + (
+        f"\n\nNot certain: {', '.join(doubtful)} was out of date then." if doubtful else ""
+    )
 
 
 def revision(root: Path) -> str:
-    """The commit that is checked out, and the tracked files that differ from it; "" where git has none.
+    """The commit that is checked out, and the tracked files that differ from it; "" where git has
+    none.
 
     dvc.lock is left out: every run changes it.
     """
     commit = _git(root, "rev-parse", "HEAD").strip()
-    changed = [line[3:] for line in _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".",
-                                         ":(exclude)dvc.lock").splitlines()] if commit else []
+    changed = (
+        [
+            line[3:]
+            for line in _git(
+                root,
+                "status",
+                "--porcelain",
+                "--untracked-files=no",
+                "--",
+                ".",
+                ":(exclude)dvc.lock",
+            ).splitlines()
+        ]
+        if commit
+        else []
+    )
     more = f" and {len(changed) - 10} more" if len(changed) > 10 else ""
     return commit + (f", with changes in {', '.join(changed[:10])}{more}" if changed else "")
 
@@ -73,12 +105,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], most: int = ROWS) 
 
 def _files(graph: Graph, address: str, locked: Locked) -> Iterator[list[str]]:
     """Assets first, then sources, then code."""
+
     def kind(path: str) -> int:
         return 0 if graph.made(path) else 2 if path.endswith(CODE) else 1
 
     for path in sorted(locked.dependencies, key=kind):
-        makers = [other for other in graph.upstream(address)
-                  if any(overlap(path, out) for out in graph.items[other].outputs)]
+        makers = [
+            other
+            for other in graph.upstream(address)
+            if any(overlap(path, out) for out in graph.items[other].outputs)
+        ]
         what = _links(graph, makers) if makers else "code" if path.endswith(CODE) else "source"
         yield [_code(path), _code(locked.dependencies[path]), what]
 
@@ -104,6 +140,8 @@ def _code(text: str) -> str:
 def _git(root: Path, *arguments: str) -> str:
     """What git says; "" where there is no git, no repository or no commit."""
     try:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -34,7 +34,9 @@ SECONDS_BETWEEN_TRIES = 0.02
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold one of DVC's locks. DVC's own class may be used by one thread only, and gives up after 3 s."""
+    """Hold one of DVC's locks. DVC's own class may be used by one thread only, and gives up after 3
+    s.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
@@ -56,7 +58,8 @@ def repository_held(root: Path) -> Any:
 def repair(root: Path) -> list[str]:
     """Drop the path locks of dead processes and put back a dvc.lock that a kill left broken.
 
-    Returns one line for each thing it did that a user should know. Waits while a DVC process holds the repository.
+    Returns one line for each thing it did that a user should know. Waits while a DVC process holds
+    the repository.
     """
     if not (root / ".dvc").is_dir():
         return []
@@ -76,7 +79,9 @@ def lock_is_broken(root: Path) -> bool:
 
 
 def repair_lock_file(root: Path) -> list[str]:
-    """Keep a copy of dvc.lock if it is whole; else put the last copy in its place. The repository must be held."""
+    """Keep a copy of dvc.lock if it is whole; else put the last copy in its place. The repository
+    must be held.
+    """
     path, copy = root / LOCK_FILE, root / WHOLE
     try:
         content = path.read_bytes()
@@ -94,11 +99,17 @@ def repair_lock_file(root: Path) -> list[str]:
     write_whole(root / BROKEN, content)
     if kept is not None and is_whole(kept):
         write_whole(path, kept)
-        return [f"{path}: a killed process left it broken. The last whole copy is back in its place, the broken one is "
-                f"{BROKEN}; what was made since comes back from DVC's cache."]
+        return [
+            f"{path}: a killed process left it broken. The last whole copy is back in its place, "
+            "the broken one is "
+            f"{BROKEN}; what was made since comes back from DVC's cache."
+        ]
     path.unlink()
-    return [f"{path}: a killed process left it broken, and no whole copy was kept. It is now {BROKEN}; what was made "
-            "comes back from DVC's cache. If it was in git: git checkout dvc.lock"]
+    return [
+        f"{path}: a killed process left it broken, and no whole copy was kept. It is now {BROKEN}; "
+        "what was made "
+        "comes back from DVC's cache. If it was in git: git checkout dvc.lock"
+    ]
 
 
 def is_whole(content: bytes) -> bool:
@@ -118,7 +129,9 @@ def _is_entry(entry: Any) -> bool:
         return False
     files = [file for kind in ("deps", "outs") for file in _listed(entry.get(kind, []))]
     params = entry.get("params", {})
-    return isinstance(params, dict) and all(isinstance(file, dict) and "path" in file for file in files)
+    return isinstance(params, dict) and all(
+        isinstance(file, dict) and "path" in file for file in files
+    )
 
 
 def _listed(value: Any) -> list[Any]:
@@ -140,8 +153,9 @@ def write_whole(path: Path, content: bytes) -> None:
 def drop_dead_locks(root: Path) -> None:
     """Take the path locks of processes that were killed out of DVC's list of them.
 
-    DVC drops those whose process number is not in use. But numbers come back, and then it waits for ever for a process
-    that has nothing to do with it; and a process killed while it wrote the list leaves one that DVC refuses to read.
+    DVC drops those whose process number is not in use. But numbers come back, and then it waits for
+    ever for a process that has nothing to do with it; and a process killed while it wrote the list
+    leaves one that DVC refuses to read.
     """
     path = root / TEMPORARY / "rwlock"
     if not path.exists():
@@ -149,9 +163,14 @@ def drop_dead_locks(root: Path) -> None:
     with held(path.with_name("rwlock.lock")):
         try:
             locks = loads(path.read_text())
-            write = {name: owner for name, owner in locks.get("write", {}).items() if _dvc_at_work(owner)}
-            read = {name: alive for name, owners in locks.get("read", {}).items()
-                    if (alive := [owner for owner in owners if _dvc_at_work(owner)])}
+            write = {
+                name: owner for name, owner in locks.get("write", {}).items() if _dvc_at_work(owner)
+            }
+            read = {
+                name: alive
+                for name, owners in locks.get("read", {}).items()
+                if (alive := [owner for owner in owners if _dvc_at_work(owner)])
+            }
         except FileNotFoundError:
             return
         except (ValueError, AttributeError, TypeError, KeyError):
@@ -162,12 +181,20 @@ def drop_dead_locks(root: Path) -> None:
 
 
 def _dvc_at_work(owner: Mapping[str, Any]) -> bool:
-    """Whether the process that DVC noted as the owner of a path lock is there: its number, and what it was called."""
+    """Whether the process that DVC noted as the owner of a path lock is there: its number, and what
+    it was called.
+    """
     pid, words = int(owner["pid"]), str(owner["cmd"]).split(" ")[1:]
     if pid == os.getpid() or not PROC.is_dir():
         return True
     try:
-        called = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").split()
+        called = (
+            (PROC / str(pid) / "cmdline")
+            .read_bytes()
+            .decode(errors="replace")
+            .replace("\0", " ")
+            .split()
+        )
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return bool(called) and called[len(called) - len(words):] == " ".join(words).split()
+    return bool(called) and called[len(called) - len(words) :] == " ".join(words).split()

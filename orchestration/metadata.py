@@ -1,8 +1,10 @@
-"""What Dagster shows of an item once it is made: outcome, sizes, numbers, pictures, tables, what it came from.
+"""What Dagster shows of an item once it is made: outcome, sizes, numbers, pictures, tables, what it
+came from.
 
-All of it is read from what the item wrote and from dvc.lock, never computed again. Pictures and tables go inline into
-Dagster's database, so that the UI shows them without reaching the project's files; the cost is database space, hence
-the limits. Each has an entry of its own: Dagster shows it on the asset's page, and from a run's log in a window.
+All of it is read from what the item wrote and from dvc.lock, never computed again. Pictures and
+tables go inline into Dagster's database, so that the UI shows them without reaching the project's
+files; the cost is database space, hence the limits. Each has an entry of its own: Dagster shows it
+on the asset's page, and from a run's log in a window.
 """
 
 import csv
@@ -22,19 +24,29 @@ PICTURE_BYTES, PICTURES = 400_000, 8
 TABLE_BYTES, TABLES, TABLE_ROWS = 64_000, 6, 40
 
 
-def describe(graph: Graph, address: str, lock: Mapping[str, Locked], *, outcome: str, seconds: float | None = None,
-             left_stale: AbstractSet[str] = frozenset(), revision: str = "") -> dict[str, MetadataValue[Any]]:
+def describe(
+    graph: Graph,
+    address: str,
+    lock: Mapping[str, Locked],
+    *,
+    outcome: str,
+    seconds: float | None = None,
+    left_stale: AbstractSet[str] = frozenset(),
+    revision: str = "",
+) -> dict[str, MetadataValue[Any]]:
     """The metadata of one materialisation.
 
-    lock: dvc.lock at that moment. left_stale: the items that were out of date then, or read such a one. revision: of
-    the project in git; "" where there is none.
+    lock: dvc.lock at that moment. left_stale: the items that were out of date then, or read such a
+    one. revision: of the project in git; "" where there is none.
     """
     item = graph.items[address]
     entries: dict[str, MetadataValue[Any]] = {"outcome": MetadataValue.text(outcome)}
     if seconds is not None:
         entries["seconds"] = MetadataValue.float(round(seconds, 2))
     if item.upstream & left_stale:
-        entries["stale upstream"] = MetadataValue.text(", ".join(sorted(item.upstream & left_stale)))
+        entries["stale upstream"] = MetadataValue.text(
+            ", ".join(sorted(item.upstream & left_stale))
+        )
     if address in lock:
         entries["bytes"] = MetadataValue.int(sum(lock[address].sizes.values()))
         entries["came out"] = MetadataValue.md(came_out(lock[address]))
@@ -43,7 +55,9 @@ def describe(graph: Graph, address: str, lock: Mapping[str, Locked], *, outcome:
     if revision:
         entries["git revision"] = MetadataValue.text(revision)
     for path in item.metrics:
-        entries |= {name: number for name, number in numbers(graph.root / path) if name not in entries}
+        entries |= {
+            name: number for name, number in numbers(graph.root / path) if name not in entries
+        }
     for folder in [graph.root / path for path in item.outputs if path not in item.metrics]:
         entries["path"] = MetadataValue.path(str(folder))
         entries |= tables(folder) | pictures(folder)
@@ -67,13 +81,19 @@ def numbers(path: Path) -> Iterator[tuple[str, MetadataValue[Any]]]:
 def pictures(folder: Path) -> dict[str, MetadataValue[Any]]:
     """The PNG files of a folder, inline, by file name."""
     found = [path for path in sorted(folder.rglob("*.png")) if path.stat().st_size <= PICTURE_BYTES]
-    return {path.relative_to(folder).as_posix(): MetadataValue.md(_picture(path)) for path in found[:PICTURES]}
+    return {
+        path.relative_to(folder).as_posix(): MetadataValue.md(_picture(path))
+        for path in found[:PICTURES]
+    }
 
 
 def tables(folder: Path) -> dict[str, MetadataValue[Any]]:
     """The first rows of the CSV files of a folder, as Markdown, by file name."""
     found = [path for path in sorted(folder.rglob("*.csv")) if path.stat().st_size <= TABLE_BYTES]
-    return {path.relative_to(folder).as_posix(): MetadataValue.md(_table(path)) for path in found[:TABLES]}
+    return {
+        path.relative_to(folder).as_posix(): MetadataValue.md(_table(path))
+        for path in found[:TABLES]
+    }
 
 
 def _picture(path: Path) -> str:

@@ -1,18 +1,23 @@
 """Which processes there are, and which of them is which, as Linux tells it in /proc.
 
-A number alone does not name a process: numbers come back, after a restart of the machine at the latest, and each
-container counts from 1. So a process is noted with the machine, the host's name, the boot, the namespace of process
-numbers, number and start time. One noted so is there for sure, gone for sure, or not ours to judge:
+A number alone does not name a process: numbers come back, after a restart of the machine at the
+latest, and each container counts from 1. So a process is noted with the machine, the host's name,
+the boot, the namespace of process numbers, number and start time. One noted so is there for sure,
+gone for sure, or not ours to judge:
 
-- The boot and the namespace are ours: /proc tells. What the host is called has no say, for a laptop's name changes.
-- The boot is another: gone if the machine is ours (/etc/machine-id, or the name where there is none), for it was
-  restarted; else the process is on another machine, of which nothing is known here.
-- The boot is ours, the namespace is another: another container on this machine, which cannot be looked into. If the
-  host's name is the same it is this container, started again, and the process is gone. Else two containers may well
-  work in one folder, and a run taken for dead would be started beside the living one.
+- The boot and the namespace are ours: /proc tells. What the host is called has no say, for a
+  laptop's name changes.
+- The boot is another: gone if the machine is ours (/etc/machine-id, or the name where there is
+  none), for it was restarted; else the process is on another machine, of which nothing is known
+  here.
+- The boot is ours, the namespace is another: another container on this machine, which cannot be
+  looked into. If the host's name is the same it is this container, started again, and the process
+  is gone. Else two containers may well work in one folder, and a run taken for dead would be
+  started beside the living one.
 
-The cost: a container that is made anew under another name never learns that its predecessor's run is gone. Give it a
-name (`docker run --hostname`), or end that run by *Terminate* with force. And without /proc nothing is ever known.
+The cost: a container that is made anew under another name never learns that its predecessor's run
+is gone. Give it a name (`docker run --hostname`), or end that run by *Terminate* with force. And
+without /proc nothing is ever known.
 """
 
 import os
@@ -56,7 +61,8 @@ def here() -> Place | None:
     if not BOOT.exists():
         return None
     host, known = socket.gethostname(), MACHINE.read_text().strip() if MACHINE.is_file() else ""
-    machine = sha256(known.encode()).hexdigest()[:16] if known else host  # its manual asks not to show it as it is
+    # its manual asks not to show it as it is
+    machine = sha256(known.encode()).hexdigest()[:16] if known else host
     return Place(machine, host, BOOT.read_text().strip(), str(NAMESPACE.readlink()))
 
 
@@ -71,17 +77,23 @@ def process(pid: int) -> Process | None:
 
 
 def children(parent: int) -> Iterator[Process]:
-    """The processes at work that `parent` started, or that became its own when whoever started them ended."""
+    """The processes at work that `parent` started, or that became its own when whoever started them
+    ended.
+    """
     for folder in PROC.iterdir():
-        if folder.name.isdigit() and (found := process(int(folder.name))) is not None and found.parent == parent:
+        if (
+            folder.name.isdigit()
+            and (found := process(int(folder.name))) is not None
+            and found.parent == parent
+        ):
             yield found
 
 
 def first_child(pid: int) -> int | None:
     """The number of a process that this one has started; None where there is none.
 
-    The kernel's own list is asked, where it keeps one. To look at every process of the machine once a second costs a
-    second of CPU in a minute.
+    The kernel's own list is asked, where it keeps one. To look at every process of the machine once
+    a second costs a second of CPU in a minute.
     """
     try:
         for task in (PROC / str(pid) / "task").iterdir():
@@ -102,14 +114,20 @@ def identity(pid: int) -> str:
 def pid_of(named: str) -> int | None:
     """The number of a process by its identity; None where it does not count here or is gone."""
     place, noted, pid, started = here(), *_parts(named)
-    if place is None or noted is None or (noted.boot, noted.namespace) != (place.boot, place.namespace):
+    if (
+        place is None
+        or noted is None
+        or (noted.boot, noted.namespace) != (place.boot, place.namespace)
+    ):
         return None
     found = process(pid)
     return pid if found is not None and found.started == started else None
 
 
 def gone(named: str) -> bool:
-    """Whether it is certain that no such process is left. Not so for one elsewhere, or one without a name."""
+    """Whether it is certain that no such process is left. Not so for one elsewhere, or one without
+    a name.
+    """
     place, noted, _, _ = here(), *_parts(named)
     if place is None or noted is None:
         return False

@@ -1,8 +1,9 @@
 """`python -m orchestration.profile NAME`: put profiles/NAME.yaml in place as params.yaml.
 
-Some stages read a whole folder of items (data/tokenized_corpus), so items of the profile left behind must not stay
-there. What DVC's cache holds is removed and comes back from it, without running, when you return; what it does not
-hold is moved to data.left-behind/, never deleted. So is a params.yaml that is no profile and was never committed.
+Some stages read a whole folder of items (data/tokenized_corpus), so items of the profile left
+behind must not stay there. What DVC's cache holds is removed and comes back from it, without
+running, when you return; what it does not hold is moved to data.left-behind/, never deleted. So is
+a params.yaml that is no profile and was never committed.
 """
 
 import shutil
@@ -19,10 +20,11 @@ LEFT_BEHIND = "data.left-behind"
 
 
 def put_in_place(root: Path, name: str) -> list[str]:
-    """Make profiles/NAME.yaml the project's params.yaml; return one line for each thing taken out of the way.
+    """Make profiles/NAME.yaml the project's params.yaml; return one line for each thing taken out
+    of the way.
 
-    Raises GraphError when there is no such profile, or the graph can't be read with it (params.yaml is then as before),
-    and GraphBusy while DVC is at work.
+    Raises GraphError when there is no such profile, or the graph can't be read with it (params.yaml
+    is then as before), and GraphBusy while DVC is at work.
     """
     profile = root / PROFILES / f"{name}.yaml"
     if not profile.is_file():
@@ -47,35 +49,55 @@ def known_profiles(root: Path) -> str:
 
 
 def leftovers(graph: Graph, before: Iterable[str] = ()) -> Iterator[Path]:
-    """What lies beside the outputs of this graph and the one before, and is none of this one's; relative to the root.
+    """What lies beside the outputs of this graph and the one before, and is none of this one's;
+    relative to the root.
 
     Only folders of items are looked into (data/raw_corpus/), not what holds those (data/).
     """
     outputs = {Path(output) for item in graph.items.values() for output in item.outputs}
-    parents = {output.parent for output in outputs | set(map(Path, before)) if len(output.parts) > 2}
+    parents = {
+        output.parent for output in outputs | set(map(Path, before)) if len(output.parts) > 2
+    }
     for parent in sorted(parents):
         if (graph.root / parent).is_dir():
-            found = (path.relative_to(graph.root) for path in sorted((graph.root / parent).iterdir()))
-            yield from (path for path in found if path not in outputs and not path.name.startswith("."))
+            found = (
+                path.relative_to(graph.root) for path in sorted((graph.root / parent).iterdir())
+            )
+            yield from (
+                path for path in found if path not in outputs and not path.name.startswith(".")
+            )
 
 
 def _keep(root: Path, text: bytes) -> list[str]:
-    """Save the text of a params.yaml that can be had from nowhere else; one line that says where, or none."""
-    if any(path.read_bytes() == text for path in (root / PROFILES).glob("*.yaml")) or _committed(root, text):
+    """Save the text of a params.yaml that can be had from nowhere else; one line that says where,
+    or none.
+    """
+    if any(path.read_bytes() == text for path in (root / PROFILES).glob("*.yaml")) or _committed(
+        root, text
+    ):
         return []
     target = _free(root / LEFT_BEHIND / PARAMS)
     target.parent.mkdir(parents=True, exist_ok=True)
     _replace(target, text)
-    return [f"{PARAMS}: held edits that were in no profile and no commit; saved as {target.relative_to(root)}"]
+    return [
+        f"{PARAMS}: held edits that were in no profile and no commit; saved as "
+        f"{target.relative_to(root)}"
+    ]
 
 
 def _committed(root: Path, text: bytes) -> bool:
     """Whether some commit of any branch holds the text; False where there is no git."""
     try:
-        blob = subprocess.run(["git", "hash-object", "--stdin"], cwd=root, input=text, capture_output=True, check=True)
+        blob = subprocess.run(
+            ["git", "hash-object", "--stdin"], cwd=root, input=text, capture_output=True, check=True
+        )
         name = blob.stdout.decode().strip()
-        found = subprocess.run(["git", "log", "--all", "-1", "--format=%h", f"--find-object={name}"], cwd=root,
-                               capture_output=True, check=True)
+        found = subprocess.run(
+            ["git", "log", "--all", "-1", "--format=%h", f"--find-object={name}"],
+            cwd=root,
+            capture_output=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return False
     return bool(found.stdout.strip())
@@ -120,7 +142,9 @@ def _take_away(root: Path, path: Path, held: Mapping[str, bool]) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit(f"Say which profile: make profile NAME=... There are: {known_profiles(Path.cwd())}.")
+        sys.exit(
+            f"Say which profile: make profile NAME=... There are: {known_profiles(Path.cwd())}."
+        )
     try:
         for line in put_in_place(Path.cwd(), sys.argv[1]):
             print(line)

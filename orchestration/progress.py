@@ -1,10 +1,11 @@
-"""Lines of progress as numbers: what a stage prints about its long work, for Dagster to plot while it is at work.
+"""Lines of progress as numbers: what a stage prints about its long work, for Dagster to plot while
+it is at work.
 
-A stage says how far it is in a line of text (assets/progress.py), for it knows of no orchestrator. Here such a line is
-read back and becomes an observation of its asset: an event with numbers, at once in the run's log and on the asset's
-page, that says nothing of what the asset is made of and so leaves versions and marks alone. The cost is a row in
-Dagster's database for each, hence the pauses between them, which grow with the length of the work: some 2,500 rows for
-ten days.
+A stage says how far it is in a line of text (assets/progress.py), for it knows of no orchestrator.
+Here such a line is read back and becomes an observation of its asset: an event with numbers, at
+once in the run's log and on the asset's page, that says nothing of what the asset is made of and so
+leaves versions and marks alone. The cost is a row in Dagster's database for each, hence the pauses
+between them, which grow with the length of the work: some 2,500 rows for ten days.
 """
 
 import math
@@ -14,10 +15,14 @@ from dataclasses import dataclass, field
 
 from dagster import AssetKey, AssetObservation, MetadataValue
 
-LINE = re.compile(r"(?P<what>.+?): (?P<done>[\d,]+)(?:/(?P<total>[\d,]+) \(\d+%\))? (?P<unit>\S+), "
-                  r"(?P<rate>[\d,]+) (?P=unit)/s(?:, (?P<left>[\d,]+) s left)?(?:, (?P<note>.+))?")
-NOTE = re.compile(r"(?P<name>[^\d\s].*?) (?P<value>[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?P<of>/[\d,]+)?%?",
-                  re.IGNORECASE)
+LINE = re.compile(
+    r"(?P<what>.+?): (?P<done>[\d,]+)(?:/(?P<total>[\d,]+) \(\d+%\))? (?P<unit>\S+), "
+    r"(?P<rate>[\d,]+) (?P=unit)/s(?:, (?P<left>[\d,]+) s left)?(?:, (?P<note>.+))?"
+)
+NOTE = re.compile(
+    r"(?P<name>[^\d\s].*?) (?P<value>[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?P<of>/[\d,]+)?%?",
+    re.IGNORECASE,
+)
 SECONDS_BETWEEN = 30.0
 SHARE_BETWEEN = 1 / 500
 """Of the time that the work has taken: the pause after it, where that is longer."""
@@ -36,7 +41,9 @@ class Step:
     left: int | None
     """Seconds, where the total is known."""
     noted: dict[str, float] = field(default_factory=dict)
-    """The numbers in the note at the end: the step, the loss. A percentage is its number, 45 for 45 %."""
+    """The numbers in the note at the end: the step, the loss. A percentage is its number, 45 for 45
+    %.
+    """
 
 
 def progress_of(line: str) -> Step | None:
@@ -45,22 +52,43 @@ def progress_of(line: str) -> Step | None:
     if found is None:
         return None
     total, left = found["total"], found["left"]
-    return Step(what=found["what"], done=_whole(found["done"]), total=_whole(total) if total else None,
-                unit=found["unit"], rate=_whole(found["rate"]), left=_whole(left) if left else None,
-                noted=dict(_noted(found["note"] or "")))
+    return Step(
+        what=found["what"],
+        done=_whole(found["done"]),
+        total=_whole(total) if total else None,
+        unit=found["unit"],
+        rate=_whole(found["rate"]),
+        left=_whole(left) if left else None,
+        noted=dict(_noted(found["note"] or "")),
+    )
 
 
 def observation(key: AssetKey, step: Step, line: str) -> AssetObservation:
     """The event that shows it: Dagster plots each number over time."""
-    numbers = {"done": step.done, "total": step.total, f"{step.unit}/s": step.rate, "seconds left": step.left}
-    metadata = {name: MetadataValue.int(number) for name, number in numbers.items() if number is not None}
-    return AssetObservation(key, description=line.strip(), metadata={
-        **metadata, **{name: MetadataValue.float(number) for name, number in step.noted.items()}})
+    numbers = {
+        "done": step.done,
+        "total": step.total,
+        f"{step.unit}/s": step.rate,
+        "seconds left": step.left,
+    }
+    metadata = {
+        name: MetadataValue.int(number) for name, number in numbers.items() if number is not None
+    }
+    return AssetObservation(
+        key,
+        description=line.strip(),
+        metadata={
+            **metadata,
+            **{name: MetadataValue.float(number) for name, number in step.noted.items()},
+        },
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class Pace:
-    """When a piece of work is shown again: its first line and its last one, and between them now and then."""
+    """When a piece of work is shown again: its first line and its last one, and between them now
+    and then.
+    """
 
     _first: dict[tuple[str, str], float] = field(default_factory=dict)
     _last: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)

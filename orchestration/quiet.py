@@ -1,4 +1,5 @@
-"""`python -m orchestration.quiet PART ...`: a part of Dagster that wakes less often while nobody works.
+"""`python -m orchestration.quiet PART ...`: a part of Dagster that wakes less often while nobody
+works.
 
 Dagster's code server, webserver and daemon ask each other once a second whether they are still
 there, and the daemon reads the whole code location again every minute. On a laptop that is a tenth

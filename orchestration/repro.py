@@ -1,4 +1,5 @@
-"""`python -m orchestration.repro [TARGETS] [OPTIONS]`: `dvc repro` for every day, which loses nothing.
+"""`python -m orchestration.repro [TARGETS] [OPTIONS]`: `dvc repro` for every day, which loses
+nothing.
 
 It takes the arguments of `dvc repro`. dvc_repro.py describes what differs. This module adds a guard
 (guard.py): all child processes end with it, however it ends. If plain DVC is killed, the trainer
@@ -24,7 +25,9 @@ PROJECT_FILE = "dvc.yaml"
 def main(arguments: Sequence[str]) -> int:
     """The exit code: DVC's."""
     if not Path(PROJECT_FILE).is_file():
-        print(f"{Path.cwd()}: no {PROJECT_FILE} here. Run from the project's root.", file=sys.stderr)
+        print(
+            f"{Path.cwd()}: no {PROJECT_FILE} here. Run from the project's root.", file=sys.stderr
+        )
         return 1
     try:
         seconds_to_stop()

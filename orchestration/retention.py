@@ -1,10 +1,12 @@
-"""`python -m orchestration.retention DAYS`: which old runs are no longer needed; with `--delete`, deletes them.
+"""`python -m orchestration.retention DAYS`: which old runs are no longer needed; with `--delete`,
+deletes them.
 
-Dagster keeps runs for ever, and has no setting to end that. It can only delete a run whole: its log, its observations
-and its materialisations, so the plots on the assets' pages lose those points. An asset's page and its marks stand on
-its *latest* materialisation. Hence the policy: a finished run goes when it is older than DAYS, unless some asset's
-latest materialisation is of it. The cost: plots reach back DAYS and no further, and a run that last made a single
-asset stays, with its whole log, until that asset is made again.
+Dagster keeps runs for ever, and has no setting to end that. It can only delete a run whole: its
+log, its observations and its materialisations, so the plots on the assets' pages lose those points.
+An asset's page and its marks stand on its *latest* materialisation. Hence the policy: a finished
+run goes when it is older than DAYS, unless some asset's latest materialisation is of it. The cost:
+plots reach back DAYS and no further, and a run that last made a single asset stays, with its whole
+log, until that asset is made again.
 
 The results themselves, and what they were made from, are in DVC and git and are not touched.
 """
@@ -24,10 +26,14 @@ FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus
 
 
 def expired(instance: DagsterInstance, now: datetime, days: float) -> list[DagsterRun]:
-    """The finished runs that ended more than `days` before `now` and that no asset stands on; the newest first."""
+    """The finished runs that ended more than `days` before `now` and that no asset stands on; the
+    newest first.
+    """
     latest = (record.asset_entry.last_materialization for record in instance.get_asset_records())
     needed = {entry.run_id for entry in latest if entry is not None}
-    old = instance.get_runs(RunsFilter(statuses=FINISHED, updated_before=now - timedelta(days=days)))
+    old = instance.get_runs(
+        RunsFilter(statuses=FINISHED, updated_before=now - timedelta(days=days))
+    )
     return [run for run in old if run.run_id not in needed]
 
 
@@ -36,17 +42,27 @@ def delete(instance: DagsterInstance, run: DagsterRun) -> None:
     instance.delete_run(run.run_id)
     instance.compute_log_manager.delete_logs(prefix=[run.run_id])
     storage = instance.event_log_storage
-    if hasattr(storage, "path_for_shard"):  # SQLite: one file for each run, which `delete_run` only empties
-        for file in (Path(storage.path_for_shard(run.run_id) + ending) for ending in ("", "-wal", "-shm")):
+    if hasattr(
+        storage, "path_for_shard"
+    ):  # SQLite: one file for each run, which `delete_run` only empties
+        for file in (
+            Path(storage.path_for_shard(run.run_id) + ending) for ending in ("", "-wal", "-shm")
+        ):
             file.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Say what would go, or delete it."""
-    parser = argparse.ArgumentParser(prog="python -m orchestration.retention", description=(
-        "Finished runs older than DAYS on which no asset's latest materialisation stands"))
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestration.retention",
+        description=(
+            "Finished runs older than DAYS on which no asset's latest materialisation stands"
+        ),
+    )
     parser.add_argument("days", type=float, metavar="DAYS")
-    parser.add_argument("--delete", action="store_true", help="delete them; without it they are only counted")
+    parser.add_argument(
+        "--delete", action="store_true", help="delete them; without it they are only counted"
+    )
     given = parser.parse_args(arguments)
     if given.days < 0:
         parser.error(f"DAYS is {given.days:g}: 0 or more.")
@@ -59,8 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for run in runs if given.delete else ():
             delete(instance, run)
         total = instance.get_runs_count()
-    print(f"{len(runs)} runs deleted, {total} are left." if given.delete else
-          f"{len(runs)} of {total} runs would go. Add --delete to delete them.")
+    print(
+        f"{len(runs)} runs deleted, {total} are left."
+        if given.delete
+        else f"{len(runs)} of {total} runs would go. Add --delete to delete them."
+    )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Make items of the graph: each one a `dvc repro --single-item` of its own, several at a time, in the graph's order.
+"""Make items of the graph: each one a `dvc repro --single-item` of its own, several at a time, in
+the graph's order.
 
-DVC decides and records; this module only orders. The command line rather than DVC's Python API: a child can be stopped
-with everything it started, several can work at once, and a user can type the same command. dvc_repro.py
-runs it without losing a change or an old output. The cost is half a second of start per item, paid
-beside the work of others. DVC is asked once what is out of date; an item is started
-only if it was named then, or if something it reads came out different in this run (an early cut-off further up
-therefore costs nothing).
+DVC decides and records; this module only orders. The command line rather than DVC's Python API: a
+child can be stopped with everything it started, several can work at once, and a user can type the
+same command. dvc_repro.py runs it without losing a change or an old output. The cost is half a
+second of start per item, paid beside the work of others. DVC is asked once what is out of date; an
+item is started only if it was named then, or if something it reads came out different in this run
+(an early cut-off further up therefore costs nothing).
 
-Each child leads a process session, so stopping it stops the trainer inside it too: killing DVC alone would orphan the
-trainer, which would go on writing while a second one starts. And each has a guard, which stops it the same way when
-this process is killed.
+Each child leads a process session, so stopping it stops the trainer inside it too: killing DVC
+alone would orphan the trainer, which would go on writing while a second one starts. And each has a
+guard, which stops it the same way when this process is killed.
 """
 
 import os
@@ -78,16 +79,22 @@ class Finished:
 
 
 def jobs() -> int:
-    """How many items to make at once: NEEDLEWORK_JOBS, or one for each processor. Never decides what comes out."""
+    """How many items to make at once: NEEDLEWORK_JOBS, or one for each processor. Never decides
+    what comes out.
+    """
     value = os.environ.get("NEEDLEWORK_JOBS", "")
     if value and not (value.isdigit() and int(value) > 0):
-        raise ValueError(f"NEEDLEWORK_JOBS is {value!r}: a whole number above 0 says how many items to make at once.")
+        raise ValueError(
+            f"NEEDLEWORK_JOBS is {value!r}: a whole number above 0 says how many items to make at "
+            "once."
+        )
     return int(value) if value else os.cpu_count() or 1
 
 
 def pools(graph: Graph) -> dict[str, int]:
-    """Places in each pool: NEEDLEWORK_POOLS, as in "gpu=1,memory=2". A pool it does not name has no bound, but that of
-    GPUs has one place where there is a GPU: one training takes all that it is given, and two would share them.
+    """Places in each pool: NEEDLEWORK_POOLS, as in "gpu=1,memory=2". A pool it does not name has no
+    bound, but that of GPUs has one place where there is a GPU: one training takes all that it is
+    given, and two would share them.
 
     Raises ValueError.
     """
@@ -97,28 +104,43 @@ def pools(graph: Graph) -> dict[str, int]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, places = map(str.strip, part.partition("="))
         if not (places.isdigit() and int(places) > 0):
-            raise ValueError(f"NEEDLEWORK_POOLS is {text!r}: write POOL=PLACES, as in gpu=1,memory=2.")
+            raise ValueError(
+                f"NEEDLEWORK_POOLS is {text!r}: write POOL=PLACES, as in gpu=1,memory=2."
+            )
         if name not in known:
-            raise ValueError(f"NEEDLEWORK_POOLS is {text!r}: no item is in a pool {name!r}. "
-                             f"There are {', '.join(sorted(known))}.")
+            raise ValueError(
+                f"NEEDLEWORK_POOLS is {text!r}: no item is in a pool {name!r}. "
+                f"There are {', '.join(sorted(known))}."
+            )
         found[name] = int(places)
     return found
 
 
-def make(graph: Graph, wanted: AbstractSet[str], stale: Mapping[str, Sequence[str]], workers: int,
-         places: Mapping[str, int], barred: AbstractSet[str] = frozenset(),
-         accept: Callable[[Finished], bool] = lambda finished: True,
-         refused: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Iterator[Line | Finished]:
-    """Make the `wanted` addresses, yielding lines as they are written and one Finished for each, upstream first.
+def make(
+    graph: Graph,
+    wanted: AbstractSet[str],
+    stale: Mapping[str, Sequence[str]],
+    workers: int,
+    places: Mapping[str, int],
+    barred: AbstractSet[str] = frozenset(),
+    accept: Callable[[Finished], bool] = lambda finished: True,
+    refused: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Iterator[Line | Finished]:
+    """Make the `wanted` addresses, yielding lines as they are written and one Finished for each,
+    upstream first.
 
-    stale: `read_status` of now. workers, places: `jobs` and `pools`. A failure takes along only what reads the
-    failed item; everything else goes on. accept: asked about each item that is there; what reads one that is not
-    accepted, or one that is barred, is not tried.
-    refused: address -> why it may not be made, though it is out of date; it counts as failed.
-    Closing the generator, or an exception in its consumer, stops every child.
+    stale: `read_status` of now. workers, places: `jobs` and `pools`. A failure takes along only
+    what reads the failed item; everything else goes on. accept: asked about each item that is
+    there; what reads one that is not accepted, or one that is barred, is not tried. refused:
+    address -> why it may not be made, though it is out of date; it counts as failed. Closing the
+    generator, or an exception in its consumer, stops every child.
     """
     before = read_lock(graph.root)
-    waiting = {address: set(item.upstream & wanted) for address, item in graph.items.items() if address in wanted}
+    waiting = {
+        address: set(item.upstream & wanted)
+        for address, item in graph.items.items()
+        if address in wanted
+    }
     changed, broken, started = set[str](), set(barred), set[str]()
     children, events = Children(graph.root), SimpleQueue[Line | Finished]()
     running, taken = 0, Counter[str]()
@@ -128,21 +150,33 @@ def make(graph: Graph, wanted: AbstractSet[str], stale: Mapping[str, Sequence[st
             while waiting or running:
                 for address in [address for address, upstream in waiting.items() if not upstream]:
                     item = graph.items[address]
-                    to_do = not item.upstream & broken and (address in stale or item.upstream & changed)
-                    if to_do and taken[item.pool or CPU] >= places.get(item.pool or CPU, sys.maxsize):
+                    to_do = not item.upstream & broken and (
+                        address in stale or item.upstream & changed
+                    )
+                    if to_do and taken[item.pool or CPU] >= places.get(
+                        item.pool or CPU, sys.maxsize
+                    ):
                         continue
                     del waiting[address]
                     running += 1
                     if item.upstream & broken:
                         events.put(Finished(address=address, outcome=Outcome.SKIPPED))
                     elif to_do and address in refused:
-                        events.put(Finished(address=address, outcome=Outcome.FAILED, tail=refused[address]))
+                        events.put(
+                            Finished(address=address, outcome=Outcome.FAILED, tail=refused[address])
+                        )
                     elif to_do:
                         taken[item.pool or CPU] += 1
                         started.add(address)
                         pool.submit(_make_one, children, address, events)
                     else:
-                        events.put(Finished(address=address, outcome=Outcome.UNCHANGED, locked=before.get(address)))
+                        events.put(
+                            Finished(
+                                address=address,
+                                outcome=Outcome.UNCHANGED,
+                                locked=before.get(address),
+                            )
+                        )
                 event = events.get()
                 if isinstance(event, Finished):
                     running -= 1
@@ -169,21 +203,38 @@ class Children:
     """The processes at work, so that all of them can be stopped at once."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self._lock, self._stopped, self._patience = root, Lock(), Event(), seconds_to_stop()
+        self.root, self._lock, self._stopped, self._patience = (
+            root,
+            Lock(),
+            Event(),
+            seconds_to_stop(),
+        )
         self._processes: set[subprocess.Popen[str]] = set()
 
     def repro(self, address: str) -> Iterator[str]:
-        """Yield the lines of one `dvc repro --single-item`; raises CalledProcessError when it fails."""
-        return self.lines([sys.executable, "-m", "orchestration.dvc_repro", "--single-item", address])
+        """Yield the lines of one `dvc repro --single-item`; raises CalledProcessError when it
+        fails.
+        """
+        return self.lines(
+            [sys.executable, "-m", "orchestration.dvc_repro", "--single-item", address]
+        )
 
     def lines(self, command: Sequence[str]) -> Iterator[str]:
         """Yield what a command writes, line by line; raises CalledProcessError when it fails."""
         with self._lock:
             if self._stopped.is_set():
                 raise InterruptedError("stopped")
-            process = subprocess.Popen(guarded(command), cwd=self.root, env=environment(), start_new_session=True,
-                                       text=True, errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                       stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                guarded(command),
+                cwd=self.root,
+                env=environment(),
+                start_new_session=True,
+                text=True,
+                errors="replace",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
             self._processes.add(process)
         assert process.stdout is not None
         with process.stdout:
@@ -199,7 +250,9 @@ class Children:
         self._stopped.wait(SECONDS_BETWEEN_TRIES)
 
     def stop(self) -> None:
-        """End every child and all they started: SIGTERM, and SIGKILL for what takes longer than it may."""
+        """End every child and all they started: SIGTERM, and SIGKILL for what takes longer than it
+        may.
+        """
         with self._lock:
             self._stopped.set()
             processes = list(self._processes)
@@ -230,7 +283,12 @@ def environment() -> dict[str, str]:
 
 def _make_one(children: Children, address: str, events: "SimpleQueue[Line | Finished]") -> None:
     """Make one item in a worker thread; whatever happens, one Finished comes out."""
-    start, outcome, locked, tail = time.monotonic(), Outcome.FAILED, None, deque[str](maxlen=TAIL_LINES)
+    start, outcome, locked, tail = (
+        time.monotonic(),
+        Outcome.FAILED,
+        None,
+        deque[str](maxlen=TAIL_LINES),
+    )
     try:
         while (done := _attempt(children, address, events, tail)) is None:
             children.pause()
@@ -238,15 +296,24 @@ def _make_one(children: Children, address: str, events: "SimpleQueue[Line | Fini
     except Exception as error:
         tail.append(f"{type(error).__name__}: {error}")
     finally:
-        events.put(Finished(address=address, outcome=outcome, seconds=time.monotonic() - start, locked=locked,
-                            tail=tuple(tail)))
+        events.put(
+            Finished(
+                address=address,
+                outcome=outcome,
+                seconds=time.monotonic() - start,
+                locked=locked,
+                tail=tuple(tail),
+            )
+        )
 
 
-def _attempt(children: Children, address: str, events: "SimpleQueue[Line | Finished]",
-             tail: "deque[str]") -> Outcome | None:
+def _attempt(
+    children: Children, address: str, events: "SimpleQueue[Line | Finished]", tail: "deque[str]"
+) -> Outcome | None:
     """One try. None: DVC found a path in use by another process and did nothing, so try again.
 
-    DVC's global flag waits for the repository's lock; the locks of single paths have no such flag and fail at once.
+    DVC's global flag waits for the repository's lock; the locks of single paths have no such flag
+    and fail at once.
     """
     outcome, busy = Outcome.UNCHANGED, False
     tail.clear()

@@ -1,8 +1,9 @@
-"""The state of the project (graph, dvc.lock, what is out of date), read only when a file has changed.
+"""The state of the project (graph, dvc.lock, what is out of date), read only when a file has
+changed.
 
-Reading it costs more than a second of CPU and takes DVC's lock, and a sensor asks twice a minute. So
-the state is kept with a stamp: inode, size and times of every file that it was read from; of DVC's
-cache, those of the folders. A stamp costs one `stat` for each file, some milliseconds for the
+Reading it costs more than a second of CPU and takes DVC's lock, and a sensor asks twice a minute.
+So the state is kept with a stamp: inode, size and times of every file that it was read from; of
+DVC's cache, those of the folders. A stamp costs one `stat` for each file, some milliseconds for the
 sample, and no lock.
 
 A state is kept only if the stamp is the same before and after reading it, so the second reading
@@ -40,15 +41,22 @@ _kept: dict[Path, tuple[State, str]] = {}
 
 
 def read_state(root: Path) -> State:
-    """The state now. Raises GraphError and GraphBusy, as what it reads does. To be called by one thread at a time."""
+    """The state now. Raises GraphError and GraphBusy, as what it reads does. To be called by one
+    thread at a time.
+    """
     known = _kept.get(root)
     before = stamp(known[0].graph) if known else ""
     if known and before == known[1]:
         return known[0]
 
     graph = read_graph(root)
-    state = State(graph=graph, lock=read_lock(root), stale=read_status(root), digest=graph.digest(),
-                  findings=read_findings(graph))
+    state = State(
+        graph=graph,
+        lock=read_lock(root),
+        stale=read_status(root),
+        digest=graph.digest(),
+        findings=read_findings(graph),
+    )
     _kept[root] = (state, before if stamp(graph) == before else "")
     return state
 
@@ -66,7 +74,9 @@ def stamp(graph: Graph) -> str:
 
 
 def _tree(path: Path, inside: frozenset[tuple[int, int]]) -> Iterator[bytes]:
-    """A line for a file, or for a folder and all that is in it. inside: the folders around it, where links may lead."""
+    """A line for a file, or for a folder and all that is in it. inside: the folders around it,
+    where links may lead.
+    """
     try:
         found = path.stat()
         names = sorted(path.iterdir()) if stat.S_ISDIR(found.st_mode) else []
@@ -81,7 +91,9 @@ def _tree(path: Path, inside: frozenset[tuple[int, int]]) -> Iterator[bytes]:
 
 
 def _folders(path: Path) -> Iterator[bytes]:
-    """A line for a folder and each of the folders in it: DVC adds and removes files of its cache in those."""
+    """A line for a folder and each of the folders in it: DVC adds and removes files of its cache in
+    those.
+    """
     for folder in [path, *sorted(_inside(path))]:
         try:
             yield _line(folder, folder.stat())

@@ -1,9 +1,9 @@
 """The one step that makes whatever assets are selected.
 
-A step for each asset would cost about 2 s of Dagster apiece, and a step for each stage would hold every item until the
-whole stage before it is done; a single step knows every edge between items and keeps all processors busy. The cost:
-Dagster's timeline shows one bar, and a retry is of the run (which finds what is done already). Assets still appear one
-by one, as each is made.
+A step for each asset would cost about 2 s of Dagster apiece, and a step for each stage would hold
+every item until the whole stage before it is done; a single step knows every edge between items and
+keeps all processors busy. The cost: Dagster's timeline shows one bar, and a retry is of the run
+(which finds what is done already). Assets still appear one by one, as each is made.
 """
 
 import os
@@ -36,8 +36,13 @@ from orchestration.running import SECONDS_BETWEEN_TRIES, Finished, Line, Outcome
 from orchestration.translation import asset_key, asset_specs
 from orchestration.verdicts import check_specs, last_values, reasons_not_made, recall, results
 
-ADVICE = ("To track the changes with git", "git add ", "To enable auto staging", "dvc config core.autostage",
-          "Use `dvc push`")
+ADVICE = (
+    "To track the changes with git",
+    "git add ",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
 """What DVC says after every item, for people at a terminal."""
 Watcher = Callable[[Line | Finished], None]
 
@@ -45,8 +50,12 @@ Watcher = Callable[[Line | Finished], None]
 def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
     """Every item as an asset, any of which can be selected."""
 
-    @multi_asset(specs=asset_specs(graph), check_specs=check_specs(graph), can_subset=True, name="dvc_repro")
-    def dvc_repro(context: AssetExecutionContext) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
+    @multi_asset(
+        specs=asset_specs(graph), check_specs=check_specs(graph), can_subset=True, name="dvc_repro"
+    )
+    def dvc_repro(
+        context: AssetExecutionContext,
+    ) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
         note_worker(context.instance, context.run.run_id, os.getpid())
 
         def tell(text: str) -> None:
@@ -60,7 +69,11 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
             stale = status_once_free(graph.root, tell)
         except (GraphError, ValueError) as error:
             raise Failure(str(error), allow_retries=False) from None
-        left_stale, lock, commit = graph.downstream(stale) - wanted, read_lock(graph.root), revision(graph.root)
+        left_stale, lock, commit = (
+            graph.downstream(stale) - wanted,
+            read_lock(graph.root),
+            revision(graph.root),
+        )
         context.log.info(f"{len(wanted & stale.keys())} of {len(wanted)} items are out of date")
         failed: list[Finished] = []
         found_by_item = concerned(graph, tell)
@@ -69,8 +82,11 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
             has_any = findings.has_settings(graph.root)
             return [findings.verdict(found_by_item.get(address, []))] if has_any else []
 
-        verdicts = {address: recalled(context.instance, graph, address, lock) + settings(address)
-                    for item in map(graph.items.__getitem__, wanted) for address in item.upstream - wanted}
+        verdicts = {
+            address: recalled(context.instance, graph, address, lock) + settings(address)
+            for item in map(graph.items.__getitem__, wanted)
+            for address in item.upstream - wanted
+        }
         barred = {address for address, found in verdicts.items() if not holds(found)}
         pace = Pace()
 
@@ -79,7 +95,12 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
             if finished.outcome is Outcome.UNCHANGED:
                 found = recalled(context.instance, graph, address, lock, first=True)
             else:
-                found = look(graph.root, item, last_values(context.instance, item), lambda name: name not in ACROSS)
+                found = look(
+                    graph.root,
+                    item,
+                    last_values(context.instance, item),
+                    lambda name: name not in ACROSS,
+                )
             verdicts[address] = found + settings(address)
             return holds(verdicts[address])
 
@@ -88,23 +109,40 @@ def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
             if isinstance(event, Line):
                 step = progress_of(event.text)
                 due = step is not None and pace.due(event.address, step, time.monotonic())
-                if event.text.strip() and not event.text.lstrip().startswith(ADVICE) and (step is None or due):
+                if (
+                    event.text.strip()
+                    and not event.text.lstrip().startswith(ADVICE)
+                    and (step is None or due)
+                ):
                     context.log.info(f"{event.address}: {event.text}")
                 if step is not None and due:
-                    context.log_event(observation(asset_key(graph.items[event.address]), step, event.text))
+                    context.log_event(
+                        observation(asset_key(graph.items[event.address]), step, event.text)
+                    )
             elif event.outcome in (Outcome.FAILED, Outcome.SKIPPED):
                 failed.append(event)
             else:
                 if event.locked is not None:
                     lock[event.address] = event.locked
-                shown = describe(graph, event.address, lock, outcome=event.outcome.value, seconds=event.seconds,
-                                 left_stale=left_stale, revision=commit)
+                shown = describe(
+                    graph,
+                    event.address,
+                    lock,
+                    outcome=event.outcome.value,
+                    seconds=event.seconds,
+                    left_stale=left_stale,
+                    revision=commit,
+                )
                 if unmade := reasons_not_made(verdicts.get(event.address, [])):
                     shown["checks not made"] = MetadataValue.text(unmade)
                 yield result(graph, event, shown, verdicts.get(event.address, []))
-        for address in [address for address in graph.items if address in verdicts.keys() & wanted & lock.keys()]:
+        for address in [
+            address for address in graph.items if address in verdicts.keys() & wanted & lock.keys()
+        ]:
             across = look(graph.root, graph.items[address], {}, ACROSS.__contains__)
-            yield from results(graph.items[address], across, graph.data_version(address, lock[address]))
+            yield from results(
+                graph.items[address], across, graph.data_version(address, lock[address])
+            )
         if failed:
             raise failure(failed, verdicts)
 
@@ -120,7 +158,9 @@ def concerned(graph: Graph, tell: Callable[[str], object]) -> dict[str, list[str
 
 
 def status_once_free(root: Path, tell: Callable[[str], object]) -> dict[str, list[str]]:
-    """What is out of date, as soon as no other DVC process holds what is needed to say so. Raises GraphError."""
+    """What is out of date, as soon as no other DVC process holds what is needed to say so. Raises
+    GraphError.
+    """
     waits = False
     while True:
         try:
@@ -132,13 +172,22 @@ def status_once_free(root: Path, tell: Callable[[str], object]) -> dict[str, lis
             time.sleep(SECONDS_BETWEEN_TRIES)
 
 
-def recalled(instance: DagsterInstance, graph: Graph, address: str, lock: Mapping[str, Locked], first: bool = False
-             ) -> list[Verdict]:
-    """What holds of an item that is up to date. A costly check that passed for this version of the data is not looked
-    at again; one that never was is if this is the first time that it can be told of."""
+def recalled(
+    instance: DagsterInstance,
+    graph: Graph,
+    address: str,
+    lock: Mapping[str, Locked],
+    first: bool = False,
+) -> list[Verdict]:
+    """What holds of an item that is up to date. A costly check that passed for this version of the
+    data is not looked at again; one that never was is if this is the first time that it can be told
+    of.
+    """
     item, locked = graph.items[address], lock.get(address)
     known = recall(instance, item, graph.data_version(address, locked)) if locked else {}
-    left_out = {name for name in COSTLY if (known[name].passed if name in known else not first)} | ACROSS
+    left_out = {
+        name for name in COSTLY if (known[name].passed if name in known else not first)
+    } | ACROSS
     looked = look(graph.root, item, last_values(instance, item), lambda name: name not in left_out)
     return looked + [verdict for name, verdict in known.items() if name in left_out]
 
@@ -148,24 +197,44 @@ def holds(verdicts: Sequence[Verdict]) -> bool:
     return all(verdict.passed for verdict in verdicts if verdict.blocking and verdict.made)
 
 
-def result(graph: Graph, finished: Finished, shown: Mapping[str, MetadataValue[Any]], verdicts: list[Verdict]
-           ) -> MaterializeResult[None]:
+def result(
+    graph: Graph,
+    finished: Finished,
+    shown: Mapping[str, MetadataValue[Any]],
+    verdicts: list[Verdict],
+) -> MaterializeResult[None]:
     """One made item, its version taken from dvc.lock, with what was found of it."""
     locked, item = finished.locked, graph.items[finished.address]
     version = graph.data_version(finished.address, locked) if locked else ""
-    return MaterializeResult(asset_key=asset_key(item), metadata=shown, check_results=results(item, verdicts, version),
-                             data_version=DataVersion(version) if version else None)
+    return MaterializeResult(
+        asset_key=asset_key(item),
+        metadata=shown,
+        check_results=results(item, verdicts, version),
+        data_version=DataVersion(version) if version else None,
+    )
 
 
 def failure(finished: list[Finished], verdicts: Mapping[str, list[Verdict]]) -> Failure:
-    """The last lines of what failed, the checks that did not hold, and what was not tried for either."""
+    """The last lines of what failed, the checks that did not hold, and what was not tried for
+    either.
+    """
     failed = [event for event in finished if event.outcome is Outcome.FAILED]
     skipped = [event.address for event in finished if event.outcome is Outcome.SKIPPED]
-    told = [f"{event.address} failed. Its last lines:\n" + "\n".join(event.tail) for event in failed]
-    told += [f"{address}: check {verdict.name} did not hold: expected {verdict.expected}; found {verdict.found}. "
-             f"{verdict.advice}" for address, found in verdicts.items() for verdict in found
-             if verdict.blocking and not verdict.passed]
+    told = [
+        f"{event.address} failed. Its last lines:\n" + "\n".join(event.tail) for event in failed
+    ]
+    told += [
+        f"{address}: check {verdict.name} did not hold: expected {verdict.expected}; found "
+        f"{verdict.found}. "
+        f"{verdict.advice}"
+        for address, found in verdicts.items()
+        for verdict in found
+        if verdict.blocking and not verdict.passed
+    ]
     if skipped:
         told.append(f"Not tried, for they read what failed: {', '.join(skipped)}")
-    return Failure("\n\n".join(told), metadata={"failed": [event.address for event in failed], "not tried": skipped},
-                   allow_retries=False)
+    return Failure(
+        "\n\n".join(told),
+        metadata={"failed": [event.address for event in failed], "not tried": skipped},
+        allow_retries=False,
+    )

@@ -1,9 +1,11 @@
 """DVC's graph in Dagster's words: the only place where names, groups and kinds are mapped.
 
-Each item is an asset of its own, `[stage, item]`. Partitions would be the other way, and were tried: one run covers
-one partition key, so a changed domain could not flow through to the recipes in one run.
+Each item is an asset of its own, `[stage, item]`. Partitions would be the other way, and were
+tried: one run covers one partition key, so a changed domain could not flow through to the recipes
+in one run.
 
-Specs are what the graph was when the code location was loaded: after an edit of dvc.yaml or params.yaml, reload it.
+Specs are what the graph was when the code location was loaded: after an edit of dvc.yaml or
+params.yaml, reload it.
 """
 
 import re
@@ -14,7 +16,9 @@ from orchestration.graph import Graph, Item
 
 
 def asset_key(item: Item) -> AssetKey:
-    """`packed_shards@per_source` is the asset packed_shards/per_source; a stage without items is an asset by itself."""
+    """`packed_shards@per_source` is the asset packed_shards/per_source; a stage without items is an
+    asset by itself.
+    """
     return AssetKey([item.stage] if item.name is None else [item.stage, item.name])
 
 
@@ -42,7 +46,9 @@ def asset_spec(graph: Graph, item: Item) -> AssetSpec:
 
 
 def kinds(item: Item) -> set[str]:
-    """The small labels on an asset: DVC always; Python, and what comes out, by the command's own words."""
+    """The small labels on an asset: DVC always; Python, and what comes out, by the command's own
+    words.
+    """
     words = set(re.split(r"\W+", f"{item.command} {' '.join(item.inputs)}"))
     found = {"dvc"}
     if "python" in words:

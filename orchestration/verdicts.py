@@ -1,8 +1,9 @@
 """The checks as Dagster knows them: declared, told of, and remembered.
 
-Apart from checks.py, which knows nothing of Dagster and says what must hold. Each result is stored with the version of
-the data that it is about, so that what takes long to look at is looked at once for each version, and one that failed
-still fails when the item is up to date and not looked at again.
+Apart from checks.py, which knows nothing of Dagster and says what must hold. Each result is stored
+with the version of the data that it is about, so that what takes long to look at is looked at once
+for each version, and one that failed still fails when the item is up to date and not looked at
+again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,17 +33,32 @@ FIRST_VALUE = {"needle_holds": NEEDLE_METRIC}
 
 def check_specs(graph: Graph) -> list[AssetCheckSpec]:
     """The checks of every item; what each one means is its own first line."""
-    specs = [AssetCheckSpec(check.__name__, asset=asset_key(item), description=(check.__doc__ or "").splitlines()[0],
-                            blocking=check.__name__ in BLOCKING)
-             for item in graph.items.values() for check in CHECKS.get(item.stage, ())]
+    specs = [
+        AssetCheckSpec(
+            check.__name__,
+            asset=asset_key(item),
+            description=(check.__doc__ or "").splitlines()[0],
+            blocking=check.__name__ in BLOCKING,
+        )
+        for item in graph.items.values()
+        for check in CHECKS.get(item.stage, ())
+    ]
     if findings.has_settings(graph.root):
-        specs += [AssetCheckSpec(findings.CHECK, asset=asset_key(item), description=findings.DESCRIPTION, blocking=True)
-                  for item in graph.items.values()]
+        specs += [
+            AssetCheckSpec(
+                findings.CHECK,
+                asset=asset_key(item),
+                description=findings.DESCRIPTION,
+                blocking=True,
+            )
+            for item in graph.items.values()
+        ]
     return specs
 
 
 def last_values(instance: DagsterInstance, item: Item) -> dict[str, float]:
-    """By check, the number of the last run that passed it; if none did, that of the first run there is.
+    """By check, the number of the last run that passed it; if none did, that of the first run there
+    is.
 
     The first run has nothing to be compared with, so it is accepted without having passed.
     """
@@ -74,24 +90,38 @@ def recall(instance: DagsterInstance, item: Item, version: str) -> dict[str, Ver
     return found
 
 
-def last_verdict(instance: DagsterInstance, item: Item, name: str, version: str | None = None) -> Verdict | None:
+def last_verdict(
+    instance: DagsterInstance, item: Item, name: str, version: str | None = None
+) -> Verdict | None:
     """What a check last said; version: only if that was about this version of the data."""
-    told = _last(instance, item, name,
-                 {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED})
+    told = _last(
+        instance,
+        item,
+        name,
+        {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED},
+    )
     if told is None:
         return None
     words = {key: str(value.value) for key, value in told.metadata.items()}
     if version is not None and words.get(VERSION) != version:
         return None
-    return Verdict(name=name, passed=told.passed, expected=words["expected"], found=words["found"],
-                   advice=words["what to do"], blocking=name in BLOCKING)
+    return Verdict(
+        name=name,
+        passed=told.passed,
+        expected=words["expected"],
+        found=words["found"],
+        advice=words["what to do"],
+        blocking=name in BLOCKING,
+    )
 
 
-def _last(instance: DagsterInstance, item: Item, name: str, ended: set[AssetCheckExecutionRecordStatus]
-          ) -> AssetCheckEvaluation | None:
+def _last(
+    instance: DagsterInstance, item: Item, name: str, ended: set[AssetCheckExecutionRecordStatus]
+) -> AssetCheckEvaluation | None:
     """What was told of a check when it last ended in one of these ways."""
     for record in instance.event_log_storage.get_asset_check_execution_history(
-            AssetCheckKey(asset_key(item), name), limit=1, status=ended):
+        AssetCheckKey(asset_key(item), name), limit=1, status=ended
+    ):
         if record.event and record.event.dagster_event:
             return record.event.dagster_event.asset_check_evaluation_data
     return None
@@ -99,7 +129,11 @@ def _last(instance: DagsterInstance, item: Item, name: str, ended: set[AssetChec
 
 def results(item: Item, verdicts: Sequence[Verdict], version: str) -> list[AssetCheckResult]:
     """What a run found of that version of the data. A check that was not made has no result."""
-    return [AssetCheckResult(**_shown(asset_key(item), verdict, version)) for verdict in verdicts if verdict.made]
+    return [
+        AssetCheckResult(**_shown(asset_key(item), verdict, version))
+        for verdict in verdicts
+        if verdict.made
+    ]
 
 
 def reasons_not_made(verdicts: Sequence[Verdict]) -> str:
@@ -107,18 +141,32 @@ def reasons_not_made(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(f"{verdict.name}: {verdict.found}" for verdict in verdicts if not verdict.made)
 
 
-def evaluations(item: Item, verdicts: Sequence[Verdict], version: str) -> list[AssetCheckEvaluation]:
+def evaluations(
+    item: Item, verdicts: Sequence[Verdict], version: str
+) -> list[AssetCheckEvaluation]:
     """The same of an item that no run of Dagster's made."""
-    return [AssetCheckEvaluation(**_shown(asset_key(item), verdict, version), blocking=verdict.blocking)
-            for verdict in verdicts if verdict.made]
+    return [
+        AssetCheckEvaluation(**_shown(asset_key(item), verdict, version), blocking=verdict.blocking)
+        for verdict in verdicts
+        if verdict.made
+    ]
 
 
 def _shown(key: AssetKey, verdict: Verdict, version: str) -> Mapping[str, Any]:
-    metadata: dict[str, Any] = {"expected": verdict.expected, "found": verdict.found, "what to do": verdict.advice,
-                                VERSION: version}
+    metadata: dict[str, Any] = {
+        "expected": verdict.expected,
+        "found": verdict.found,
+        "what to do": verdict.advice,
+        VERSION: version,
+    }
     if verdict.value is not None:
         metadata["value"] = MetadataValue.float(verdict.value)
-    return {"asset_key": key, "check_name": verdict.name, "passed": verdict.passed, "metadata": metadata,
-            "severity": AssetCheckSeverity.ERROR if verdict.blocking else AssetCheckSeverity.WARN,
-            "description": f"Expected {verdict.expected}; found {verdict.found}."
-                           + ("" if verdict.passed else f" {verdict.advice}")}
+    return {
+        "asset_key": key,
+        "check_name": verdict.name,
+        "passed": verdict.passed,
+        "metadata": metadata,
+        "severity": AssetCheckSeverity.ERROR if verdict.blocking else AssetCheckSeverity.WARN,
+        "description": f"Expected {verdict.expected}; found {verdict.found}."
+        + ("" if verdict.passed else f" {verdict.advice}"),
+    }

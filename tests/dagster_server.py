@@ -1,4 +1,6 @@
-"""A real server, `python -m orchestration.ui`, on a small project, driven as its UI drives it: by GraphQL."""
+"""A real server, `python -m orchestration.ui`, on a small project, driven as its UI drives it: by
+GraphQL.
+"""
 
 import json
 import os
@@ -22,14 +24,20 @@ from orchestration.processes import Process, children, process
 ROOT = Path(__file__).parents[1]
 LOCATION = "needlework"
 REPOSITORY = "__repository__"
-JOB = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "pipelineName": "whole_graph"}
+JOB = {
+    "repositoryLocationName": LOCATION,
+    "repositoryName": REPOSITORY,
+    "pipelineName": "whole_graph",
+}
 SECONDS_BETWEEN_LOOKS = 0.2
 LOOKS = 2000
 T = TypeVar("T")
 
 
 def until(find: Callable[[], T | None]) -> T:
-    """What `find` finds, once it finds something that is true; asked again and again; in vain for long, a failure."""
+    """What `find` finds, once it finds something that is true; asked again and again; in vain for
+    long, a failure.
+    """
     for _ in range(LOOKS):
         if found := find():
             return found
@@ -44,9 +52,16 @@ def below(pid: int) -> list[Process]:
 
 
 def stages_at_work(world: Path) -> list[int]:
-    """The commands of the project's items that are at work, whoever started them; not the shells some run them in."""
-    return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()
-            and words(int(folder.name)).split()[1:2] == ["stage.py"] and (folder / "cwd").resolve() == world.resolve()]
+    """The commands of the project's items that are at work, whoever started them; not the shells
+    some run them in.
+    """
+    return [
+        int(folder.name)
+        for folder in Path("/proc").iterdir()
+        if folder.name.isdigit()
+        and words(int(folder.name)).split()[1:2] == ["stage.py"]
+        and (folder / "cwd").resolve() == world.resolve()
+    ]
 
 
 def words(pid: int) -> str:
@@ -79,28 +94,45 @@ class Server:
         return self.location() == "RepositoryLocation"
 
     def location(self) -> str:
-        """What the webserver has of the code location: RepositoryLocation, PythonError, or nothing yet."""
+        """What the webserver has of the code location: RepositoryLocation, PythonError, or nothing
+        yet.
+        """
         assert self.supervisor.poll() is None, (self.world / "server.log").read_text()
         try:
-            locations = self.ask("{ workspaceOrError { ... on Workspace { locationEntries {"
-                                 " locationOrLoadError { __typename } } } } }")["locationEntries"]
+            locations = self.ask(
+                "{ workspaceOrError { ... on Workspace { locationEntries {"
+                " locationOrLoadError { __typename } } } } }"
+            )["locationEntries"]
         except (URLError, OSError, AssertionError):
             return ""
-        return "".join(entry["locationOrLoadError"]["__typename"] for entry in locations
-                       if entry["locationOrLoadError"])
+        return "".join(
+            entry["locationOrLoadError"]["__typename"]
+            for entry in locations
+            if entry["locationOrLoadError"]
+        )
 
     def launch(self, *keys: str) -> str:
         """Start a run of these assets ("raw/book"), or of all; return its id."""
-        selector = JOB if not keys else {**JOB, "assetSelection": [{"path": key.split("/")} for key in keys]}
-        run = self.ask("mutation M($p: ExecutionParams!) { launchPipelineExecution(executionParams: $p) { __typename"
-                       " ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }",
-                       p={"selector": selector, "mode": "default", "runConfigData": {}})
+        selector = (
+            JOB
+            if not keys
+            else {**JOB, "assetSelection": [{"path": key.split("/")} for key in keys]}
+        )
+        run = self.ask(
+            "mutation M($p: ExecutionParams!) { launchPipelineExecution(executionParams: $p) { "
+            "__typename"
+            " ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }",
+            p={"selector": selector, "mode": "default", "runConfigData": {}},
+        )
         return str(run["run"]["runId"])
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs, the newest first: runId, status, tags."""
-        found = self.ask("{ runsOrError { ... on Runs { results { runId status parentRunId assetSelection { path }"
-                         " tags { key value } } } } }")["results"]
+        found = self.ask(
+            "{ runsOrError { ... on Runs { results { runId status parentRunId assetSelection { "
+            "path }"
+            " tags { key value } } } } }"
+        )["results"]
         return [{**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in found]
 
     def status(self, run: str) -> str:
@@ -109,52 +141,108 @@ class Server:
 
     def terminate(self, run: str) -> None:
         """As the button *Terminate* does."""
-        self.ask("mutation M($r: String!) { terminateRun(runId: $r, terminatePolicy: SAFE_TERMINATE) { __typename"
-                 " ... on PythonError { message } ... on TerminateRunFailure { message } } }", r=run)
+        self.ask(
+            "mutation M($r: String!) { terminateRun(runId: $r, terminatePolicy: SAFE_TERMINATE) { "
+            "__typename"
+            " ... on PythonError { message } ... on TerminateRunFailure { message } } }",
+            r=run,
+        )
 
     def switch(self, sensor: str, on: bool) -> None:
         """As the switch of a sensor does."""
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "sensorName": sensor}
-        state = self.ask("query Q($s: SensorSelector!) { sensorOrError(sensorSelector: $s) {"
-                         " ... on Sensor { sensorState { id } } } }", s=selector)["sensorState"]
+        selector = {
+            "repositoryLocationName": LOCATION,
+            "repositoryName": REPOSITORY,
+            "sensorName": sensor,
+        }
+        state = self.ask(
+            "query Q($s: SensorSelector!) { sensorOrError(sensorSelector: $s) {"
+            " ... on Sensor { sensorState { id } } } }",
+            s=selector,
+        )["sensorState"]
         if on:
-            done = self.ask("mutation M($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }",
-                            s=selector)
+            done = self.ask(
+                "mutation M($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } "
+                "}",
+                s=selector,
+            )
         else:
-            done = self.ask("mutation M($i: String!) { stopSensor(id: $i) { __typename } }", i=state["id"])
+            done = self.ask(
+                "mutation M($i: String!) { stopSensor(id: $i) { __typename } }", i=state["id"]
+            )
         assert done["__typename"] in ("Sensor", "StopSensorMutationResult"), done
 
     def ticks(self, sensor: str) -> list[dict[str, Any]]:
-        """The finished ticks of a sensor, the newest first: timestamp (of their begin), status, skipReason, runIds."""
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "sensorName": sensor}
-        found = self.ask("query Q($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor {"
-                         " sensorState { ticks(limit: 200) { timestamp status skipReason runIds } } } } }",
-                         s=selector)["sensorState"]["ticks"]
+        """The finished ticks of a sensor, the newest first: timestamp (of their begin), status,
+        skipReason, runIds.
+        """
+        selector = {
+            "repositoryLocationName": LOCATION,
+            "repositoryName": REPOSITORY,
+            "sensorName": sensor,
+        }
+        found = self.ask(
+            "query Q($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor {"
+            " sensorState { ticks(limit: 200) { timestamp status skipReason runIds } } } } }",
+            s=selector,
+        )["sensorState"]["ticks"]
         return [tick for tick in found if tick["status"] != "STARTED"]
 
     def next_ticks(self, sensor: str, count: int) -> list[dict[str, Any]]:
         """The next `count` ticks that begin after now, once they are finished."""
         now = time.time()
-        return until(lambda: found if len(found := [tick for tick in self.ticks(sensor) if tick["timestamp"] > now])
-                     >= count else None)
+        return until(
+            lambda: (
+                found
+                if len(found := [tick for tick in self.ticks(sensor) if tick["timestamp"] > now])
+                >= count
+                else None
+            )
+        )
 
     def process(self, part: str) -> int:
-        """The number of the process of the server whose command holds `part`, once there is one; not of its guard."""
-        return until(lambda: next((found.pid for found in below(self.supervisor.pid)
-                                   if part in words(found.pid) and "guard.py" not in words(found.pid)), None))
+        """The number of the process of the server whose command holds `part`, once there is one;
+        not of its guard.
+        """
+        return until(
+            lambda: next(
+                (
+                    found.pid
+                    for found in below(self.supervisor.pid)
+                    if part in words(found.pid) and "guard.py" not in words(found.pid)
+                ),
+                None,
+            )
+        )
 
 
 @contextmanager
-def serving(world: Path, location: str = "RepositoryLocation", **environment: str) -> Iterator[Server]:
-    """A server on that project, once that came of loading it; ended as by Ctrl-C, after which no process is left."""
+def serving(
+    world: Path, location: str = "RepositoryLocation", **environment: str
+) -> Iterator[Server]:
+    """A server on that project, once that came of loading it; ended as by Ctrl-C, after which no
+    process is left.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    variables = {**os.environ, "DAGSTER_HOME": str(world / ".dagster"), "PYTHONPATH": str(ROOT),
-                 "NEEDLEWORK_TICK_SECONDS": "1", "DVC_NO_ANALYTICS": "1", **environment}
+    variables = {
+        **os.environ,
+        "DAGSTER_HOME": str(world / ".dagster"),
+        "PYTHONPATH": str(ROOT),
+        "NEEDLEWORK_TICK_SECONDS": "1",
+        "DVC_NO_ANALYTICS": "1",
+        **environment,
+    }
     with (world / "server.log").open("a") as log:
-        supervisor = subprocess.Popen([sys.executable, "-m", "orchestration.ui", "--port", str(port)], cwd=world,
-                                      env=variables, stdout=log, stderr=log, start_new_session=True)
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "orchestration.ui", "--port", str(port)],
+            cwd=world,
+            env=variables,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     server = Server(world, supervisor, f"http://127.0.0.1:{port}")
     try:
         until(lambda: server.location() == location)
@@ -174,7 +262,9 @@ def executions(world: Path) -> Sequence[str]:
 
 
 def hold_back(world: Path) -> None:
-    """Have every command of the project written down when it runs, and wait while there is a file hold/STAGE-ITEM."""
+    """Have every command of the project written down when it runs, and wait while there is a file
+    hold/STAGE-ITEM.
+    """
     code = world / "stage.py"
     (world / "hold").mkdir()
     code.write_text(code.read_text().replace("stage, item, *inputs = sys.argv[1:]\n", HOLD))

@@ -1,4 +1,6 @@
-"""A DVC project of two domains and two recipes whose stages copy text: small enough to check by eye."""
+"""A DVC project of two domains and two recipes whose stages copy text: small enough to check by
+eye.
+"""
 
 import os
 import subprocess
@@ -24,8 +26,10 @@ out.mkdir(parents=True, exist_ok=True)
 (out / "text").unlink(missing_ok=True)
 (out / "text").write_text(f"{stage} of {item}\\n" + text)
 """
-PARAMS = {"raw": {"domains": {"book": {"source": "sources/book"}, "c4": {"source": "sources/c4"}}},
-          "mixed": {"recipes": {"short": {"cut": 1, "domain": "c4"}, "both": {"cut": 2, "domain": ""}}}}
+PARAMS = {
+    "raw": {"domains": {"book": {"source": "sources/book"}, "c4": {"source": "sources/c4"}}},
+    "mixed": {"recipes": {"short": {"cut": 1, "domain": "c4"}, "both": {"cut": 2, "domain": ""}}},
+}
 GRAPH = """
 stages:
   raw:
@@ -69,19 +73,33 @@ def make_world(root: Path, scm: bool = False) -> Path:
 def dvc(root: Path, *arguments: str, check: bool = True) -> None:
     """One DVC command, which must succeed, or may fail where not to `check`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, check=check, capture_output=True,
-                   env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"})
+    subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root,
+        check=check,
+        capture_output=True,
+        env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"},
+    )
 
 
 def git(root: Path, *arguments: str) -> str:
     """One git command, which must succeed; what it says."""
-    done = subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=root, check=True,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return done.stdout.strip()
 
 
-def materialize(root: Path, instance: DagsterInstance, *keys: str) -> tuple[dict[str, Outcome], ExecuteInProcessResult]:
-    """Run the whole graph, or some assets ("raw/c4"), through Dagster: address -> outcome, and the run."""
+def materialize(
+    root: Path, instance: DagsterInstance, *keys: str
+) -> tuple[dict[str, Outcome], ExecuteInProcessResult]:
+    """Run the whole graph, or some assets ("raw/c4"), through Dagster: address -> outcome, and the
+    run.
+    """
     seen: dict[str, Outcome] = {}
 
     def watch(event: object) -> None:
@@ -90,12 +108,17 @@ def materialize(root: Path, instance: DagsterInstance, *keys: str) -> tuple[dict
 
     job = build_definitions(root, watch).resolve_job_def(WHOLE_GRAPH)
     selection = [AssetKey(key.split("/")) for key in keys] or None
-    return seen, job.execute_in_process(instance=instance, asset_selection=selection, raise_on_error=False)
+    return seen, job.execute_in_process(
+        instance=instance, asset_selection=selection, raise_on_error=False
+    )
 
 
 def out_of_date_in_dagster(root: Path, instance: DagsterInstance) -> set[str]:
     """The addresses that the UI would mark, after a reload of the code location."""
     assets = build_definitions(root).resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, assets, LoadingContextForTest(instance))
-    return {address for address, item in read_graph(root).items.items()
-            if resolver.get_status(asset_key(item)) is not StaleStatus.FRESH}
+    return {
+        address
+        for address, item in read_graph(root).items.items()
+        if resolver.get_status(asset_key(item)) is not StaleStatus.FRESH
+    }

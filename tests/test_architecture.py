@@ -9,8 +9,12 @@ import yaml
 from assets.stage import DECIDED_BY
 
 ROOT = Path(__file__).parents[1]
-MAY_IMPORT = {"assets": {"assets"}, "training": {"assets", "training"},
-              "evaluation": {"assets", "training", "evaluation"}, "orchestration": {"orchestration"}}
+MAY_IMPORT = {
+    "assets": {"assets"},
+    "training": {"assets", "training"},
+    "evaluation": {"assets", "training", "evaluation"},
+    "orchestration": {"orchestration"},
+}
 MODULES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).glob("*.py"))
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -48,8 +52,9 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_one_module_asks_dvc_and_one_is_dvc() -> None:
-    assert [path.name for path in MODULES if "dvc" in {name.split(".")[0] for name in imported(path)}] == [
-        "dvc_repro.py", "graph.py"]
+    assert [
+        path.name for path in MODULES if "dvc" in {name.split(".")[0] for name in imported(path)}
+    ] == ["dvc_repro.py", "graph.py"]
 
 
 OPENS_A_TOKENIZER = {
@@ -63,8 +68,11 @@ OPENS_A_TOKENIZER = {
 def opens_a_tokenizer(path: Path) -> bool:
     """Whether a file calls what reads a tokenizer, such as from_file or from_pretrained of its
     class."""
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text()))
-             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    calls = [
+        node.func
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
     names = {(ast.unparse(call.value).split(".")[-1], call.attr) for call in calls}
     return any("Tokenizer" in owner and method.startswith("from_") for owner, method in names)
 
@@ -74,8 +82,18 @@ def test_every_tokenizer_is_opened_by_one_function() -> None:
     assert opening == OPENS_A_TOKENIZER.keys()
 
 
-DECIDE = {"gigatoken", "lm_eval", "matplotlib", "numpy", "pandas", "pyarrow", "tokenizers", "torch",
-          "torchao", "transformers"}
+DECIDE = {
+    "gigatoken",
+    "lm_eval",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "tokenizers",
+    "torch",
+    "torchao",
+    "transformers",
+}
 """Packages another version of which may give other bytes."""
 ONLY_READ = {"tokenizer": {"pyarrow"}, "checkpoint": {"tokenizers"}}
 """What a stage imports, but has no part in its bytes: it reads documents, or opens a tokenizer to
@@ -84,7 +102,8 @@ copy it."""
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_artefact_names_the_version_of_each_import_that_decides_its_bytes_and_no_other(
-        stage: str) -> None:
+    stage: str,
+) -> None:
     body = STAGES[stage].get("do", STAGES[stage])
     files = closure(ROOT / f"{body['cmd'].split()[2].replace('.', '/')}.py")
     packages = {name.split(".")[0] for file in files for name in imported(ROOT / file)}
@@ -101,12 +120,16 @@ def test_a_stage_is_its_module_its_params_section_and_its_folder(stage: str) -> 
     assert (program, flag) == ("python", "-m")
     assert module.split(".")[1] == stage and (ROOT / f"{module.replace('.', '/')}.py").is_file()
     # DVC compares maps without their order, and commands letter by letter.
-    assert arguments == (["${key}"] if item else ["${raw_corpus.domains}"] if stage == "token_demand" else [])
+    assert arguments == (
+        ["${key}"] if item else ["${raw_corpus.domains}"] if stage == "token_demand" else []
+    )
     assert body["outs"] == [f"data/{stage}{item}"]
     assert body["metrics"] == [f"metrics/{stage}{item}.json"]
     assert any(str(key).split(".")[0] == stage for key in body["params"])
     assert body["desc"]
-    assert body["meta"]["replaces"] is True, "assets/stage.py replaces an output whole, so the old one can stay"
+    assert body["meta"]["replaces"] is True, (
+        "assets/stage.py replaces an output whole, so the old one can stay"
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -118,6 +141,8 @@ def test_the_code_a_stage_depends_on_is_its_whole_import_closure(stage: str) -> 
     assert set(listed) == {path for path in closure(module) if not path.endswith("__init__.py")}
 
 
-@pytest.mark.parametrize("profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_profile_has_a_section_for_every_stage(profile: Path) -> None:
     assert set(yaml.safe_load(profile.read_text())) == set(STAGES)

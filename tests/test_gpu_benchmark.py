@@ -22,16 +22,37 @@ def test_every_part_has_a_table() -> None:
 
 
 def test_a_table_has_a_row_for_each_result_of_one_kind() -> None:
-    lines = ['{"part": "a", "x": 1000, "seconds": 1}', '{"part": "a", "x": 2, "seconds": 2}',
-             '{"part": "a", "y": true, "seconds": 1}']
-    assert tables(lines) == "\n".join([
-        "| a | x |", "|---|---|", "|  | 1,000 |", "|  | 2 |", "",
-        "| a | y |", "|---|---|", "|  | True |", ""])
+    lines = [
+        '{"part": "a", "x": 1000, "seconds": 1}',
+        '{"part": "a", "x": 2, "seconds": 2}',
+        '{"part": "a", "y": true, "seconds": 1}',
+    ]
+    assert tables(lines) == "\n".join(
+        [
+            "| a | x |",
+            "|---|---|",
+            "|  | 1,000 |",
+            "|  | 2 |",
+            "",
+            "| a | y |",
+            "|---|---|",
+            "|  | True |",
+            "",
+        ]
+    )
 
 
 def test_the_needle_part_runs_and_answers_the_same_with_and_without_a_prefix_cache() -> None:
-    card = Card(device=torch.device("cpu"), name="CPU", gib=4.0, toy=True, lengths=(64, 128), long=128, layers=2,
-                world=alone())
+    card = Card(
+        device=torch.device("cpu"),
+        name="CPU",
+        gib=4.0,
+        toy=True,
+        lengths=(64, 128),
+        long=128,
+        layers=2,
+        world=alone(),
+    )
     results = list(needle(card))
     assert [result["length"] for result in results] == [64, 128]
     assert all(result["same choice"] for result in results)

@@ -12,18 +12,27 @@ import yaml
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-COMMANDS = [command.strip() for block in BLOCKS for line in block.splitlines()
-            for command in line.split("#")[0].split(";") if command.strip()]
+COMMANDS = [
+    command.strip()
+    for block in BLOCKS
+    for line in block.splitlines()
+    for command in line.split("#")[0].split(";")
+    if command.strip()
+]
 
 
 def test_readme_shows_commands_of_every_kind() -> None:
     assert {command.split()[0] for command in COMMANDS} >= {"make", "dagster", "dg", "dvc"}
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if command.startswith("make ")]
+)
 def test_every_make_command_in_the_readme_is_a_target(command: str) -> None:
     target = command.split()[1]
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"no target for: {command}"
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), (
+        f"no target for: {command}"
+    )
 
 
 @pytest.mark.parametrize("name", re.findall(r"NAME=([\w-]+)", README))
@@ -31,27 +40,44 @@ def test_every_profile_named_in_the_readme_is_there(name: str) -> None:
     assert (ROOT / "profiles" / f"{name}.yaml").is_file()
 
 
-@pytest.mark.parametrize("command", sorted({command.split()[1] for command in COMMANDS if command.startswith("dvc ")}))
+@pytest.mark.parametrize(
+    "command", sorted({command.split()[1] for command in COMMANDS if command.startswith("dvc ")})
+)
 def test_every_dvc_command_in_the_readme_exists(command: str) -> None:
     dvc = Path(sys.executable).parent / "dvc"
     assert subprocess.run([dvc, command, "--help"], capture_output=True).returncode == 0
 
 
 def test_no_command_that_is_documented_makes_anything_with_plain_dvc() -> None:
-    """It would lose what changes meanwhile, and the old output: every command goes by orchestration.repro."""
-    texts = [*COMMANDS, (ROOT / "Makefile").read_text(), *(path.read_text() for path in (ROOT / "profiles").iterdir()),
-             *(block for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"
-               for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL))]
+    """It would lose what changes meanwhile, and the old output: every command goes by
+    orchestration.repro.
+    """
+    texts = [
+        *COMMANDS,
+        (ROOT / "Makefile").read_text(),
+        *(path.read_text() for path in (ROOT / "profiles").iterdir()),
+        *(
+            block
+            for path in (ROOT / "docs").glob("*.md")
+            if path.name != "log.md"
+            for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)
+        ),
+    ]
     assert not [text for text in texts if re.search(r"\bdvc repro\b", text)]
-    messages = [path for package in ("assets", "training", "evaluation", "orchestration")
-                for path in sorted((ROOT / package).glob("*.py"))
-                if re.search(r"(first|again|then): dvc repro", path.read_text())]
+    messages = [
+        path
+        for package in ("assets", "training", "evaluation", "orchestration")
+        for path in sorted((ROOT / package).glob("*.py"))
+        if re.search(r"(first|again|then): dvc repro", path.read_text())
+    ]
     assert not messages
 
 
 def test_every_stage_address_in_the_readme_names_an_item() -> None:
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    recipes = yaml.safe_load((ROOT / "profiles" / "sample.yaml").read_text())["mixed_dataset"]["recipes"]
+    recipes = yaml.safe_load((ROOT / "profiles" / "sample.yaml").read_text())["mixed_dataset"][
+        "recipes"
+    ]
     addresses = re.findall(r"orchestration\.repro (\w+)(?:@(\w+))?", README)
     assert addresses
     for stage, item in addresses:
@@ -68,7 +94,11 @@ def test_the_map_names_only_what_is_there_and_every_module() -> None:
     tree = README.split("## The map")[1].split("```")[1]
     named, folder = set(), Path()
     for line in tree.strip().splitlines():
-        names = [word.rstrip(",") for word in re.split(r"\s{2,}", line.strip())[0].split() if re.search(r"[./]", word)]
+        names = [
+            word.rstrip(",")
+            for word in re.split(r"\s{2,}", line.strip())[0].split()
+            if re.search(r"[./]", word)
+        ]
         if not names:
             names = [line.split()[0]]
         for name in names:
@@ -78,7 +108,11 @@ def test_the_map_names_only_what_is_there_and_every_module() -> None:
             if name.endswith("/") and not line.startswith("  "):
                 folder = path
     for package in ("assets", "training", "evaluation", "orchestration"):
-        modules = {path.relative_to(ROOT) for path in (ROOT / package).glob("*.py") if path.name != "__init__.py"}
+        modules = {
+            path.relative_to(ROOT)
+            for path in (ROOT / package).glob("*.py")
+            if path.name != "__init__.py"
+        }
         assert modules <= named, f"not on the map: {sorted(map(str, modules - named))}"
 
 

@@ -1,4 +1,6 @@
-"""The real dvc.yaml with the real stages on a world of a few thousand words: it runs whole, a change stays local."""
+"""The real dvc.yaml with the real stages on a world of a few thousand words: it runs whole, a
+change stays local.
+"""
 
 import json
 import os
@@ -20,20 +22,34 @@ OPTIMIZER = {"learning_rate": 1e-3, "batch_tokens": 512, "micro_batch_tokens": 5
 def params() -> dict[str, object]:
     """The sample profile, made tiny: two domains, two recipes, a base pretrained for four steps."""
     world = yaml.safe_load((ROOT / "profiles" / "sample.yaml").read_text())
-    world["raw_corpus"] |= {"heldout_fraction": 0.3, "domains": {
-        name: {"source": f"sources/{name}.yaml"} for name in ("book", "c4")},
-        "decontamination": {"against": "sources/evaluation.jsonl", "run": 18}}
+    world["raw_corpus"] |= {
+        "heldout_fraction": 0.3,
+        "domains": {name: {"source": f"sources/{name}.yaml"} for name in ("book", "c4")},
+        "decontamination": {"against": "sources/evaluation.jsonl", "run": 18},
+    }
     world["tokenizer"] |= {"source": "data/raw_corpus", "vocab_size": 600}
-    world["mixed_dataset"] |= {"weights": {"book": 0.4, "c4": 0.6}, "token_budget": 4000, "long_over": 32, "recipes": {
-        "original": {"cut": 128}, "per_source": {"cut": 128, "long_share": 0.6}}}
+    world["mixed_dataset"] |= {
+        "weights": {"book": 0.4, "c4": 0.6},
+        "token_budget": 4000,
+        "long_over": 32,
+        "recipes": {"original": {"cut": 128}, "per_source": {"cut": 128, "long_share": 0.6}},
+    }
     world["packed_shards"] = {"chunk_length": 128}
-    world["base_checkpoint"] = {"source": "data/tokenized_corpus", "architecture": {
-        "hidden_size": 16, "heads": 2, "feed_forward": 32, "context": 64},
-        "acts": [{"row_length": 64, "tokens": 2048, "repeated_share": 0.5, "optimizer": OPTIMIZER}]}
-    world["checkpoint"] |= {"tokens": 1024, "context": 128, "optimizer": OPTIMIZER, "models": {
-        "base": {"source": "data/base_checkpoint"},
-        "original": {"source": "data/packed_shards/original", "rope": {"base": 50_000}},
-        "per_source": {"source": "data/packed_shards/per_source", "rope": {"base": 50_000}}}}
+    world["base_checkpoint"] = {
+        "source": "data/tokenized_corpus",
+        "architecture": {"hidden_size": 16, "heads": 2, "feed_forward": 32, "context": 64},
+        "acts": [{"row_length": 64, "tokens": 2048, "repeated_share": 0.5, "optimizer": OPTIMIZER}],
+    }
+    world["checkpoint"] |= {
+        "tokens": 1024,
+        "context": 128,
+        "optimizer": OPTIMIZER,
+        "models": {
+            "base": {"source": "data/base_checkpoint"},
+            "original": {"source": "data/packed_shards/original", "rope": {"base": 50_000}},
+            "per_source": {"source": "data/packed_shards/per_source", "rope": {"base": 50_000}},
+        },
+    }
     world["needle_report"] |= {"grid": {"lengths": LENGTHS, "depths": [0, 50, 100]}, "trials": 2}
     world["loss_report"] = {"bands": [32, 128], "points": [64], "tokens_per_domain": 500}
     world["book_qa_report"] |= {"count": 2, "context": 128}
@@ -43,15 +59,29 @@ def params() -> dict[str, object]:
 
 def source(median: int, words: int) -> str:
     """Statistics of one tiny domain."""
-    return yaml.safe_dump({"set_name": "tiny", "words": words, "median_length": median, "spread": 0.6,
-                           "largest_cast": 8})
+    return yaml.safe_dump(
+        {
+            "set_name": "tiny",
+            "words": words,
+            "median_length": median,
+            "spread": 0.6,
+            "largest_cast": 8,
+        }
+    )
 
 
 def repro(world: Path, *arguments: str) -> str:
     """What `dvc repro` prints."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1",
-                   "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(["dvc", "repro", *arguments], cwd=world, env=environment, capture_output=True, text=True)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        ["dvc", "repro", *arguments], cwd=world, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -63,8 +93,11 @@ def ran(text: str) -> set[str]:
 
 def files(world: Path) -> dict[str, tuple[int, bytes]]:
     """Every artefact: path -> (time of last change, content)."""
-    return {path.relative_to(world).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
-            for path in (world / "data").rglob("*") if path.is_file()}
+    return {
+        path.relative_to(world).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in (world / "data").rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +108,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
     (root / "sources").mkdir()
     (root / "data").mkdir()
-    (root / "sources" / "evaluation.jsonl").write_text('{"text": "nothing of this stands anywhere else"}\n')
+    (root / "sources" / "evaluation.jsonl").write_text(
+        '{"text": "nothing of this stands anywhere else"}\n'
+    )
     (root / "sources" / "book.yaml").write_text(source(400, 6000))
     (root / "sources" / "c4.yaml").write_text(source(30, 6000))
     (root / "params.yaml").write_text(yaml.safe_dump(params()))
-    subprocess.run([Path(sys.executable).parent / "dvc", "init", "--no-scm", "--quiet"], cwd=root, check=True)
+    subprocess.run(
+        [Path(sys.executable).parent / "dvc", "init", "--no-scm", "--quiet"], cwd=root, check=True
+    )
     repro(root)
     yield root
 
@@ -93,7 +130,10 @@ def test_the_whole_graph_ends_in_a_summary_of_the_documented_form(world: Path) -
         assert len(model["needle"]["exact_match"]) == len(model["needle"]["gain"]) == len(LENGTHS)
         assert set(model["loss"]) == {"book", "c4"}
         assert set(model["loss"]["book"]) == {"0-32", "32-128", "at 64"}
-        assert model["book_qa"]["questions"] == 2 and model["short_context"]["choice"]["questions"] == 4
+        assert (
+            model["book_qa"]["questions"] == 2
+            and model["short_context"]["choice"]["questions"] == 4
+        )
     assert summary["models"]["base"]["tokens_trained"] == 0
     assert summary["models"]["per_source"]["tokens_trained"] == 1024
     assert summary["models"]["per_source"]["rope_base"] == 50_000
@@ -112,22 +152,37 @@ def test_nothing_changed_means_nothing_runs(world: Path) -> None:
     assert files(world) == before
 
 
-def test_one_changed_recipe_remakes_its_own_branch_and_comes_back_from_the_cache(world: Path) -> None:
+def test_one_changed_recipe_remakes_its_own_branch_and_comes_back_from_the_cache(
+    world: Path,
+) -> None:
     original = (world / "params.yaml").read_text()
     before = files(world)
     changed = params()
     changed["mixed_dataset"]["recipes"]["per_source"]["cut"] = 64  # type: ignore[index]
     (world / "params.yaml").write_text(yaml.safe_dump(changed))
-    assert ran(repro(world)) == {f"{stage}@per_source" for stage in (
-        "mixed_dataset", "packed_shards", "checkpoint", "needle_report", "loss_report", "book_qa_report",
-        "short_context_report")} | {
-            "comparison", "data_report", "token_demand"}
+    assert ran(repro(world)) == {
+        f"{stage}@per_source"
+        for stage in (
+            "mixed_dataset",
+            "packed_shards",
+            "checkpoint",
+            "needle_report",
+            "loss_report",
+            "book_qa_report",
+            "short_context_report",
+        )
+    } | {"comparison", "data_report", "token_demand"}
     after = files(world)
     touched = {path for path in before if before[path] != after.get(path)}
     demands = {path for path in touched if path.startswith("data/token_demand/")}
-    assert demands and all(before[path][1] == after[path][1] for path in demands), "asked again, nothing more is needed"
-    assert touched > demands and all("per_source" in path or path.startswith(SHARED) for path in touched - demands)
+    assert demands and all(before[path][1] == after[path][1] for path in demands), (
+        "asked again, nothing more is needed"
+    )
+    assert touched > demands and all(
+        "per_source" in path or path.startswith(SHARED) for path in touched - demands
+    )
     (world / "params.yaml").write_text(original)
     assert ran(repro(world)) == set()
     assert {path: content for path, (_, content) in files(world).items()} == {
-        path: content for path, (_, content) in before.items()}
+        path: content for path, (_, content) in before.items()
+    }

@@ -1,4 +1,5 @@
-"""Attention over long sequences: full and causal, across documents or inside each, on one device or several.
+"""Attention over long sequences: full and causal, across documents or inside each, on one device or
+several.
 
 Two functions are registered with transformers, so any of its models runs them. NAME is for
 training: it makes no mask of length x length; documents are separated by the places where they
@@ -37,10 +38,16 @@ CACHED = "needlework_cached"
 FLASH_PACKAGES = {"FA3": "flash_attn_interface", "FA4": "flash_attn.cute"}
 """Which module each of PyTorch's names for a faster flash kernel needs."""
 HOPPER = (9, 0)
-FLASH_FIRST = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION,
-               SDPBackend.EFFICIENT_ATTENTION)
-CUDNN_FIRST = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION,
-               SDPBackend.EFFICIENT_ATTENTION)
+FLASH_FIRST = (
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+)
+CUDNN_FIRST = (
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+)
 WITHOUT_CUDNN = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 """For cached attention: cuDNN would make a new plan for each of thousands of lengths."""
 Kernel = Callable[
@@ -118,29 +125,52 @@ def _order(device: torch.device, flash: str | None) -> Sequence[SDPBackend]:
     return CUDNN_FIRST if modern else FLASH_FIRST
 
 
-def documents(starts: list[torch.Tensor], length: int, device: torch.device) -> tuple[dict[str, Any], torch.Tensor]:
-    """What masks attention to documents: the arguments of the attention function, and positions that begin anew in each
-    document, int64[1, n x length]. starts: for each of n rows, laid end to end, where its documents begin."""
+def documents(
+    starts: list[torch.Tensor], length: int, device: torch.device
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """What masks attention to documents: the arguments of the attention function, and positions
+    that begin anew in each document, int64[1, n x length]. starts: for each of n rows, laid end to
+    end, where its documents begin.
+    """
     begins = torch.cat([row + number * length for number, row in enumerate(starts)])
     edges = torch.cat([begins, begins.new_tensor([len(starts) * length])])
     sizes = edges.diff()
     positions = torch.arange(int(edges[-1])) - begins.repeat_interleave(sizes)
     cut = edges.to(device=device, dtype=torch.int32)
     longest = int(sizes.max())
-    return {"cu_seq_lens_q": cut, "cu_seq_lens_k": cut, "max_length_q": longest, "max_length_k": longest}, \
-        positions.unsqueeze(0).to(device)
+    return {
+        "cu_seq_lens_q": cut,
+        "cu_seq_lens_k": cut,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }, positions.unsqueeze(0).to(device)
 
 
-def attend(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-           attention_mask: torch.Tensor | None, scaling: float | None = None, dropout: float = 0.0,
-           cu_seq_lens_q: torch.Tensor | None = None, max_length_q: int = 0, *, kernel: Kernel,
-           group: dist.ProcessGroup | None, **others: Any) -> tuple[torch.Tensor, None]:
-    """transformers' attention function. query [n, heads, length, width], key and value with as many or fewer heads ->
-    [n, length, heads, width]. Raises UserError for what it would leave out."""
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    *,
+    kernel: Kernel,
+    group: dist.ProcessGroup | None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention function. query [n, heads, length, width], key and value with as many
+    or fewer heads -> [n, length, heads, width]. Raises UserError for what it would leave out.
+    """
     _left_out(module, others, dropout)
     if attention_mask is not None:
-        raise UserError(f"{type(module).__name__}: a mask of its own is not part of the attention used here (full and "
-                        "causal). Switch it off in the base's config.json, or choose another base.")
+        raise UserError(
+            f"{type(module).__name__}: a mask of its own is not part of the attention used here "
+            "(full and "
+            "causal). Switch it off in the base's config.json, or choose another base."
+        )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if group is not None:
         key, value = (_enough_heads(part, dist.get_world_size(group)) for part in (key, value))
@@ -263,17 +293,23 @@ def _enough_heads(part: torch.Tensor, devices: int) -> torch.Tensor:
     if heads % devices == 0:
         return part
     if devices % heads:
-        raise UserError(f"{heads} key-value heads can't be shared out over {devices} devices: set "
-                        "parallelism_config_sp_size to a divisor or a multiple of them.")
+        raise UserError(
+            f"{heads} key-value heads can't be shared out over {devices} devices: set "
+            "parallelism_config_sp_size to a divisor or a multiple of them."
+        )
     return part.repeat_interleave(devices // heads, dim=1)
 
 
 def _heads_for_stretches(part: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    """[n, heads, stretch, width] on each of `devices` -> [n, heads / devices, stretch x devices, width]."""
+    """[n, heads, stretch, width] on each of `devices` -> [n, heads / devices, stretch x devices,
+    width].
+    """
     devices = dist.get_world_size(group)
     if part.shape[1] % devices:
-        raise UserError(f"{part.shape[1]} heads can't be shared out over {devices} devices: set "
-                        "parallelism_config_sp_size to a divisor of them.")
+        raise UserError(
+            f"{part.shape[1]} heads can't be shared out over {devices} devices: set "
+            "parallelism_config_sp_size to a divisor of them."
+        )
     split = torch.stack(part.chunk(devices, dim=1))
     return torch.cat(_traded(split, group).unbind(), dim=2)
 

@@ -4,12 +4,13 @@
 it that params.yaml names, is what to pretrain on. What comes out is a whole model folder, with the
 graph's tokenizer where the base brings none. A base that could not be trained later is refused
 here, and so is one whose own tokenizer gives other ids than the graph's: rows of one tokenizer mean
-nothing to a model of another. Both checks are cheap compared with what follows. The sample ships a base that this
-stage pretrained (models/sample-base, its log beside it), because extension carries a skill the base
-already has, and having it costs minutes that the demo does not spend.
+nothing to a model of another. Both checks are cheap compared with what follows. The sample ships a
+base that this stage pretrained (models/sample-base, its log beside it), because extension carries a
+skill the base already has, and having it costs minutes that the demo does not spend.
 
-The curriculum is short rows first, part of them random spans repeated verbatim, then rows of the full base context
-with fewer of those. Without the first act the model stays on a plateau where it recalls nothing (docs/log.md).
+The curriculum is short rows first, part of them random spans repeated verbatim, then rows of the
+full base context with fewer of those. Without the first act the model stays on a plateau where it
+recalls nothing (docs/log.md).
 """
 
 import shutil
@@ -90,24 +91,40 @@ def run() -> None:
     with output("base_checkpoint") as out:
         if not any(act.optimizer.kind == "adamw_8bit" for act in config.acts):
             out.unused.add("torchao")
-        model = _pretrain(config, out.folder) if config.source == CORPUS else _copy_base(config.source, out.folder)
-        out.facts = {"base_context": int(model.config.max_position_embeddings), "rope_base": rope_base(model.config),
-                     "tokens_trained": 0}
-        out.metrics = {"parameters": model.num_parameters(), "vocabulary": int(model.config.vocab_size), **out.facts}
+        model = (
+            _pretrain(config, out.folder)
+            if config.source == CORPUS
+            else _copy_base(config.source, out.folder)
+        )
+        out.facts = {
+            "base_context": int(model.config.max_position_embeddings),
+            "rope_base": rope_base(model.config),
+            "tokens_trained": 0,
+        }
+        out.metrics = {
+            "parameters": model.num_parameters(),
+            "vocabulary": int(model.config.vocab_size),
+            **out.facts,
+        }
 
 
 def _copy_base(source: Path, folder: Path) -> PreTrainedModel:
-    """Copy a model folder, refusing one that cannot be loaded or whose tokenizer is not the graph's."""
+    """Copy a model folder, refusing one that cannot be loaded or whose tokenizer is not the
+    graph's.
+    """
     if not (source / "config.json").is_file():
         why = "no config.json there" if source.is_dir() else "no such folder"
-        raise UserError(f"base_checkpoint.source = {source}: {why}. Name a transformers folder (config.json, "
-                        f"*.safetensors), or {CORPUS} to pretrain a base on it.")
+        raise UserError(
+            f"base_checkpoint.source = {source}: {why}. Name a transformers folder (config.json, "
+            f"*.safetensors), or {CORPUS} to pretrain a base on it."
+        )
     try:
         check_vocabulary(source)
         model = load_model(source)
     except UserError as error:
         raise UserError(f"base_checkpoint.source = {source}: {error}") from None
-    left_out = () if (source / "tokenizer.json").is_file() else FILES  # part of a tokenizer would not fit the graph's
+    # part of a tokenizer would not fit the graph's
+    left_out = () if (source / "tokenizer.json").is_file() else FILES
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in COPIED and path.name not in left_out:
             shutil.copyfile(path, folder / path.name)
@@ -119,7 +136,9 @@ def _copy_base(source: Path, folder: Path) -> PreTrainedModel:
 
 
 def check_vocabulary(source: Path) -> None:
-    """Raises UserError unless ids of the graph's tokenizer mean to this model what they mean to the tokenizer."""
+    """Raises UserError unless ids of the graph's tokenizer mean to this model what they mean to the
+    tokenizer.
+    """
     ours = load_tokenizer(TOKENIZER)
     rows = int(read_config(source).get_text_config().vocab_size)
     vocabulary = ours.get_vocab(with_added_tokens=True)
@@ -128,18 +147,31 @@ def check_vocabulary(source: Path) -> None:
     if theirs is not None:
         why = disagreement(theirs, ours) or _other_ends(source, theirs, ours)
     if why:
-        advice = f"Set tokenizer.source to {source}." if file.endswith("tokenizer.json") else (
-            f"Put its tokenizer.json there, or remove {file} if you know that the ids are equal.")
-        raise UserError(f"{file} is not the tokenizer that made {CORPUS} ({TOKENIZER}): {why}. "
-                        f"{advice}")
+        advice = (
+            f"Set tokenizer.source to {source}."
+            if file.endswith("tokenizer.json")
+            else (
+                f"Put its tokenizer.json there, or remove {file} if you know that the ids are "
+                "equal."
+            )
+        )
+        raise UserError(
+            f"{file} is not the tokenizer that made {CORPUS} ({TOKENIZER}): {why}. {advice}"
+        )
     if theirs is None:
-        print(f"base_checkpoint.source = {source}: {file}, so its ids cannot be compared with those "
-              f"of {TOKENIZER}, which has {len(vocabulary):,} of its {rows:,} tokens",
-              file=sys.stderr)
+        print(
+            f"base_checkpoint.source = {source}: {file}, so its ids cannot be compared with those "
+            f"of {TOKENIZER}, which has {len(vocabulary):,} of its {rows:,} tokens",
+            file=sys.stderr,
+        )
     highest = max(vocabulary.values())
     if highest >= rows:
-        raise UserError(f"its config.json says vocab_size = {rows}, but the tokenizer of tokenizer.source gives ids up "
-                        f"to {highest}. Set tokenizer.source to this model's tokenizer, or name the model it is of.")
+        raise UserError(
+            f"its config.json says vocab_size = {rows}, but the tokenizer of tokenizer.source "
+            "gives ids up "
+            f"to {highest}. Set tokenizer.source to this model's tokenizer, or name the model it "
+            "is of."
+        )
 
 
 def _own_tokenizer(source: Path) -> tuple[Tokenizer | None, str]:
@@ -161,15 +193,20 @@ def _other_ends(source: Path, theirs: Tokenizer, ours: Tokenizer) -> str | None:
     there, here = bos_eos_ids(source, theirs), bos_eos_ids(TOKENIZER, ours)
     for place, name in enumerate(("bos_token", "eos_token")):
         if there[place] != here[place]:
-            return (f"tokenizer_config.json there names the id {there[place]} as {name}, and here "
-                    f"{here[place]}")
+            return (
+                f"tokenizer_config.json there names the id {there[place]} as {name}, and here "
+                f"{here[place]}"
+            )
     return None
 
 
 def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
     if not config.acts:
-        raise UserError(f"base_checkpoint.source = {config.source}: a base is to be pretrained on it, but "
-                        "base_checkpoint.acts is empty. Give acts (profiles/sample-base.yaml), or name a model folder.")
+        raise UserError(
+            f"base_checkpoint.source = {config.source}: a base is to be pretrained on it, but "
+            "base_checkpoint.acts is empty. Give acts (profiles/sample-base.yaml), or name a model "
+            "folder."
+        )
     tokenizer = load_tokenizer(TOKENIZER)
     bos, _ = bos_eos_ids(TOKENIZER, tokenizer)
     make_reproducible(config.seed)
@@ -187,19 +224,35 @@ def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
 
 def _llama_config(shape: Architecture, vocabulary: int, bos: int | None) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=vocabulary, hidden_size=shape.hidden_size, intermediate_size=shape.feed_forward,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
-        max_position_embeddings=shape.context, rope_parameters={"rope_type": "default", "rope_theta": shape.rope_base},
-        tie_word_embeddings=True, bos_token_id=bos, eos_token_id=None, pad_token_id=None)
+        vocab_size=vocabulary,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.context,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_base},
+        tie_word_embeddings=True,
+        bos_token_id=bos,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
 
 
-def _perform(model: PreTrainedModel, act: Act, config: BaseCheckpointConfig, number: int) -> list[StepLog]:
+def _perform(
+    model: PreTrainedModel, act: Act, config: BaseCheckpointConfig, number: int
+) -> list[StepLog]:
     plain = document_rows(config.source, names_of("domain"), act.row_length, config.seed)
     seen = np.flatnonzero(np.bincount(plain.ravel(), minlength=1)).astype(np.int64)
     rows = RowsInMemory(ids=with_repeats(plain, act.repeated_share, seen, config.seed))
     loss = TokenLoss(model)
-    task = Task(what=f"pretrain, act {number + 1} of {len(config.acts)}", rows=rows, optimizer=act.optimizer,
-                steps=max(act.tokens // act.optimizer.batch_tokens, 1), seed=config.seed + number)
+    task = Task(
+        what=f"pretrain, act {number + 1} of {len(config.acts)}",
+        rows=rows,
+        optimizer=act.optimizer,
+        steps=max(act.tokens // act.optimizer.batch_tokens, 1),
+        seed=config.seed + number,
+    )
     return list(train(loss, make_optimizer(loss, act.optimizer), task, alone()))
 
 

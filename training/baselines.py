@@ -1,7 +1,9 @@
-"""Models that others made, in the comparison as they are: from a folder, the Hub, or behind an endpoint.
+"""Models that others made, in the comparison as they are: from a folder, the Hub, or behind an
+endpoint.
 
-A model's `source` may be a YAML file: `{hub: owner/name, revision: ...}`, or `{endpoint: http://…/v1, model: NAME,
-tokenizer: FOLDER, context: 131072}`. Weights of the Hub are fetched as safetensors, never code.
+A model's `source` may be a YAML file: `{hub: owner/name, revision: ...}`, or `{endpoint:
+http://…/v1, model: NAME, tokenizer: FOLDER, context: 131072}`. Weights of the Hub are fetched as
+safetensors, never code.
 """
 
 import shutil
@@ -48,16 +50,20 @@ class EndpointConfig(Config):
 
 
 def hub_folder(name: str, revision: str | None) -> Path:
-    """The folder of the Hub's cache that holds this model, fetched if the Hub may be asked. Raises UserError."""
+    """The folder of the Hub's cache that holds this model, fetched if the Hub may be asked. Raises
+    UserError.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{name}: neither a folder nor a model of the Hub that can be had: "
-                        f"{str(error).splitlines()[0]} Name a folder, or set HF_HUB_OFFLINE=0 and check the name."
-                        ) from None
+        raise UserError(
+            f"{name}: neither a folder nor a model of the Hub that can be had: "
+            f"{str(error).splitlines()[0]} Name a folder, or set HF_HUB_OFFLINE=0 and check the "
+            "name."
+        ) from None
 
 
 def described(source: Path) -> HubConfig | EndpointConfig:
@@ -65,17 +71,24 @@ def described(source: Path) -> HubConfig | EndpointConfig:
     try:
         values = yaml.safe_load(source.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{source}: no YAML that can be read: {' '.join(str(error).split())}. Mend it.") from None
+        raise UserError(
+            f"{source}: no YAML that can be read: {' '.join(str(error).split())}. Mend it."
+        ) from None
     if isinstance(values, dict) and "hub" in values:
         return validated(HubConfig, values, str(source))
     if isinstance(values, dict) and "endpoint" in values:
         return validated(EndpointConfig, values, str(source))
-    raise UserError(f"{source}: names no model. Write `hub: owner/name`, or `endpoint: http://...` with `model`, "
-                    "`tokenizer` and `context`.")
+    raise UserError(
+        f"{source}: names no model. Write `hub: owner/name`, or `endpoint: http://...` with "
+        "`model`, "
+        "`tokenizer` and `context`."
+    )
 
 
 def bring(source: Path, folder: Path) -> int:
-    """Copy what the YAML file `source` names into `folder`; returns the context of an endpoint, or 0 for a model."""
+    """Copy what the YAML file `source` names into `folder`; returns the context of an endpoint, or
+    0 for a model.
+    """
     endpoint = described(source)
     if isinstance(endpoint, HubConfig):
         shutil.copytree(hub_folder(endpoint.hub, endpoint.revision), folder, dirs_exist_ok=True)
@@ -83,7 +96,10 @@ def bring(source: Path, folder: Path) -> int:
         return 0
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (endpoint.tokenizer / name).is_file():
-            raise UserError(f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. Lengths are counted by it.")
+            raise UserError(
+                f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. Lengths are counted "
+                "by it."
+            )
         shutil.copyfile(endpoint.tokenizer / name, folder / name)
     if (endpoint.tokenizer / TEMPLATE).is_file():
         shutil.copyfile(endpoint.tokenizer / TEMPLATE, folder / TEMPLATE)

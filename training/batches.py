@@ -1,7 +1,9 @@
-"""Rows of token ids for training: from packed shards, or cut here from whole documents for pretraining a small base.
+"""Rows of token ids for training: from packed shards, or cut here from whole documents for
+pretraining a small base.
 
-Packed rows stay on disk, memory-mapped, and are copied one batch at a time, so a run over terabytes holds one batch.
-The rows of the sample base are cut in memory (16 MB for 6M tokens), because its curriculum needs them at two lengths.
+Packed rows stay on disk, memory-mapped, and are copied one batch at a time, so a run over terabytes
+holds one batch. The rows of the sample base are cut in memory (16 MB for 6M tokens), because its
+curriculum needs them at two lengths.
 """
 
 from collections.abc import Sequence
@@ -36,9 +38,11 @@ class Rows(Protocol):
     @property
     def count(self) -> int:
         """How many rows."""
+
     @property
     def length(self) -> int:
         """Tokens in each."""
+
     def take(self, numbers: NDArray[np.int64]) -> Batch:
         """The rows of these numbers, in this order."""
 
@@ -61,7 +65,9 @@ class RowsInMemory:
 
     def take(self, numbers: NDArray[np.int64]) -> Batch:
         """The rows of these numbers, in this order."""
-        return Batch(ids=self.ids[numbers].astype(np.int64), starts=[np.zeros(1, np.int64)] * len(numbers))
+        return Batch(
+            ids=self.ids[numbers].astype(np.int64), starts=[np.zeros(1, np.int64)] * len(numbers)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,32 +93,51 @@ class PackedRows:
             block = int(np.searchsorted(self.first, number, side="right")) - 1
             batch, local = self.blocks[block], int(number - self.first[block])
             tokens, sources = batch.column("input_ids"), batch.column("source")
-            ids[place] = tokens.values.slice((tokens.offset + local) * self.length, self.length).to_numpy()
-            starts.append(sources[local].values.field("start").to_numpy(zero_copy_only=False).astype(np.int64))
+            ids[place] = tokens.values.slice(
+                (tokens.offset + local) * self.length, self.length
+            ).to_numpy()
+            starts.append(
+                sources[local].values.field("start").to_numpy(zero_copy_only=False).astype(np.int64)
+            )
         return Batch(ids=ids, starts=starts)
 
 
 def open_rows(folder: Path) -> PackedRows:
-    """The packed rows of a shard folder. Raises UserError if there is no row, or rows of several lengths."""
+    """The packed rows of a shard folder. Raises UserError if there is no row, or rows of several
+    lengths.
+    """
     blocks: list[pa.RecordBatch] = []
     for path in sorted(folder.glob("train-*.arrow")):
         try:
-            blocks += [batch for batch in pa.ipc.open_stream(pa.memory_map(str(path))) if len(batch)]
+            blocks += [
+                batch for batch in pa.ipc.open_stream(pa.memory_map(str(path))) if len(batch)
+            ]
         except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{path}: {error}. Make it again: python -m orchestration.repro packed_shards") from None
+            raise UserError(
+                f"{path}: {error}. Make it again: python -m orchestration.repro packed_shards"
+            ) from None
     if not blocks:
-        raise UserError(f"{folder}: no packed row there. Raise mixed_dataset.token_budget to at least "
-                        "packed_shards.chunk_length.")
+        raise UserError(
+            f"{folder}: no packed row there. Raise mixed_dataset.token_budget to at least "
+            "packed_shards.chunk_length."
+        )
     lengths = {block.schema.field("input_ids").type.list_size for block in blocks}
     if len(lengths) > 1:
-        raise UserError(f"{folder}: rows of {sorted(lengths)} tokens side by side. Make them again: "
-                        "python -m orchestration.repro packed_shards")
-    return PackedRows(length=lengths.pop(), blocks=blocks,
-                      first=np.cumsum([0, *(len(block) for block in blocks)]).astype(np.int64))
+        raise UserError(
+            f"{folder}: rows of {sorted(lengths)} tokens side by side. Make them again: "
+            "python -m orchestration.repro packed_shards"
+        )
+    return PackedRows(
+        length=lengths.pop(),
+        blocks=blocks,
+        first=np.cumsum([0, *(len(block) for block in blocks)]).astype(np.int64),
+    )
 
 
 def document_rows(corpus: Path, domains: Sequence[str], row_length: int, seed: int) -> Ids:
-    """Training documents of these domains, shuffled, joined, cut into [rows, row_length]. A remainder is dropped."""
+    """Training documents of these domains, shuffled, joined, cut into [rows, row_length]. A
+    remainder is dropped.
+    """
     documents = []
     for domain in sorted(domains):
         store = open_tokens(corpus / domain)
@@ -120,12 +145,16 @@ def document_rows(corpus: Path, domains: Sequence[str], row_length: int, seed: i
     order = generator(seed, "documents").permutation(len(documents))
     tokens = np.concatenate([documents[i] for i in order])
     if len(tokens) < row_length:
-        raise UserError(f"{corpus}: {len(tokens)} training tokens do not fill one row of {row_length}. Add documents.")
+        raise UserError(
+            f"{corpus}: {len(tokens)} training tokens do not fill one row of {row_length}. Add "
+            "documents."
+        )
     return tokens[: len(tokens) // row_length * row_length].reshape(-1, row_length)
 
 
 def with_repeats(rows: Ids, share: float, tokens: NDArray[np.int64], seed: int) -> Ids:
-    """`rows` with a `share` of them replaced by a random span of `tokens` repeated until the row is full.
+    """`rows` with a `share` of them replaced by a random span of `tokens` repeated until the row is
+    full.
 
     Such rows teach copying by content before the language does; spans are 8 to half a row long.
     """
@@ -138,6 +167,10 @@ def with_repeats(rows: Ids, share: float, tokens: NDArray[np.int64], seed: int) 
 
 
 def row_order(count: int, needed: int, seed: int) -> NDArray[np.int64]:
-    """`needed` row numbers out of `count`: each row once per epoch, every epoch in its own order. int64[needed]."""
-    epochs = [generator(seed, "epoch", epoch).permutation(count) for epoch in range(-(-needed // count))]
+    """`needed` row numbers out of `count`: each row once per epoch, every epoch in its own order.
+    int64[needed].
+    """
+    epochs = [
+        generator(seed, "epoch", epoch).permutation(count) for epoch in range(-(-needed // count))
+    ]
     return np.concatenate(epochs)[:needed].astype(np.int64)

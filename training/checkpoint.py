@@ -1,12 +1,15 @@
-"""Continual pretraining at long context: stretch the rotary embedding in the config, then train on packed rows.
+"""Continual pretraining at long context: stretch the rotary embedding in the config, then train on
+packed rows.
 
-A model is a name, the rows it trains on and how its rotary embedding is stretched. What stands beside it is a model
-too, so every report treats all alike: the base untouched, the base stretched and not trained, a snapshot of another
-model (the curve over tokens is one training), and models that others made. All parameters move, with full attention, as
-in the paper. The result is a plain `transformers` folder.
+A model is a name, the rows it trains on and how its rotary embedding is stretched. What stands
+beside it is a model too, so every report treats all alike: the base untouched, the base stretched
+and not trained, a snapshot of another model (the curve over tokens is one training), and models
+that others made. All parameters move, with full attention, as in the paper. The result is a plain
+`transformers` folder.
 
-NEEDLEWORK_ACCELERATE names a file of training/accelerate/ that says which devices train; without it one CPU process
-does. The stage itself never divides: it has the model trained in a scratch folder and takes it from there.
+NEEDLEWORK_ACCELERATE names a file of training/accelerate/ that says which devices train; without it
+one CPU process does. The stage itself never divides: it has the model trained in a scratch folder
+and takes it from there.
 """
 
 import os
@@ -16,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from assets.origin import done_by_others
-from assets.stage import RECORD, UserError, command, is_whole, missing, number_of_environment, output, read_json
+from assets.stage import (
+    RECORD,
+    UserError,
+    command,
+    is_whole,
+    missing,
+    number_of_environment,
+    output,
+    read_json,
+)
 from assets.tokenizer import clear_use
 from training.baselines import ENDPOINT, bring
 from training.curves import LOG, write_log
@@ -34,7 +46,14 @@ from training.extension import (
     settings,
 )
 from training.loop import Stopped
-from training.model import MODEL_SUFFIXES, load_model, make_reproducible, read_config, rope_base, save_model
+from training.model import (
+    MODEL_SUFFIXES,
+    load_model,
+    make_reproducible,
+    read_config,
+    rope_base,
+    save_model,
+)
 from training.parallel import alone
 from training.rope import trained_context
 
@@ -64,22 +83,32 @@ def run(name: str) -> None:
             facts, context = _take(made, out.folder), 0
             others = done_by_others(made.parent / ORIGIN)
             for snapshot in chosen.snapshots:
-                shutil.copytree(made.parent / "at" / str(snapshot), out.folder / "at" / str(snapshot))
+                shutil.copytree(
+                    made.parent / "at" / str(snapshot), out.folder / "at" / str(snapshot)
+                )
         served = (out.folder / ENDPOINT).is_file()
         own = None if served else read_config(out.folder)
         if own is not None and chosen.source.suffix:
             context = trained_context(own)
         if not (out.folder / LOG).is_file():
             write_log(out.folder, [])
-        out.facts = {"base_context": context or read_json(BASE / RECORD)["base_context"],
-                     "rope_base": rope_base(own) if own else 0.0, "tokens_trained": facts["tokens"]}
-        out.metrics = {**out.facts, **({"loss": facts["loss"]} if "loss" in facts else {}),
-                       **({"steps_by_other_code": others} if others else {})}
+        out.facts = {
+            "base_context": context or read_json(BASE / RECORD)["base_context"],
+            "rope_base": rope_base(own) if own else 0.0,
+            "tokens_trained": facts["tokens"],
+        }
+        out.metrics = {
+            **out.facts,
+            **({"loss": facts["loss"]} if "loss" in facts else {}),
+            **({"steps_by_other_code": others} if others else {}),
+        }
     shutil.rmtree(SCRATCH / name, ignore_errors=True)
 
 
 def train_in_scratch(name: str, scratch: Path) -> Path:
-    """Have the model trained, here or by the processes that NEEDLEWORK_ACCELERATE says; returns its folder."""
+    """Have the model trained, here or by the processes that NEEDLEWORK_ACCELERATE says; returns its
+    folder.
+    """
     clear_others(scratch, decides(name, *settings(name)))
     file = os.environ.get(ACCELERATE)
     if not file:
@@ -88,12 +117,17 @@ def train_in_scratch(name: str, scratch: Path) -> Path:
         except Stopped:
             sys.exit(STOPPED)
     if not Path(file).is_file():
-        raise UserError(f"{ACCELERATE} = {file}: no such file. training/accelerate/ has some; `accelerate config` "
-                        "writes others.")
+        raise UserError(
+            f"{ACCELERATE} = {file}: no such file. training/accelerate/ has some; `accelerate "
+            "config` "
+            "writes others."
+        )
     _launch(file, name)
     if not is_whole(scratch / "final"):
-        raise UserError(f"{name}: trained, but not into {scratch}: parameters, base or rows "
-                        "changed while it ran. Run it again.")
+        raise UserError(
+            f"{name}: trained, but not into {scratch}: parameters, base or rows "
+            "changed while it ran. Run it again."
+        )
     return scratch / "final"
 
 
@@ -105,22 +139,32 @@ def _launch(file: str, name: str) -> None:
 
     be_patient()
     try:
-        launch_command(launch_command_parser().parse_args(["--config_file", file, "--module", "training.extension",
-                                                           name]))
+        launch_command(
+            launch_command_parser().parse_args(
+                ["--config_file", file, "--module", "training.extension", name]
+            )
+        )
     except SignalException:
         sys.exit(STOPPED)
     except ChildFailedError as error:
         codes = sorted({failure.exitcode for failure in error.failures.values()})
         if STOPPED in codes:
             sys.exit(STOPPED)
-        raise UserError(f"training under {file} ended with exit status {', '.join(map(str, codes))}; the reason is "
-                        "above.") from None
+        raise UserError(
+            f"training under {file} ended with exit status {', '.join(map(str, codes))}; the "
+            "reason is "
+            "above."
+        ) from None
 
 
 def be_patient() -> None:
-    """Have the launcher wait NEEDLEWORK_SECONDS_TO_STOP after SIGTERM, unless it was told otherwise: the pass at work
-    ends first (minutes, for a 7B at 80K), and then the snapshot is written (84 GB for a 7B)."""
-    os.environ.setdefault(TORCH_PATIENCE, str(int(number_of_environment(PATIENCE, SECONDS_TO_STOP))))
+    """Have the launcher wait NEEDLEWORK_SECONDS_TO_STOP after SIGTERM, unless it was told
+    otherwise: the pass at work ends first (minutes, for a 7B at 80K), and then the snapshot is
+    written (84 GB for a 7B).
+    """
+    os.environ.setdefault(
+        TORCH_PATIENCE, str(int(number_of_environment(PATIENCE, SECONDS_TO_STOP)))
+    )
 
 
 def _as_it_is(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> None:
@@ -142,8 +186,11 @@ def _take(source: Path, folder: Path) -> dict[str, Any]:
         if not source.parent.is_dir():
             raise missing(source.parent.parent)
         known = ", ".join(sorted(path.name for path in source.parent.glob("*"))) or "none"
-        raise UserError(f"checkpoint.models: no {source}. Its model has these snapshots: {known}. Name one in `at`, or "
-                        "add it to that model's `snapshots`.")
+        raise UserError(
+            f"checkpoint.models: no {source}. Its model has these snapshots: {known}. Name one in "
+            "`at`, or "
+            "add it to that model's `snapshots`."
+        )
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD))
     return dict(read_json(source / RECORD))
 

@@ -1,4 +1,5 @@
-"""Continual pretraining of one model, by however many processes: from the base, or from where it was stopped.
+"""Continual pretraining of one model, by however many processes: from the base, or from where it
+was stopped.
 
 What `accelerate launch` starts on every device; alone on a CPU, the stage calls it. It leaves the
 trained model in a scratch folder that no one versions, named by a hash of settings, base and rows,
@@ -9,7 +10,8 @@ comment would then orphan ten days of training; a run that continues under other
 part of it either: one that is added later is made from the newest state before it, and refused if
 there is none.
 
-NEEDLEWORK_SNAPSHOT_SECONDS says how often to snapshot (15 minutes); it changes how much a kill costs, nothing else.
+NEEDLEWORK_SNAPSHOT_SECONDS says how often to snapshot (15 minutes); it changes how much a kill
+costs, nothing else.
 """
 
 import ctypes
@@ -71,13 +73,16 @@ class ModelConfig(Config):
     """What one model of the comparison is made from."""
 
     source: Path
-    """A folder of packed rows, to train on them; a model's folder, to take it as it is (data/base_checkpoint for a
-    control that is not trained); another model of the comparison, to take its snapshot `at`; or a YAML file that names
-    somebody else's model (training/baselines.py)."""
+    """A folder of packed rows, to train on them; a model's folder, to take it as it is
+    (data/base_checkpoint for a control that is not trained); another model of the comparison, to
+    take its snapshot `at`; or a YAML file that names somebody else's model (training/baselines.py).
+    """
     rope: RopeConfig | None = None
     """How the rotary embedding is stretched before training; None keeps the base model's."""
     snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Tokens after which to keep the model as it is then, each at the end of the step that reaches it."""
+    """Tokens after which to keep the model as it is then, each at the end of the step that reaches
+    it.
+    """
     at: int | None = None
     """Which of those snapshots of the model in `source` this one is."""
 
@@ -93,7 +98,9 @@ class CheckpointConfig(Config):
     document_mask: bool = False
     """Whether documents that share a row are kept from seeing each other (the paper: no)."""
     precision: Literal["bf16", "fp32", "fp8"] = "bf16"
-    """Of matrix products; weights and sums are fp32 either way. fp8: that of linear layers, the rest bf16."""
+    """Of matrix products; weights and sums are fp32 either way. fp8: that of linear layers, the
+    rest bf16.
+    """
     saved_as: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in the saved model."""
     optimizer: OptimizerConfig
@@ -101,12 +108,16 @@ class CheckpointConfig(Config):
 
 
 def extend(name: str, world: World) -> Path:
-    """Train the model `name` in its scratch folder, unless that is done; returns the folder of the finished model.
+    """Train the model `name` in its scratch folder, unless that is done; returns the folder of the
+    finished model.
 
     Raises UserError, Diverged naming the last good snapshot, or Stopped after a snapshot.
     """
     config, chosen = settings(name)
-    scratch, seconds = scratch_folder(name, config, chosen), number_of_environment(SECONDS, SECONDS_BETWEEN_SNAPSHOTS)
+    scratch, seconds = (
+        scratch_folder(name, config, chosen),
+        number_of_environment(SECONDS, SECONDS_BETWEEN_SNAPSHOTS),
+    )
     final, rows = scratch / "final", open_rows(chosen.source)
     wanted = _missing(name, scratch, config, chosen, rows)
     if not wanted and is_whole(final):
@@ -147,21 +158,33 @@ def extend(name: str, world: World) -> Path:
     except Stopped:
         if log:
             where = snapshots.save(scratch, loss, optimizer, log, world)
-            _say(world, f"{name}: stopped as asked after step {log[-1].step}; the same command goes on from {where}")
+            _say(
+                world,
+                f"{name}: stopped as asked after step {log[-1].step}; the same command goes on "
+                f"from {where}",
+            )
         raise
     except Diverged as error:
         good = snapshots.newest_valid(scratch) if world.main else None
-        raise Diverged(f"{error} The last good snapshot is {good}." if good else
-                       f"{error} There is no snapshot yet.") from None
+        raise Diverged(
+            f"{error} The last good snapshot is {good}."
+            if good
+            else f"{error} There is no snapshot yet."
+        ) from None
     if world.device.type == "cuda":
-        _say(world, f"{name}: peak memory {torch.cuda.max_memory_allocated(world.device) / GIB:.1f} GiB")
+        _say(
+            world,
+            f"{name}: peak memory {torch.cuda.max_memory_allocated(world.device) / GIB:.1f} GiB",
+        )
     _export(final, loss, changed, config, log, world)
     return final
 
 
 def settings(name: str) -> tuple[CheckpointConfig, ModelConfig]:
     """The parameters of the model `name`."""
-    return read_params("checkpoint", CheckpointConfig), read_params(f"checkpoint.models.{name}", ModelConfig)
+    return read_params("checkpoint", CheckpointConfig), read_params(
+        f"checkpoint.models.{name}", ModelConfig
+    )
 
 
 def step_tokens(config: CheckpointConfig, rows: PackedRows) -> int:
@@ -187,11 +210,18 @@ def decides(name: str, config: CheckpointConfig, chosen: ModelConfig) -> dict[st
         if not record.is_file() and record.parts[0] == DATA.name:
             raise missing(record.parent)
         if not record.is_file():
-            raise UserError(f"checkpoint.models.{name}.source = {chosen.source}: no config.json and no packed rows "
-                            "there. Name a model's folder, or data/packed_shards/RECIPE.")
-    return {"form": FORM, "checkpoint": config.model_dump(mode="json", exclude={"models"}),
-            "model": chosen.model_dump(mode="json", exclude={"snapshots"}),
-            "base": _files_of(base), "rows": _files_of(rows)}
+            raise UserError(
+                f"checkpoint.models.{name}.source = {chosen.source}: no config.json and no packed "
+                "rows "
+                "there. Name a model's folder, or data/packed_shards/RECIPE."
+            )
+    return {
+        "form": FORM,
+        "checkpoint": config.model_dump(mode="json", exclude={"models"}),
+        "model": chosen.model_dump(mode="json", exclude={"snapshots"}),
+        "base": _files_of(base),
+        "rows": _files_of(rows),
+    }
 
 
 def _files_of(record: Path) -> dict[str, Any]:
@@ -209,13 +239,18 @@ def clear_others(scratch: Path, now: dict[str, Any]) -> None:
     others = [path for path in scratch.parent.glob("*") if path != scratch]
     others.sort(key=lambda path: (_furthest(path), path.stat().st_mtime))
     for old in others[:-1]:
-        print(f"{old}, a training up to step {_furthest(old)} with earlier settings, is removed",
-              file=sys.stderr)
+        print(
+            f"{old}, a training up to step {_furthest(old)} with earlier settings, is removed",
+            file=sys.stderr,
+        )
         shutil.rmtree(old)
     if others and not scratch.exists() and (step := _furthest(others[-1])):
         other = _other_settings(others[-1], now)
-        print(f"{others[-1]} holds a training up to step {step} {other}. This one starts from step 0 "
-              f"in {scratch}; that folder stays until this training has ended", file=sys.stderr)
+        print(
+            f"{others[-1]} holds a training up to step {step} {other}. This one starts from step 0 "
+            f"in {scratch}; that folder stays until this training has ended",
+            file=sys.stderr,
+        )
 
 
 def _furthest(scratch: Path) -> int:
@@ -228,31 +263,53 @@ def _other_settings(old: Path, now: dict[str, Any]) -> str:
     try:
         before = dict(read_json(old / DECIDES))
     except (OSError, ValueError, TypeError):
-        return ("of an older Needlework, whose name depends on code too. If its settings, base and "
-                "rows are the same as now, move it to the place of this one to continue it")
-    parts = [f"{part}.{key}" if part in ("checkpoint", "model") else f"data of the {part}"
-             for part in ("checkpoint", "model", "base", "rows")
-             for key in sorted(before.get(part, {}).keys() | now.get(part, {}).keys())
-             if before.get(part, {}).get(key) != now.get(part, {}).get(key)]
+        return (
+            "of an older Needlework, whose name depends on code too. If its settings, base and "
+            "rows are the same as now, move it to the place of this one to continue it"
+        )
+    parts = [
+        f"{part}.{key}" if part in ("checkpoint", "model") else f"data of the {part}"
+        for part in ("checkpoint", "model", "base", "rows")
+        for key in sorted(before.get(part, {}).keys() | now.get(part, {}).keys())
+        if before.get(part, {}).get(key) != now.get(part, {}).get(key)
+    ]
     other = ", ".join(dict.fromkeys(parts)) or "another form of what is kept"
     return f"of other settings or data ({other})"
 
 
-def _missing(name: str, scratch: Path, config: CheckpointConfig, chosen: ModelConfig, rows: PackedRows) -> list[int]:
-    """The steps after which a model is still to be kept. Raises UserError for one that the training never reaches, or
-    has passed without leaving a state to make it from."""
-    steps, per_step, where = steps_of(config, rows), step_tokens(config, rows), f"checkpoint.models.{name}.snapshots"
+def _missing(
+    name: str, scratch: Path, config: CheckpointConfig, chosen: ModelConfig, rows: PackedRows
+) -> list[int]:
+    """The steps after which a model is still to be kept. Raises UserError for one that the training
+    never reaches, or has passed without leaving a state to make it from.
+    """
+    steps, per_step, where = (
+        steps_of(config, rows),
+        step_tokens(config, rows),
+        f"checkpoint.models.{name}.snapshots",
+    )
     late = [tokens for tokens in chosen.snapshots if tokens > steps * per_step]
     if late:
-        raise UserError(f"{where}: {late[0]:,} tokens are never reached: checkpoint.tokens = {config.tokens:,} are "
-                        f"{steps * per_step:,} in whole steps. Ask for that at most, or train longer.")
-    absent = [tokens for tokens in chosen.snapshots if not (scratch / "at" / str(tokens) / RECORD).is_file()]
+        raise UserError(
+            f"{where}: {late[0]:,} tokens are never reached: checkpoint.tokens = {config.tokens:,} "
+            "are "
+            f"{steps * per_step:,} in whole steps. Ask for that at most, or train longer."
+        )
+    absent = [
+        tokens
+        for tokens in chosen.snapshots
+        if not (scratch / "at" / str(tokens) / RECORD).is_file()
+    ]
     kept = [snapshots.step_of(state) for state in snapshots.snapshots(scratch)]
     kept += [steps] if (scratch / "final" / RECORD).is_file() else []
     wanted = [-(-tokens // per_step) for tokens in absent]
     if wanted and kept and min(kept) >= min(wanted):
-        raise UserError(f"{where}: the training has passed {min(absent):,} tokens already, and the earliest state "
-                        f"kept is that after {min(kept) * per_step:,}. Take it out, or remove {scratch} to train anew.")
+        raise UserError(
+            f"{where}: the training has passed {min(absent):,} tokens already, and the earliest "
+            "state "
+            f"kept is that after {min(kept) * per_step:,}. Take it out, or remove {scratch} to "
+            "train anew."
+        )
     return wanted
 
 
@@ -264,10 +321,14 @@ def _ready(config: PretrainedConfig, world: World, task: Task) -> TokenLoss:
         probe.agrees_with_stock(model)
     model.set_attn_implementation(attention.NAME)
     words = attention.register(world.device, world.row_group)
-    _say(world, f"{task.what}: {task.steps} steps of {task.rows_per_step} rows of {task.rows.length:,} tokens, "
-                f"{world.size} x {world.device.type}, {words}, kernel "
-                f"{attention.kernel_words(config, task.rows.length, world.device)}"
-                f"{', '.join(['', *sorted(world.hardware.switches)])}")
+    _say(
+        world,
+        f"{task.what}: {task.steps} steps of {task.rows_per_step} rows of {task.rows.length:,} "
+        "tokens, "
+        f"{world.size} x {world.device.type}, {words}, kernel "
+        f"{attention.kernel_words(config, task.rows.length, world.device)}"
+        f"{', '.join(['', *sorted(world.hardware.switches)])}",
+    )
     _say(world, f"{task.what}: {_room(config, world, task)}")
     return divide(TokenLoss(model), world, task.bf16, task.fp8)
 
@@ -276,16 +337,30 @@ def _room(config: PretrainedConfig, world: World, task: Task) -> str:
     """Whether the plan fits this device, in words: an estimate, so it warns and does not refuse."""
     if world.device.type != "cuda":
         return "in the host's memory"
-    parts = on_device(shape_of(config), world.hardware, world.size, task.rows_per_pass * task.rows.length,
-                      task.optimizer.kind)
-    planned, there = sum(parts.values()) / GIB, torch.cuda.get_device_properties(world.device).total_memory / GIB
+    parts = on_device(
+        shape_of(config),
+        world.hardware,
+        world.size,
+        task.rows_per_pass * task.rows.length,
+        task.optimizer.kind,
+    )
+    planned, there = (
+        sum(parts.values()) / GIB,
+        torch.cuda.get_device_properties(world.device).total_memory / GIB,
+    )
     words = f"planned {planned:.1f} GiB of this device's {there:.1f}"
-    return words if planned <= USABLE * there else f"{words}: IT MAY NOT FIT. `make plan` shows the parts"
+    return (
+        words
+        if planned <= USABLE * there
+        else f"{words}: IT MAY NOT FIT. `make plan` shows the parts"
+    )
 
 
-def _go_on(scratch: Path, loss: TokenLoss, optimizer: Any, world: World, before: int | None
-           ) -> list[snapshots.StepLog]:
-    """Put the newest whole snapshot in place, the same on every process; returns its log, or an empty one.
+def _go_on(
+    scratch: Path, loss: TokenLoss, optimizer: Any, world: World, before: int | None
+) -> list[snapshots.StepLog]:
+    """Put the newest whole snapshot in place, the same on every process; returns its log, or an
+    empty one.
 
     before: a step that it must not have taken yet.
     """
@@ -302,8 +377,11 @@ def _note_origin(scratch: Path, steps: int, world: World) -> None:
     """Write down the code and packages from now on, and report what changed since those steps."""
     changed = note(scratch / ORIGIN, "checkpoint", steps) if world.main else ""
     if changed:
-        _say(world, f"the {steps} steps so far were taken by {changed}. The training continues from "
-                    f"them; to start from step 0 instead, remove {scratch}")
+        _say(
+            world,
+            f"the {steps} steps so far were taken by {changed}. The training continues from "
+            f"them; to start from step 0 instead, remove {scratch}",
+        )
 
 
 def _due(last: float, seconds: float, world: World) -> bool:
@@ -311,14 +389,27 @@ def _due(last: float, seconds: float, world: World) -> bool:
     return bool(world.sum([float(world.main and time.monotonic() - last >= seconds)])[0])
 
 
-def _export(target: Path, loss: TokenLoss, config: PretrainedConfig, settings: CheckpointConfig,
-            log: list[snapshots.StepLog], world: World) -> None:
-    """Write the model as it is now as a plain transformers folder, with the log so far. Every process must call it."""
+def _export(
+    target: Path,
+    loss: TokenLoss,
+    config: PretrainedConfig,
+    settings: CheckpointConfig,
+    log: list[snapshots.StepLog],
+    world: World,
+) -> None:
+    """Write the model as it is now as a plain transformers folder, with the log so far. Every
+    process must call it.
+    """
     weights = whole_weights(loss.named_parameters(), world)
     if world.main:
         with sealed(target, {"tokens": log[-1].tokens, "loss": log[-1].loss}) as folder:
-            save_model({name.removeprefix("model."): part for name, part in weights.items()}, config, BASE, folder,
-                       settings.saved_as)
+            save_model(
+                {name.removeprefix("model."): part for name, part in weights.items()},
+                config,
+                BASE,
+                folder,
+                settings.saved_as,
+            )
             write_log(folder, log)
     world.wait()
 
@@ -329,8 +420,9 @@ def _say(world: World, text: str) -> None:
 
 
 def leave_with_launcher() -> None:
-    """Have the kernel kill this process when the launcher is killed, which gives its workers sessions of their own: the
-    next run must not meet them still at work. Only Linux can."""
+    """Have the kernel kill this process when the launcher is killed, which gives its workers
+    sessions of their own: the next run must not meet them still at work. Only Linux can.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

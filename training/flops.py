@@ -1,8 +1,9 @@
 """What a token costs: parameters and floating-point operations of a decoder, from its config alone.
 
-Counted as is usual (PaLM, appendix B; and what MFU means everywhere): a product of matrices is 2 per weight and token
-forwards and 4 backwards, causal attention half of the square. What activation checkpointing computes again is not
-counted: MFU is about useful work. The embedding is a look-up and costs nothing; the head counts.
+Counted as is usual (PaLM, appendix B; and what MFU means everywhere): a product of matrices is 2
+per weight and token forwards and 4 backwards, causal attention half of the square. What activation
+checkpointing computes again is not counted: MFU is about useful work. The embedding is a look-up
+and costs nothing; the head counts.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,14 @@ from transformers import PretrainedConfig
 
 from training.rope import head_dim
 
-PEAK_BF16 = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L40S": 362e12, "MI300X": 1307e12}
+PEAK_BF16 = {
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+    "L40S": 362e12,
+    "MI300X": 1307e12,
+}
 """Dense bf16 FLOP/s by the makers' data sheets."""
 MEMORY_GIB = {"A100": 79, "H100": 79, "H200": 139, "B200": 178, "L40S": 44, "MI300X": 191}
 """What a driver shows, about; the larger version where there are two."""
@@ -63,10 +71,16 @@ class Shape:
 def shape_of(config: PretrainedConfig) -> Shape:
     """The dimensions in a transformers config of a dense decoder."""
     heads = int(config.num_attention_heads)
-    return Shape(layers=int(config.num_hidden_layers), width=int(config.hidden_size), heads=heads,
-                 key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads), head_dim=head_dim(config),
-                 feed_forward=int(config.intermediate_size), vocabulary=int(config.vocab_size),
-                 tied=bool(config.tie_word_embeddings))
+    return Shape(
+        layers=int(config.num_hidden_layers),
+        width=int(config.hidden_size),
+        heads=heads,
+        key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_dim=head_dim(config),
+        feed_forward=int(config.intermediate_size),
+        vocabulary=int(config.vocab_size),
+        tied=bool(config.tie_word_embeddings),
+    )
 
 
 def named_gpu(name: str) -> str | None:

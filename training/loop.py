@@ -1,8 +1,10 @@
-"""The training loop: rows in an order known before, one optimizer step per batch of tokens, a rate known from the step.
+"""The training loop: rows in an order known before, one optimizer step per batch of tokens, a rate
+known from the step.
 
-Rows are chosen by step index from a keyed permutation, never from a loader's state, so the order of the data is the
-same for every run, on any number of processes, stopped or not. A batch is cut into passes of whole rows; their
-gradients add up, at the cost of a longer step. A step whose loss is not a number, or jumps, is not taken.
+Rows are chosen by step index from a keyed permutation, never from a loader's state, so the order of
+the data is the same for every run, on any number of processes, stopped or not. A batch is cut into
+passes of whole rows; their gradients add up, at the cost of a longer step. A step whose loss is not
+a number, or jumps, is not taken.
 """
 
 import signal
@@ -77,30 +79,48 @@ class Task:
         return max(self.optimizer.micro_batch_tokens // self.rows.length, 1)
 
 
-def train(loss: TokenLoss, optimizer: torch.optim.Optimizer, task: Task, world: World, before: Sequence[StepLog] = ()
-          ) -> Iterator[StepLog]:
-    """Train in place from where the log `before` ends, yielding a line for each step after it was taken.
+def train(
+    loss: TokenLoss,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    world: World,
+    before: Sequence[StepLog] = (),
+) -> Iterator[StepLog]:
+    """Train in place from where the log `before` ends, yielding a line for each step after it was
+    taken.
 
-    Raises Diverged before a step whose loss or gradient is not a number or whose loss jumps, and Stopped between two
-    passes once asked to; in both cases the weights are those after the step before.
+    Raises Diverged before a step whose loss or gradient is not a number or whose loss jumps, and
+    Stopped between two passes once asked to; in both cases the weights are those after the step
+    before.
     """
     order = row_order(task.rows.count, task.steps * task.rows_per_step, task.seed)
     tokens_per_step = task.rows_per_step * task.rows.length
-    progress = Progress(task.what, (task.steps - len(before)) * tokens_per_step, "tok") if world.main else None
+    progress = (
+        Progress(task.what, (task.steps - len(before)) * tokens_per_step, "tok")
+        if world.main
+        else None
+    )
     losses = [line.loss for line in before][-REMEMBERED:]
     begun = time.monotonic()
     loss.train()
     for step in range(len(before), task.steps):
         rate = learning_rate_at(task.optimizer, step, task.steps)
         set_rate(optimizer, rate)
-        value = accumulate(loss, order[step * task.rows_per_step:(step + 1) * task.rows_per_step], task, world)
+        value = accumulate(
+            loss, order[step * task.rows_per_step : (step + 1) * task.rows_per_step], task, world
+        )
         norm = clip(loss, task.optimizer.clip_norm, world)
         _check(value, norm, losses, step, task)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses = [*losses, value][-REMEMBERED:]
-        line = StepLog(step=step + 1, tokens=(step + 1) * tokens_per_step, loss=value, learning_rate=rate,
-                       gradient_norm=norm)
+        line = StepLog(
+            step=step + 1,
+            tokens=(step + 1) * tokens_per_step,
+            loss=value,
+            learning_rate=rate,
+            gradient_norm=norm,
+        )
         if progress is not None:
             done = (step + 1 - len(before)) * tokens_per_step
             speed = done / (time.monotonic() - begun)
@@ -112,24 +132,31 @@ def train(loss: TokenLoss, optimizer: torch.optim.Optimizer, task: Task, world: 
 
 
 def accumulate(loss: TokenLoss, numbers: np.ndarray, task: Task, world: World) -> float:
-    """Gradients of the mean loss over the rows of these numbers, a pass at a time; returns that mean.
+    """Gradients of the mean loss over the rows of these numbers, a pass at a time; returns that
+    mean.
 
-    Gradients are first those of the sum over the tokens there would be without document masks, and are set right at
-    the end, for only then is it known how many were predicted.
+    Gradients are first those of the sum over the tokens there would be without document masks, and
+    are set right at the end, for only then is it known how many were predicted.
     """
     nominal = len(numbers) * (task.rows.length - 1)
     total, predicted = 0.0, 0
     for mine, counts in shares(numbers, task.rows_per_pass, world):
         batch = task.rows.take(mine)
         value = forward(loss, batch, world, task.document_mask, task.bf16, None if counts else ())
-        (value * (world.size / nominal)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        # torch leaves it untyped
+        (value * (world.size / nominal)).backward()  # type: ignore[no-untyped-call]
         total += value.item()
-        predicted += counted(batch.starts, task.rows.length, task.document_mask) if counts and not world.stretch else 0
+        predicted += (
+            counted(batch.starts, task.rows.length, task.document_mask)
+            if counts and not world.stretch
+            else 0
+        )
         _, stop = world.sum([0.0, float(task.patience.stop)])
         if stop:
             loss.zero_grad(set_to_none=True)
             raise Stopped
-    total, predicted = world.sum([total, float(predicted)])  # type: ignore[assignment]  # a whole number
+    # a whole number
+    total, predicted = world.sum([total, float(predicted)])  # type: ignore[assignment]
     if predicted != nominal:
         for part in loss.parameters():
             if part.grad is not None:
@@ -138,14 +165,26 @@ def accumulate(loss: TokenLoss, numbers: np.ndarray, task: Task, world: World) -
 
 
 def _check(value: float, norm: float, losses: Sequence[float], step: int, task: Task) -> None:
-    advice = (f"Lower optimizer.learning_rate (now {task.optimizer.learning_rate:g}) or raise optimizer.warmup_steps "
-              f"(now {task.optimizer.warmup_steps}).")
+    advice = (
+        f"Lower optimizer.learning_rate (now {task.optimizer.learning_rate:g}) or raise "
+        "optimizer.warmup_steps "
+        f"(now {task.optimizer.warmup_steps})."
+    )
     if not (np.isfinite(value) and np.isfinite(norm)):
-        raise Diverged(f"{task.what}: at step {step + 1} the loss is {value} and the gradient's norm {norm}. {advice}")
+        raise Diverged(
+            f"{task.what}: at step {step + 1} the loss is {value} and the gradient's norm {norm}. "
+            f"{advice}"
+        )
     limit = task.optimizer.spike_nats
-    if limit is not None and len(losses) == REMEMBERED and value > statistics.median(losses) + limit:
-        raise Diverged(f"{task.what}: at step {step + 1} the loss jumped to {value:.3f} from about "
-                       f"{statistics.median(losses):.3f}, more than optimizer.spike_nats = {limit:g}. {advice}")
+    if (
+        limit is not None
+        and len(losses) == REMEMBERED
+        and value > statistics.median(losses) + limit
+    ):
+        raise Diverged(
+            f"{task.what}: at step {step + 1} the loss jumped to {value:.3f} from about "
+            f"{statistics.median(losses):.3f}, more than optimizer.spike_nats = {limit:g}. {advice}"
+        )
 
 
 def _mfu(tokens_per_second: float, loss: TokenLoss, task: Task, world: World) -> str:

@@ -1,9 +1,9 @@
 """How the weights move: AdamW, in full or with moments of 8 bits, and a rate known from the step.
 
-Cost for each parameter, beside its 4 bytes of weight and 4 of gradient: `adamw` keeps 8 bytes of moments, `adamw_8bit`
-(torchao, extra `memory`) 2. Keeping all of that in the host's memory is a matter of hardware, not of the recipe:
-fsdp_offload_params in the accelerate file, at the cost of moving the weights over the bus once for each pass, which a
-row of 80K tokens hides.
+Cost for each parameter, beside its 4 bytes of weight and 4 of gradient: `adamw` keeps 8 bytes of
+moments, `adamw_8bit` (torchao, extra `memory`) 2. Keeping all of that in the host's memory is a
+matter of hardware, not of the recipe: fsdp_offload_params in the accelerate file, at the cost of
+moving the weights over the bus once for each pass, which a row of 80K tokens hides.
 """
 
 from typing import Annotated, Literal
@@ -34,8 +34,9 @@ class OptimizerConfig(Config):
     batch_tokens: Annotated[int, Field(ge=1)]
     """Tokens in one optimizer step; rounded down to whole rows, at least one."""
     micro_batch_tokens: Annotated[int, Field(ge=1)]
-    """Tokens each device holds at once, in whole rows, at least one; changes memory and the order of sums, hence the
-    last bits of the result."""
+    """Tokens each device holds at once, in whole rows, at least one; changes memory and the order
+    of sums, hence the last bits of the result.
+    """
     spike_nats: Annotated[float, Field(gt=0)] | None = 2.0
     """Stop when a step's loss is this far above the median of the last 20; null: never."""
 
@@ -51,22 +52,34 @@ def learning_rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer over the model's parameters, sharded as they are. Raises UserError where its library is missing."""
+    """The optimizer over the model's parameters, sharded as they are. Raises UserError where its
+    library is missing.
+    """
     parameters = [part for part in model.parameters() if part.requires_grad]
-    groups = [{"params": [part for part in parameters if part.ndim >= 2], "weight_decay": config.weight_decay},
-              {"params": [part for part in parameters if part.ndim < 2], "weight_decay": 0.0}]
+    groups = [
+        {
+            "params": [part for part in parameters if part.ndim >= 2],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [part for part in parameters if part.ndim < 2], "weight_decay": 0.0},
+    ]
     if config.kind == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
     try:
         from torchao.optim import AdamW8bit
     except ImportError:
-        raise UserError("optimizer.kind = adamw_8bit needs torchao: pip install 'needlework[memory]', or set adamw "
-                        "and keep the moments in the host's memory (fsdp_offload_params).") from None
+        raise UserError(
+            "optimizer.kind = adamw_8bit needs torchao: pip install 'needlework[memory]', or set "
+            "adamw "
+            "and keep the moments in the host's memory (fsdp_offload_params)."
+        ) from None
     return AdamW8bit(groups, lr=config.learning_rate, betas=config.betas)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """For all parameters. torchao keeps the rate in a tensor, so that it needs no new kernel for each step."""
+    """For all parameters. torchao keeps the rate in a tensor, so that it needs no new kernel for
+    each step.
+    """
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(rate)
@@ -78,7 +91,7 @@ def clip(model: nn.Module, limit: float, world: World) -> float:
     """Scale the gradients down to a norm of `limit` over all processes; returns the norm they had."""
     gradients = [_local(part.grad) for part in model.parameters() if part.grad is not None]
     here = torch.nn.utils.get_total_norm(gradients).item()
-    norm = float(np.sqrt(world.sum([here ** 2])[0])) if world.size > 1 else here
+    norm = float(np.sqrt(world.sum([here**2])[0])) if world.size > 1 else here
     if norm > limit:
         torch._foreach_mul_(gradients, limit / norm)
     return norm

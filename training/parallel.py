@@ -1,9 +1,11 @@
-"""Where training runs: one CPU process, or the processes that `accelerate launch` started, on GPUs or CPUs.
+"""Where training runs: one CPU process, or the processes that `accelerate launch` started, on GPUs
+or CPUs.
 
-How the model is divided is read from the environment that accelerate makes of a file in training/accelerate/, so
-hardware never becomes part of an artefact's identity. Alone on a CPU nothing is divided. Otherwise every parameter is
-sharded over all processes (FSDP2), and rows are divided along groups of `sp` processes. The products are in bf16, the
-weights and the sums over processes in fp32. The order of the data depends on neither.
+How the model is divided is read from the environment that accelerate makes of a file in
+training/accelerate/, so hardware never becomes part of an artefact's identity. Alone on a CPU
+nothing is divided. Otherwise every parameter is sharded over all processes (FSDP2), and rows are
+divided along groups of `sp` processes. The products are in bf16, the weights and the sums over
+processes in fp32. The order of the data depends on neither.
 """
 
 import os
@@ -20,7 +22,12 @@ import yaml
 from accelerate import PartialState
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from assets.stage import UserError
@@ -38,8 +45,9 @@ from training.switches import (
 
 LAUNCHED = "ACCELERATE_USE_FSDP"
 WAIT = timedelta(hours=2)
-"""How long processes wait for each other: the main one reads and hashes whole snapshots meanwhile (156 GB at 250 MB/s
-take 10 minutes, which is NCCL's own limit)."""
+"""How long processes wait for each other: the main one reads and hashes whole snapshots meanwhile
+(156 GB at 250 MB/s take 10 minutes, which is NCCL's own limit).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +57,17 @@ class Hardware:
     sp: int = 1
     """Processes along which a row is divided (parallelism_config_sp_size)."""
     checkpoint_activations: bool = False
-    """Keep only what enters each layer and compute the rest again: a third more FLOP for a tenth of the memory."""
+    """Keep only what enters each layer and compute the rest again: a third more FLOP for a tenth of
+    the memory.
+    """
     offload_activations: bool = False
-    """Keep that in the host's memory, at the cost of two copies a layer (fsdp_activation_checkpointing_offload)."""
+    """Keep that in the host's memory, at the cost of two copies a layer
+    (fsdp_activation_checkpointing_offload).
+    """
     offload_weights: bool = False
-    """Keep weights, gradients and the optimizer's moments in the host's memory and update them there."""
+    """Keep weights, gradients and the optimizer's moments in the host's memory and update them
+    there.
+    """
     reshard: bool = True
     """Give up a layer's gathered weights after its forward pass."""
     keep_attention: bool = False
@@ -63,30 +77,51 @@ class Hardware:
 
     @classmethod
     def of_file(cls, path: Path) -> tuple["Hardware", int]:
-        """What `accelerate launch` would make of that file, and how many processes it starts. Raises UserError."""
+        """What `accelerate launch` would make of that file, and how many processes it starts.
+        Raises UserError.
+        """
         try:
             values = yaml.safe_load(path.read_text())
         except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: {error}. training/accelerate/ has some that are right.") from None
-        return cls.of_environment({name.upper(): str(value) for part in ("fsdp_config", "parallelism_config")
-                                   for name, value in (values.get(part) or {}).items()}), int(values["num_processes"])
+            raise UserError(
+                f"{path}: {error}. training/accelerate/ has some that are right."
+            ) from None
+        return cls.of_environment(
+            {
+                name.upper(): str(value)
+                for part in ("fsdp_config", "parallelism_config")
+                for name, value in (values.get(part) or {}).items()
+            }
+        ), int(values["num_processes"])
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> "Hardware":
         """What `accelerate launch` left there. Raises UserError for what is refused."""
+
         def size(name: str) -> int:
             return int(environment.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1"))
 
         def on(name: str, default: bool = False) -> bool:
-            return environment.get(f"FSDP_{name}", str(default)).lower() in ("true", "1", "full_shard")
+            return environment.get(f"FSDP_{name}", str(default)).lower() in (
+                "true",
+                "1",
+                "full_shard",
+            )
 
         if size("CP") > 1:
-            raise UserError("parallelism_config_cp_size > 1: context parallelism drops attention masks and is plain "
-                            "causal whatever is asked, so with checkpoint.document_mask documents would silently see "
-                            "each other. Divide rows with parallelism_config_sp_size instead (Ulysses).")
+            raise UserError(
+                "parallelism_config_cp_size > 1: context parallelism drops attention masks and is "
+                "plain "
+                "causal whatever is asked, so with checkpoint.document_mask documents would "
+                "silently see "
+                "each other. Divide rows with parallelism_config_sp_size instead (Ulysses)."
+            )
         if size("TP") > 1:
-            raise UserError("parallelism_config_tp_size > 1: tensor parallelism is not offered; weights are sharded "
-                            "over all processes anyway (FSDP2). Remove it.")
+            raise UserError(
+                "parallelism_config_tp_size > 1: tensor parallelism is not offered; weights are "
+                "sharded "
+                "over all processes anyway (FSDP2). Remove it."
+            )
         switches = switches_of(environment)
         keep = KEEP_ATTENTION in switches
         offload = on("ACTIVATION_CHECKPOINTING_OFFLOAD") or OFFLOAD in switches
@@ -161,29 +196,48 @@ class World:
 
 def alone() -> World:
     """One process on the CPU, nothing divided, with the switches of the environment."""
-    return World(device=torch.device("cpu"), hardware=Hardware.of_environment(
-        {VARIABLE: os.environ.get(VARIABLE, "")}))
+    return World(
+        device=torch.device("cpu"),
+        hardware=Hardware.of_environment({VARIABLE: os.environ.get(VARIABLE, "")}),
+    )
 
 
 def join_world() -> World:
-    """The world that accelerate launched, or this process alone. Raises UserError where rows can't be divided so."""
+    """The world that accelerate launched, or this process alone. Raises UserError where rows can't
+    be divided so.
+    """
     if LAUNCHED not in os.environ:
         return alone()
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
     hardware = Hardware.of_environment(os.environ)
     if state.num_processes % hardware.sp:
-        raise UserError(f"{state.num_processes} processes can't be divided into groups of parallelism_config_sp_size = "
-                        f"{hardware.sp}. Set num_processes to a multiple of it.")
-    if not dist.is_initialized():  # one process, whose weights may still be kept in the host's memory
-        dist.init_process_group("cuda:nccl,cpu:gloo" if state.device.type == "cuda" else "gloo",
-                                rank=0, world_size=1, timeout=WAIT,
-                                store=dist.HashStore())  # type: ignore[attr-defined]  # documented, not re-exported
+        raise UserError(
+            f"{state.num_processes} processes can't be divided into groups of "
+            "parallelism_config_sp_size = "
+            f"{hardware.sp}. Set num_processes to a multiple of it."
+        )
+    # one process, whose weights may still be kept in the host's memory
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "cuda:nccl,cpu:gloo" if state.device.type == "cuda" else "gloo",
+            rank=0,
+            world_size=1,
+            timeout=WAIT,
+            store=dist.HashStore(),  # type: ignore[attr-defined]  # documented, not re-exported
+        )
     device = state.device if state.device.type == "cuda" else torch.device("cpu")
-    return World(device=device, rank=state.process_index, size=state.num_processes, hardware=hardware, sharded=True)
+    return World(
+        device=device,
+        rank=state.process_index,
+        size=state.num_processes,
+        hardware=hardware,
+        sharded=True,
+    )
 
 
 def divide(loss: TokenLoss, world: World, bf16: bool, fp8: bool = False) -> TokenLoss:
-    """The model, in place: sharded over the world, each layer by itself, with the weights that the main process has.
+    """The model, in place: sharded over the world, each layer by itself, with the weights that the
+    main process has.
 
     fp8: linear layers multiply in fp8. Raises UserError for a switch that can't be used here.
     """
@@ -198,13 +252,18 @@ def divide(loss: TokenLoss, world: World, bf16: bool, fp8: bool = False) -> Toke
     if not world.sharded:
         return loss
     whole: dict[str, torch.Tensor] = {}
-    if world.main and world.size > 1:  # detached, or sharding would move the very tensors to this process's device
+    # detached, or sharding would move the very tensors to this process's device
+    if world.main and world.size > 1:
         whole = {name: part.detach() for name, part in loss.named_parameters()}
     in_bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     options: dict[str, Any] = {
-        "mesh": world.mesh, "reshard_after_forward": hardware.reshard,
+        "mesh": world.mesh,
+        "reshard_after_forward": hardware.reshard,
         "mp_policy": in_bf16 if bf16 else MixedPrecisionPolicy(),
-        "offload_policy": CPUOffloadPolicy() if hardware.offload_weights and has_host else OffloadPolicy()}
+        "offload_policy": CPUOffloadPolicy()
+        if hardware.offload_weights and has_host
+        else OffloadPolicy(),
+    }
     layers = loss.model.base_model.layers
     assert isinstance(layers, nn.ModuleList)
     for layer in layers:
@@ -216,22 +275,29 @@ def divide(loss: TokenLoss, world: World, bf16: bool, fp8: bool = False) -> Toke
 
 
 def _hand_out(whole: dict[str, torch.Tensor], loss: TokenLoss, world: World) -> None:
-    """Give every process its part of the main process's weights, one parameter at a time, taken out of `whole`."""
+    """Give every process its part of the main process's weights, one parameter at a time, taken out
+    of `whole`.
+    """
     with torch.no_grad():
         for name, part in loss.named_parameters():
             assert isinstance(part, DTensor)
             full = whole.pop(name) if world.main else torch.empty(part.shape, dtype=part.dtype)
-            given = distribute_tensor(full.to(world.device), world.mesh, part.placements, src_data_rank=0)
+            given = distribute_tensor(
+                full.to(world.device), world.mesh, part.placements, src_data_rank=0
+            )
             part.to_local().copy_(given.to_local())
 
 
-def whole_weights(parameters: Iterable[tuple[str, torch.Tensor]], world: World) -> dict[str, torch.Tensor]:
+def whole_weights(
+    parameters: Iterable[tuple[str, torch.Tensor]], world: World
+) -> dict[str, torch.Tensor]:
     """Every parameter, put together in the host's memory of the main process; empty elsewhere."""
     found = {}
     for name, part in parameters:
         full = part.detach()
         if isinstance(full, DTensor):
-            full = full.to(world.device).full_tensor()  # type: ignore[attr-defined]  # still a DTensor
+            # still a DTensor
+            full = full.to(world.device).full_tensor()  # type: ignore[attr-defined]
         if world.main:
             found[name] = full.cpu()
     return found

@@ -1,8 +1,9 @@
 """`make plan PROFILE=NAME`: what a training costs, before it is paid.
 
-Everything follows from the profile, the base model's config.json (or, before it is downloaded, the figures in
-models/NAME.json) and a file of training/accelerate/. Only the share of the peak that a device reaches (MFU) can't be
-known beforehand: it is an argument, and a table shows what the paper's own days say about it.
+Everything follows from the profile, the base model's config.json (or, before it is downloaded, the
+figures in models/NAME.json) and a file of training/accelerate/. Only the share of the peak that a
+device reaches (MFU) can't be known beforehand: it is an argument, and a table shows what the
+paper's own days say about it.
 """
 
 import argparse
@@ -26,8 +27,13 @@ from training.parallel import Hardware
 PROFILES, FIGURES = Path("profiles"), Path("models")
 DAY = 86_400
 MFU = 0.45
-ADVICE = ("fsdp_activation_checkpointing", "fsdp_activation_checkpointing_offload", "fsdp_offload_params",
-          "optimizer.kind: adamw_8bit", "parallelism_config_sp_size, or more devices")
+ADVICE = (
+    "fsdp_activation_checkpointing",
+    "fsdp_activation_checkpointing_offload",
+    "fsdp_offload_params",
+    "optimizer.kind: adamw_8bit",
+    "parallelism_config_sp_size, or more devices",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +46,19 @@ class Row:
     days: float
 
 
-PAPER = [Row(gpus=gpus, model=f"llama-2-{size}", length=length, days=days) for gpus, size, length, days in (
-    (8, "7b", 4096, 3), (8, "7b", 81_920, 10), (8, "13b", 4096, 5), (8, "13b", 65_536, 13),
-    (16, "7b", 4096, 2), (16, "7b", 81_920, 7), (16, "13b", 4096, 4), (16, "13b", 65_536, 10))]
+PAPER = [
+    Row(gpus=gpus, model=f"llama-2-{size}", length=length, days=days)
+    for gpus, size, length, days in (
+        (8, "7b", 4096, 3),
+        (8, "7b", 81_920, 10),
+        (8, "13b", 4096, 5),
+        (8, "13b", 65_536, 13),
+        (16, "7b", 4096, 2),
+        (16, "7b", 81_920, 7),
+        (16, "13b", 4096, 4),
+        (16, "13b", 65_536, 10),
+    )
+]
 PAPER_TOKENS = 10e9
 
 
@@ -62,7 +78,11 @@ class Job:
     @property
     def tokens(self) -> int:
         """Tokens trained on, in whole steps."""
-        return max(self.config.tokens // (self.per_step * self.length), 1) * self.per_step * self.length
+        return (
+            max(self.config.tokens // (self.per_step * self.length), 1)
+            * self.per_step
+            * self.length
+        )
 
     @property
     def in_pass(self) -> int:
@@ -71,14 +91,23 @@ class Job:
 
     def seconds(self, mfu: float) -> float:
         """Of one training at that share of the peak."""
-        return self.tokens * self.shape.training_flops(self.length) / (self.gpus * PEAK_BF16[self.gpu] * mfu)
+        return (
+            self.tokens
+            * self.shape.training_flops(self.length)
+            / (self.gpus * PEAK_BF16[self.gpu] * mfu)
+        )
 
 
 def read_job(profile: str, gpu: str, hardware: Hardware, gpus: int) -> Job:
-    """The training of that profile. Raises UserError for a profile or model that is not there or not valid."""
+    """The training of that profile. Raises UserError for a profile or model that is not there or
+    not valid.
+    """
     path = PROFILES / f"{profile}.yaml"
     if not path.is_file():
-        raise UserError(f"{path}: no such profile. There are: {', '.join(sorted(p.stem for p in PROFILES.glob('*')))}.")
+        raise UserError(
+            f"{path}: no such profile. There are: "
+            f"{', '.join(sorted(p.stem for p in PROFILES.glob('*')))}."
+        )
     values = yaml.safe_load(path.read_text())
     try:
         config = CheckpointConfig.model_validate(values["checkpoint"])
@@ -87,8 +116,16 @@ def read_job(profile: str, gpu: str, hardware: Hardware, gpus: int) -> Job:
         rows = MixedDatasetConfig.model_validate(values["mixed_dataset"]).token_budget // length
     except (ValidationError, KeyError, TypeError) as error:
         raise UserError(f"{path}: {error}") from None
-    return Job(shape=shape_of(_config_of(source)), rows=rows, length=length, config=config, hardware=hardware, gpu=gpu,
-               gpus=gpus, per_step=max(config.optimizer.batch_tokens // length, 1))
+    return Job(
+        shape=shape_of(_config_of(source)),
+        rows=rows,
+        length=length,
+        config=config,
+        hardware=hardware,
+        gpu=gpu,
+        gpus=gpus,
+        per_step=max(config.optimizer.batch_tokens // length, 1),
+    )
 
 
 def _config_of(source: Path) -> PretrainedConfig:
@@ -108,26 +145,36 @@ def describe(job: Job, mfu: float, trainings: int) -> str:
     total, limit = sum(parts.values()), USABLE * MEMORY_GIB[job.gpu] * GIB
     days = job.seconds(mfu) / DAY
     lines = [
-        f"model        {_short(shape.parameters)} parameters: {shape.layers} layers of {shape.width:,}, "
-        f"{shape.heads} heads on {shape.key_value_heads} keys and values, vocabulary {shape.vocabulary:,}",
-        f"tokens       {_short(job.tokens)} in {job.tokens // step:,} steps of {job.per_step} rows x {job.length:,} "
+        f"model        {_short(shape.parameters)} parameters: {shape.layers} layers of "
+        f"{shape.width:,}, "
+        f"{shape.heads} heads on {shape.key_value_heads} keys and values, vocabulary "
+        f"{shape.vocabulary:,}",
+        f"tokens       {_short(job.tokens)} in {job.tokens // step:,} steps of {job.per_step} rows "
+        f"x {job.length:,} "
         f"= {_short(step)}",
         f"FLOP/token   {linear:.2e} linear + {attention:.2e} attention = {linear + attention:.2e} "
         f"({attention / (linear + attention):.0%} attention)",
         f"devices      {job.gpus} x {job.gpu}, rows along {job.hardware.sp}, "
         f"{_passes(job)} passes a step of {job.in_pass // job.hardware.sp:,} tokens a device",
-        "", f"memory on each device, {unit}",
+        "",
+        f"memory on each device, {unit}",
         *(f"  {part:<28}{size / one:>8.1f}" for part, size in parts.items()),
         f"  {'in all':<28}{total / one:>8.1f}   of {limit / one:,.0f} usable: "
         f"{'fits' if total <= limit else 'DOES NOT FIT'}",
-        f"  {'in the host, each process':<28}{host / one:>8.1f}"]
+        f"  {'in the host, each process':<28}{host / one:>8.1f}",
+    ]
     if total > limit:
         lines.append(f"  In this order, what makes it smaller: {'; '.join(ADVICE)}.")
-    lines += ["", f"time at an MFU of {mfu:.0%}, which is assumed",
-              f"  one training {days:>10,.1f} days = {days * 24 * job.gpus:,.0f} GPU-hours, "
-              f"{job.tokens / job.seconds(mfu) / job.gpus:,.0f} tokens/s on each device",
-              f"  all {trainings} of the profile {days * trainings:,.1f} days", "", f"disk, {unit}",
-              *(f"  {what:<44}{size / one:>8.1f}" for what, size in disk(job).items())]
+    lines += [
+        "",
+        f"time at an MFU of {mfu:.0%}, which is assumed",
+        f"  one training {days:>10,.1f} days = {days * 24 * job.gpus:,.0f} GPU-hours, "
+        f"{job.tokens / job.seconds(mfu) / job.gpus:,.0f} tokens/s on each device",
+        f"  all {trainings} of the profile {days * trainings:,.1f} days",
+        "",
+        f"disk, {unit}",
+        *(f"  {what:<44}{size / one:>8.1f}" for what, size in disk(job).items()),
+    ]
     return "\n".join(lines)
 
 
@@ -150,22 +197,32 @@ def disk(job: Job) -> dict[str, float]:
     packed = job.rows * job.length
     saved = {"float32": 4, "bfloat16": 2}[job.config.saved_as] * job.shape.parameters
     state = (4 + MOMENT_BYTES[job.config.optimizer.kind]) * job.shape.parameters
-    return {"tokenized_corpus, to hold the budget once": float(token * packed),
-            "packed_shards, each recipe": float(token * packed),
-            "base_checkpoint, in bf16": 2.0 * job.shape.parameters,
-            "checkpoint, each model": float(saved),
-            "while training: two snapshots, a third aside": 3.0 * state}
+    return {
+        "tokenized_corpus, to hold the budget once": float(token * packed),
+        "packed_shards, each recipe": float(token * packed),
+        "base_checkpoint, in bf16": 2.0 * job.shape.parameters,
+        "checkpoint, each model": float(saved),
+        "while training: two snapshots, a third aside": 3.0 * state,
+    }
 
 
 def beside_the_paper(mfu: float) -> str:
-    """Each line of the paper's table of hardware beside the plan for it, and the MFU that its days mean."""
-    lines = [f"the paper's own trainings of 10B tokens on A100s, planned at the same {mfu:.0%}",
-             f"  {'GPUs':>4}  {'model':<12}{'length':>8}{'paper':>9}{'plan':>9}{'plan/paper':>12}{'its MFU':>9}"]
+    """Each line of the paper's table of hardware beside the plan for it, and the MFU that its days
+    mean.
+    """
+    lines = [
+        f"the paper's own trainings of 10B tokens on A100s, planned at the same {mfu:.0%}",
+        f"  {'GPUs':>4}  "
+        f"{'model':<12}{'length':>8}{'paper':>9}{'plan':>9}{'plan/paper':>12}{'its MFU':>9}",
+    ]
     for row in PAPER:
         flops = PAPER_TOKENS * shape_of(_config_of(FIGURES / row.model)).training_flops(row.length)
         at_peak = flops / (row.gpus * PEAK_BF16["A100"]) / DAY
-        lines.append(f"  {row.gpus:>4}  {row.model:<12}{row.length:>8,}{row.days:>7.0f} d{at_peak / mfu:>7.1f} d"
-                     f"{at_peak / mfu / row.days:>12.2f}{at_peak / row.days:>9.0%}")
+        lines.append(
+            f"  {row.gpus:>4}  {row.model:<12}{row.length:>8,}{row.days:>7.0f} "
+            f"d{at_peak / mfu:>7.1f} d"
+            f"{at_peak / mfu / row.days:>12.2f}{at_peak / row.days:>9.0%}"
+        )
     return "\n".join(lines)
 
 
@@ -173,16 +230,25 @@ def main() -> None:
     """Print the plan."""
     parse = argparse.ArgumentParser(prog="python -m training.plan", description=__doc__)
     parse.add_argument("profile")
-    parse.add_argument("--accelerate", type=Path, default=Path("training/accelerate/gpus-8.yaml"), metavar="FILE")
+    parse.add_argument(
+        "--accelerate", type=Path, default=Path("training/accelerate/gpus-8.yaml"), metavar="FILE"
+    )
     parse.add_argument("--gpu", choices=sorted(PEAK_BF16), default="A100")
     parse.add_argument("--mfu", type=float, default=MFU, help="share of the peak in bf16, 0 to 1")
     given = parse.parse_args()
     try:
         hardware, gpus = Hardware.of_file(given.accelerate)
         job = read_job(given.profile, given.gpu, hardware, gpus)
-        trained = [model for model in job.config.models.values() if model.source != BASE and model.at is None]
-        print(f"{given.profile} under {given.accelerate}\n\n{describe(job, given.mfu, len(trained))}\n\n"
-              f"{beside_the_paper(given.mfu)}")
+        trained = [
+            model
+            for model in job.config.models.values()
+            if model.source != BASE and model.at is None
+        ]
+        print(
+            f"{given.profile} under "
+            f"{given.accelerate}\n\n{describe(job, given.mfu, len(trained))}\n\n"
+            f"{beside_the_paper(given.mfu)}"
+        )
     except UserError as error:
         sys.exit(f"plan: {error}")
 

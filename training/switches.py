@@ -110,7 +110,8 @@ def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
         from liger_kernel.transformers import monkey_patch
     except ImportError:
         raise UserError(
-            f"{VARIABLE}: {LIGER} needs liger-kernel: pip install 'needlework[gpu]', or leave it out."
+            f"{VARIABLE}: {LIGER} needs liger-kernel: pip install 'needlework[gpu]', or leave it "
+            "out."
         ) from None
     kind = model.config.model_type
     if kind not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
@@ -159,7 +160,8 @@ def _tiled(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., tor
 
 
 def to_fp8(model: PreTrainedModel, device: torch.device) -> None:
-    """Multiply in fp8 in every linear layer but the head, scaled by tensor. Master weights stay fp32.
+    """Multiply in fp8 in every linear layer but the head, scaled by tensor. Master weights stay
+    fp32.
 
     On a CPU the products are emulated, for tests. Raises UserError where torchao is missing.
     """

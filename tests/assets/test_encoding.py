@@ -18,8 +18,25 @@ from assets.token_store import open_tokens
 from assets.tokenized_corpus import with_special
 from assets.tokenizer import load_tokenizer, train_bpe
 
-WORDS = ["the", "cat", "sat", "on", "the", "mat", "with", "été", "and", "日本", "1234", "\n\n\t", "<s>", "a.b(c)"]
-needs_fast = pytest.mark.skipif(not FAST_IS_HERE, reason="gigatoken is not installed (extra `fast`)")
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "the",
+    "mat",
+    "with",
+    "été",
+    "and",
+    "日本",
+    "1234",
+    "\n\n\t",
+    "<s>",
+    "a.b(c)",
+]
+needs_fast = pytest.mark.skipif(
+    not FAST_IS_HERE, reason="gigatoken is not installed (extra `fast`)"
+)
 
 
 def lists(encoder: Fast | Reference, texts: list[str]) -> list[list[int]]:
@@ -38,7 +55,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_fast
 def test_the_fast_tokenizer_gives_the_reference_ids(folder: Path) -> None:
-    texts = [" ".join(WORDS), "", "a", "naïve façade", " leading", "trailing ", "tabs\t\tand\n\nlines", "🙂" * 30]
+    texts = [
+        " ".join(WORDS),
+        "",
+        "a",
+        "naïve façade",
+        " leading",
+        "trailing ",
+        "tabs\t\tand\n\nlines",
+        "🙂" * 30,
+    ]
     assert lists(Fast(folder), texts) == lists(Reference(load_tokenizer(folder)), texts)
 
 
@@ -58,7 +84,9 @@ MARKUP = ["</s>", "<s>", "a<s>b</s>c", "<|end|>", "x <|end|></s>\n", "<<s>>", "t
 def test_the_text_of_a_special_token_is_text_like_any_other(folder: Path, encoder: str) -> None:
     tokenizer = load_tokenizer(folder)
     special = {tokenizer.token_to_id(token) for token in ("<s>", "</s>", "<|end|>")}
-    assert None not in special and set(tokenizer.encode("".join(MARKUP)).ids) >= special, "as it comes, they are found"
+    assert None not in special and set(tokenizer.encode("".join(MARKUP)).ids) >= special, (
+        "as it comes, they are found"
+    )
     found = lists(Fast(folder) if encoder == "fast" else Reference(tokenizer), MARKUP)
     assert found == lists(Reference(load_tokenizer(folder)), MARKUP)
     assert [tokenizer.decode(ids).removeprefix(" ") for ids in found] == MARKUP
@@ -66,7 +94,9 @@ def test_the_text_of_a_special_token_is_text_like_any_other(folder: Path, encode
 
 
 @needs_fast
-def test_a_fast_tokenizer_that_finds_special_tokens_in_text_is_noticed(folder: Path, tmp_path: Path) -> None:
+def test_a_fast_tokenizer_that_finds_special_tokens_in_text_is_noticed(
+    folder: Path, tmp_path: Path
+) -> None:
     check_specials(Fast(folder), Reference(load_tokenizer(folder)))
     described = json.loads((folder / "tokenizer.json").read_text())
     for token in described["added_tokens"]:
@@ -76,7 +106,9 @@ def test_a_fast_tokenizer_that_finds_special_tokens_in_text_is_noticed(folder: P
         check_specials(Fast(tmp_path), Reference(load_tokenizer(folder)))
 
 
-def test_ids_with_a_hole_keep_their_value(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_with_a_hole_keep_their_value(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     described = json.loads((folder / "tokenizer.json").read_text())
     assert described["model"]["vocab"]["Ġcat"] < 400
     described["model"]["vocab"]["Ġcat"] = 70_000
@@ -88,8 +120,16 @@ def test_ids_with_a_hole_keep_their_value(folder: Path, tmp_path: Path, monkeypa
     Path("params.yaml").write_text("tokenized_corpus: {bos: false}")
     text = "the cat sat on the cat"
     with document_writer(Path("data/raw_corpus/web")) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(
-            [pa.array([1], pa.uint64()), pa.array([text], pa.large_string()), pa.array([False])], schema=SCHEMA))
+        writer.write_batch(
+            pa.RecordBatch.from_arrays(
+                [
+                    pa.array([1], pa.uint64()),
+                    pa.array([text], pa.large_string()),
+                    pa.array([False]),
+                ],
+                schema=SCHEMA,
+            )
+        )
     write_json(Path("data/raw_corpus/web/record.json"), {"documents": 1})
     tokenized_corpus.run("web")
     store = open_tokens(Path("data/tokenized_corpus/web"))
@@ -98,19 +138,31 @@ def test_ids_with_a_hole_keep_their_value(folder: Path, tmp_path: Path, monkeypa
 
 
 def test_an_id_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(UserError, match=r"token id 65,536 is larger than any in data/tokenizer/tokenizer.json"):
+    with pytest.raises(
+        UserError, match=r"token id 65,536 is larger than any in data/tokenizer/tokenizer.json"
+    ):
         with_special([np.array([1, 65_536], np.uint32)], None, None, np.uint16)
-    assert with_special([np.array([1, 65_535], np.uint32)], None, None, np.uint16)[1].tolist() == [1, 65_535]
+    assert with_special([np.array([1, 65_535], np.uint32)], None, None, np.uint16)[1].tolist() == [
+        1,
+        65_535,
+    ]
 
 
-@given(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=5), st.sampled_from([None, 100]),
-       st.sampled_from([None, 200]))
-def test_every_document_stands_between_its_special_tokens(documents: list[list[int]], bos: int | None, eos: int | None
-                                                          ) -> None:
+@given(
+    st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=5),
+    st.sampled_from([None, 100]),
+    st.sampled_from([None, 200]),
+)
+def test_every_document_stands_between_its_special_tokens(
+    documents: list[list[int]], bos: int | None, eos: int | None
+) -> None:
     begin, end = [bos] if bos is not None else [], [eos] if eos is not None else []
-    offsets, tokens = with_special([np.array(ids, np.uint32) for ids in documents], bos, eos, np.uint16)
+    offsets, tokens = with_special(
+        [np.array(ids, np.uint32) for ids in documents], bos, eos, np.uint16
+    )
     assert [tokens[start:stop].tolist() for start, stop in pairwise(offsets)] == [
-        begin + document + end for document in documents]
+        begin + document + end for document in documents
+    ]
     assert tokens.dtype == np.uint16
 
 
@@ -118,28 +170,49 @@ def write_corpus(texts: list[str]) -> None:
     """data/raw_corpus/web, and parameters."""
     Path("data/raw_corpus/web").mkdir(parents=True)
     with document_writer(Path("data/raw_corpus/web")) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(
-            [pa.array(range(len(texts)), pa.uint64()), pa.array(texts, pa.large_string()),
-             pa.array([False] * len(texts))], schema=SCHEMA))
+        writer.write_batch(
+            pa.RecordBatch.from_arrays(
+                [
+                    pa.array(range(len(texts)), pa.uint64()),
+                    pa.array(texts, pa.large_string()),
+                    pa.array([False] * len(texts)),
+                ],
+                schema=SCHEMA,
+            )
+        )
     write_json(Path("data/raw_corpus/web/record.json"), {"documents": len(texts)})
     Path("params.yaml").write_text("tokenized_corpus: {bos: true}")
 
 
-USED = {"truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst",
-                       "stride": 0},
-        "padding": {"strategy": {"Fixed": 600}, "direction": "Right", "pad_to_multiple_of": None,
-                    "pad_id": 1, "pad_type_id": 0, "pad_token": "</s>"}}
-BEGINS_TWICE = {"post_processor": {
-    "type": "TemplateProcessing", "pair": [],
-    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
-               {"SpecialToken": {"id": "<s>", "type_id": 0}},
-               {"Sequence": {"id": "A", "type_id": 0}}],
-    "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}}
+USED = {
+    "truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
+    "padding": {
+        "strategy": {"Fixed": 600},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 1,
+        "pad_type_id": 0,
+        "pad_token": "</s>",
+    },
+}
+BEGINS_TWICE = {
+    "post_processor": {
+        "type": "TemplateProcessing",
+        "pair": [],
+        "single": [
+            {"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+    }
+}
 
 
 @pytest.mark.parametrize("here", ["fast", "reference"])
 def test_a_corpus_has_the_same_tokens_whatever_its_tokenizer_was_last_used_for(
-        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str) -> None:
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
+) -> None:
     if here == "fast" and not FAST_IS_HERE:
         pytest.skip("gigatoken is not installed (extra `fast`)")
     monkeypatch.setattr(tokenized_corpus, "FAST_IS_HERE", here == "fast")
@@ -150,8 +223,10 @@ def test_a_corpus_has_the_same_tokens_whatever_its_tokenizer_was_last_used_for(
         (tmp_path / name / "data/tokenizer").mkdir(parents=True)
         monkeypatch.chdir(tmp_path / name)
         write_json(Path("data/tokenizer/tokenizer.json"), described | change)
-        write_json(Path("data/tokenizer/tokenizer_config.json"),
-                   {"bos_token": "<s>", "model_max_length": 16})
+        write_json(
+            Path("data/tokenizer/tokenizer_config.json"),
+            {"bos_token": "<s>", "model_max_length": 16},
+        )
         write_corpus(texts)
         tokenized_corpus.run("web")
         store = open_tokens(Path("data/tokenized_corpus/web"))
@@ -163,14 +238,24 @@ def test_a_corpus_has_the_same_tokens_whatever_its_tokenizer_was_last_used_for(
 
 
 @needs_fast
-@pytest.mark.parametrize("flags", [
-    {"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}, {}], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [{"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}, {}],
+    ids=str,
+)
 def test_an_added_token_gets_the_reference_ids_whatever_its_flags(
-        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool]
-        ) -> None:
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool]
+) -> None:
     described = json.loads((folder / "tokenizer.json").read_text())
-    plain = {"id": 400, "content": "<mark>", "single_word": False, "lstrip": False, "rstrip": False,
-             "normalized": False, "special": False}
+    plain = {
+        "id": 400,
+        "content": "<mark>",
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": False,
+    }
     beyond = max(described["model"]["vocab"].values()) + 2
     described["added_tokens"].append(plain | {"id": beyond} | flags)
     (tmp_path / "data/tokenizer").mkdir(parents=True)

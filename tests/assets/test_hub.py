@@ -1,4 +1,6 @@
-"""A file of the Hub is read at its pinned commit, fetched once and only in its turn. The server is on loopback."""
+"""A file of the Hub is read at its pinned commit, fetched once and only in its turn. The server is
+on loopback.
+"""
 
 import hashlib
 import json
@@ -22,7 +24,11 @@ from orchestration.definitions import build_definitions
 ROOT = Path(__file__).parents[2]
 NEWER = "89abcdef" * 5
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-FILES = {"README.md": b"# fish", "train/a.jsonl": b'{"text": "one fish"}\n', "train/b.jsonl": b'{"text": "two fish"}\n'}
+FILES = {
+    "README.md": b"# fish",
+    "train/a.jsonl": b'{"text": "one fish"}\n',
+    "train/b.jsonl": b'{"text": "two fish"}\n',
+}
 ACT = """
 import json, sys
 from assets.hub import HubSource, fetch, hub_files
@@ -48,19 +54,40 @@ class Hub(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.log.append(path)
         if path.endswith("/revision/main"):
-            self._send(200, json.dumps({"id": "some/fish", "sha": NEWER, "siblings": []}).encode(),
-                       {"Content-Type": "application/json"})
+            self._send(
+                200,
+                json.dumps({"id": "some/fish", "sha": NEWER, "siblings": []}).encode(),
+                {"Content-Type": "application/json"},
+            )
         elif f"/{COMMIT}" not in path:
             self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
         elif path.startswith("/api/"):
-            listing = [{"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                       for name, content in FILES.items()]
-            body: Any = listing if "/tree/" in path else {
-                "id": "some/fish", "sha": COMMIT, "siblings": [{"rfilename": name} for name in FILES]}
+            listing = [
+                {
+                    "type": "file",
+                    "path": name,
+                    "size": len(content),
+                    "oid": hashlib.sha1(content).hexdigest(),
+                }
+                for name, content in FILES.items()
+            ]
+            body: Any = (
+                listing
+                if "/tree/" in path
+                else {
+                    "id": "some/fish",
+                    "sha": COMMIT,
+                    "siblings": [{"rfilename": name} for name in FILES],
+                }
+            )
             self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
         else:
             content = FILES[path.split(f"/{COMMIT}/")[1]]
-            self._send(200, content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT})
+            self._send(
+                200,
+                content,
+                {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT},
+            )
 
     do_HEAD = do_GET
 
@@ -87,28 +114,53 @@ def server() -> Iterator[str]:
 
 
 def settings(server: str, home: Path, offline: str = "0") -> dict[str, str]:
-    """The environment of a process that asks this server: the library reads its settings when imported."""
-    return {"HF_ENDPOINT": server, "HF_HOME": str(home), "HF_HUB_OFFLINE": offline, "PYTHONPATH": str(ROOT),
-            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+    """The environment of a process that asks this server: the library reads its settings when
+    imported.
+    """
+    return {
+        "HF_ENDPOINT": server,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": offline,
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+    }
 
 
-def act(server: str, home: Path, revision: str = COMMIT, files: str = "train/*.jsonl", offline: str = "0") -> Any:
+def act(
+    server: str,
+    home: Path,
+    revision: str = COMMIT,
+    files: str = "train/*.jsonl",
+    offline: str = "0",
+) -> Any:
     """List the files and fetch the first, in a process of its own."""
     environment = {**os.environ, **settings(server, home, offline)}
-    done = subprocess.run([sys.executable, "-c", ACT, revision, files], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ACT, revision, files],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_a_file_is_fetched_when_its_turn_comes_and_once(server: str, tmp_path: Path) -> None:
     for _ in range(2):
-        assert act(server, tmp_path) == [["train/a.jsonl", "train/b.jsonl"], ['{"text": "one fish"}\n']]
-    assert [path for path in Hub.log if "/resolve/" in path] == [f"/datasets/some/fish/resolve/{COMMIT}/train/a.jsonl"]
+        assert act(server, tmp_path) == [
+            ["train/a.jsonl", "train/b.jsonl"],
+            ['{"text": "one fish"}\n'],
+        ]
+    assert [path for path in Hub.log if "/resolve/" in path] == [
+        f"/datasets/some/fish/resolve/{COMMIT}/train/a.jsonl"
+    ]
 
 
 def test_what_goes_wrong_says_what_to_do(server: str, tmp_path: Path) -> None:
     assert "README.md" in act(server, tmp_path, files="test/*") and "Change `files`" in act(
-        server, tmp_path, files="test/*")
+        server, tmp_path, files="test/*"
+    )
     assert "no such revision" in act(server, tmp_path, revision="f" * 40)
     assert "HF_HUB_OFFLINE=0" in act(server, tmp_path / "empty", offline="1")
 
@@ -126,31 +178,49 @@ follow: main
 """
 
 
-def move_pins(server: str, home: Path, *paths: Path, offline: str = "0") -> subprocess.CompletedProcess[str]:
+def move_pins(
+    server: str, home: Path, *paths: Path, offline: str = "0"
+) -> subprocess.CompletedProcess[str]:
     """The command, in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "assets.hub_branch", *map(str, paths)], capture_output=True, text=True,
-                          env={**os.environ, **settings(server, home, offline)})
+    return subprocess.run(
+        [sys.executable, "-m", "assets.hub_branch", *map(str, paths)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **settings(server, home, offline)},
+    )
 
 
 def test_a_source_that_follows_a_branch_is_pinned_to_its_newest_commit_and_nothing_else_changes(
-        server: str, tmp_path: Path) -> None:
+    server: str, tmp_path: Path
+) -> None:
     path = tmp_path / "fish.yaml"
     path.write_text(SOURCE)
     for words in ("moved from 01234567 to 89abcdef", "is still at 89abcdef"):
         done = move_pins(server, tmp_path, path)
         assert done.returncode == 0 and words in done.stdout
         assert path.read_text() == SOURCE.replace(COMMIT, NEWER)
-    assert act(server, tmp_path)[0] == ["train/a.jsonl", "train/b.jsonl"], "what is read is what is pinned"
+    assert act(server, tmp_path)[0] == ["train/a.jsonl", "train/b.jsonl"], (
+        "what is read is what is pinned"
+    )
 
 
 def test_a_pin_that_cannot_be_moved_stays_and_the_others_move(server: str, tmp_path: Path) -> None:
-    pinned, gone, follows = (tmp_path / name for name in ("pinned.yaml", "gone.yaml", "follows.yaml"))
+    pinned, gone, follows = (
+        tmp_path / name for name in ("pinned.yaml", "gone.yaml", "follows.yaml")
+    )
     pinned.write_text(SOURCE.replace("follow: main\n", ""))
     gone.write_text(SOURCE.replace("main", "gone"))
     follows.write_text(SOURCE)
     done = move_pins(server, tmp_path, pinned, gone, follows)
-    assert done.returncode == 1 and "Add `follow: main`" in done.stderr and "no such revision" in done.stderr
-    assert pinned.read_text() == SOURCE.replace("follow: main\n", "") and gone.read_text().count(COMMIT) == 1
+    assert (
+        done.returncode == 1
+        and "Add `follow: main`" in done.stderr
+        and "no such revision" in done.stderr
+    )
+    assert (
+        pinned.read_text() == SOURCE.replace("follow: main\n", "")
+        and gone.read_text().count(COMMIT) == 1
+    )
     assert follows.read_text() == SOURCE.replace(COMMIT, NEWER)
     follows.write_text(SOURCE)
     assert "HF_HUB_OFFLINE=0" in move_pins(server, tmp_path, follows, offline="1").stderr
@@ -161,14 +231,18 @@ def test_a_pin_that_cannot_be_moved_stays_and_the_others_move(server: str, tmp_p
 
 
 def test_the_nightly_schedule_asks_for_a_run_when_a_followed_branch_has_moved(
-        server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = make_world(tmp_path / "world")
     (world / "sources/book").rename(world / "sources/old")
     (world / "sources/book.yaml").write_text(SOURCE)
     params = (world / "params.yaml").read_text()
     (world / "params.yaml").write_text(params.replace("sources/book", "sources/book.yaml"))
-    (world / "stage.py").write_text((world / "stage.py").read_text().replace(
-        'pathlib.Path(i).rglob("*")', '[pathlib.Path(i), *pathlib.Path(i).rglob("*")]'))
+    (world / "stage.py").write_text(
+        (world / "stage.py")
+        .read_text()
+        .replace('pathlib.Path(i).rglob("*")', '[pathlib.Path(i), *pathlib.Path(i).rglob("*")]')
+    )
     dvc(world, "repro")
     for name, value in settings(server, tmp_path).items():
         monkeypatch.setenv(name, value)
@@ -176,6 +250,7 @@ def test_the_nightly_schedule_asks_for_a_run_when_a_followed_branch_has_moved(
     nightly = definitions.resolve_schedule_def("nightly")
     with DagsterInstance.local_temp(str(tmp_path)) as instance:
         answer = nightly(build_schedule_context(instance=instance))
-    assert isinstance(answer, RunRequest) and {key.to_user_string() for key in answer.asset_selection or []} == {
-        "raw/book", "mixed/both", "report"}
+    assert isinstance(answer, RunRequest) and {
+        key.to_user_string() for key in answer.asset_selection or []
+    } == {"raw/book", "mixed/both", "report"}
     assert (world / "sources/book.yaml").read_text() == SOURCE.replace(COMMIT, NEWER)

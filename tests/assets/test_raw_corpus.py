@@ -1,4 +1,6 @@
-"""From files to documents: every format gives the same, and what is dropped is counted under its reason."""
+"""From files to documents: every format gives the same, and what is dropped is counted under its
+reason.
+"""
 
 import gzip
 import json
@@ -36,8 +38,10 @@ from assets.stage import UserError, write_json
 
 TEXTS = ["one fish", "two fish", "red fish"]
 SETS = ["RedPajamaBook", "RedPajamaArXiv", "RedPajamaBook"]
-LINES = "".join(json.dumps({"text": text, "meta": {"redpajama_set_name": name}}) + "\n"
-                for text, name in zip(TEXTS, SETS, strict=True)).encode()
+LINES = "".join(
+    json.dumps({"text": text, "meta": {"redpajama_set_name": name}}) + "\n"
+    for text, name in zip(TEXTS, SETS, strict=True)
+).encode()
 ALL = Demand(tokens=None, long_tokens=0, long_over=10, bytes_per_token=1)
 NOTHING = build_index([], 15)
 ENDINGS = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]
@@ -56,11 +60,20 @@ def counted() -> tuple[Tally, list[SkippedRow]]:
 
 def texts(source: Path, field: str = "text", longest: int = 1000) -> list[str | Skipped]:
     """What a source of one domain gives."""
-    return [text for path in document_files(source).read for _, text in read_texts(path, Fields(text=field), longest)]
+    return [
+        text
+        for path in document_files(source).read
+        for _, text in read_texts(path, Fields(text=field), longest)
+    ]
 
 
-def kept(records: Iterable[str], settings: RawCorpusConfig, tally: Tally | None = None, demand: Demand = ALL,
-         against: list[str] | None = None) -> list[dict[str, object]]:
+def kept(
+    records: Iterable[str],
+    settings: RawCorpusConfig,
+    tally: Tally | None = None,
+    demand: Demand = ALL,
+    against: list[str] | None = None,
+) -> list[dict[str, object]]:
     """The documents that come of these texts."""
     index = build_index(against, 15) if against else NOTHING
     numbered = (("file", number, text) for number, text in enumerate(records, start=1))
@@ -72,9 +85,15 @@ def write(folder: Path, ending: str, content: bytes = LINES) -> Path:
     """The lines in a file of that format."""
     path = folder / f"part{ending}"
     if ending == ".parquet":
-        pq.write_table(pa.table({"text": TEXTS, "meta": [{"redpajama_set_name": name} for name in SETS]}), path)
+        pq.write_table(
+            pa.table({"text": TEXTS, "meta": [{"redpajama_set_name": name} for name in SETS]}), path
+        )
     else:
-        pack = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.ZstdCompressor().compress}[ending]
+        pack = {
+            ".jsonl": bytes,
+            ".jsonl.gz": gzip.compress,
+            ".jsonl.zst": zstandard.ZstdCompressor().compress,
+        }[ending]
         path.write_bytes(pack(content))
     return path
 
@@ -86,19 +105,38 @@ def test_every_format_gives_the_same_texts(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_one_file_of_many_domains_is_shared_out_by_a_nested_field(tmp_path: Path, ending: str) -> None:
+def test_one_file_of_many_domains_is_shared_out_by_a_nested_field(
+    tmp_path: Path, ending: str
+) -> None:
     write(tmp_path, ending)
     settings = config(domain_field="meta.redpajama_set_name")
-    found = {name: [text for _, _, text in located(settings, name, Domain(source=tmp_path, only=only), counted()[0])
-                    if isinstance(text, str)]
-             for name, only in (("book", None), ("arxiv", None), ("mine", "RedPajamaArXiv"), ("wikipedia", None))}
-    assert found == {"book": ["one fish", "red fish"], "arxiv": ["two fish"], "mine": ["two fish"], "wikipedia": []}
+    found = {
+        name: [
+            text
+            for _, _, text in located(
+                settings, name, Domain(source=tmp_path, only=only), counted()[0]
+            )
+            if isinstance(text, str)
+        ]
+        for name, only in (
+            ("book", None),
+            ("arxiv", None),
+            ("mine", "RedPajamaArXiv"),
+            ("wikipedia", None),
+        )
+    }
+    assert found == {
+        "book": ["one fish", "red fish"],
+        "arxiv": ["two fish"],
+        "mine": ["two fish"],
+        "wikipedia": [],
+    }
 
 
 @given(st.lists(st.text("ab\r", max_size=6).map(str.encode)), st.integers(1, 7))
 def test_lines_are_the_same_however_the_blocks_fall(lines: list[bytes], size: int) -> None:
     whole = b"\n".join(lines)
-    pieces = [whole[start:start + size] for start in range(0, len(whole), size)]
+    pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
     expected = re.split(rb"\r\n|\r|\n", whole)
     assert list(reading._lines(iter(pieces), 1000)) == (expected if expected[-1] else expected[:-1])
 
@@ -110,7 +148,11 @@ def test_a_document_too_long_is_counted_and_passed_over(tmp_path: Path, ending: 
     tally, skipped = counted()
     settings = config(longest=1000, limits=Limits(oversize=0.5))
     records = located(settings, "x", Domain(source=path), tally)
-    rows = [row for batch in ingest(records, settings, path, ALL, NOTHING, tally) for row in batch.to_pylist()]
+    rows = [
+        row
+        for batch in ingest(records, settings, path, ALL, NOTHING, tally)
+        for row in batch.to_pylist()
+    ]
     assert [row["text"] for row in rows] == ["before", "after"]
     assert tally.counts["oversize"] == 1 and skipped == [("oversize", str(path), 2)]
 
@@ -121,10 +163,15 @@ def test_a_line_too_long_is_never_held_whole() -> None:
 
 
 def test_a_broken_line_is_named_with_its_file_and_line_and_the_rest_is_read(tmp_path: Path) -> None:
-    path = write(tmp_path, ".jsonl", b'{"text": "one"}\n{"text": \n{"text": 3}\n{"text": "\xff"}\n{"text": "two"}\n')
+    path = write(
+        tmp_path,
+        ".jsonl",
+        b'{"text": "one"}\n{"text": \n{"text": 3}\n{"text": "\xff"}\n{"text": "two"}\n',
+    )
     read = list(read_texts(path, Fields(text="text"), 1000))
-    assert [(number, text.reason if isinstance(text, Skipped) else text) for number, text in read] == [
-        (1, "one"), (2, "broken_json"), (3, "text_not_a_string"), (4, "undecodable"), (5, "two")]
+    assert [
+        (number, text.reason if isinstance(text, Skipped) else text) for number, text in read
+    ] == [(1, "one"), (2, "broken_json"), (3, "text_not_a_string"), (4, "undecodable"), (5, "two")]
 
 
 @pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst"])
@@ -139,24 +186,44 @@ def test_a_cut_off_archive_stops_and_names_the_file(tmp_path: Path, ending: str)
 def test_a_wrong_field_is_named_beside_those_that_are_there(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path, ending)
     tally, settings = counted()[0], config(text_field="content")
-    with pytest.raises(UserError, match=rf"3 of 3 records are field_missing.*The first: {path}, line 1: no field "
-                                        r"'content', as raw_corpus.text_field says; the record holds text.* Set "
-                                        r"the field's name right"):
-        list(ingest(located(settings, "x", Domain(source=path), tally), settings, path, ALL, NOTHING, tally))
+    with pytest.raises(
+        UserError,
+        match=rf"3 of 3 records are field_missing.*The first: {path}, line 1: no field "
+        r"'content', as raw_corpus.text_field says; the record holds text.* Set "
+        r"the field's name right",
+    ):
+        list(
+            ingest(
+                located(settings, "x", Domain(source=path), tally),
+                settings,
+                path,
+                ALL,
+                NOTHING,
+                tally,
+            )
+        )
         check(tally, Limits(), path, tally.records)
 
 
 NESTED = b"[" * 100_000
 
 
-@pytest.mark.parametrize("line", [b"null", b"{}", b"[1]", b'{"txt": "a"}', b'{"text": {"a": 1}}', NESTED],
-                         ids=lambda line: line[:9].decode())
+@pytest.mark.parametrize(
+    "line",
+    [b"null", b"{}", b"[1]", b'{"txt": "a"}', b'{"text": {"a": 1}}', NESTED],
+    ids=lambda line: line[:9].decode(),
+)
 def test_one_odd_record_is_skipped_and_the_rest_is_read(tmp_path: Path, line: bytes) -> None:
     path = write(tmp_path, ".jsonl", line + b"\n" + LINES)
     odd, *others = texts(path)
     assert others == TEXTS
     assert isinstance(odd, Skipped) and odd.reason == (
-        "broken_json" if line == NESTED else "text_not_a_string" if line.startswith(b'{"text"') else "field_missing")
+        "broken_json"
+        if line == NESTED
+        else "text_not_a_string"
+        if line.startswith(b'{"text"')
+        else "field_missing"
+    )
 
 
 def test_a_row_whose_nested_record_is_null_is_skipped(tmp_path: Path) -> None:
@@ -165,24 +232,46 @@ def test_a_row_whose_nested_record_is_null_is_skipped(tmp_path: Path) -> None:
     assert isinstance(first, Skipped) and first.reason == "field_missing" and second == "one fish"
 
 
-ODD = {"broken_json": b"{", "undecodable": b'{"text": "\xff"}', "field_missing": b'{"body": "a"}',
-       "text_not_a_string": b'{"text": 3}', "empty": b'{"text": " "}', "oversize": b'{"text": "%s"}' % (b"x" * 2000)}
+ODD = {
+    "broken_json": b"{",
+    "undecodable": b'{"text": "\xff"}',
+    "field_missing": b'{"body": "a"}',
+    "text_not_a_string": b'{"text": 3}',
+    "empty": b'{"text": " "}',
+    "oversize": b'{"text": "%s"}' % (b"x" * 2000),
+}
 
 
 @pytest.mark.parametrize("reason", ODD)
 @pytest.mark.parametrize("alone", [True, False])
-def test_the_limit_is_of_the_domain_wherever_its_bad_records_lie(tmp_path: Path, reason: str, alone: bool) -> None:
-    """One bad record of 200 is half a percent, whether it is a file of its own or the first of many."""
+def test_the_limit_is_of_the_domain_wherever_its_bad_records_lie(
+    tmp_path: Path, reason: str, alone: bool
+) -> None:
+    """One bad record of 200 is half a percent, whether it is a file of its own or the first of
+    many.
+    """
     good = [b'{"text": "%d"}' % number for number in range(199)]
     (tmp_path / "a.jsonl").write_bytes(ODD[reason] if alone else b"\n".join([ODD[reason], *good]))
     (tmp_path / "b.jsonl").write_bytes(b"\n".join(good if alone else []))
     tally, _ = counted()
     settings = config(longest=1000)
-    rows = [row for batch in ingest(located(settings, "x", Domain(source=tmp_path), tally), settings, tmp_path, ALL,
-                                    NOTHING, tally) for row in batch.to_pylist()]
+    rows = [
+        row
+        for batch in ingest(
+            located(settings, "x", Domain(source=tmp_path), tally),
+            settings,
+            tmp_path,
+            ALL,
+            NOTHING,
+            tally,
+        )
+        for row in batch.to_pylist()
+    ]
     check(tally, Limits(), tmp_path, tally.records)
     assert len(rows) == 199 and tally.counts[reason] == 1 and tally.records == 200
-    with pytest.raises(UserError, match=rf"1 of 200 records are {reason}.*The first: {tmp_path}/a.jsonl, line 1"):
+    with pytest.raises(
+        UserError, match=rf"1 of 200 records are {reason}.*The first: {tmp_path}/a.jsonl, line 1"
+    ):
         check(tally, Limits(**{reason: 0.004}), tmp_path, tally.records)  # type: ignore[arg-type]
 
 
@@ -190,11 +279,18 @@ def test_a_parquet_file_without_the_column_is_counted_row_by_row(tmp_path: Path)
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "b.parquet")
     odd, *others = texts(tmp_path)
-    assert others == TEXTS and isinstance(odd, Skipped) and odd.reason == "field_missing" and "holds body" in odd.detail
+    assert (
+        others == TEXTS
+        and isinstance(odd, Skipped)
+        and odd.reason == "field_missing"
+        and "holds body" in odd.detail
+    )
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
-def test_a_field_with_a_dot_in_its_name_is_found_before_a_nested_one(tmp_path: Path, ending: str) -> None:
+def test_a_field_with_a_dot_in_its_name_is_found_before_a_nested_one(
+    tmp_path: Path, ending: str
+) -> None:
     rows = [{"meta.text": "flat", "meta": {"text": "nested"}}]
     if ending == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
@@ -215,17 +311,29 @@ def test_duplicates_and_empty_texts_are_counted_and_dropped() -> None:
     records = ["a", "b", "a", " ", "a\r\n", "a\n", "\ud800", "\0", "\0\u3000\0", "\0a"]
     rows = kept(records, config(limits=Limits(empty=1)), tally)
     assert [row["text"] for row in rows] == ["a", "b", "a\n", "?"]
-    assert (tally.counts["documents"], tally.counts["duplicates"], tally.counts["empty"]) == (4, 3, 3)
-    assert skipped == [("duplicates", "file", 3), ("empty", "file", 4), ("duplicates", "file", 6),
-                       ("lone_surrogates", "file", 7), ("empty", "file", 8), ("empty", "file", 9),
-                       ("duplicates", "file", 10)]
+    assert (tally.counts["documents"], tally.counts["duplicates"], tally.counts["empty"]) == (
+        4,
+        3,
+        3,
+    )
+    assert skipped == [
+        ("duplicates", "file", 3),
+        ("empty", "file", 4),
+        ("duplicates", "file", 6),
+        ("lone_surrogates", "file", 7),
+        ("empty", "file", 8),
+        ("empty", "file", 9),
+        ("duplicates", "file", 10),
+    ]
     assert tally.records == 10
 
 
 def test_a_reason_past_its_limit_stops_the_stage_and_names_it() -> None:
     tally, _ = counted()
     kept(["a", " ", "b"], config(), tally)
-    with pytest.raises(UserError, match=r"here: 1 of 3 records are empty.*raw_corpus.limits.empty = 0.05"):
+    with pytest.raises(
+        UserError, match=r"here: 1 of 3 records are empty.*raw_corpus.limits.empty = 0.05"
+    ):
         check(tally, Limits(), Path("here"), tally.records)
     check(tally, Limits(empty=0.5), Path("here"), tally.records)
 
@@ -239,13 +347,17 @@ def test_adding_documents_moves_none_between_training_and_heldout() -> None:
     assert set(before.values()) == {True, False}
 
 
-def test_reading_stops_at_the_end_of_the_block_that_meets_the_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_stops_at_the_end_of_the_block_that_meets_the_demand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(raw_corpus, "BLOCK", 30)
     stream = [f"{i} {'long ' * 4 * (i % 5 == 4)}" for i in range(1000)]
     tally, _ = counted()
     demand = Demand(tokens=10, long_tokens=25, long_over=10, bytes_per_token=1)
     rows = kept(stream, config(), tally, demand)
-    assert [row["text"] for row in rows] == stream[:len(rows)] and tally.parts == {"file": len(rows)}
+    assert [row["text"] for row in rows] == stream[: len(rows)] and tally.parts == {
+        "file": len(rows)
+    }
     long = [len(row["text"]) for row in rows if len(row["text"]) > 10]  # type: ignore[arg-type]
     assert sum(long) >= 25 and len(long) == 2, "one block fewer would not have been enough"
 
@@ -263,18 +375,36 @@ TEST = "What is the capital of France? It is Paris, of course."
 
 def test_a_document_with_a_passage_of_a_test_is_dropped_however_it_is_spaced() -> None:
     tally, skipped = counted()
-    copies = [f"words before {TEST} and after", "x WHAT IS THE\n\nCAPITAL - of *France*", "The capital of Spain"]
-    rows = kept(copies, config(limits=Limits(contaminated=1)), tally, against=["Unrelated and short", TEST])
+    copies = [
+        f"words before {TEST} and after",
+        "x WHAT IS THE\n\nCAPITAL - of *France*",
+        "The capital of Spain",
+    ]
+    rows = kept(
+        copies, config(limits=Limits(contaminated=1)), tally, against=["Unrelated and short", TEST]
+    )
     assert [row["text"] for row in rows] == ["The capital of Spain"]
-    assert [(reason, line) for reason, _, line in skipped] == [("contaminated", 1), ("contaminated", 2)]
+    assert [(reason, line) for reason, _, line in skipped] == [
+        ("contaminated", 1),
+        ("contaminated", 2),
+    ]
 
 
-@given(st.text("ab", max_size=60), st.lists(st.text("ab", max_size=80), max_size=4), st.integers(15, 40))
-def test_contaminated_means_a_common_run_and_nothing_else(test: str, texts: list[str], run: int) -> None:
+@given(
+    st.text("ab", max_size=60),
+    st.lists(st.text("ab", max_size=80), max_size=4),
+    st.integers(15, 40),
+)
+def test_contaminated_means_a_common_run_and_nothing_else(
+    test: str, texts: list[str], run: int
+) -> None:
     found = contaminated(build_index([test], run), [text.encode() for text in texts])
-    runs = {test[start:start + run] for start in range(len(test) - run + 1)}
-    assert found == [number for number, text in enumerate(texts)
-                     if any(text[start:start + run] in runs for start in range(len(text) - run + 1))]
+    runs = {test[start : start + run] for start in range(len(test) - run + 1)}
+    assert found == [
+        number
+        for number, text in enumerate(texts)
+        if any(text[start : start + run] in runs for start in range(len(text) - run + 1))
+    ]
 
 
 @pytest.fixture
@@ -284,15 +414,23 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("source", "data/token_demand"):
         (tmp_path / folder).mkdir(parents=True)
     write_json(tmp_path / "data/token_demand/x.json", ALL.model_dump())
-    (tmp_path / "source/part.jsonl").write_bytes(b'{"content": "a"}\n{"content": " "}\n{"content": "a"}\n')
+    (tmp_path / "source/part.jsonl").write_bytes(
+        b'{"content": "a"}\n{"content": " "}\n{"content": "a"}\n'
+    )
     return tmp_path
 
 
 def run(**settings: object) -> dict[str, int]:
     """Make domain x; returns its metrics."""
     domains = {"x": {"source": "source"}}
-    Path("params.yaml").write_text(json.dumps(
-        {"raw_corpus": {"text_field": "content", "heldout_fraction": 0, "domains": domains} | settings}))
+    Path("params.yaml").write_text(
+        json.dumps(
+            {
+                "raw_corpus": {"text_field": "content", "heldout_fraction": 0, "domains": domains}
+                | settings
+            }
+        )
+    )
     raw_corpus.run("x")
     return dict(json.loads(Path("metrics/raw_corpus/x.json").read_text()))
 
@@ -303,48 +441,80 @@ def test_every_record_skipped_and_every_file_is_in_a_table(project: Path) -> Non
     metrics = run(limits={"empty": 0.5})
     assert (metrics["documents"], metrics["empty"], metrics["duplicates"]) == (1, 1, 1)
     assert Path("data/raw_corpus/x/skipped.csv").read_text() == (
-        "reason,file,line\nempty,source/part.jsonl,2\nduplicates,source/part.jsonl,3\n")
+        "reason,file,line\nempty,source/part.jsonl,2\nduplicates,source/part.jsonl,3\n"
+    )
     assert Path("data/raw_corpus/x/parts.csv").read_text() == (
-        "file,records,ignored\nsource/archive.xz,0,unknown ending\nsource/empty.jsonl,0,\nsource/part.jsonl,3,\n")
+        "file,records,ignored\nsource/archive.xz,0,unknown "
+        "ending\nsource/empty.jsonl,0,\nsource/part.jsonl,3,\n"
+    )
 
 
 def test_a_stage_that_stops_leaves_the_list_of_what_it_skipped_where_it_says(project: Path) -> None:
-    with pytest.raises(UserError, match=r"1 of 3 records are empty.*data/.skipped/x.csv lists the 2 records skipped"):
+    with pytest.raises(
+        UserError,
+        match=r"1 of 3 records are empty.*data/.skipped/x.csv lists the 2 records skipped",
+    ):
         run()
     left = Path("data/.skipped/x.csv")
-    assert left.read_text() == "reason,file,line\nempty,source/part.jsonl,2\nduplicates,source/part.jsonl,3\n"
+    assert (
+        left.read_text()
+        == "reason,file,line\nempty,source/part.jsonl,2\nduplicates,source/part.jsonl,3\n"
+    )
     assert not list(Path("data/raw_corpus").iterdir())
     run(limits={"empty": 0.5})
     assert not left.exists(), "of a run that is past"
 
 
 def test_evaluation_texts_have_a_field_of_their_own(project: Path) -> None:
-    (project / "tests.jsonl").write_text(json.dumps({"q": {"text": TEST}}) + "\n" + json.dumps({"q": {"text": "no"}}))
-    (project / "source/part.jsonl").write_text("".join(
-        json.dumps({"content": text}) + "\n" for text in ("clean", f"so: {TEST}")))
-    metrics = run(limits={"contaminated": 1},
-                  decontamination={"against": "tests.jsonl", "text_field": "q.text", "run": 20})
+    (project / "tests.jsonl").write_text(
+        json.dumps({"q": {"text": TEST}}) + "\n" + json.dumps({"q": {"text": "no"}})
+    )
+    (project / "source/part.jsonl").write_text(
+        "".join(json.dumps({"content": text}) + "\n" for text in ("clean", f"so: {TEST}"))
+    )
+    metrics = run(
+        limits={"contaminated": 1},
+        decontamination={"against": "tests.jsonl", "text_field": "q.text", "run": 20},
+    )
     assert (metrics["documents"], metrics["contaminated"]) == (1, 1)
     assert (metrics["evaluation_texts"], metrics["evaluation_texts_too_short"]) == (2, 1)
 
 
-@pytest.mark.parametrize("off", [{}, {"decontamination": {"against": None}},
-                                 {"decontamination": {"against": "tests.jsonl", "run": None}}])
-def test_decontamination_can_be_switched_off_and_then_says_so(project: Path, off: dict[str, object],
-                                                              capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "off",
+    [
+        {},
+        {"decontamination": {"against": None}},
+        {"decontamination": {"against": "tests.jsonl", "run": None}},
+    ],
+)
+def test_decontamination_can_be_switched_off_and_then_says_so(
+    project: Path, off: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
     metrics = run(limits={"empty": 1}, **off)
     assert (metrics["documents"], metrics["contaminated"], metrics["evaluation_texts"]) == (1, 0, 0)
     assert "no decontamination" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (f'{json.dumps({"text": TEST})}\n{{"text": ', r"tests.jsonl, record 2: broken_json.*fix the record"),
-    ('{"text": 3}\n', r"tests.jsonl, record 1: text_not_a_string"),
-    ('{"q": "a"}\n', r"tests.jsonl, record 1: no field 'text', as raw_corpus.decontamination.text_field says"),
-    ('{"text": "short"}\n', r"of its 1 evaluation texts none has 20 letters and digits"),
-    ("", r"of its 0 evaluation texts none has"),
-])
-def test_evaluation_texts_that_cannot_be_searched_for_are_refused(project: Path, content: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            f'{json.dumps({"text": TEST})}\n{{"text": ',
+            r"tests.jsonl, record 2: broken_json.*fix the record",
+        ),
+        ('{"text": 3}\n', r"tests.jsonl, record 1: text_not_a_string"),
+        (
+            '{"q": "a"}\n',
+            r"tests.jsonl, record 1: no field 'text', as raw_corpus.decontamination.text_field says",
+        ),
+        ('{"text": "short"}\n', r"of its 1 evaluation texts none has 20 letters and digits"),
+        ("", r"of its 0 evaluation texts none has"),
+    ],
+)
+def test_evaluation_texts_that_cannot_be_searched_for_are_refused(
+    project: Path, content: str, message: str
+) -> None:
     (project / "tests.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
         run(decontamination={"against": "tests.jsonl", "run": 20})
@@ -352,46 +522,67 @@ def test_evaluation_texts_that_cannot_be_searched_for_are_refused(project: Path,
 
 def test_ids_are_64_bits_of_the_text() -> None:
     (row,) = kept(["a"], config())
-    assert row["id"] == int(np.uint64(int.from_bytes(raw_corpus.blake2b(b"a", digest_size=8).digest(), "big")))
+    assert row["id"] == int(
+        np.uint64(int.from_bytes(raw_corpus.blake2b(b"a", digest_size=8).digest(), "big"))
+    )
 
 
-def test_a_text_that_had_to_change_is_kept_counted_and_listed(project: Path, capsys: pytest.CaptureFixture[str]
-                                                              ) -> None:
+def test_a_text_that_had_to_change_is_kept_counted_and_listed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = [r'{"content": "a\ud800b"}', r'{"content": "a\u0000c"}', r'{"content": "\ud83d\ude00"}']
     (project / "source/part.jsonl").write_text("\n".join(lines))
     metrics = run()
     assert (metrics["documents"], metrics["lone_surrogates"], metrics["zero_bytes"]) == (3, 1, 1)
     assert Path("data/raw_corpus/x/skipped.csv").read_text() == (
-        "reason,file,line\nlone_surrogates,source/part.jsonl,1\nzero_bytes,source/part.jsonl,2\n")
+        "reason,file,line\nlone_surrogates,source/part.jsonl,1\nzero_bytes,source/part.jsonl,2\n"
+    )
     assert "changed: zero_bytes: source/part.jsonl, line 2" in capsys.readouterr().err
     for reason in ("lone_surrogates", "zero_bytes"):
-        with pytest.raises(UserError, match=f"1 of 3 records are {reason}.*The first: source/part.jsonl, line"):
+        with pytest.raises(
+            UserError, match=f"1 of 3 records are {reason}.*The first: source/part.jsonl, line"
+        ):
             run(limits={reason: 0.3})
 
 
 def test_the_tables_name_every_file_whatever_its_name(project: Path) -> None:
-    (project / "source" / os.fsdecode(b"x\xff.jsonl")).write_bytes(b'{"content": "b"}\n{"content": "b"}\n')
+    (project / "source" / os.fsdecode(b"x\xff.jsonl")).write_bytes(
+        b'{"content": "b"}\n{"content": "b"}\n'
+    )
     for name in (".hidden.jsonl", "_SUCCESS"):
         (project / "source" / name).touch()
     run(limits={"empty": 0.5})
     assert Path("data/raw_corpus/x/parts.csv").read_text() == (
         "file,records,ignored\nsource/.hidden.jsonl,0,hidden: its name starts with . or _\n"
-        "source/_SUCCESS,0,hidden: its name starts with . or _\nsource/part.jsonl,3,\nsource/x\\xff.jsonl,2,\n")
+        "source/_SUCCESS,0,hidden: its name starts with . or "
+        "_\nsource/part.jsonl,3,\nsource/x\\xff.jsonl,2,\n"
+    )
     assert "duplicates,source/x\\xff.jsonl,2\n" in Path("data/raw_corpus/x/skipped.csv").read_text()
 
 
-def test_where_no_record_is_of_the_domain_the_names_that_are_there_are_listed(project: Path) -> None:
-    (project / "source/part.jsonl").write_text('{"content": "a", "of": 3}\n{"content": "b", "of": true}\n')
-    with pytest.raises(UserError, match=r"no document in 0 records \(other_domain 2\). The field 'of' holds '3', "
-                                        r"'true': set raw_corpus.domains.x.only"):
+def test_where_no_record_is_of_the_domain_the_names_that_are_there_are_listed(
+    project: Path,
+) -> None:
+    (project / "source/part.jsonl").write_text(
+        '{"content": "a", "of": 3}\n{"content": "b", "of": true}\n'
+    )
+    with pytest.raises(
+        UserError,
+        match=r"no document in 0 records \(other_domain 2\). The field 'of' holds '3', "
+        r"'true': set raw_corpus.domains.x.only",
+    ):
         run(domain_field="of")
     for only in ("3", 3):
-        assert run(domain_field="of", domains={"x": {"source": "source", "only": only}})["documents"] == 1
+        assert (
+            run(domain_field="of", domains={"x": {"source": "source", "only": only}})["documents"]
+            == 1
+        )
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"a: \xff", None])
-def test_a_description_of_a_source_that_cannot_be_read_is_refused_in_one_line(project: Path, content: bytes | None
-                                                                             ) -> None:
+def test_a_description_of_a_source_that_cannot_be_read_is_refused_in_one_line(
+    project: Path, content: bytes | None
+) -> None:
     if content is None:
         os.mkfifo("source.yaml")
     else:
@@ -401,14 +592,28 @@ def test_a_description_of_a_source_that_cannot_be_read_is_refused_in_one_line(pr
     assert "\n" not in str(stopped.value)
 
 
-@pytest.mark.parametrize("line", [b'{"text": "a", "text": "b"}', b'{"text" :"a","text" :"b"}',
-                                  b'{"meta": {"of": "x"}, "text": "a", "text": "a"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"text": "a", "text": "b"}',
+        b'{"text" :"a","text" :"b"}',
+        b'{"meta": {"of": "x"}, "text": "a", "text": "a"}',
+    ],
+)
 def test_of_two_texts_in_one_record_neither_is_lost_in_silence(tmp_path: Path, line: bytes) -> None:
     path = write(tmp_path, ".jsonl", line + b'\n{"text": "one", "pages": [{"text": "two"}]}\n')
     odd, whole = texts(path)
-    assert isinstance(odd, Skipped) and str(odd) == "broken_json: two fields 'text' in one object" and whole == "one"
+    assert (
+        isinstance(odd, Skipped)
+        and str(odd) == "broken_json: two fields 'text' in one object"
+        and whole == "one"
+    )
 
 
 def test_a_nested_record_stored_as_text_is_read(tmp_path: Path) -> None:
-    path = write(tmp_path, ".jsonl", json.dumps({"text": "one", "meta": json.dumps({"of": "a"})}).encode())
-    assert [text for _, text in read_texts(path, Fields(text="text", domain="meta.of", only="a"), 1000)] == ["one"]
+    path = write(
+        tmp_path, ".jsonl", json.dumps({"text": "one", "meta": json.dumps({"of": "a"})}).encode()
+    )
+    assert [
+        text for _, text in read_texts(path, Fields(text="text", domain="meta.of", only="a"), 1000)
+    ] == ["one"]

@@ -79,9 +79,8 @@ def dictionary_packed(content: bytes) -> bytes:
     )
 
 
-WIDE = (
-    b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([(32 - 10) << 3]) + b"\x01\x00\x00"
-)  # an empty frame, a window of 2^32
+# an empty frame, a window of 2^32
+WIDE = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([(32 - 10) << 3]) + b"\x01\x00\x00"
 REFUSED: dict[str, tuple[bytes, str]] = {
     "gz-cut.jsonl.gz": (gzip.compress(LINES)[:-9], "broken or cut off"),
     "zst-cut.jsonl.zst": (zstandard.compress(LINES)[:-3], "broken or cut off"),

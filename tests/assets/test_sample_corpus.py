@@ -19,7 +19,7 @@ def test_inside_a_document_a_name_decides_the_next_word_of_its_title() -> None:
     i = 0
     while i < len(words):
         if words[i] in names:
-            title = tuple(words[i:i + 3])
+            title = tuple(words[i : i + 3])
             for name in title:
                 assert titles.setdefault(name, title) == title
             i += 3
@@ -39,7 +39,9 @@ def test_every_word_is_a_name_or_an_ordinary_word() -> None:
 
 
 def test_the_tail_holds_its_share_of_the_words() -> None:
-    domain = SampleDomain(set_name="x", words=1, median_length=40, spread=0.3, tail_share=0.4, longest=2000)
+    domain = SampleDomain(
+        set_name="x", words=1, median_length=40, spread=0.3, tail_share=0.4, longest=2000
+    )
     lengths = [len(document_words("x", domain, 0, i)) for i in range(1500)]
     share = sum(length for length in lengths if length >= 256) / sum(lengths)
     assert 0.3 < share < 0.5

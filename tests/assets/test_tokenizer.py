@@ -25,14 +25,22 @@ def write_domain(name: str, text: str) -> None:
     folder = Path("data/raw_corpus") / name
     folder.mkdir(parents=True)
     with document_writer(folder) as writer:
-        writer.write_batch(pa.RecordBatch.from_pydict({"id": [1], "text": [text], "heldout": [False]}, SCHEMA))
+        writer.write_batch(
+            pa.RecordBatch.from_pydict({"id": [1], "text": [text], "heldout": [False]}, SCHEMA)
+        )
 
 
 def set_params(source: str, domains: tuple[str, ...] = (), **special: bool) -> None:
     """params.yaml of a graph with these domains."""
-    Path("params.yaml").write_text(yaml.safe_dump({
-        "tokenizer": {"source": source, "vocab_size": 300}, "tokenized_corpus": special,
-        "raw_corpus": {"domains": {name: {} for name in domains}}}))
+    Path("params.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "tokenizer": {"source": source, "vocab_size": 300},
+                "tokenized_corpus": special,
+                "raw_corpus": {"domains": {name: {} for name in domains}},
+            }
+        )
+    )
 
 
 def write_model(**config: Any) -> None:
@@ -55,14 +63,30 @@ def test_a_domain_left_behind_changes_nothing_of_what_is_trained() -> None:
     assert Path("data/tokenizer/tokenizer.json").read_bytes() != alone
 
 
-@pytest.mark.parametrize(("config", "special", "said"), [
-    ({"bos_token": None, "eos_token": EOS}, {"bos": True}, "tokenized_corpus.bos = true, but .* names no bos_token"),
-    ({"bos_token": BOS}, {"eos": True}, "tokenized_corpus.eos = true, but .* names no eos_token"),
-    ({"bos_token": {"content": "<begin>"}}, {"bos": True}, "names '<begin>' as bos_token, which is no token of"),
-    ({}, {}, "tokenized_corpus.bos = true"),
-])
+@pytest.mark.parametrize(
+    ("config", "special", "said"),
+    [
+        (
+            {"bos_token": None, "eos_token": EOS},
+            {"bos": True},
+            "tokenized_corpus.bos = true, but .* names no bos_token",
+        ),
+        (
+            {"bos_token": BOS},
+            {"eos": True},
+            "tokenized_corpus.eos = true, but .* names no eos_token",
+        ),
+        (
+            {"bos_token": {"content": "<begin>"}},
+            {"bos": True},
+            "names '<begin>' as bos_token, which is no token of",
+        ),
+        ({}, {}, "tokenized_corpus.bos = true"),
+    ],
+)
 def test_a_special_token_that_the_tokenizer_lacks_is_refused_before_any_corpus_is_read(
-        config: dict[str, Any], special: dict[str, bool], said: str) -> None:
+    config: dict[str, Any], special: dict[str, bool], said: str
+) -> None:
     write_model(**config)
     set_params("model", **special)
     with pytest.raises(UserError, match=said):
@@ -74,7 +98,10 @@ def test_special_tokens_that_no_document_carries_may_be_missing() -> None:
     write_model(bos_token=None, eos_token={"content": EOS})
     set_params("model", bos=False, eos=True)
     tokenizer.run()
-    assert Path("data/tokenizer/tokenizer.json").read_bytes() == Path("model/tokenizer.json").read_bytes()
+    assert (
+        Path("data/tokenizer/tokenizer.json").read_bytes()
+        == Path("model/tokenizer.json").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"bos_token": {}}'])
@@ -95,17 +122,33 @@ def test_a_folder_that_is_neither_a_tokenizer_nor_the_corpus_is_named_by_its_key
 TEXT = "some words of some text " * 30
 USES = {
     "truncation": {"truncation": {"max_length": 8, "strategy": "LongestFirst", "stride": 0}},
-    "from the left": {"truncation": {"direction": "Left", "max_length": 8, "strategy": "OnlyFirst",
-                                     "stride": 2}},
-    "the second only": {"truncation": {"direction": "Right", "max_length": 8,
-                                       "strategy": "OnlySecond", "stride": 0}},
+    "from the left": {
+        "truncation": {"direction": "Left", "max_length": 8, "strategy": "OnlyFirst", "stride": 2}
+    },
+    "the second only": {
+        "truncation": {"direction": "Right", "max_length": 8, "strategy": "OnlySecond", "stride": 0}
+    },
     "of another version": {"truncation": {"max_length": 8, "strategy": {"Unheard": 1}}},
-    "padding to the longest": {"padding": {"strategy": "BatchLongest", "direction": "Right",
-                                           "pad_to_multiple_of": 64, "pad_id": 0, "pad_type_id": 0,
-                                           "pad_token": BOS}},
-    "padding to a length": {"padding": {"strategy": {"Fixed": 500}, "direction": "Left",
-                                        "pad_to_multiple_of": None, "pad_id": 1, "pad_type_id": 0,
-                                        "pad_token": EOS}},
+    "padding to the longest": {
+        "padding": {
+            "strategy": "BatchLongest",
+            "direction": "Right",
+            "pad_to_multiple_of": 64,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": BOS,
+        }
+    },
+    "padding to a length": {
+        "padding": {
+            "strategy": {"Fixed": 500},
+            "direction": "Left",
+            "pad_to_multiple_of": None,
+            "pad_id": 1,
+            "pad_type_id": 0,
+            "pad_token": EOS,
+        }
+    },
     "dropout": {"model": {"dropout": 0.9}},
 }
 
@@ -122,7 +165,8 @@ def save_with(use: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
 def test_what_a_tokenizer_was_saved_with_changes_no_ids_and_is_said_once_and_left_out(
-        use: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    use: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     write_model(bos_token=BOS, eos_token=EOS)
     texts = [TEXT, "text"]
     wanted = [part.ids for part in load_tokenizer(Path("model")).encode_batch(texts)]
@@ -142,10 +186,16 @@ def test_what_a_tokenizer_was_saved_with_changes_no_ids_and_is_said_once_and_lef
 
 
 def test_a_use_in_the_config_is_left_out_and_the_rest_kept() -> None:
-    kept = {"bos_token": BOS, "eos_token": EOS, "model_max_length": 16, "padding_side": "left",
-            "chat_template": "{{ messages }}"}
-    write_model(**kept, max_length=8, truncation_strategy="longest_first", stride=0,
-                pad_to_multiple_of=8)
+    kept = {
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "model_max_length": 16,
+        "padding_side": "left",
+        "chat_template": "{{ messages }}",
+    }
+    write_model(
+        **kept, max_length=8, truncation_strategy="longest_first", stride=0, pad_to_multiple_of=8
+    )
     set_params("model")
     tokenizer.run()
     assert json.loads(Path("data/tokenizer/tokenizer_config.json").read_text()) == kept

@@ -1,7 +1,8 @@
-"""What a person does in the browser: look at the graph, make an asset, see its picture, watch it at work, go back to
-its sources, see a change, let it be made.
+"""What a person does in the browser: look at the graph, make an asset, see its picture, watch it at
+work, go back to its sources, see a change, let it be made.
 
-Needs Debian's chromium (apt-get install chromium) and Playwright; skipped where the browser is missing.
+Needs Debian's chromium (apt-get install chromium) and Playwright; skipped where the browser is
+missing.
 """
 
 import shutil
@@ -17,26 +18,35 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 120_000.0
 """Milliseconds; a sensor ticks every 5 s at most, and a run takes some seconds to begin."""
-PICTURE = '''
+PICTURE = """
 import base64
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 (out / "plot.png").unlink(missing_ok=True)
 (out / "plot.png").write_bytes(base64.b64decode(PIXEL))
-'''
-TALK = '''
+"""
+TALK = """
 import time
 print(f"{item}: 8/32 (25%) tok, 1,234 tok/s, 3 s left, step 1/4, loss 4.125", file=sys.stderr, flush=True)
 while pathlib.Path("hold").exists():
     time.sleep(0.05)
-'''
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")]
+"""
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium"),
+]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small project, with a picture in every asset, whose stages tell of their progress and wait while held."""
+    """The small project, with a picture in every asset, whose stages tell of their progress and
+    wait while held.
+    """
     world = make_world(tmp_path_factory.mktemp("e2e") / "world")
-    code = (world / "stage.py").read_text().replace("p.is_file()", "p.is_file() and p.suffix != '.png'")
+    code = (
+        (world / "stage.py")
+        .read_text()
+        .replace("p.is_file()", "p.is_file() and p.suffix != '.png'")
+    )
     (world / "stage.py").write_text(code + PICTURE + TALK)
     return world
 
@@ -91,7 +101,9 @@ def test_the_graph_shows_every_stage(page: Page, address: str) -> None:
         expect(page.get_by_text(stage, exact=True).first).to_be_visible()
 
 
-def test_an_asset_is_made_by_a_click_and_shows_its_picture(page: Page, address: str, world: Path) -> None:
+def test_an_asset_is_made_by_a_click_and_shows_its_picture(
+    page: Page, address: str, world: Path
+) -> None:
     make(page, address, "raw/book")
     assert (world / "data/raw/book/text").is_file()
     page.goto(f"{address}/runs")
@@ -102,11 +114,14 @@ def test_an_asset_is_made_by_a_click_and_shows_its_picture(page: Page, address: 
     window = page.get_by_role("dialog").filter(has_text="plot.png").last
     expect(window.locator("img[src^='data:image/png']")).to_be_visible()
     page.goto(f"{address}/assets/raw/book")
-    expect(page.get_by_role("row").filter(has_text="plot.png").locator("img[src^='data:image/png']")).to_be_visible()
+    expect(
+        page.get_by_role("row").filter(has_text="plot.png").locator("img[src^='data:image/png']")
+    ).to_be_visible()
 
 
 def test_progress_and_loss_are_seen_and_plotted_while_a_stage_is_at_work(
-        page: Page, address: str, world: Path) -> None:
+    page: Page, address: str, world: Path
+) -> None:
     (world / "hold").touch()
     page.goto(f"{address}/assets/raw/c4")
     page.get_by_role("button", name="Materialize").first.click()
@@ -124,7 +139,9 @@ def test_progress_and_loss_are_seen_and_plotted_while_a_stage_is_at_work(
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
 
 
-def test_a_picture_leads_back_to_the_hash_of_its_source(page: Page, address: str, world: Path) -> None:
+def test_a_picture_leads_back_to_the_hash_of_its_source(
+    page: Page, address: str, world: Path
+) -> None:
     page.set_viewport_size({"width": 2600, "height": 1400})  # the whole lineage in sight
     page.goto(f"{address}/asset-groups")
     page.get_by_role("button", name="Materialize all").click()
@@ -147,7 +164,9 @@ def test_a_picture_leads_back_to_the_hash_of_its_source(page: Page, address: str
     expect(page).to_have_url(f"{address}/assets/raw/book")
 
 
-def test_a_changed_source_is_marked_and_the_sensor_has_it_made(page: Page, address: str, world: Path) -> None:
+def test_a_changed_source_is_marked_and_the_sensor_has_it_made(
+    page: Page, address: str, world: Path
+) -> None:
     assert "a document more" not in text_of(world, "report/all")
     with (world / "sources/book/documents").open("a") as file:
         file.write("a document more\n")
@@ -156,7 +175,9 @@ def test_a_changed_source_is_marked_and_the_sensor_has_it_made(page: Page, addre
     page.goto(f"{address}/assets/raw/book")
     expect(page.get_by_text("Unsynced").first).to_be_visible()
     page.goto(f"{address}/automation")
-    switch = page.get_by_role("link").filter(has_text="changes").locator("xpath=following-sibling::div")
+    switch = (
+        page.get_by_role("link").filter(has_text="changes").locator("xpath=following-sibling::div")
+    )
     switch.locator("label").click()
     expect(switch.get_by_role("checkbox")).to_be_checked()
     page.get_by_role("link").filter(has_text="changes").click()

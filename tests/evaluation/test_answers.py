@@ -2,15 +2,34 @@
 
 import pytest
 
-from evaluation.answers import f1, flaws, normalised, occurs, repetitive, rouge_1, warning, word_overlap
+from evaluation.answers import (
+    f1,
+    flaws,
+    normalised,
+    occurs,
+    repetitive,
+    rouge_1,
+    warning,
+    word_overlap,
+)
 
 SANDWICH = "eat a sandwich and sit in Dolores Park on a sunny day."
 
 
-@pytest.mark.parametrize(("response", "words"), [
-    (SANDWICH, 11), ("Eat a sandwich and sit in Dolores Park on a sunny day", 10), ("", 0),
-    ("go to the park and eat", 3), (f"The best thing is to {SANDWICH} And then home.", 11), ("a a a a", 1)])
-def test_the_published_overlap_counts_distinct_expected_words_that_were_said(response: str, words: int) -> None:
+@pytest.mark.parametrize(
+    ("response", "words"),
+    [
+        (SANDWICH, 11),
+        ("Eat a sandwich and sit in Dolores Park on a sunny day", 10),
+        ("", 0),
+        ("go to the park and eat", 3),
+        (f"The best thing is to {SANDWICH} And then home.", 11),
+        ("a a a a", 1),
+    ],
+)
+def test_the_published_overlap_counts_distinct_expected_words_that_were_said(
+    response: str, words: int
+) -> None:
     assert word_overlap(response, SANDWICH) == pytest.approx(words / 11)
 
 
@@ -32,40 +51,76 @@ def test_f1_is_the_best_over_the_answers_without_case_punctuation_and_articles()
     assert f1("cat", []) == 0
 
 
-@pytest.mark.parametrize(("response", "answer", "there"), [
-    (f"The best thing is to {SANDWICH}", SANDWICH, True), (SANDWICH.upper().replace(" ", "\n "), SANDWICH, True),
-    ("Eat a sandwich and sit in Dolores Park on a sunny day!", SANDWICH, True), ("Eat a sandwich.", SANDWICH, False),
-    ("plumbers and plums", "plum", False), ("A plum, she said", "plum", True), ("it is 128", "12", False),
-    ("12%", "12", True), ("the plumber's plum", "plum", True), ("in der Straße", "strasse", True),
-    ("答案是北京。", "北京", True), ("Zoé", "Zo", False), ("ｆｕｌｌ width", "full", True), ("", "plum", False),
-    ("say {x}", "{x}", True), ("a . b", ".", True)])
-def test_an_answer_occurs_where_it_stands_alone_whatever_its_case_and_spacing(response: str, answer: str, there: bool
-                                                                              ) -> None:
+@pytest.mark.parametrize(
+    ("response", "answer", "there"),
+    [
+        (f"The best thing is to {SANDWICH}", SANDWICH, True),
+        (SANDWICH.upper().replace(" ", "\n "), SANDWICH, True),
+        ("Eat a sandwich and sit in Dolores Park on a sunny day!", SANDWICH, True),
+        ("Eat a sandwich.", SANDWICH, False),
+        ("plumbers and plums", "plum", False),
+        ("A plum, she said", "plum", True),
+        ("it is 128", "12", False),
+        ("12%", "12", True),
+        ("the plumber's plum", "plum", True),
+        ("in der Straße", "strasse", True),
+        ("答案是北京。", "北京", True),
+        ("Zoé", "Zo", False),
+        ("ｆｕｌｌ width", "full", True),
+        ("", "plum", False),
+        ("say {x}", "{x}", True),
+        ("a . b", ".", True),
+    ],
+)
+def test_an_answer_occurs_where_it_stands_alone_whatever_its_case_and_spacing(
+    response: str, answer: str, there: bool
+) -> None:
     assert occurs(response, [answer]) is there
     assert occurs(response, ["nothing of the kind", answer]) is there
 
 
-@pytest.mark.parametrize(("response", "loops"), [
-    ("the park the park the park", True), ("I say: no no no no no no", True), ("!!!!!!!!!!!!!!!!", True),
-    ("in the park, in the park, in the par", False), ("one two one two one two three", False),
-    (SANDWICH, False), ("ha ha ha", False), ("", False), ("北京北京北京北京北京北京", True),
-    ("He went home at last and slept. He ate. He ate. He ate. ", False), (f"{SANDWICH} {SANDWICH} {SANDWICH}", True)])
-def test_an_answer_repeats_itself_if_it_ends_in_a_loop_over_half_of_it(response: str, loops: bool) -> None:
+@pytest.mark.parametrize(
+    ("response", "loops"),
+    [
+        ("the park the park the park", True),
+        ("I say: no no no no no no", True),
+        ("!!!!!!!!!!!!!!!!", True),
+        ("in the park, in the park, in the par", False),
+        ("one two one two one two three", False),
+        (SANDWICH, False),
+        ("ha ha ha", False),
+        ("", False),
+        ("北京北京北京北京北京北京", True),
+        ("He went home at last and slept. He ate. He ate. He ate. ", False),
+        (f"{SANDWICH} {SANDWICH} {SANDWICH}", True),
+    ],
+)
+def test_an_answer_repeats_itself_if_it_ends_in_a_loop_over_half_of_it(
+    response: str, loops: bool
+) -> None:
     assert repetitive(response) is loops
 
 
-@pytest.mark.parametrize(("response", "empty"), [
-    ("", 1), (" \n", 1), ("...", 1), ("7", 0), ("+", 0), ("é", 0), ("北", 0)])
+@pytest.mark.parametrize(
+    ("response", "empty"),
+    [("", 1), (" \n", 1), ("...", 1), ("7", 0), ("+", 0), ("é", 0), ("北", 0)],
+)
 def test_an_answer_without_letter_digit_or_symbol_is_empty(response: str, empty: int) -> None:
     assert flaws(response, truncated=False) == {"empty": empty, "truncated": 0, "repetitive": 0}
 
 
-def test_more_than_a_tenth_of_flawed_answers_is_one_line_and_a_cut_answer_that_holds_the_expected_one_is_none() -> None:
+def test_more_than_a_tenth_of_flawed_answers_is_one_line_and_a_cut_answer_that_holds_the_expected_one_is_none() -> (
+    None
+):
     none = {"empty": 0.1, "truncated": 1.0, "repetitive": 0.0}
     assert warning(none, 0.1, "new_tokens") is None
     line = warning({**none, "empty": 0.11}, 0.25, "needle_report.new_tokens")
-    assert line == ("11 % of the answers are empty, 25 % of the answers were cut off before the expected answer came. "
-                    "To measure what it can do, set chat or answer_prefix and raise needle_report.new_tokens if it was "
-                    "still to come.")
+    assert line == (
+        "11 % of the answers are empty, 25 % of the answers were cut off before the expected "
+        "answer came. "
+        "To measure what it can do, set chat or answer_prefix and raise needle_report.new_tokens "
+        "if it was "
+        "still to come."
+    )
     assert warning(dict.fromkeys(none), None, "new_tokens") is None
     assert "temperature 0" in (warning(none, 0.0, "new_tokens", drawn=True) or "")

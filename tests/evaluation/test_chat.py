@@ -1,4 +1,6 @@
-"""A chat model is asked as it was trained to be asked, and a score of a model that says nothing carries a warning."""
+"""A chat model is asked as it was trained to be asked, and a score of a model that says nothing
+carries a warning.
+"""
 
 import json
 from pathlib import Path
@@ -24,11 +26,22 @@ SAYS = {ASSISTANT: "under", "under": "a", "a": "red", "red": "stone"}
 def needle_config(root: Path, **changes: object) -> NeedleReportConfig:
     """One needle at two depths of two lengths."""
     (root / "hay.txt").write_text(GRASS)
-    return NeedleReportConfig.model_validate({
-        "haystack": str(root / "hay.txt"), "frame": "Book : {context} {question} Answer :", "new_tokens": 8,
-        "needles": [{"statement": "the key is under a red stone .", "question": "Where is the key ?",
-                     "answer": "under a red stone"}],
-        "grid": {"lengths": [64, 128], "depths": [0, 50]}, **changes})
+    return NeedleReportConfig.model_validate(
+        {
+            "haystack": str(root / "hay.txt"),
+            "frame": "Book : {context} {question} Answer :",
+            "new_tokens": 8,
+            "needles": [
+                {
+                    "statement": "the key is under a red stone .",
+                    "question": "Where is the key ?",
+                    "answer": "under a red stone",
+                }
+            ],
+            "grid": {"lengths": [64, 128], "depths": [0, 50]},
+            **changes,
+        }
+    )
 
 
 def measured(root: Path, config: NeedleReportConfig, model: Path) -> dict[str, object]:
@@ -39,75 +52,119 @@ def measured(root: Path, config: NeedleReportConfig, model: Path) -> dict[str, o
 
 
 def test_a_model_that_answers_only_under_its_template_is_scored_there_and_warned_about_elsewhere(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = write_speaker(tmp_path / "model", SAYS, WORDS)
     chat = measured(tmp_path, needle_config(tmp_path), model)
-    assert chat["mean_exact_match"] == chat["mean_occurs"] == 1 and chat["empty"] == 0 and chat["chat"]
+    assert (
+        chat["mean_exact_match"] == chat["mean_occurs"] == 1 and chat["empty"] == 0 and chat["chat"]
+    )
     assert "warning" not in chat and "warning" not in capsys.readouterr().err
 
     plain = measured(tmp_path, needle_config(tmp_path, chat="never"), model)
-    assert plain["mean_exact_match"] == plain["mean_occurs"] == 0 and plain["empty"] == 1 and not plain["chat"]
+    assert (
+        plain["mean_exact_match"] == plain["mean_occurs"] == 0
+        and plain["empty"] == 1
+        and not plain["chat"]
+    )
     line = "100 % of the answers are empty. To measure what it can do, set chat or answer_prefix."
     assert plain["warning"] == line and f"warning: {line}" in capsys.readouterr().err
 
 
 def test_the_report_keeps_how_it_asked_and_what_was_wrong_at_each_length(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     model, out = write_speaker(tmp_path / "model", SAYS, WORDS, template=None), tmp_path / "out"
     out.mkdir()
     needle_report.measure(of_user(str(model)), needle_config(tmp_path), out)
     summary = json.loads((out / "needle.json").read_text())
     assert summary["chat"] is False and summary["empty"] == [1, 1] and "100 %" in summary["warning"]
-    assert pd.read_csv(out / "trials.csv")["empty"].eq(1).all() and "empty" in pd.read_csv(out / "cells.csv")
+    assert pd.read_csv(out / "trials.csv")["empty"].eq(1).all() and "empty" in pd.read_csv(
+        out / "cells.csv"
+    )
 
 
-def test_an_answer_begun_for_a_base_model_goes_on_with_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                                                  ) -> None:
+def test_an_answer_begun_for_a_base_model_goes_on_with_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = write_speaker(tmp_path / "model", {"go": "under", **SAYS}, WORDS, template=None)
-    needle = {"statement": "the key is under a red stone .", "question": "Where is the key ?",
-              "answer": "under a red stone"}
+    needle = {
+        "statement": "the key is under a red stone .",
+        "question": "Where is the key ?",
+        "answer": "under a red stone",
+    }
     assert measured(tmp_path, needle_config(tmp_path), model)["mean_occurs"] == 0
     begun = needle_config(tmp_path, needles=[{**needle, "answer_prefix": "go "}])
     metrics = measured(tmp_path, begun, model)
     assert metrics["mean_exact_match"] == metrics["mean_occurs"] == 1
 
 
-def test_an_answer_inside_of_what_is_said_occurs_and_is_no_exact_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                                                        ) -> None:
+def test_an_answer_inside_of_what_is_said_occurs_and_is_no_exact_match(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = write_speaker(tmp_path / "model", {**SAYS, ASSISTANT: "go", "go": "under"}, WORDS)
     metrics = measured(tmp_path, needle_config(tmp_path), model)
     assert metrics["mean_exact_match"] == 0 and metrics["mean_occurs"] == 1
 
 
-@pytest.mark.parametrize(("says", "flaw", "line"), [
-    ({ASSISTANT: "red", "red": "stone", "stone": "red"}, "repetitive", "100 % of the answers repeat themselves"),
-    ({ASSISTANT: "go", "go": "green", "green": "sky", "sky": "is", "is": "grass", "grass": "blue", "blue": "under",
-      "under": "a", "a": "red", "red": "stone"}, "truncated",
-     "100 % of the answers were cut off before the expected answer came. .* raise needle_report.new_tokens")])
-def test_a_loop_and_an_answer_cut_off_are_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                       says: dict[str, str], flaw: str, line: str) -> None:
+@pytest.mark.parametrize(
+    ("says", "flaw", "line"),
+    [
+        (
+            {ASSISTANT: "red", "red": "stone", "stone": "red"},
+            "repetitive",
+            "100 % of the answers repeat themselves",
+        ),
+        (
+            {
+                ASSISTANT: "go",
+                "go": "green",
+                "green": "sky",
+                "sky": "is",
+                "is": "grass",
+                "grass": "blue",
+                "blue": "under",
+                "under": "a",
+                "a": "red",
+                "red": "stone",
+            },
+            "truncated",
+            "100 % of the answers were cut off before the expected answer came. .* raise "
+            "needle_report.new_tokens",
+        ),
+    ],
+)
+def test_a_loop_and_an_answer_cut_off_are_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: dict[str, str], flaw: str, line: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    metrics = measured(tmp_path, needle_config(tmp_path), write_speaker(tmp_path / "model", says, WORDS))
+    metrics = measured(
+        tmp_path, needle_config(tmp_path), write_speaker(tmp_path / "model", says, WORDS)
+    )
     assert metrics[flaw] == 1
     with pytest.raises(AssertionError, match=line):
         raise AssertionError(metrics["warning"])
 
 
 def test_lengths_beyond_the_context_are_read_in_full_and_said_so(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = write_speaker(tmp_path / "model", SAYS, WORDS, context=100)
     metrics = measured(tmp_path, needle_config(tmp_path), model)
     assert metrics["mean_exact_match"] == 1
-    assert "lengths 128 are beyond its context of 100 tokens: read in full" in capsys.readouterr().err
+    assert (
+        "lengths 128 are beyond its context of 100 tokens: read in full" in capsys.readouterr().err
+    )
 
 
 def test_a_book_is_asked_about_under_the_template_too(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = of_user(str(write_speaker(tmp_path / "model", SAYS, WORDS)))
     question = {"id": 1, "context": GRASS, "input": "Where is the key ?", "answer": ["A red stone"]}
@@ -123,26 +180,41 @@ def test_a_book_is_asked_about_under_the_template_too(
 
 def test_a_template_that_is_asked_for_and_not_there_is_a_line(tmp_path: Path) -> None:
     subject = of_user(str(write_speaker(tmp_path / "model", SAYS, WORDS, template=None)))
-    with pytest.raises(UserError, match="needle_report.chat = always, but .* holds no chat template"):
+    with pytest.raises(
+        UserError, match="needle_report.chat = always, but .* holds no chat template"
+    ):
         asking(subject, "always", {}, "needle_report")
 
 
 def test_a_template_that_refuses_or_swallows_the_prompt_is_a_line(tmp_path: Path) -> None:
-    for number, (template, message) in enumerate((
+    for number, (template, message) in enumerate(
+        (
             ("{{ raise_exception('System first') }}", "refuses the prompt: System first"),
-            ("Hello.", "shows a message 0 times"), ("{{ messages[0]['content'] * 2 }}", "shows a message 2 times"))):
-        subject = of_user(str(write_speaker(tmp_path / str(number), SAYS, WORDS, template=template)))
+            ("Hello.", "shows a message 0 times"),
+            ("{{ messages[0]['content'] * 2 }}", "shows a message 2 times"),
+        )
+    ):
+        subject = of_user(
+            str(write_speaker(tmp_path / str(number), SAYS, WORDS, template=template))
+        )
         with pytest.raises(UserError, match=message):
             asking(subject, "auto", {}, "needle_report").turn("a ", " b", "")
 
 
 def test_a_template_that_asks_for_the_date_gives_the_same_prompt_on_any_day(tmp_path: Path) -> None:
-    template = "{{ strftime_now('%d %b %Y') }} {{ date_string }} {{ mood }} {{ messages[0]['content'] }}"
+    template = (
+        "{{ strftime_now('%d %b %Y') }} {{ date_string }} {{ mood }} {{ messages[0]['content'] }}"
+    )
     model = write_speaker(tmp_path / "model", SAYS, WORDS, template=template)
-    assert rendered(model, [{"role": "user", "content": "?"}], {"mood": "calm"}) == "26 Jul 2024 26 Jul 2024 calm ?"
+    assert (
+        rendered(model, [{"role": "user", "content": "?"}], {"mood": "calm"})
+        == "26 Jul 2024 26 Jul 2024 calm ?"
+    )
 
 
-def test_the_token_that_closes_a_turn_ends_an_answer_and_no_begin_token_is_added_to_a_template(tmp_path: Path) -> None:
+def test_the_token_that_closes_a_turn_ends_an_answer_and_no_begin_token_is_added_to_a_template(
+    tmp_path: Path,
+) -> None:
     model = write_speaker(tmp_path / "model", SAYS, WORDS, template=TEMPLATE.replace(END, BEGIN))
     asked = asking(of_user(str(model)), "auto", {}, "needle_report")
     assert asked.begin == [] and asked.ends == {0, 3}
@@ -151,7 +223,9 @@ def test_the_token_that_closes_a_turn_ends_an_answer_and_no_begin_token_is_added
 
 
 def tokenizer_of(kind: str) -> Tokenizer:
-    """Byte-level BPE with and without a space of its own at a text's beginning, and SentencePiece's way."""
+    """Byte-level BPE with and without a space of its own at a text's beginning, and SentencePiece's
+    way.
+    """
     special = ["<s>", "</s>", USER, ASSISTANT, END]
     if kind == "metaspace":
         made = Tokenizer(models.BPE(unk_token="</s>"))
@@ -162,9 +236,15 @@ def tokenizer_of(kind: str) -> Tokenizer:
         made = Tokenizer(models.BPE())
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=kind == "prefixed")
         made.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False,
-                                      initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    made.train_from_iterator([f"{WORDS}\nAnswer: eat a sandwich.\nThe best thing: eat\n" * 20], trainer)
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=special,
+            show_progress=False,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        )
+    made.train_from_iterator(
+        [f"{WORDS}\nAnswer: eat a sandwich.\nThe best thing: eat\n" * 20], trainer
+    )
     return made
 
 
@@ -172,8 +252,12 @@ def subject_of(folder: Path, tokenizer: Tokenizer, **config: object) -> Subject:
     """A subject without a model."""
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **config})
-    return Subject(name="x", folder=folder, tokenizer=tokenizer, base_context=64, context=64, facts={})
+    write_json(
+        folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **config}
+    )
+    return Subject(
+        name="x", folder=folder, tokenizer=tokenizer, base_context=64, context=64, facts={}
+    )
 
 
 LINES = TEMPLATE.replace("'|>'", "'|>\\n'").replace("'<|assistant|>'", "'<|assistant|>\\n'")
@@ -181,12 +265,24 @@ SPACED = TEMPLATE.replace("message['content']", "' ' + message['content']")
 
 
 @pytest.mark.parametrize("kind", ["plain", "prefixed", "metaspace"])
-@pytest.mark.parametrize(("template", "prefix", "gap"), [
-    (None, "", " "), (None, "The best thing:", " "), (None, "The best thing: ", ""), (None, "\nThe best thing:\n", ""),
-    (LINES, "", ""), (LINES, "The best thing:", " "), (LINES, " The best thing: ", ""), (SPACED, "", " "),
-    (SPACED, "The best thing:", " "), (TEMPLATE, "", "")])
+@pytest.mark.parametrize(
+    ("template", "prefix", "gap"),
+    [
+        (None, "", " "),
+        (None, "The best thing:", " "),
+        (None, "The best thing: ", ""),
+        (None, "\nThe best thing:\n", ""),
+        (LINES, "", ""),
+        (LINES, "The best thing:", " "),
+        (LINES, " The best thing: ", ""),
+        (SPACED, "", " "),
+        (SPACED, "The best thing:", " "),
+        (TEMPLATE, "", ""),
+    ],
+)
 def test_prompt_and_answer_are_the_tokens_of_their_text_and_the_answer_holds_its_own_space(
-        tmp_path: Path, kind: str, template: str | None, prefix: str, gap: str) -> None:
+    tmp_path: Path, kind: str, template: str | None, prefix: str, gap: str
+) -> None:
     subject = subject_of(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
     if template is not None:
         (subject.folder / "chat_template.jinja").write_text(template)
@@ -194,9 +290,15 @@ def test_prompt_and_answer_are_the_tokens_of_their_text_and_the_answer_holds_its
     question, answer = seam(subject, turn, "eat a sandwich.")
     assert turn.gap == gap
     assert question + answer == subject.encode(f"{turn.after}{gap}eat a sandwich.")
-    assert question == subject.encode(turn.after)[:len(question)] == last_ids(subject, turn)[:len(question)]
+    assert (
+        question
+        == subject.encode(turn.after)[: len(question)]
+        == last_ids(subject, turn)[: len(question)]
+    )
     assert subject.decode(answer).strip() == "eat a sandwich."
-    shown = subject.decode(question, special=True)  # tokenizers put spaces at the beginning and after special tokens
+    shown = subject.decode(
+        question, special=True
+    )  # tokenizers put spaces at the beginning and after special tokens
     assert shown.replace(" ", "") == turn.after.replace(" ", "")
 
 
@@ -208,20 +310,32 @@ def begins(name: str, post: str, **config: object) -> tuple[Tokenizer, dict[str,
     return tokenizer, config
 
 
-@pytest.mark.parametrize(("post", "bos", "eos", "begin"), [
-    ("<s> $A", "<s>", "</s>", ["<s>"]), ("<s> $A </s>", "<s>", "</s>", ["<s>"]), ("$A </s>", "<s>", "</s>", ["<s>"]),
-    ("$A </s>", None, "</s>", []), ("</s> $A", None, "</s>", []), ("$A", None, "</s>", []),
-    ("</s> $A", "</s>", "</s>", ["</s>"]), ("<s> $A", None, "</s>", ["<s>"])])
+@pytest.mark.parametrize(
+    ("post", "bos", "eos", "begin"),
+    [
+        ("<s> $A", "<s>", "</s>", ["<s>"]),
+        ("<s> $A </s>", "<s>", "</s>", ["<s>"]),
+        ("$A </s>", "<s>", "</s>", ["<s>"]),
+        ("$A </s>", None, "</s>", []),
+        ("</s> $A", None, "</s>", []),
+        ("$A", None, "</s>", []),
+        ("</s> $A", "</s>", "</s>", ["</s>"]),
+        ("<s> $A", None, "</s>", ["<s>"]),
+    ],
+)
 @pytest.mark.parametrize("kind", ["plain", "prefixed", "metaspace"])
 def test_a_text_begins_with_the_real_begin_token_or_none_and_never_with_an_end_token(
-        tmp_path: Path, kind: str, post: str, bos: str | None, eos: str, begin: list[str]) -> None:
+    tmp_path: Path, kind: str, post: str, bos: str | None, eos: str, begin: list[str]
+) -> None:
     tokenizer, config = begins(kind, post, bos_token=bos, eos_token=eos)
     subject = subject_of(tmp_path / "model", tokenizer, **config)
     assert [tokenizer.id_to_token(token) for token in subject.begin] == begin
 
 
 @pytest.mark.parametrize("kind", ["plain", "prefixed", "metaspace"])
-def test_text_that_continues_a_text_has_the_spaces_it_is_written_with(tmp_path: Path, kind: str) -> None:
+def test_text_that_continues_a_text_has_the_spaces_it_is_written_with(
+    tmp_path: Path, kind: str
+) -> None:
     subject = subject_of(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
     for text in (" the key", "\nAnswer: eat", "\n\nThe"):
         joined = subject.decode(subject.encode("grass") + subject.encode(text))
@@ -229,7 +343,9 @@ def test_text_that_continues_a_text_has_the_spaces_it_is_written_with(tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["plain", "prefixed", "metaspace"])
-def test_a_special_token_named_in_a_haystack_is_text_and_ends_no_turn(tmp_path: Path, kind: str) -> None:
+def test_a_special_token_named_in_a_haystack_is_text_and_ends_no_turn(
+    tmp_path: Path, kind: str
+) -> None:
     subject = subject_of(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
     special = {subject.tokenizer.token_to_id(token) for token in (END, USER)}
     haystack = f"the cat {END} sat{USER} the cat"

@@ -11,24 +11,61 @@ from evaluation.plots import heatmaps
 
 def model(**needle: Any) -> dict[str, Any]:
     """What the reports say of one model: lengths of 64 and 128, the second beyond the trained one."""
-    return {"tokens_trained": 0, "rope_base": 10000, "loss": {}, "short_context": {},
-            "needle": {"lengths": [64, 128], "exact_match": [0.5, 0.0], "occurs": [0.75, 0.0], "gain": [2.0, None],
-                       "choice": [None, None], "word_overlap": [0.5, 0.0], "rouge_1": [0.1, 0.0],
-                       "empty": [0.25, 1.0], "truncated": [0.5, 0.0], "repetitive": [0.0, 0.0],
-                       "gain_standard_error": None, "chat": True, "beyond_context": [128], "warning": None, **needle},
-            "book_qa": {"f1": 0.125, "occurs": 0.5, "empty": 0.0, "truncated": 1.0, "repetitive": 0.0, "chat": False,
-                        "warning": "100 % of the answers ..."}}
+    return {
+        "tokens_trained": 0,
+        "rope_base": 10000,
+        "loss": {},
+        "short_context": {},
+        "needle": {
+            "lengths": [64, 128],
+            "exact_match": [0.5, 0.0],
+            "occurs": [0.75, 0.0],
+            "gain": [2.0, None],
+            "choice": [None, None],
+            "word_overlap": [0.5, 0.0],
+            "rouge_1": [0.1, 0.0],
+            "empty": [0.25, 1.0],
+            "truncated": [0.5, 0.0],
+            "repetitive": [0.0, 0.0],
+            "gain_standard_error": None,
+            "chat": True,
+            "beyond_context": [128],
+            "warning": None,
+            **needle,
+        },
+        "book_qa": {
+            "f1": 0.125,
+            "occurs": 0.5,
+            "empty": 0.0,
+            "truncated": 1.0,
+            "repetitive": 0.0,
+            "chat": False,
+            "warning": "100 % of the answers ...",
+        },
+    }
 
 
-SUMMARY = {"base_context": 64, "models": {"base": model(), "mute": model(warning="25 % of the answers are empty.")}}
+SUMMARY = {
+    "base_context": 64,
+    "models": {"base": model(), "mute": model(warning="25 % of the answers are empty.")},
+}
 
 
-def test_every_score_stands_beside_how_it_was_asked_and_the_share_of_answers_that_are_none() -> None:
+def test_every_score_stands_beside_how_it_was_asked_and_the_share_of_answers_that_are_none() -> (
+    None
+):
     table = answers_table(SUMMARY, 64).set_index(["model", "report"])
     assert table.loc[("base", "needle")].tolist() == ["in its chat template", 50, 75, 25, 50, 0, ""]
     assert table.loc[("mute", "needle")]["warning"] == "25 % of the answers are empty."
     assert table.loc[("base", "book QA")].tolist() == [
-        "in plain text", 12.5, 50, 0, 100, 0, "100 % of the answers ..."]
+        "in plain text",
+        12.5,
+        50,
+        0,
+        100,
+        0,
+        "100 % of the answers ...",
+    ]
 
 
 def test_what_is_not_by_length_is_in_no_table_of_lengths() -> None:
@@ -41,9 +78,17 @@ def test_what_is_not_by_length_is_in_no_table_of_lengths() -> None:
 
 @pytest.mark.parametrize("notes", [{}, {"mute": "25 % of the answers are empty."}])
 def test_a_heatmap_carries_the_warning_of_its_model(notes: dict[str, str]) -> None:
-    cells = pd.DataFrame({"length": [64, 128], "depth": 0.0, "exact_match": [0.5, None], "occurs": 1.0, "gain": 0.5})
+    cells = pd.DataFrame(
+        {"length": [64, 128], "depth": 0.0, "exact_match": [0.5, None], "occurs": 1.0, "gain": 0.5}
+    )
     figure = heatmaps({"base": cells, "mute": cells}, 64, 64, notes)
     shown = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert [text for text in shown if text.startswith("!")] == [f"! {note}" for note in notes.values()]
+    assert [text for text in shown if text.startswith("!")] == [
+        f"! {note}" for note in notes.values()
+    ]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles[:3] == ["base: exact match", "base: answer in the output", "base: gain (nats per token)"]
+    assert titles[:3] == [
+        "base: exact match",
+        "base: answer in the output",
+        "base: gain (nats per token)",
+    ]

@@ -1,4 +1,6 @@
-"""Endpoints are asked through the openai client, in the words that each server takes; no prompt is cut in silence."""
+"""Endpoints are asked through the openai client, in the words that each server takes; no prompt is
+cut in silence.
+"""
 
 import json
 import threading
@@ -36,7 +38,9 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.asked.append({"path": self.path, "key": self.headers["Authorization"], **body})
+                server.asked.append(
+                    {"path": self.path, "key": self.headers["Authorization"], **body}
+                )
                 status, reply = answer(body)
                 if status == 0:
                     return  # the connection is lost without an answer
@@ -56,9 +60,15 @@ class Server:
 
     def config(self, **changes: Any) -> EndpointConfig:
         """How a user names it."""
-        return EndpointConfig.model_validate({
-            "endpoint": f"http://127.0.0.1:{self.http.server_port}/v1", "model": "gpt", "tokenizer": "x",
-            "context": 256, **changes})
+        return EndpointConfig.model_validate(
+            {
+                "endpoint": f"http://127.0.0.1:{self.http.server_port}/v1",
+                "model": "gpt",
+                "tokenizer": "x",
+                "context": 256,
+                **changes,
+            }
+        )
 
 
 @pytest.fixture
@@ -78,7 +88,10 @@ def serve() -> Iterator[Callable[[Answer], Server]]:
 
 def said(text: str | None, reason: str = "stop", **more: Any) -> tuple[int, Any]:
     """A reply that serves both kinds."""
-    return 200, {"choices": [{"message": {"content": text}, "text": text, "finish_reason": reason}], **more}
+    return 200, {
+        "choices": [{"message": {"content": text}, "text": text, "finish_reason": reason}],
+        **more,
+    }
 
 
 def refused(message: str, param: str | None = None, status: int = 400) -> tuple[int, Any]:
@@ -86,51 +99,86 @@ def refused(message: str, param: str | None = None, status: int = 400) -> tuple[
     return status, {"error": {"message": message, "param": param}}
 
 
-@pytest.mark.parametrize(("kind", "path", "key"), [("chat", "/v1/chat/completions", "messages"),
-                                                   ("completions", "/v1/completions", "prompt")])
+@pytest.mark.parametrize(
+    ("kind", "path", "key"),
+    [("chat", "/v1/chat/completions", "messages"), ("completions", "/v1/completions", "prompt")],
+)
 def test_chat_and_plain_completions_are_asked_greedily_with_a_limit(
-        serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch, kind: str, path: str, key: str) -> None:
+    serve: Callable[[Answer], Server],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    path: str,
+    key: str,
+) -> None:
     monkeypatch.setenv("A_KEY", "secret")
     server = serve(lambda body: said("plums", "length", usage={"prompt_tokens": 3}))
     reply = complete(server.config(kind=kind, key_variable="A_KEY"), "What?", 4)
     assert (reply.text, reply.cut, reply.read, reply.greedy) == ("plums", True, 3, True)
     asked = server.asked[0]
-    assert (asked["path"], asked["key"], asked["max_tokens"], asked["temperature"]) == (path, "Bearer secret", 4, 0)
+    assert (asked["path"], asked["key"], asked["max_tokens"], asked["temperature"]) == (
+        path,
+        "Bearer secret",
+        4,
+        0,
+    )
     assert asked[key] == ([{"role": "user", "content": "What?"}] if kind == "chat" else "What?")
 
 
-def test_a_lost_connection_429_and_5xx_are_tried_again_and_a_refusal_is_not(serve: Callable[[Answer], Server]) -> None:
+def test_a_lost_connection_429_and_5xx_are_tried_again_and_a_refusal_is_not(
+    serve: Callable[[Answer], Server],
+) -> None:
     acts = [(0, b""), (429, {}), (503, {}), said("plums")]
     server = serve(lambda body: acts.pop(0))
     assert complete(server.config(), "What?", 4).text == "plums" and not acts
     acts += [refused("no such model", status=404)]
-    with pytest.raises(UserError, match="chat/completions: 404: .*no such model.*what was answered is kept"):
+    with pytest.raises(
+        UserError, match="chat/completions: 404: .*no such model.*what was answered is kept"
+    ):
         complete(server.config(), "What?", 4)
 
 
 def test_a_server_that_wants_max_completion_tokens_and_no_temperature_is_asked_so_from_then_on(
-        serve: Callable[[Answer], Server]) -> None:
+    serve: Callable[[Answer], Server],
+) -> None:
     def newer(body: dict[str, Any]) -> tuple[int, Any]:
         if "max_tokens" in body:
-            return refused("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
-                           "'max_completion_tokens' instead.", "max_tokens")
+            return refused(
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                "'max_completion_tokens' instead.",
+                "max_tokens",
+            )
         if "temperature" in body:
-            return refused("Unsupported value: 'temperature' does not support 0 with this model.", "temperature")
+            return refused(
+                "Unsupported value: 'temperature' does not support 0 with this model.",
+                "temperature",
+            )
         return said("plums")
 
     server, replies = serve(newer), []
-    complete_all(server.config(), [(number, "What?") for number in range(20)], 4,
-                 lambda number, reply: replies.append(reply))
+    complete_all(
+        server.config(),
+        [(number, "What?") for number in range(20)],
+        4,
+        lambda number, reply: replies.append(reply),
+    )
     assert len(replies) == 20 and not any(reply.greedy for reply in replies)
-    taken = [body for body in server.asked if "max_completion_tokens" in body and "temperature" not in body]
+    taken = [
+        body
+        for body in server.asked
+        if "max_completion_tokens" in body and "temperature" not in body
+    ]
     assert all(body["max_completion_tokens"] == 4 for body in taken)
     assert len(taken) == 20 and len(server.asked) <= 20 + 2 * 8, "a refusal is learned from once"
 
 
 def test_a_prompt_that_is_too_long_for_the_server_is_refused_and_not_asked_for_ever(
-        serve: Callable[[Answer], Server]) -> None:
-    server = serve(lambda body: refused("maximum context length is 8 tokens; reduce max_tokens or "
-                                        "max_completion_tokens"))
+    serve: Callable[[Answer], Server],
+) -> None:
+    server = serve(
+        lambda body: refused(
+            "maximum context length is 8 tokens; reduce max_tokens or max_completion_tokens"
+        )
+    )
     with pytest.raises(UserError, match="400: .*maximum context length"):
         complete(server.config(), "What?", 4)
     assert len(server.asked) <= 3
@@ -140,13 +188,23 @@ def test_options_go_along_and_null_leaves_one_out(serve: Callable[[Answer], Serv
     server = serve(lambda body: said("plums"))
     options = {"reasoning_effort": "low", "max_completion_tokens": 900, "temperature": None}
     assert not complete(server.config(options=options), "What?", 4).greedy
-    assert server.asked[0].items() >= {"reasoning_effort": "low", "max_completion_tokens": 900}.items()
+    assert (
+        server.asked[0].items() >= {"reasoning_effort": "low", "max_completion_tokens": 900}.items()
+    )
     assert not {"max_tokens", "temperature"} & server.asked[0].keys()
 
 
-@pytest.mark.parametrize(("reply", "message"), [
-    ({}, "without choices"), ({"choices": []}, "without choices"), (b"not JSON", "JSONDecodeError|without choices")])
-def test_a_reply_that_is_none_is_a_line(serve: Callable[[Answer], Server], reply: Any, message: str) -> None:
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ({}, "without choices"),
+        ({"choices": []}, "without choices"),
+        (b"not JSON", "JSONDecodeError|without choices"),
+    ],
+)
+def test_a_reply_that_is_none_is_a_line(
+    serve: Callable[[Answer], Server], reply: Any, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         complete(serve(lambda body: (200, reply)).config(), "What?", 4)
 
@@ -155,8 +213,9 @@ def test_a_reply_without_text_says_nothing(serve: Callable[[Answer], Server]) ->
     assert complete(serve(lambda body: said(None)).config(), "What?", 4).text == ""
 
 
-def test_several_requests_are_at_work_at_once_and_each_is_asked_once(serve: Callable[[Answer], Server],
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_requests_are_at_work_at_once_and_each_is_asked_once(
+    serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NEEDLEWORK_REQUESTS", "4")
     meeting = threading.Barrier(4, timeout=20)  # opens when four requests are there
 
@@ -165,8 +224,12 @@ def test_several_requests_are_at_work_at_once_and_each_is_asked_once(serve: Call
         return said(body["messages"][0]["content"])
 
     server, got = serve(answer), {}
-    complete_all(server.config(), ((number, str(number)) for number in range(8)), 4,
-                 lambda number, reply: got.update({number: reply.text}))
+    complete_all(
+        server.config(),
+        ((number, str(number)) for number in range(8)),
+        4,
+        lambda number, reply: got.update({number: reply.text}),
+    )
     assert got == {number: str(number) for number in range(8)} and len(server.asked) == 8
 
 
@@ -179,15 +242,32 @@ def subject_file(root: Path, server: Server, **changes: Any) -> str:
     return str(root / "served.yaml")
 
 
-def needle(root: Path, server: Server, lengths: tuple[int, ...] = (64, 128), chat: str = "auto", **changes: Any
-           ) -> tuple[dict[str, Any], pd.DataFrame]:
+def needle(
+    root: Path,
+    server: Server,
+    lengths: tuple[int, ...] = (64, 128),
+    chat: str = "auto",
+    **changes: Any,
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """Metrics and trials of a needle report on the server."""
     (root / "hay.txt").write_text(GRASS)
-    config = NeedleReportConfig.model_validate({
-        "haystack": str(root / "hay.txt"), "frame": "Book : {context} {question} Answer :", "new_tokens": 8,
-        "chat": chat, "grid": {"lengths": lengths, "depths": [0, 50]},
-        "needles": [{"statement": "the key is under a red stone .", "question": "Where is the key ?",
-                     "answer": "under a red stone", "answer_prefix": "Answer :"}]})
+    config = NeedleReportConfig.model_validate(
+        {
+            "haystack": str(root / "hay.txt"),
+            "frame": "Book : {context} {question} Answer :",
+            "new_tokens": 8,
+            "chat": chat,
+            "grid": {"lengths": lengths, "depths": [0, 50]},
+            "needles": [
+                {
+                    "statement": "the key is under a red stone .",
+                    "question": "Where is the key ?",
+                    "answer": "under a red stone",
+                    "answer_prefix": "Answer :",
+                }
+            ],
+        }
+    )
     out = root / "out"
     out.mkdir(exist_ok=True)
     metrics = needle_report.measure(of_user(subject_file(root, server, **changes)), config, out)
@@ -195,8 +275,11 @@ def needle(root: Path, server: Server, lengths: tuple[int, ...] = (64, 128), cha
 
 
 def test_an_endpoint_is_not_asked_beyond_its_context_and_the_report_says_so(
-        tmp_path: Path, serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path,
+    serve: Callable[[Answer], Server],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     server = serve(lambda body: said("It is under a red stone."))
     metrics, trials = needle(tmp_path, server, context=100)
@@ -207,17 +290,21 @@ def test_an_endpoint_is_not_asked_beyond_its_context_and_the_report_says_so(
         needle(tmp_path, server, (128,), context=100)
 
 
-def test_a_server_that_cuts_prompts_is_found_out(tmp_path: Path, serve: Callable[[Answer], Server],
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cuts_prompts_is_found_out(
+    tmp_path: Path, serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="read 40 of a prompt's 120 tokens, so it cuts prompts"):
         needle(tmp_path, serve(lambda body: said("no", usage={"prompt_tokens": 40})), (128,))
-    metrics, _ = needle(tmp_path, serve(lambda body: said("no", usage={"prompt_tokens": 110})), (128,))
+    metrics, _ = needle(
+        tmp_path, serve(lambda body: said("no", usage={"prompt_tokens": 110})), (128,)
+    )
     assert metrics["mean_occurs"] == 0
 
 
 def test_a_thinking_model_that_never_comes_to_words_is_warned_about(
-        tmp_path: Path, serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
 
     def thinks(body: dict[str, Any]) -> tuple[int, Any]:
@@ -230,32 +317,53 @@ def test_a_thinking_model_that_never_comes_to_words_is_warned_about(
     assert "refuses temperature 0, so another run gives other answers" in metrics["warning"]
 
 
-def test_the_kind_of_an_endpoint_says_who_wraps_a_prompt(tmp_path: Path, serve: Callable[[Answer], Server],
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kind_of_an_endpoint_says_who_wraps_a_prompt(
+    tmp_path: Path, serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     server = serve(lambda body: said("under a red stone"))
     needle(tmp_path, server, (64,))
     assert server.asked[-1]["messages"][0]["content"].startswith("Book :")
     assert server.asked[-1]["messages"][0]["content"].endswith("Where is the key ? Answer :")
     needle(tmp_path, server, (64,), kind="completions")
-    assert server.asked[-1]["prompt"].endswith("key ? Answer : Answer :") and BEGIN not in server.asked[-1]["prompt"]
+    assert (
+        server.asked[-1]["prompt"].endswith("key ? Answer : Answer :")
+        and BEGIN not in server.asked[-1]["prompt"]
+    )
     needle(tmp_path, server, (64,), kind="completions", chat="always")
     wrapped = server.asked[-1]["prompt"]
-    assert wrapped.startswith(f"{USER} Book :") and wrapped.endswith(f"Answer : {END} {ASSISTANT} Answer :")
-    with pytest.raises(UserError, match="needle_report.chat = never, but .* wraps every prompt itself"):
+    assert wrapped.startswith(f"{USER} Book :") and wrapped.endswith(
+        f"Answer : {END} {ASSISTANT} Answer :"
+    )
+    with pytest.raises(
+        UserError, match="needle_report.chat = never, but .* wraps every prompt itself"
+    ):
         needle(tmp_path, server, (64,), chat="never")
 
 
-def test_a_book_for_an_endpoint_is_cut_to_its_own_context(tmp_path: Path, serve: Callable[[Answer], Server],
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_book_for_an_endpoint_is_cut_to_its_own_context(
+    tmp_path: Path, serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     server = serve(lambda body: said("green\nand blue"))
     question = {"id": 1, "context": GRASS, "input": "Where is the key ?", "answer": "green"}
-    (tmp_path / "q.jsonl").write_text(json.dumps(question) + "\n" + json.dumps({**question, "id": 2}))
-    config = BookQaReportConfig(questions=tmp_path / "q.jsonl", context=5000, new_tokens=6,
-                                frame="Book : {context} {question}")
-    metrics = book_qa_report.measure(of_user(subject_file(tmp_path, server, context=100)), config, tmp_path)
-    assert metrics["f1"] == metrics["occurs"] == 1 and metrics["context"] == 100 and metrics["books_cut"] == 2
+    (tmp_path / "q.jsonl").write_text(
+        json.dumps(question) + "\n" + json.dumps({**question, "id": 2})
+    )
+    config = BookQaReportConfig(
+        questions=tmp_path / "q.jsonl",
+        context=5000,
+        new_tokens=6,
+        frame="Book : {context} {question}",
+    )
+    metrics = book_qa_report.measure(
+        of_user(subject_file(tmp_path, server, context=100)), config, tmp_path
+    )
+    assert (
+        metrics["f1"] == metrics["occurs"] == 1
+        and metrics["context"] == 100
+        and metrics["books_cut"] == 2
+    )
     words = server.asked[0]["messages"][0]["content"].split()
     assert len(words) == 94 and words[:2] == ["Book", ":"]
     assert pd.read_csv(tmp_path / "answers.csv")["id"].tolist() == [1, 2]

@@ -15,7 +15,10 @@ CONFIG = LossReportConfig(bands=(4, 16, 40), points=(16, 32), tokens_per_domain=
 def test_every_token_but_the_first_is_counted_once_in_the_band_of_its_position(length: int) -> None:
     losses = np.arange(1, length, dtype=np.float32)
     found = [in_span(losses, span) for span in spans(CONFIG)[:3]]
-    expected = [[p for p in range(1, length) if low <= p < high] for low, high in ((0, 4), (4, 16), (16, 40))]
+    expected = [
+        [p for p in range(1, length) if low <= p < high]
+        for low, high in ((0, 4), (4, 16), (16, 40))
+    ]
     assert found == [(sum(part), len(part)) for part in expected]
 
 
@@ -31,20 +34,47 @@ def test_bands_are_named_by_their_ends() -> None:
 
 
 def test_a_domains_loss_is_the_mean_over_tokens_not_over_documents() -> None:
-    documents = pd.DataFrame({"domain": "c4", "document": ["a", "b"], "band": "0-4", "sum": [3.0, 6.0],
-                              "tokens": [1, 5]})
+    documents = pd.DataFrame(
+        {"domain": "c4", "document": ["a", "b"], "band": "0-4", "sum": [3.0, 6.0], "tokens": [1, 5]}
+    )
     assert by_domain(documents)["loss"].tolist() == [1.5]
 
 
 def test_depth_one_hundred_is_in_no_mean() -> None:
-    cells = pd.DataFrame({"length": [64] * 3, "depth": [0, 50, 100], "exact_match": [0.0, 0.5, 1.0],
-                          "gain": [0.0, 1.0, 9.0], "choice": [0.0, 1.0, 1.0], "word_overlap": np.nan, "rouge_1": np.nan,
-                          "trial": 0})
-    assert summarise(cells) == {"lengths": [64], "exact_match": [0.25], "gain": [0.5], "choice": [0.5],
-                                "word_overlap": [None], "rouge_1": [None], "gain_standard_error": None}
+    cells = pd.DataFrame(
+        {
+            "length": [64] * 3,
+            "depth": [0, 50, 100],
+            "exact_match": [0.0, 0.5, 1.0],
+            "gain": [0.0, 1.0, 9.0],
+            "choice": [0.0, 1.0, 1.0],
+            "word_overlap": np.nan,
+            "rouge_1": np.nan,
+            "trial": 0,
+        }
+    )
+    assert summarise(cells) == {
+        "lengths": [64],
+        "exact_match": [0.25],
+        "gain": [0.5],
+        "choice": [0.5],
+        "word_overlap": [None],
+        "rouge_1": [None],
+        "gain_standard_error": None,
+    }
 
 
 def test_the_standard_error_is_over_trials_not_over_cells() -> None:
-    cells = pd.DataFrame({"length": 64, "depth": [0, 50, 0, 50], "trial": [0, 0, 1, 1], "gain": [1.0, 1.0, 3.0, 3.0],
-                          "exact_match": 0.0, "choice": np.nan, "word_overlap": np.nan, "rouge_1": np.nan})
+    cells = pd.DataFrame(
+        {
+            "length": 64,
+            "depth": [0, 50, 0, 50],
+            "trial": [0, 0, 1, 1],
+            "gain": [1.0, 1.0, 3.0, 3.0],
+            "exact_match": 0.0,
+            "choice": np.nan,
+            "word_overlap": np.nan,
+            "rouge_1": np.nan,
+        }
+    )
     assert summarise(cells)["gain_standard_error"] == 1.0

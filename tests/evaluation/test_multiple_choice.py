@@ -14,13 +14,30 @@ from evaluation.multiple_choice import labels, made_questions, place, read_sets
 from evaluation.short_context_report import ShortContextReportConfig, Task, _judge, _why
 from evaluation.subject import of_user
 
-TREES = ["alder", "birch", "cedar", "dogwood", "elm", "fir", "ginkgo", "hazel", "ironwood", "juniper"]
+TREES = [
+    "alder",
+    "birch",
+    "cedar",
+    "dogwood",
+    "elm",
+    "fir",
+    "ginkgo",
+    "hazel",
+    "ironwood",
+    "juniper",
+]
 TEXT = "The cat sat on the mat. A dog ran to the red house. Nobody knew where the bird was. " * 30
 
 
 def item(**changes: Any) -> dict[str, Any]:
     """A question with four choices."""
-    return {"question": "Which tree?", "choices": TREES[:4], "answer": 1, "subject": "trees", **changes}
+    return {
+        "question": "Which tree?",
+        "choices": TREES[:4],
+        "answer": 1,
+        "subject": "trees",
+        **changes,
+    }
 
 
 def write(path: Path, *records: dict[str, Any]) -> Path:
@@ -32,9 +49,13 @@ def write(path: Path, *records: dict[str, Any]) -> Path:
 @pytest.mark.parametrize("count", [2, 4, 5, 10, 26])
 def test_there_are_as_many_letters_as_choices(tmp_path: Path, count: int) -> None:
     choices = [f"choice {number}" for number in range(count)]
-    (found,) = read_sets(write(tmp_path / "q.jsonl", item(choices=choices, answer=count - 1)), None, 0)["trees"][1]
+    (found,) = read_sets(
+        write(tmp_path / "q.jsonl", item(choices=choices, answer=count - 1)), None, 0
+    )["trees"][1]
     last = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[count - 1]
-    assert found["answer"] == count - 1 and found["shown"][-1] == last and len(found["shown"]) == count
+    assert (
+        found["answer"] == count - 1 and found["shown"][-1] == last and len(found["shown"]) == count
+    )
     assert found["question"].endswith(f"\n{last}. choice {count - 1}\nAnswer:")
 
 
@@ -43,19 +64,32 @@ def test_above_26_choices_every_label_is_as_long_as_the_other_and_no_label_is_th
     assert len(set(made)) == 100 and {len(label) for label in made} == {2}
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"answer": -1}, "answer = -1 means that there is no label"), ({"answer": "-1"}, "answer = -1 means"),
-    ({"answer": 4}, "answer = 4 is outside of the choices 0 to 3"), ({"answer": -2}, "answer = -2 is outside"),
-    ({"answer": 1.5}, "answer = 1.5 is neither"), ({"answer": True}, "answer = True is neither"),
-    ({"answer": None}, "answer = None is neither"), ({"answer": "E"}, "answer = 'E' is no choice: 0 to 3, or A to D"),
-    ({"answer": "b"}, "answer = 'b' is no choice"), ({"answer": [1]}, r"answer = \[1\] is neither"),
-    ({"choices": ["2", "1", "0"], "answer": "1 "}, None), ({"choices": ["2", "3", "0"], "answer": "2"}, "several"),
-    ({"choices": ["only"], "answer": 0}, "1 choices, where two or more are needed"),
-    ({"choices": "ABCD"}, "choices = 'ABCD' is no list"), ({"choices": ["a", None]}, "is no list of texts"),
-    ({"question": " "}, "question = ' ' is no text"), ({"question": 3}, "question = 3 is no text"),
-    ({"subject": ["x"]}, "subject = .* is no text")])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"answer": -1}, "answer = -1 means that there is no label"),
+        ({"answer": "-1"}, "answer = -1 means"),
+        ({"answer": 4}, "answer = 4 is outside of the choices 0 to 3"),
+        ({"answer": -2}, "answer = -2 is outside"),
+        ({"answer": 1.5}, "answer = 1.5 is neither"),
+        ({"answer": True}, "answer = True is neither"),
+        ({"answer": None}, "answer = None is neither"),
+        ({"answer": "E"}, "answer = 'E' is no choice: 0 to 3, or A to D"),
+        ({"answer": "b"}, "answer = 'b' is no choice"),
+        ({"answer": [1]}, r"answer = \[1\] is neither"),
+        ({"choices": ["2", "1", "0"], "answer": "1 "}, None),
+        ({"choices": ["2", "3", "0"], "answer": "2"}, "several"),
+        ({"choices": ["only"], "answer": 0}, "1 choices, where two or more are needed"),
+        ({"choices": "ABCD"}, "choices = 'ABCD' is no list"),
+        ({"choices": ["a", None]}, "is no list of texts"),
+        ({"question": " "}, "question = ' ' is no text"),
+        ({"question": 3}, "question = 3 is no text"),
+        ({"subject": ["x"]}, "subject = .* is no text"),
+    ],
+)
 def test_a_question_that_can_not_be_scored_is_refused_with_line_and_reason(
-        tmp_path: Path, change: dict[str, Any], reason: str | None) -> None:
+    tmp_path: Path, change: dict[str, Any], reason: str | None
+) -> None:
     path = write(tmp_path / "q.jsonl", item(), item(**change), item(**change))
     if reason is None:
         assert read_sets(path, None, 0)
@@ -73,7 +107,9 @@ def test_a_record_without_a_field_or_that_is_no_object_is_named(tmp_path: Path) 
         read_sets(tmp_path / "q.jsonl", None, 0)
 
 
-@pytest.mark.parametrize(("answer", "right"), [(2, 2), (2.0, 2), ("2", 2), ("C", 2), (" C ", 2), ("cedar", 2)])
+@pytest.mark.parametrize(
+    ("answer", "right"), [(2, 2), (2.0, 2), ("2", 2), ("C", 2), (" C ", 2), ("cedar", 2)]
+)
 def test_an_answer_is_a_place_a_letter_or_the_choice_itself(answer: Any, right: int) -> None:
     assert place(answer, TREES[:4]) == right
 
@@ -81,14 +117,20 @@ def test_an_answer_is_a_place_a_letter_or_the_choice_itself(answer: Any, right: 
 def test_odd_files_are_read_whole_or_refused_with_their_line(tmp_path: Path) -> None:
     odd = item(question="One\u2028two?", subject="biology/plants {x}")
     plain = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in (item(), odd))
-    files = {"bom.jsonl": b"\xef\xbb\xbf" + plain.encode(), "blank.jsonl": plain.encode() + b"\n \n",
-             "crlf.JSONL": plain.replace("\n", "\r\n").encode(), "packed.jsonl.gz": gzip.compress(plain.encode())}
+    files = {
+        "bom.jsonl": b"\xef\xbb\xbf" + plain.encode(),
+        "blank.jsonl": plain.encode() + b"\n \n",
+        "crlf.JSONL": plain.replace("\n", "\r\n").encode(),
+        "packed.jsonl.gz": gzip.compress(plain.encode()),
+    }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         sets = read_sets(tmp_path / name, None, 0)
         assert list(sets) == ["trees", "biology/plants {x}"] and len(sets["trees"][1]) == 1
         assert sets["biology/plants {x}"][1][0]["question"].startswith("One\u2028two?\nA. alder")
-    (tmp_path / "latin.jsonl").write_bytes(plain.replace("birch", "bouleäu").encode("latin-1", "replace"))
+    (tmp_path / "latin.jsonl").write_bytes(
+        plain.replace("birch", "bouleäu").encode("latin-1", "replace")
+    )
     with pytest.raises(UserError, match="latin.jsonl, line 1: .*not UTF-8"):
         read_sets(tmp_path / "latin.jsonl", None, 0)
 
@@ -110,25 +152,41 @@ def mmlu(root: Path, test: str, dev: str | None = None) -> Path:
 def test_mmlu_is_read_as_its_authors_publish_it(tmp_path: Path) -> None:
     examples, questions = read_sets(mmlu(tmp_path, MMLU, "\ufeff" + MMLU), None, 0)["botany"]
     assert examples == questions and [question["answer"] for question in questions] == [1, 3]
-    assert questions[0]["question"] == ("Which tree, with a comma,\nis it?\nA. alder\nB. birch\nC. cedar\nD. dogwood\n"
-                                        "Answer:")
+    assert questions[0]["question"] == (
+        "Which tree, with a comma,\nis it?\nA. alder\nB. birch\nC. cedar\nD. dogwood\nAnswer:"
+    )
     assert questions[1]["question"].endswith('D. z "quoted"\nAnswer:')
 
 
-def test_mmlu_with_a_header_and_numbers_is_read_too_with_fewer_or_more_choices(tmp_path: Path) -> None:
-    table = ("question,choice0,choice1,choice2,choice3,choice4,answer\ndev?,w,x,y,z,v,4\n"
-             "two?,yes,no,,,,1\n")
+def test_mmlu_with_a_header_and_numbers_is_read_too_with_fewer_or_more_choices(
+    tmp_path: Path,
+) -> None:
+    table = (
+        "question,choice0,choice1,choice2,choice3,choice4,answer\ndev?,w,x,y,z,v,4\n"
+        "two?,yes,no,,,,1\n"
+    )
     _, questions = read_sets(mmlu(tmp_path, table), None, 0)["botany"]
-    assert [(question["shown"], question["answer"]) for question in questions] == [(list("ABCDE"), 4), (list("AB"), 1)]
+    assert [(question["shown"], question["answer"]) for question in questions] == [
+        (list("ABCDE"), 4),
+        (list("AB"), 1),
+    ]
 
 
-@pytest.mark.parametrize(("table", "reason"), [
-    (MMLU + "a?,b,c,d,e,E\n", "botany_test.csv, line 4: answer = 'E' is no choice"),
-    (MMLU + "a?,b,A\n", "line 4: 3 columns"), ("question,choice0,choice1,answer\na?,b,c,-1\n", "line 2: answer = -1"),
-    ("question,choice0,choice1,answer\na?,b,c\n", "line 2: 3 columns under a header of 4"),
-    (MMLU + '"a?,b,c,d,e,A\n', "line 4: not a row"), (",b,c,d,e,A\n", "line 1: the question is empty"),
-    ("", "no question there")])
-def test_a_row_that_can_not_be_scored_is_refused_with_line_and_reason(tmp_path: Path, table: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (MMLU + "a?,b,c,d,e,E\n", "botany_test.csv, line 4: answer = 'E' is no choice"),
+        (MMLU + "a?,b,A\n", "line 4: 3 columns"),
+        ("question,choice0,choice1,answer\na?,b,c,-1\n", "line 2: answer = -1"),
+        ("question,choice0,choice1,answer\na?,b,c\n", "line 2: 3 columns under a header of 4"),
+        (MMLU + '"a?,b,c,d,e,A\n', "line 4: not a row"),
+        (",b,c,d,e,A\n", "line 1: the question is empty"),
+        ("", "no question there"),
+    ],
+)
+def test_a_row_that_can_not_be_scored_is_refused_with_line_and_reason(
+    tmp_path: Path, table: str, reason: str
+) -> None:
     with pytest.raises(UserError, match=reason):
         read_sets(mmlu(tmp_path, table), None, 0)
 
@@ -137,13 +195,17 @@ def test_made_choices_hold_the_stated_value_once_and_the_passage_states_it() -> 
     for made in made_questions([TEXT], 20, 0):
         right = made["shown"][made["answer"]]
         assert len(set(made["shown"])) == 4 and f"{right} ." in made["question"]
-        assert not any(f" {other} " in made["question"] for other in made["shown"] if other != right)
+        assert not any(
+            f" {other} " in made["question"] for other in made["shown"] if other != right
+        )
 
 
 def test_the_hub_is_named_only_where_it_was_the_reason() -> None:
     local, remote = Task(file=Path("q.jsonl")), Task(harness="mmlu")
     assert "Hub" not in _why("x", local, IndexError("list index out of range"))
-    assert "IndexError: list index out of range" in _why("x", remote, IndexError("list index out of range"))
+    assert "IndexError: list index out of range" in _why(
+        "x", remote, IndexError("list index out of range")
+    )
     assert "Hub" not in _why("x", remote, IndexError("list index out of range"))
     assert "Hub" not in _why("x", local, FileNotFoundError("q.jsonl"))
     assert "Without the Hub, give a local `file`" in _why("x", remote, ConnectionError("offline"))
@@ -162,7 +224,8 @@ def test_examples_that_are_not_there_are_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("around", [None, "$A <|end|>", "<|begin|> $A", "<|begin|> $A <|end|>"])
 def test_a_prompt_of_the_harness_begins_with_the_begin_token_and_never_ends_with_an_end_token(
-        tmp_path: Path, around: str | None) -> None:
+    tmp_path: Path, around: str | None
+) -> None:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
     subject = of_user(str(write_speaker(tmp_path / "model", {}, "a b c", around=around)))
     judge = _judge(subject, 2, 4)
@@ -175,17 +238,27 @@ def test_a_prompt_of_the_harness_begins_with_the_begin_token_and_never_ends_with
 
 
 def test_questions_of_many_choices_and_any_subject_are_scored_right_by_the_harness(
-        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
-    path = write(tmp_path / "q.jsonl", item(choices=TREES, answer=9, subject="biology/plants {{x}}"),
-                 item(choices=TREES, answer=4, subject="biology/plants {{x}}"),
-                 item(choices=TREES, answer=9), item(question="{{x}} " * 200 + "?", answer=2))
-    words = f"Which tree ? Answer : . {' '.join(TREES)} {' '.join('ABCDEFGHIJ')} x biology plants trees"
+    path = write(
+        tmp_path / "q.jsonl",
+        item(choices=TREES, answer=9, subject="biology/plants {{x}}"),
+        item(choices=TREES, answer=4, subject="biology/plants {{x}}"),
+        item(choices=TREES, answer=9),
+        item(question="{{x}} " * 200 + "?", answer=2),
+    )
+    words = (
+        f"Which tree ? Answer : . {' '.join(TREES)} {' '.join('ABCDEFGHIJ')} x biology plants trees"
+    )
     says_j = write_speaker(tmp_path / "model", {":": "J"}, words, context=128)
     config = ShortContextReportConfig(tasks={"local": Task(file=path)})
     assert short_context_report.measure(of_user(str(says_j)), config, tmp_path) == {"local": 50.0}
     assert (tmp_path / "scores.csv").read_text().splitlines() == [
-        "task,subject,score,questions", "local,biology/plants {{x}},50.0,2", "local,trees,50.0,2"]
+        "task,subject,score,questions",
+        "local,biology/plants {{x}},50.0,2",
+        "local,trees,50.0,2",
+    ]
     assert json.loads((tmp_path / "short_context.json").read_text())["local"]["cut_prompts"] == 1
     assert "the harness cut 1 prompts that are longer than 128 tokens" in capsys.readouterr().err
 

@@ -10,21 +10,72 @@ from ruamel.yaml import YAML
 from evaluation.names import unquoted_names
 
 ROOT = Path(__file__).parents[2]
-KINDS = ["7e-1", "1e3", "1.0", "1_000", "010", "09", "0o10", "0x1F", "0b11", "1:30", "2024", "2024-01-01", "2024-13-45",
-         "yes", "No", "on", "OFF", "true", "False", "null", "~", ".inf", "-.INF", ".nan", "+1", "-1e5", "0x_", "1_e5"]
-TEXTS = ["per_source", "c4", "y", "n", "e1", "1e", "a-b", "_1", "0o8", "1-2", "2024-1-1", "nan", "None", "off2", "v1_0"]
+KINDS = [
+    "7e-1",
+    "1e3",
+    "1.0",
+    "1_000",
+    "010",
+    "09",
+    "0o10",
+    "0x1F",
+    "0b11",
+    "1:30",
+    "2024",
+    "2024-01-01",
+    "2024-13-45",
+    "yes",
+    "No",
+    "on",
+    "OFF",
+    "true",
+    "False",
+    "null",
+    "~",
+    ".inf",
+    "-.INF",
+    ".nan",
+    "+1",
+    "-1e5",
+    "0x_",
+    "1_e5",
+]
+TEXTS = [
+    "per_source",
+    "c4",
+    "y",
+    "n",
+    "e1",
+    "1e",
+    "a-b",
+    "_1",
+    "0o8",
+    "1-2",
+    "2024-1-1",
+    "nan",
+    "None",
+    "off2",
+    "v1_0",
+]
 
 
 def params(name: str) -> str:
     """A recipe of that name, asked for in another section."""
-    return (f"mixed_dataset:\n  recipes:\n    original: {{cut: 1}}\n    {name}: {{cut: 2}}\n"
-            f"comparison:\n  baseline: {name}\n")
+    return (
+        f"mixed_dataset:\n  recipes:\n    original: {{cut: 1}}\n    {name}: {{cut: 2}}\n"
+        f"comparison:\n  baseline: {name}\n"
+    )
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_name_that_is_no_text_to_someone_is_reported_with_its_line_and_the_remedy(name: str) -> None:
+def test_a_name_that_is_no_text_to_someone_is_reported_with_its_line_and_the_remedy(
+    name: str,
+) -> None:
     recipe, baseline = unquoted_names(params(name))
-    assert recipe.startswith("params.yaml: line 4: mixed_dataset.recipes: ") and f'Write "{name}", with' in recipe
+    assert (
+        recipe.startswith("params.yaml: line 4: mixed_dataset.recipes: ")
+        and f'Write "{name}", with' in recipe
+    )
     assert baseline.startswith("params.yaml: line 6: comparison.baseline: ")
     assert unquoted_names(params(f'"{name}"')) == unquoted_names(params(f"'{name}'")) == []
 
@@ -42,7 +93,9 @@ def read(name: str, load: object) -> object:
         return None
 
 
-def test_of_all_short_names_exactly_those_are_reported_that_one_reader_takes_for_something_else() -> None:
+def test_of_all_short_names_exactly_those_are_reported_that_one_reader_takes_for_something_else() -> (
+    None
+):
     letters = "07_-eExob"
     seen = 0
     for length in (1, 2, 3):
@@ -56,10 +109,14 @@ def test_of_all_short_names_exactly_those_are_reported_that_one_reader_takes_for
 
 
 def test_values_that_are_no_names_may_be_numbers() -> None:
-    text = "mixed_dataset: {recipes: {a: {cut: 0o10}}, token_budget: 1e6}\ncheckpoint: {seed: 010}\n"
+    text = (
+        "mixed_dataset: {recipes: {a: {cut: 0o10}}, token_budget: 1e6}\ncheckpoint: {seed: 010}\n"
+    )
     assert unquoted_names(text) == []
 
 
-@pytest.mark.parametrize("profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_profile_is_right(profile: Path) -> None:
     assert unquoted_names(profile.read_text()) == []

@@ -9,40 +9,62 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.chat import asking
-from evaluation.needle import Cell, Drawn, Given, Grid, Haystacks, Needle, cells, fill, make_needle, prompt
+from evaluation.needle import (
+    Cell,
+    Drawn,
+    Given,
+    Grid,
+    Haystacks,
+    Needle,
+    cells,
+    fill,
+    make_needle,
+    prompt,
+)
 from evaluation.needle_report import judge
 from evaluation.subject import Subject, of_user
 
 BEGIN, STOP, RESERVE = 0, 1, 3
-NEEDLE = Needle(before=np.array([BEGIN]), haystack=np.array([5, 6, 7, STOP] * 30),
-                statement=np.array([20, 21, 22, STOP]), question=np.array([20]), answer=np.array([21, 22]),
-                rivals=np.array([5, 6, 7]), guesses=np.array([5, 6, 7]),
-                said=Given(statement="a", question="b", answer="c"))
+NEEDLE = Needle(
+    before=np.array([BEGIN]),
+    haystack=np.array([5, 6, 7, STOP] * 30),
+    statement=np.array([20, 21, 22, STOP]),
+    question=np.array([20]),
+    answer=np.array([21, 22]),
+    rivals=np.array([5, 6, 7]),
+    guesses=np.array([5, 6, 7]),
+    said=Given(statement="a", question="b", answer="c"),
+)
 ENDS = np.array([STOP])
 
 
 def row(length: int, depth: float, without: bool = False) -> np.ndarray:
     """The prompt of that cell."""
     place = round(NEEDLE.room(length, RESERVE) * depth / 100)
-    return prompt(NEEDLE, Cell(length=length, depth=depth, place=None if without else place), RESERVE, ENDS)
+    return prompt(
+        NEEDLE, Cell(length=length, depth=depth, place=None if without else place), RESERVE, ENDS
+    )
 
 
 @given(st.integers(16, 100), st.sampled_from([0, 10, 33, 50, 90, 100]), st.booleans())
-def test_a_prompt_leaves_exactly_the_room_of_the_answer_and_ends_in_the_question(length: int, depth: float,
-                                                                                 without: bool) -> None:
+def test_a_prompt_leaves_exactly_the_room_of_the_answer_and_ends_in_the_question(
+    length: int, depth: float, without: bool
+) -> None:
     asked = row(length, depth, without)
     assert len(asked) == length - RESERVE and asked[0] == BEGIN and asked[-1] == 20
 
 
 @given(st.integers(16, 100), st.sampled_from([0, 10, 33, 50, 90]))
-def test_the_statement_stands_once_after_a_sentence_end_or_at_the_beginning(length: int, depth: float) -> None:
+def test_the_statement_stands_once_after_a_sentence_end_or_at_the_beginning(
+    length: int, depth: float
+) -> None:
     asked = row(length, depth)
-    at = [i for i in range(len(asked) - 3) if asked[i:i + 4].tolist() == [20, 21, 22, STOP]]
+    at = [i for i in range(len(asked) - 3) if asked[i : i + 4].tolist() == [20, 21, 22, STOP]]
     assert len(at) == 1
     assert asked[at[0] - 1] in (BEGIN, STOP)
     assert at[0] <= max(depth / 100 * length, 1) + 1
-    rest = np.delete(asked, np.s_[at[0]:at[0] + 4])
-    assert rest[1:-1].tolist() == NEEDLE.haystack[:length - RESERVE - 6].tolist()
+    rest = np.delete(asked, np.s_[at[0] : at[0] + 4])
+    assert rest[1:-1].tolist() == NEEDLE.haystack[: length - RESERVE - 6].tolist()
 
 
 def test_at_depth_one_hundred_the_statement_touches_the_question() -> None:
@@ -64,15 +86,34 @@ def test_a_haystack_too_short_for_the_length_is_refused() -> None:
 
 def test_a_percent_grid_has_every_depth_and_a_shared_grid_every_place_that_fits() -> None:
     percent = cells(Grid(lengths=(100, 200), depths=(0, 50)), (80, 180))
-    assert [(cell.length, cell.place) for cell in percent] == [(100, 0), (100, 40), (200, 0), (200, 90)]
+    assert [(cell.length, cell.place) for cell in percent] == [
+        (100, 0),
+        (100, 40),
+        (200, 0),
+        (200, 90),
+    ]
     shared = cells(Grid(kind="shared", lengths=(100, 200), places=4), (80, 180))
     assert [(cell.length, cell.place, cell.depth) for cell in shared] == [
-        (100, 0, 0), (100, 60, 75), (200, 0, 0), (200, 60, 33.33), (200, 120, 66.67), (200, 180, 100)]
+        (100, 0, 0),
+        (100, 60, 75),
+        (200, 0, 0),
+        (200, 60, 33.33),
+        (200, 120, 66.67),
+        (200, 180, 100),
+    ]
 
 
 def test_forty_places_and_forty_lengths_to_128k_are_820_cells() -> None:
     lengths = tuple(np.linspace(1000, 128_000, 40).round().astype(int).tolist())
-    assert len(cells(Grid(kind="shared", lengths=lengths, places=40), [length - 100 for length in lengths])) == 820
+    assert (
+        len(
+            cells(
+                Grid(kind="shared", lengths=lengths, places=40),
+                [length - 100 for length in lengths],
+            )
+        )
+        == 820
+    )
 
 
 def test_gain_is_the_mean_difference_and_choice_is_against_values_in_sight() -> None:
@@ -82,13 +123,20 @@ def test_gain_is_the_mean_difference_and_choice_is_against_values_in_sight() -> 
     assert scores == {"exact_match": 0.0, "gain": 3.5, "choice": 1.0}
     assert judge(with_needle, without, np.array([21, 22]), np.array([30]))["choice"] == 0.0
     with_needle[0, 30] = -9
-    assert judge(with_needle, without, np.array([21, 22]), None) == {"exact_match": 1.0, "gain": 3.5, "choice": None}
+    assert judge(with_needle, without, np.array([21, 22]), None) == {
+        "exact_match": 1.0,
+        "gain": 3.5,
+        "choice": None,
+    }
 
 
 def test_where_no_other_value_is_in_sight_there_is_no_choice_to_score() -> None:
     log_probs = np.full((2, 32), -5, np.float32)
     for rivals in ([], [21]):
-        assert judge(log_probs, log_probs, np.array([21, 22]), np.array(rivals, np.int64))["choice"] is None
+        assert (
+            judge(log_probs, log_probs, np.array([21, 22]), np.array(rivals, np.int64))["choice"]
+            is None
+        )
 
 
 def test_what_fills_up_a_shorter_answer_is_not_judged() -> None:
@@ -100,7 +148,8 @@ def test_what_fills_up_a_shorter_answer_is_not_judged() -> None:
 def test_only_the_named_places_are_filled_and_a_value_is_never_filled_again() -> None:
     values = {"key": "{value}", "value": "{key}"}
     assert fill('{"name": "{key}", "n": {0}, "value": "{value}", {} }', values) == (
-        '{"name": "{value}", "n": {0}, "value": "{key}", {} }')
+        '{"name": "{value}", "n": {0}, "value": "{key}", {} }'
+    )
 
 
 GRASS = "The grass is green . The sky is blue . " * 40
@@ -114,12 +163,19 @@ def speaker(folder: Path) -> Subject:
 
 
 @pytest.mark.parametrize("chat", ["never", "always"])
-def test_a_needle_may_be_json_and_frame_question_and_answer_may_hold_braces(tmp_path: Path, chat: str) -> None:
+def test_a_needle_may_be_json_and_frame_question_and_answer_may_hold_braces(
+    tmp_path: Path, chat: str
+) -> None:
     subject = speaker(tmp_path)
     asked = asking(subject, chat, {}, "needle_report")
     frame = 'the {"value"} : {context} { {question} }'
-    drawn = Drawn(words=tuple(NAMES.split()), value_words=1, statement='{"name" : "{key}" , "value" : "{value}"}',
-                  question="the {value} of {key} is {", answer_prefix='{ "{key}"')
+    drawn = Drawn(
+        words=tuple(NAMES.split()),
+        value_words=1,
+        statement='{"name" : "{key}" , "value" : "{value}"}',
+        question="the {value} of {key} is {",
+        answer_prefix='{ "{key}"',
+    )
     made = make_needle(subject, drawn, frame, Haystacks(subject, [GRASS]), 64, 0, 0, asked)
     assert made.said.statement.startswith('{"name" : "') and made.said.answer in NAMES.split()
     question = subject.decode(made.question.tolist()).replace(" ", "")
@@ -131,9 +187,16 @@ def test_a_needle_may_be_json_and_frame_question_and_answer_may_hold_braces(tmp_
 
 def test_what_a_guess_would_say_is_judged_as_it_would_begin_the_answer(tmp_path: Path) -> None:
     subject = speaker(tmp_path)
-    drawn = Drawn(words=tuple(NAMES.split()), value_words=1, statement="the {key} is {value} .", question="{key} is")
+    drawn = Drawn(
+        words=tuple(NAMES.split()),
+        value_words=1,
+        statement="the {key} is {value} .",
+        question="{key} is",
+    )
     hay = Haystacks(subject, [GRASS.replace("sky", "Ada").replace("blue", "Bea")])
-    made = make_needle(subject, drawn, "{context} {question}", hay, 64, 0, 0, asking(subject, "auto", {}, "x"))
+    made = make_needle(
+        subject, drawn, "{context} {question}", hay, 64, 0, 0, asking(subject, "auto", {}, "x")
+    )
     assert subject.decode(made.guesses.tolist()).split() == ["Ada", "Bea"]
     assert made.question[-1] == subject.tokenizer.token_to_id(ASSISTANT) and len(made.answer) == 1
 
@@ -144,10 +207,17 @@ def test_a_needle_without_words_is_refused(field: str) -> None:
         Given.model_validate({"statement": "a", "question": "b", "answer": "c", field: " "})
 
 
-def test_a_haystack_that_has_to_be_repeated_is_said_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_haystack_that_has_to_be_repeated_is_said_so_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     subject = of_user(str(write_speaker(tmp_path / "model", {}, "a b c")))
     haystacks = Haystacks(subject, ["a b c", "c b a"])
     assert len(haystacks.draw(6, 0, 0)) == 6
     assert not capsys.readouterr().err
     assert len(haystacks.draw(64, 0, 0)) == len(haystacks.draw(64, 0, 1)) == 64
-    assert capsys.readouterr().err.count("its texts are 6 tokens and 64 are asked for, so they are repeated") == 1
+    assert (
+        capsys.readouterr().err.count(
+            "its texts are 6 tokens and 64 are asked for, so they are repeated"
+        )
+        == 1
+    )

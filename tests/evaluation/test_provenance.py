@@ -8,25 +8,47 @@ import yaml
 from evaluation.provenance import behind, table, versions
 
 
-def test_items_taken_out_of_params_are_not_shown_though_the_lock_remembers_them(tmp_path: Path) -> None:
-    lock = {address: {"outs": [{"path": f"data/{address.replace('@', '/')}", "md5": address}],
-                      "deps": [{"path": dep} for dep in deps]} for address, deps in (
-        ("tokenized_corpus@mine", []), ("tokenized_corpus@left", []), ("tokenizer", []),
-        ("mixed_dataset@left", []), ("mixed_dataset@one", ["data/tokenized_corpus"]))}
+def test_items_taken_out_of_params_are_not_shown_though_the_lock_remembers_them(
+    tmp_path: Path,
+) -> None:
+    lock = {
+        address: {
+            "outs": [{"path": f"data/{address.replace('@', '/')}", "md5": address}],
+            "deps": [{"path": dep} for dep in deps],
+        }
+        for address, deps in (
+            ("tokenized_corpus@mine", []),
+            ("tokenized_corpus@left", []),
+            ("tokenizer", []),
+            ("mixed_dataset@left", []),
+            ("mixed_dataset@one", ["data/tokenized_corpus"]),
+        )
+    }
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
-    known = versions({"tokenized_corpus": ["mine"], "mixed_dataset": ["one"]}, tmp_path / "dvc.lock")
+    known = versions(
+        {"tokenized_corpus": ["mine"], "mixed_dataset": ["one"]}, tmp_path / "dvc.lock"
+    )
     assert set(known) == {"tokenized_corpus@mine", "tokenizer", "mixed_dataset@one"}
     assert [version.address for version in behind("mixed_dataset@one", known)] == [
-        "mixed_dataset@one", "tokenized_corpus@mine"]
+        "mixed_dataset@one",
+        "tokenized_corpus@mine",
+    ]
 
 
 def test_the_page_shows_with_which_versions_an_artefact_and_each_behind_it_was_made(
-        tmp_path: Path) -> None:
+    tmp_path: Path,
+) -> None:
     paths = {"tokenizer": "tokenizer", "tokenized_corpus@web": "tokenized_corpus/web"}
-    lock = {address: {"outs": [{"path": f"data/{path}", "md5": "1"},
-                               {"path": f"metrics/{path}.json", "md5": "2"}],
-                      "deps": [{"path": "data/tokenizer"}] if "@" in address else []}
-            for address, path in paths.items()}
+    lock = {
+        address: {
+            "outs": [
+                {"path": f"data/{path}", "md5": "1"},
+                {"path": f"metrics/{path}.json", "md5": "2"},
+            ],
+            "deps": [{"path": "data/tokenizer"}] if "@" in address else [],
+        }
+        for address, path in paths.items()
+    }
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
     (tmp_path / "metrics/tokenized_corpus").mkdir(parents=True)
     metrics = {"tokens": 1, "made_with": "numpy 2.1"}
@@ -34,4 +56,6 @@ def test_the_page_shows_with_which_versions_an_artefact_and_each_behind_it_was_m
     known = versions({"tokenized_corpus": ["web"]}, tmp_path / "dvc.lock")
     shown = table({version.address: version for version in behind("tokenized_corpus@web", known)})
     assert dict(zip(shown["artefact"], shown["made with"], strict=True)) == {
-        "tokenized_corpus@web": "numpy 2.1", "tokenizer": ""}
+        "tokenized_corpus@web": "numpy 2.1",
+        "tokenizer": "",
+    }

@@ -1,4 +1,6 @@
-"""The reports on whole models: any folder, an endpoint, stopped on the way; and what they say of bad questions."""
+"""The reports on whole models: any folder, an endpoint, stopped on the way; and what they say of
+bad questions.
+"""
 
 import json
 import subprocess
@@ -35,12 +37,24 @@ def folder(tmp_path: Path) -> Path:
     make_reproducible(0)
     model = tmp_path / "model"
     tokenizer = train_bpe(iter([TEXT]), 300)
-    LlamaForCausalLM(LlamaConfig(vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-                                 num_attention_heads=2, max_position_embeddings=256, bos_token_id=0, eos_token_id=1,
-                                 initializer_range=0.3)).save_pretrained(model)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=300,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=256,
+            bos_token_id=0,
+            eos_token_id=1,
+            initializer_range=0.3,
+        )
+    ).save_pretrained(model)
     tokenizer.save(str(model / "tokenizer.json"))
-    write_json(model / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>",
-                                                 "eos_token": "</s>"})
+    write_json(
+        model / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"},
+    )
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "one.txt").write_text(TEXT)
     return model
@@ -48,16 +62,33 @@ def folder(tmp_path: Path) -> Path:
 
 def needle_config(texts: Path, **changes: object) -> NeedleReportConfig:
     """Two lengths, three depths, two needles."""
-    return NeedleReportConfig.model_validate({
-        "haystack": str(texts), "frame": "Book: {context}\nQ: {question}\nA:", "trials": 2, "new_tokens": 5,
-        "needles": [{"statement": "The key is under the red stone.", "question": "Where is the key?",
-                     "answer": "under the red stone."},
-                    {"statement": "Mary eats plums.", "question": "What does Mary eat?", "answer": "plums."}],
-        "grid": {"lengths": [128, 200], "depths": [0, 50, 100]}, **changes})
+    return NeedleReportConfig.model_validate(
+        {
+            "haystack": str(texts),
+            "frame": "Book: {context}\nQ: {question}\nA:",
+            "trials": 2,
+            "new_tokens": 5,
+            "needles": [
+                {
+                    "statement": "The key is under the red stone.",
+                    "question": "Where is the key?",
+                    "answer": "under the red stone.",
+                },
+                {
+                    "statement": "Mary eats plums.",
+                    "question": "What does Mary eat?",
+                    "answer": "plums.",
+                },
+            ],
+            "grid": {"lengths": [128, 200], "depths": [0, 50, 100]},
+            **changes,
+        }
+    )
 
 
-def test_a_report_killed_on_the_way_goes_on_and_ends_in_the_same_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch
-                                                                        ) -> None:
+def test_a_report_killed_on_the_way_goes_on_and_ends_in_the_same_bytes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder.parent)
     whole, resumed = folder.parent / "whole", folder.parent / "resumed"
     whole.mkdir()
@@ -83,7 +114,9 @@ def test_a_report_killed_on_the_way_goes_on_and_ends_in_the_same_bytes(folder: P
         assert (whole / file).read_bytes() == (resumed / file).read_bytes()
 
 
-def test_one_trial_at_a_time_gives_what_trials_side_by_side_give(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_trial_at_a_time_gives_what_trials_side_by_side_give(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder.parent)
     subject, found = of_user(str(folder)), []
     for rows in (1, 2):
@@ -95,10 +128,11 @@ def test_one_trial_at_a_time_gives_what_trials_side_by_side_give(folder: Path, m
 
 
 def test_memory_decides_whether_a_needle_report_is_refused_and_not_a_byte_of_it(
-        folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder.parent)
     subject, config, found = of_user(str(folder)), needle_config(folder.parent / "texts"), []
-    two_rows = 2 * cache_bytes(subject.model.config, 200, 4) / 2 ** 30
+    two_rows = 2 * cache_bytes(subject.model.config, 200, 4) / 2**30
     for limit in (two_rows, 1.0):
         monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", f"{limit:.12f}")
         out = folder.parent / f"out{limit}"
@@ -113,12 +147,19 @@ def test_memory_decides_whether_a_needle_report_is_refused_and_not_a_byte_of_it(
 
 @pytest.fixture
 def endpoint(folder: Path) -> Iterator[Path]:
-    """A server that answers any chat with the sentence after "Question:" or, for the red stone, rightly."""
+    """A server that answers any chat with the sentence after "Question:" or, for the red stone,
+    rightly.
+    """
+
     class Answers(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             prompt = body["messages"][0]["content"]
-            said = "It is under the red stone." if "red stone" in prompt and "Where" in prompt else "I do not know."
+            said = (
+                "It is under the red stone."
+                if "red stone" in prompt and "Where" in prompt
+                else "I do not know."
+            )
             reply = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
             self.send_response(200)
             self.end_headers()
@@ -130,14 +171,23 @@ def endpoint(folder: Path) -> Iterator[Path]:
     server = HTTPServer(("127.0.0.1", 0), Answers)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     file = folder.parent / "served.yaml"
-    file.write_text(yaml.safe_dump({"endpoint": f"http://127.0.0.1:{server.server_port}/v1", "model": "gpt",
-                                    "tokenizer": str(folder), "context": 256}))
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "endpoint": f"http://127.0.0.1:{server.server_port}/v1",
+                "model": "gpt",
+                "tokenizer": str(folder),
+                "context": 256,
+            }
+        )
+    )
     yield file
     server.shutdown()
 
 
-def test_an_endpoint_is_judged_by_its_words_alone(folder: Path, endpoint: Path, monkeypatch: pytest.MonkeyPatch
-                                                  ) -> None:
+def test_an_endpoint_is_judged_by_its_words_alone(
+    folder: Path, endpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder.parent)
     out = folder.parent / "out"
     out.mkdir()
@@ -148,12 +198,17 @@ def test_an_endpoint_is_judged_by_its_words_alone(folder: Path, endpoint: Path, 
     assert trials[trials["trial"] == 1]["word_overlap"].eq(0).all()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ("haystack.foo=1", "haystack is no section but a value or list"),
-    ("grid.lengths.0=5", "grid.lengths is no section but a value or list"),
-    ("grid.lengths=[1", "not valid YAML"), ("trials", "write KEY=VALUE"),
-    ("drawn.words=sample", "drawn.statement: missing"),
-    ("grid.lenghts=[64]", "Known here: kind, lengths, depths, places")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("haystack.foo=1", "haystack is no section but a value or list"),
+        ("grid.lengths.0=5", "grid.lengths is no section but a value or list"),
+        ("grid.lengths=[1", "not valid YAML"),
+        ("trials", "write KEY=VALUE"),
+        ("drawn.words=sample", "drawn.statement: missing"),
+        ("grid.lenghts=[64]", "Known here: kind, lengths, depths, places"),
+    ],
+)
 def test_a_change_that_can_not_be_made_is_a_line(tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         _changed(needle_config(tmp_path), (change,), "needle_report")
@@ -161,15 +216,39 @@ def test_a_change_that_can_not_be_made_is_a_line(tmp_path: Path, change: str, me
 
 def test_a_look_at_any_model_is_one_command(folder: Path) -> None:
     params = folder.parent / "params.yaml"
-    params.write_text(yaml.safe_dump({"needle_report": needle_config(folder.parent / "texts").model_dump(mode="json")}))
-    command = [sys.executable, "-m", "evaluation.needle_report", "--model", str(folder), "--out", "look"]
-    done = subprocess.run([*command, "--set", "trials=1"], cwd=folder.parent, capture_output=True, text=True,
-                          env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
+    params.write_text(
+        yaml.safe_dump(
+            {"needle_report": needle_config(folder.parent / "texts").model_dump(mode="json")}
+        )
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "evaluation.needle_report",
+        "--model",
+        str(folder),
+        "--out",
+        "look",
+    ]
+    done = subprocess.run(
+        [*command, "--set", "trials=1"],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["trials"] == 1 and (folder.parent / "look/heatmap.png").is_file()
-    wrong = subprocess.run([*command, "--set", "trials=0"], cwd=folder.parent, capture_output=True, text=True,
-                           env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
-    assert wrong.returncode == 1 and "trials = 0" in wrong.stderr and "Traceback" not in wrong.stderr
+    wrong = subprocess.run(
+        [*command, "--set", "trials=0"],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    assert (
+        wrong.returncode == 1 and "trials = 0" in wrong.stderr and "Traceback" not in wrong.stderr
+    )
 
 
 def subject_of(folder: Path) -> Subject:
@@ -180,13 +259,18 @@ def subject_of(folder: Path) -> Subject:
 def test_a_book_loses_its_middle_and_nothing_else(folder: Path) -> None:
     subject = subject_of(folder)
     question = Question(id=1, context=TEXT, input="Who sat?", answer=("the cat",))
-    config = BookQaReportConfig(questions=Path("x"), context=120, new_tokens=10, frame="Read: {context} Q: {question}")
+    config = BookQaReportConfig(
+        questions=Path("x"), context=120, new_tokens=10, frame="Read: {context} Q: {question}"
+    )
     how = asking(subject, "never", {}, "book_qa_report")
     asked = ask(subject, question, config, how)
     said = subject.decode(asked.ids)
-    assert len(asked.ids) == 110 and asked.cut == asked.book - (110 - len(subject.encode(" Q: Who sat?"))
-                                                                - len(subject.encode("Read: ")) - 1)
-    assert said.startswith(" Read:  The cat sat") and said.endswith("where the bird was.  Q: Who sat?")
+    assert len(asked.ids) == 110 and asked.cut == asked.book - (
+        110 - len(subject.encode(" Q: Who sat?")) - len(subject.encode("Read: ")) - 1
+    )
+    assert said.startswith(" Read:  The cat sat") and said.endswith(
+        "where the bird was.  Q: Who sat?"
+    )
     whole = ask(subject, question, config.model_copy(update={"context": 4000}), how)
     assert whole.cut == 0 and TEXT.strip() in subject.decode(whole.ids)
 
@@ -194,29 +278,43 @@ def test_a_book_loses_its_middle_and_nothing_else(folder: Path) -> None:
 def test_a_line_that_is_no_question_is_named(tmp_path: Path) -> None:
     file = tmp_path / "questions.jsonl"
     good = {"id": 1, "context": "a", "input": "b", "answer": ["c"], "options": []}
-    file.write_text(f"{json.dumps(good)}\n{{\"id\": 2}}\n")
+    file.write_text(f'{json.dumps(good)}\n{{"id": 2}}\n')
     with pytest.raises(UserError, match="line 2: not a question of longbook_qa_eng"):
         read_questions(BookQaReportConfig(questions=file, context=100))
     file.write_text(json.dumps(good))
     assert read_questions(BookQaReportConfig(questions=file, context=100))[0].answer == ("c",)
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"answer": []}, r"answer: .* at least 1"), ({"answer": [None]}, "neither a text nor a list of texts"),
-    ({"answer": " "}, "neither a text nor a list"), ({"context": ""}, "context is empty"),
-    ({"input": None}, "input: Input should be a valid string"), ({"id": 1.5}, "id: ")])
-def test_a_question_that_can_not_be_asked_is_refused_with_line_and_reason(tmp_path: Path, change: dict[str, object],
-                                                                         reason: str) -> None:
-    file, good = tmp_path / "questions.jsonl", {"id": 1, "context": "a", "input": "b", "answer": ["c"]}
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"answer": []}, r"answer: .* at least 1"),
+        ({"answer": [None]}, "neither a text nor a list of texts"),
+        ({"answer": " "}, "neither a text nor a list"),
+        ({"context": ""}, "context is empty"),
+        ({"input": None}, "input: Input should be a valid string"),
+        ({"id": 1.5}, "id: "),
+    ],
+)
+def test_a_question_that_can_not_be_asked_is_refused_with_line_and_reason(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    file, good = (
+        tmp_path / "questions.jsonl",
+        {"id": 1, "context": "a", "input": "b", "answer": ["c"]},
+    )
     file.write_text(f"{json.dumps(good)}\n\n{json.dumps({**good, **change})}\n")
     with pytest.raises(UserError, match=f"line 3: not a question .*{reason}"):
         read_questions(BookQaReportConfig(questions=file, context=100))
 
 
-def test_odd_question_files_are_read_or_refused_with_their_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
-                                                                ) -> None:
-    lines = ['{"id": 1, "context": "One\u2028two", "input": "b", "answer": "Odo"}',
-             '{"id": "x", "context": "a \\ud800 b", "input": "b", "answer": [7, "Odo"]}']
+def test_odd_question_files_are_read_or_refused_with_their_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        '{"id": 1, "context": "One\u2028two", "input": "b", "answer": "Odo"}',
+        '{"id": "x", "context": "a \\ud800 b", "input": "b", "answer": [7, "Odo"]}',
+    ]
     file = tmp_path / "questions.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     one, two = read_questions(BookQaReportConfig(questions=file, context=100))
@@ -228,8 +326,10 @@ def test_odd_question_files_are_read_or_refused_with_their_line(tmp_path: Path, 
         read_questions(BookQaReportConfig(questions=file, context=100))
 
 
-@pytest.mark.parametrize("frame", ["{question}", "{context} Q:", "{question} {context}",
-                                   "{context} {context} {question}"])
+@pytest.mark.parametrize(
+    "frame",
+    ["{question}", "{context} Q:", "{question} {context}", "{context} {context} {question}"],
+)
 def test_a_frame_without_its_places_is_refused(frame: str) -> None:
     with pytest.raises(ValueError, match="frame needs"):
         BookQaReportConfig(questions=Path("x"), context=100, frame=frame)
@@ -237,7 +337,8 @@ def test_a_frame_without_its_places_is_refused(frame: str) -> None:
 
 @pytest.mark.parametrize("shots", [None, 0, 3])
 def test_no_examples_are_none_and_only_a_task_without_a_number_has_its_own(
-        folder: Path, monkeypatch: pytest.MonkeyPatch, shots: int | None) -> None:
+    folder: Path, monkeypatch: pytest.MonkeyPatch, shots: int | None
+) -> None:
     lm_eval = pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
     asked = []
 

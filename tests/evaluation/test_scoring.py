@@ -11,7 +11,9 @@ def test_token_losses_are_those_of_the_whole_row() -> None:
     model, row = tiny().eval(), np.random.default_rng(0).integers(0, VOCABULARY, 40)
     with torch.no_grad():
         logits = model(torch.from_numpy(row[None])).logits[0, :-1]
-    reference = torch.nn.functional.cross_entropy(logits, torch.from_numpy(row[1:]), reduction="none")
+    reference = torch.nn.functional.cross_entropy(
+        logits, torch.from_numpy(row[1:]), reduction="none"
+    )
     assert np.allclose(token_losses(model, row, tokens_at_once=7), reference, atol=1e-5)
 
 

@@ -25,6 +25,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str,
     def look(sections: dict[str, Any]) -> list[str]:
         Path("params.yaml").write_text(yaml.safe_dump(sections))
         return problems()
+
     return look
 
 
@@ -34,27 +35,61 @@ def sample() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["sample", "sample-base"])
-def test_nothing_is_said_of_a_profile_that_runs(look: Callable[[dict[str, Any]], list[str]], name: str) -> None:
+def test_nothing_is_said_of_a_profile_that_runs(
+    look: Callable[[dict[str, Any]], list[str]], name: str
+) -> None:
     assert look(yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text())) == []
 
 
-@pytest.mark.parametrize(("key", "value", "said"), [
-    ("packed_shard", {}, "params.yaml: packed_shard: no stage of dvc.yaml reads it"),
-    ("raw_corpus.domains.book.source", "sources/nowhere", "raw_corpus.domains.book.source = sources/nowhere: no such"),
-    ("needle_report.haystack", "data/raw_corpus/bok", "needle_report.haystack = data/raw_corpus/bok: raw_corpus makes"),
-    ("book_qa_report.questions", "data/raw_corps/book", "no stage of dvc.yaml makes it"),
-    ("checkpoint.models.per_source.source", "data/packed_shards/x", "packed_shards makes no 'x', only cut_at_base"),
-    ("checkpoint.models.per_source_164k.at", 1, "checkpoint.models.per_source_164k.at = 1: per_source has the snaps"),
-    ("comparison.baseline", "orignal", "comparison.baseline = 'orignal': checkpoint.models has only base, "),
-    ("short_context_report.tasks.choice.file", "data/raw_corpus/x", "tasks.choice.file = data/raw_corpus/x: "),
-    ("short_context_report.against", "bas", "short_context_report.against = 'bas'"),
-    ("mixed_dataset.weights", {"book": 1}, "no share for arxiv, c4, commoncrawl"),
-    ("tokenizer.source", "models/nowhere", "tokenizer.source = models/nowhere: no such file or folder"),
-    ("loss_report.bands", [5, 3], "loss_report"),
-    ("needle_report.tials", 3, "needle_report.tials: unknown key"),
-])
-def test_a_wrong_setting_is_named_by_its_key(look: Callable[[dict[str, Any]], list[str]], key: str, value: object,
-                                             said: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("packed_shard", {}, "params.yaml: packed_shard: no stage of dvc.yaml reads it"),
+        (
+            "raw_corpus.domains.book.source",
+            "sources/nowhere",
+            "raw_corpus.domains.book.source = sources/nowhere: no such",
+        ),
+        (
+            "needle_report.haystack",
+            "data/raw_corpus/bok",
+            "needle_report.haystack = data/raw_corpus/bok: raw_corpus makes",
+        ),
+        ("book_qa_report.questions", "data/raw_corps/book", "no stage of dvc.yaml makes it"),
+        (
+            "checkpoint.models.per_source.source",
+            "data/packed_shards/x",
+            "packed_shards makes no 'x', only cut_at_base",
+        ),
+        (
+            "checkpoint.models.per_source_164k.at",
+            1,
+            "checkpoint.models.per_source_164k.at = 1: per_source has the snaps",
+        ),
+        (
+            "comparison.baseline",
+            "orignal",
+            "comparison.baseline = 'orignal': checkpoint.models has only base, ",
+        ),
+        (
+            "short_context_report.tasks.choice.file",
+            "data/raw_corpus/x",
+            "tasks.choice.file = data/raw_corpus/x: ",
+        ),
+        ("short_context_report.against", "bas", "short_context_report.against = 'bas'"),
+        ("mixed_dataset.weights", {"book": 1}, "no share for arxiv, c4, commoncrawl"),
+        (
+            "tokenizer.source",
+            "models/nowhere",
+            "tokenizer.source = models/nowhere: no such file or folder",
+        ),
+        ("loss_report.bands", [5, 3], "loss_report"),
+        ("needle_report.tials", 3, "needle_report.tials: unknown key"),
+    ],
+)
+def test_a_wrong_setting_is_named_by_its_key(
+    look: Callable[[dict[str, Any]], list[str]], key: str, value: object, said: str
+) -> None:
     sections = sample()
     *path, last = key.split(".")
     node = sections
@@ -66,16 +101,21 @@ def test_a_wrong_setting_is_named_by_its_key(look: Callable[[dict[str, Any]], li
 
 
 def test_a_renamed_domain_is_told_everywhere_it_is_still_called_by_its_old_name(
-        look: Callable[[dict[str, Any]], list[str]]) -> None:
+    look: Callable[[dict[str, Any]], list[str]],
+) -> None:
     sections = sample()
     sections["mixed_dataset"]["weights"] = "natural"
     sections["raw_corpus"]["domains"]["novels"] = sections["raw_corpus"]["domains"].pop("book")
     found = look(sections)
-    assert [line.split(" = ")[0] for line in found] == ["params.yaml: needle_report.haystack",
-                                                        "params.yaml: book_qa_report.questions"]
+    assert [line.split(" = ")[0] for line in found] == [
+        "params.yaml: needle_report.haystack",
+        "params.yaml: book_qa_report.questions",
+    ]
 
 
-def test_sections_of_models_are_left_alone_until_there_is_a_model(look: Callable[[dict[str, Any]], list[str]]) -> None:
+def test_sections_of_models_are_left_alone_until_there_is_a_model(
+    look: Callable[[dict[str, Any]], list[str]],
+) -> None:
     sections = sample()
     sections["needle_report"]["haystack"] = "data/raw_corpus/nowhere"
     assert len(look(sections)) == 1
@@ -83,11 +123,14 @@ def test_sections_of_models_are_left_alone_until_there_is_a_model(look: Callable
     assert look(sections) == []
 
 
-def test_a_source_that_dvc_cannot_hash_is_named_before_anything_runs(look: Callable[[dict[str, Any]], list[str]]
-                                                                    ) -> None:
+def test_a_source_that_dvc_cannot_hash_is_named_before_anything_runs(
+    look: Callable[[dict[str, Any]], list[str]],
+) -> None:
     sections = sample()
     sections["raw_corpus"]["domains"]["book"]["source"] = "books"
     Path("books").mkdir()
     os.mkfifo("books/pipe.jsonl")
     (problem,) = look(sections)
-    assert problem.startswith("params.yaml: raw_corpus.domains.book.source: books/pipe.jsonl: a named pipe")
+    assert problem.startswith(
+        "params.yaml: raw_corpus.domains.book.source: books/pipe.jsonl: a named pipe"
+    )

@@ -10,20 +10,48 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedModel, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
 
 from assets.stage import UserError
 from evaluation import walk
-from evaluation.walk import Walk, cache_bytes, check_room, free_memory, layers_by_device, rows_that_fit
+from evaluation.walk import (
+    Walk,
+    cache_bytes,
+    check_room,
+    free_memory,
+    layers_by_device,
+    rows_that_fit,
+)
 from training.model import make_reproducible
 
-SHAPE = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "max_position_embeddings": 128, "initializer_range": 0.4}
-YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 32}
-KINDS = {"llama": LlamaConfig(**SHAPE, tie_word_embeddings=True), "gqa": LlamaConfig(**SHAPE, num_key_value_heads=2),
-         "yarn": LlamaConfig(**SHAPE, rope_parameters=YARN),
-         "qwen": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=8),
-         "sliding": MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=8)}
+SHAPE = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.4,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+KINDS = {
+    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "gqa": LlamaConfig(**SHAPE, num_key_value_heads=2),
+    "yarn": LlamaConfig(**SHAPE, rope_parameters=YARN),
+    "qwen": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=8),
+    "sliding": MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=8),
+}
 ROWS = 3
 
 
@@ -37,7 +65,7 @@ def model(kind: str) -> PreTrainedModel:
 def alone(reader: PreTrainedModel, prompts: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """Log-probabilities at the answers, every prompt read from its beginning."""
     rows = torch.from_numpy(np.concatenate([prompts, answers], axis=1))
-    return reader(rows).logits[:, prompts.shape[1] - 1:-1].log_softmax(-1).numpy()
+    return reader(rows).logits[:, prompts.shape[1] - 1 : -1].log_softmax(-1).numpy()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,8 +78,8 @@ def test_answers_are_those_of_reading_every_prompt_alone(kind: str, data: st.Dat
     base = draw.integers(0, 32, (ROWS, 64))
     walker = Walk(reader, ROWS, 70, data.draw(st.sampled_from([3, 21, 300])))
     for _ in range(5):
-        prompts = base[:, :data.draw(st.integers(1, 60))].copy()
-        prompts[:, data.draw(st.integers(0, 60)):] = draw.integers(0, 32)
+        prompts = base[:, : data.draw(st.integers(1, 60))].copy()
+        prompts[:, data.draw(st.integers(0, 60)) :] = draw.integers(0, 32)
         answers = draw.integers(0, 32, (ROWS, 3))
         expected, found = alone(reader, prompts, answers), walker.ask(prompts, answers)
         assert np.abs(expected - found).max() < 1e-4
@@ -62,8 +90,14 @@ def test_answers_are_those_of_reading_every_prompt_alone(kind: str, data: st.Dat
 def test_what_is_said_is_what_generate_says(kind: str) -> None:
     reader, prompts = model(kind), np.random.default_rng(0).integers(0, 32, (ROWS, 20))
     ids = torch.from_numpy(prompts)
-    expected = reader.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False,
-                               pad_token_id=0, eos_token_id=None)[:, 20:].numpy()
+    expected = reader.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=6,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=None,
+    )[:, 20:].numpy()
     walker = Walk(reader, ROWS, 40, 64)
     walker.ask(prompts, prompts[:, :2])
     assert (walker.say(prompts, 6) == expected).all()
@@ -80,10 +114,12 @@ def test_nothing_is_read_twice() -> None:
     assert walker.read == 35, "the last token is read again for what comes after it"
 
 
-def test_a_cache_beyond_the_limit_is_refused_with_its_size_and_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_beyond_the_limit_is_refused_with_its_size_and_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     reader = model("gqa")
     assert cache_bytes(reader.config, 100, 4) == 2 * 2 * 2 * 8 * 100 * 4
-    monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", str(3 * 25_600 / 2 ** 30))
+    monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", str(3 * 25_600 / 2**30))
     check_room(reader, 100, 3)
     with pytest.raises(UserError, match="room is for 3 x 100 .*Set trials to 3"):
         check_room(reader, 100, 4, "trials")
@@ -95,7 +131,7 @@ def test_a_cache_beyond_the_limit_is_refused_with_its_size_and_what_to_set(monke
 
 
 def test_each_device_must_hold_its_own_layers_share_and_no_more() -> None:
-    one, gib = 64 * 2 ** 30, 2 ** 30
+    one, gib = 64 * 2**30, 2**30
     cards = [torch.device("cuda", number) for number in range(8)]
     spread = Counter(dict.fromkeys(cards, 4))
     assert rows_that_fit(one, spread, dict.fromkeys(cards, 78 * gib)) == 7
@@ -113,7 +149,9 @@ def test_a_layer_counts_where_it_works_even_if_its_weights_wait_elsewhere() -> N
     assert layers_by_device(reader) == {torch.device("cpu"): 2}
 
 
-def test_memory_that_files_are_cached_in_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_files_are_cached_in_counts_as_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(walk, "MEMINFO", tmp_path / "meminfo")
     walk.MEMINFO.write_text("MemTotal:  9000 kB\nMemFree:   10 kB\nMemAvailable:   4000 kB\n")
     assert free_memory(torch.device("cpu")) == 4000 * 1024

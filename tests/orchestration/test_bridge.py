@@ -1,4 +1,6 @@
-"""The bridge on a world of two domains and two recipes: it runs what is out of date and says what it did."""
+"""The bridge on a world of two domains and two recipes: it runs what is out of date and says what
+it did.
+"""
 
 import shutil
 import subprocess
@@ -31,8 +33,11 @@ def instance() -> Iterator[DagsterInstance]:
 
 def artefacts(root: Path) -> dict[str, tuple[int, str]]:
     """Path -> (time of last change, content) of all that was made."""
-    return {path.relative_to(root).as_posix(): (path.stat().st_mtime_ns, path.read_text())
-            for path in (root / "data").rglob("*") if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): (path.stat().st_mtime_ns, path.read_text())
+        for path in (root / "data").rglob("*")
+        if path.is_file()
+    }
 
 
 def ran(seen: dict[str, Outcome]) -> set[str]:
@@ -44,15 +49,23 @@ ALL = {"raw@book", "raw@c4", "mixed@short", "mixed@both", "report"}
 
 
 def test_every_item_is_an_asset_in_the_group_of_its_stage(world: Path) -> None:
-    specs = {spec.key.to_user_string(): spec for spec in build_definitions(world).resolve_all_asset_specs()}
+    specs = {
+        spec.key.to_user_string(): spec
+        for spec in build_definitions(world).resolve_all_asset_specs()
+    }
     assert set(specs) == {"raw/book", "raw/c4", "mixed/short", "mixed/both", "report"}
-    assert specs["raw/book"].group_name == "raw" 
+    assert specs["raw/book"].group_name == "raw"
     assert "Documents of one domain" in (specs["raw/book"].description or "")
-    assert {dep.asset_key.to_user_string() for dep in specs["mixed/both"].deps} == {"raw/book", "raw/c4"}
+    assert {dep.asset_key.to_user_string() for dep in specs["mixed/both"].deps} == {
+        "raw/book",
+        "raw/c4",
+    }
     assert {dep.asset_key.to_user_string() for dep in specs["mixed/short"].deps} == {"raw/c4"}
 
 
-def test_the_whole_graph_runs_once_and_then_nothing_does(world: Path, instance: DagsterInstance) -> None:
+def test_the_whole_graph_runs_once_and_then_nothing_does(
+    world: Path, instance: DagsterInstance
+) -> None:
     first, run = materialize(world, instance)
     assert run.success and ran(first) == ALL
     before = artefacts(world)
@@ -61,7 +74,9 @@ def test_the_whole_graph_runs_once_and_then_nothing_does(world: Path, instance: 
     assert artefacts(world) == before
 
 
-def test_dagster_and_plain_dvc_leave_the_same_lock_file(tmp_path: Path, instance: DagsterInstance) -> None:
+def test_dagster_and_plain_dvc_leave_the_same_lock_file(
+    tmp_path: Path, instance: DagsterInstance
+) -> None:
     through_dagster, plain = make_world(tmp_path / "one"), make_world(tmp_path / "two")
     materialize(through_dagster, instance)
     dvc(plain, "repro")
@@ -69,7 +84,8 @@ def test_dagster_and_plain_dvc_leave_the_same_lock_file(tmp_path: Path, instance
 
 
 def test_a_document_more_in_one_domain_remakes_its_chain_and_leaves_the_rest_alone(
-        world: Path, instance: DagsterInstance) -> None:
+    world: Path, instance: DagsterInstance
+) -> None:
     materialize(world, instance)
     before = artefacts(world)
     with (world / "sources" / "book" / "documents").open("a") as file:
@@ -78,20 +94,30 @@ def test_a_document_more_in_one_domain_remakes_its_chain_and_leaves_the_rest_alo
     assert ran(seen) == {"raw@book", "mixed@both", "report"}
     after = artefacts(world)
     assert {path for path in before if after[path] != before[path]} == {
-        "data/raw/book/text", "data/mixed/both/text", "data/report/all/text"}
+        "data/raw/book/text",
+        "data/mixed/both/text",
+        "data/report/all/text",
+    }
 
 
-def test_a_comment_in_a_file_no_stage_lists_remakes_nothing(world: Path, instance: DagsterInstance) -> None:
+def test_a_comment_in_a_file_no_stage_lists_remakes_nothing(
+    world: Path, instance: DagsterInstance
+) -> None:
     materialize(world, instance)
     (world / "unlisted.py").write_text("# another comment\n")
     assert read_status(world) == {}
     assert ran(materialize(world, instance)[0]) == set()
 
 
-def test_going_back_to_earlier_params_restores_without_running(world: Path, instance: DagsterInstance) -> None:
+def test_going_back_to_earlier_params_restores_without_running(
+    world: Path, instance: DagsterInstance
+) -> None:
     materialize(world, instance)
     before = {path: text for path, (_, text) in artefacts(world).items()}
-    changed = {**PARAMS, "mixed": {"recipes": {**PARAMS["mixed"]["recipes"], "short": {"cut": 9, "domain": "book"}}}}
+    changed = {
+        **PARAMS,
+        "mixed": {"recipes": {**PARAMS["mixed"]["recipes"], "short": {"cut": 9, "domain": "book"}}},
+    }
     (world / "params.yaml").write_text(yaml.safe_dump(changed))
     assert ran(materialize(world, instance)[0]) == {"mixed@short", "report"}
     (world / "params.yaml").write_text(yaml.safe_dump(PARAMS))
@@ -101,24 +127,34 @@ def test_going_back_to_earlier_params_restores_without_running(world: Path, inst
 
 
 def test_a_failure_shows_the_last_lines_of_its_stage_and_stops_only_what_reads_it(
-        world: Path, instance: DagsterInstance) -> None:
+    world: Path, instance: DagsterInstance
+) -> None:
     (world / "sources" / "book" / "documents").write_text("poison")
     seen, run = materialize(world, instance)
     assert not run.success
-    assert (seen["raw@book"], seen["mixed@both"], seen["report"]) == (Outcome.FAILED, Outcome.SKIPPED, Outcome.SKIPPED)
+    assert (seen["raw@book"], seen["mixed@both"], seen["report"]) == (
+        Outcome.FAILED,
+        Outcome.SKIPPED,
+        Outcome.SKIPPED,
+    )
     assert (seen["raw@c4"], seen["mixed@short"]) == (Outcome.RAN, Outcome.RAN)
     messages = " ".join(str(event.event_specific_data) for event in run.get_step_failure_events())
     assert "raw: poison in book" in messages
 
 
-def test_one_selected_asset_is_made_alone_and_says_what_it_did(world: Path, instance: DagsterInstance) -> None:
+def test_one_selected_asset_is_made_alone_and_says_what_it_did(
+    world: Path, instance: DagsterInstance
+) -> None:
     materialize(world, instance)
     (world / "sources" / "c4" / "documents").write_text("changed\n")
     seen, _ = materialize(world, instance, "raw/c4")
     assert seen == {"raw@c4": Outcome.RAN}
     event = instance.get_latest_materialization_event(AssetKey(["raw", "c4"]))
     assert event is not None and event.asset_materialization is not None
-    assert any(getattr(value, "text", None) == "ran" for value in event.asset_materialization.metadata.values())
+    assert any(
+        getattr(value, "text", None) == "ran"
+        for value in event.asset_materialization.metadata.values()
+    )
 
 
 def test_a_broken_dvc_yaml_is_one_message(world: Path) -> None:
@@ -138,20 +174,37 @@ def test_what_we_use_of_dvcs_private_interface_is_there(world: Path) -> None:
     assert graph.downstream({"raw@c4"}) == ALL - {"raw@book"}
 
 
-EDITS = {"a document": ("c4", "pathlib.Path('sources/c4/documents').open('a').write('too late\\n')", {"raw@c4"}),
-         "a parameter": ("short", "params = pathlib.Path('params.yaml'); "
-                                  "params.write_text(params.read_text().replace('cut: 1', 'cut: 5'))", {"mixed@short"}),
-         "the code": ("c4", "pathlib.Path('stage.py').open('a').write('# too late\\n')", {"raw@c4", "raw@book"})}
+EDITS = {
+    "a document": (
+        "c4",
+        "pathlib.Path('sources/c4/documents').open('a').write('too late\\n')",
+        {"raw@c4"},
+    ),
+    "a parameter": (
+        "short",
+        "params = pathlib.Path('params.yaml'); "
+        "params.write_text(params.read_text().replace('cut: 1', 'cut: 5'))",
+        {"mixed@short"},
+    ),
+    "the code": (
+        "c4",
+        "pathlib.Path('stage.py').open('a').write('# too late\\n')",
+        {"raw@c4", "raw@book"},
+    ),
+}
 """What changes -> the item that is at work then, how, and what is out of date afterwards."""
 
 
 @pytest.mark.parametrize("change", EDITS)
 def test_what_changes_while_an_item_is_made_is_not_recorded_as_what_it_was_made_from(
-        world: Path, instance: DagsterInstance, change: str) -> None:
+    world: Path, instance: DagsterInstance, change: str
+) -> None:
     item, edit, changed = EDITS[change]
     early = (world / "params.yaml").read_text()
-    (world / "stage.py").write_text((world / "stage.py").read_text()
-                                    + f"if pathlib.Path('edit').exists() and item == '{item}': {edit}\n")
+    (world / "stage.py").write_text(
+        (world / "stage.py").read_text()
+        + f"if pathlib.Path('edit').exists() and item == '{item}': {edit}\n"
+    )
     materialize(world, instance)
     with (world / "sources" / "c4" / "documents").open("a") as file:
         file.write("in time\n")
@@ -165,13 +218,22 @@ def test_what_changes_while_an_item_is_made_is_not_recorded_as_what_it_was_made_
     assert "in time" in made and ("too late" in made) == (change == "a document")
     if change == "a parameter":  # taken back, it is what it was made from, and it is still there
         (world / "params.yaml").write_text(early)
-        assert set(materialize(world, instance)[0].values()) <= {Outcome.RESTORED, Outcome.UNCHANGED}
+        assert set(materialize(world, instance)[0].values()) <= {
+            Outcome.RESTORED,
+            Outcome.UNCHANGED,
+        }
 
 
-def test_items_of_a_pool_wait_for_a_place_in_it(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_of_a_pool_wait_for_a_place_in_it(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = (world / "dvc.yaml").read_text()
-    (world / "dvc.yaml").write_text(text.replace("      desc: Documents of one domain\n",
-                                                 "      desc: Documents of one domain\n      meta: {pool: gpu}\n"))
+    (world / "dvc.yaml").write_text(
+        text.replace(
+            "      desc: Documents of one domain\n",
+            "      desc: Documents of one domain\n      meta: {pool: gpu}\n",
+        )
+    )
     graph = read_graph(world)
     assert graph.items["raw@book"].pool == "gpu" and graph.items["report"].pool == ""
     monkeypatch.setenv("NEEDLEWORK_POOLS", "gpu=1")
@@ -185,29 +247,49 @@ def test_items_of_a_pool_wait_for_a_place_in_it(world: Path, monkeypatch: pytest
     assert not read_status(world)
 
 
-@pytest.mark.parametrize(("setting", "message"), [("gpu", "POOL=PLACES"), ("gpus=1", "cpu, gpu, memory")])
+@pytest.mark.parametrize(
+    ("setting", "message"), [("gpu", "POOL=PLACES"), ("gpus=1", "cpu, gpu, memory")]
+)
 def test_a_pool_that_can_not_be_meant_is_refused(
-        world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, setting: str, message: str) -> None:
+    world: Path,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    message: str,
+) -> None:
     monkeypatch.setenv("NEEDLEWORK_POOLS", setting)
     with pytest.raises(ValueError, match=message):
         pools(read_graph(world))
     _, run = materialize(world, instance)
-    assert message in " ".join(str(event.event_specific_data) for event in run.get_step_failure_events())
+    assert message in " ".join(
+        str(event.event_specific_data) for event in run.get_step_failure_events()
+    )
 
 
-def test_a_run_waits_for_a_dvc_that_someone_else_runs(world: Path, instance: DagsterInstance) -> None:
+def test_a_run_waits_for_a_dvc_that_someone_else_runs(
+    world: Path, instance: DagsterInstance
+) -> None:
     (world / "hold").touch()
     (world / "stage.py").write_text((world / "stage.py").read_text() + WAIT)
-    other = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "raw@book"], cwd=world, stdout=subprocess.DEVNULL)
+    other = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "raw@book"], cwd=world, stdout=subprocess.DEVNULL
+    )
     with ThreadPoolExecutor() as pool:
         until(lambda: (world / "held").exists())
         run = pool.submit(materialize, world, instance)
-        until(lambda: any("Waiting" in entry.user_message for found in instance.get_runs()
-                          for entry in instance.all_logs(found.run_id)))
+        until(
+            lambda: any(
+                "Waiting" in entry.user_message
+                for found in instance.get_runs()
+                for entry in instance.all_logs(found.run_id)
+            )
+        )
         (world / "hold").unlink()
         assert other.wait() == 0
         seen, result = run.result()
-    assert result.success and seen["raw@book"] is Outcome.UNCHANGED and seen["report"] is Outcome.RAN
+    assert (
+        result.success and seen["raw@book"] is Outcome.UNCHANGED and seen["report"] is Outcome.RAN
+    )
 
 
 WAIT = """
@@ -217,11 +299,26 @@ while pathlib.Path("hold").exists(): time.sleep(0.05)
 """
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("my domain", '"my_domain"'), ("a/b", '"a_b"'), ("long_0.7", '"long_0_7"'), ("a@b", '"a_b"'), ("a&b", '"a_b"'),
-    ("\"o'x\"", '"o_x"'), ("ü", "Choose another"), ("''", "Choose another"), ("2024", '"2024", with the quotes'),
-    ("1e3", '"1e3", with the quotes'), ("yes", '"true", with the quotes'), ("2024-01-01", '"2024-01-01", with')])
-def test_a_name_that_would_not_come_through_is_refused_where_it_stands(world: Path, name: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("my domain", '"my_domain"'),
+        ("a/b", '"a_b"'),
+        ("long_0.7", '"long_0_7"'),
+        ("a@b", '"a_b"'),
+        ("a&b", '"a_b"'),
+        ('"o\'x"', '"o_x"'),
+        ("ü", "Choose another"),
+        ("''", "Choose another"),
+        ("2024", '"2024", with the quotes'),
+        ("1e3", '"1e3", with the quotes'),
+        ("yes", '"true", with the quotes'),
+        ("2024-01-01", '"2024-01-01", with'),
+    ],
+)
+def test_a_name_that_would_not_come_through_is_refused_where_it_stands(
+    world: Path, name: str, words: str
+) -> None:
     params = (world / "params.yaml").read_text()
     (world / "params.yaml").write_text(params.replace("    short:\n", f"    {name}:\n"))
     with pytest.raises(GraphError, match=r"params\.yaml: mixed\.recipes: ") as refused:
@@ -239,9 +336,16 @@ def test_two_names_that_are_one_to_dagster_are_refused(world: Path) -> None:
 def test_every_name_that_is_allowed_comes_through(world: Path, instance: DagsterInstance) -> None:
     names = ["2024", "1e3", "true", "a-b", "A_c", "007", "2024-01-01", "_", "9-"]
     recipes = {name: {"cut": 1, "domain": "c4"} for name in names}
-    (world / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "mixed": {"recipes": recipes}}, default_style='"'))
+    (world / "params.yaml").write_text(
+        yaml.safe_dump({**PARAMS, "mixed": {"recipes": recipes}}, default_style='"')
+    )
     seen, run = materialize(world, instance)
-    assert run.success and ran(seen) == {"raw@book", "raw@c4", "report", *(f"mixed@{name}" for name in names)}
+    assert run.success and ran(seen) == {
+        "raw@book",
+        "raw@c4",
+        "report",
+        *(f"mixed@{name}" for name in names),
+    }
     assert set(materialize(world, instance)[0].values()) == {Outcome.UNCHANGED}
 
 
@@ -249,7 +353,9 @@ def test_a_source_that_can_not_be_read_is_one_message_that_names_it(world: Path)
     link = world / "sources" / "book" / "gone"
     link.symlink_to("nowhere")
     for read in (read_graph, read_status):
-        with pytest.raises(GraphError, match=rf"{link}: No such file or directory\. Mend or remove it"):
+        with pytest.raises(
+            GraphError, match=rf"{link}: No such file or directory\. Mend or remove it"
+        ):
             read(world)
     link.unlink()
     (world / "dvc.lock").mkdir()
@@ -260,7 +366,9 @@ def test_a_source_that_can_not_be_read_is_one_message_that_names_it(world: Path)
 def test_a_project_without_its_git_repository_says_what_to_do(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world", scm=True)
     shutil.rmtree(world / ".git")
-    with pytest.raises(GraphError, match=r"is not a git repository\. .*git init.*dvc config core\.no_scm true"):
+    with pytest.raises(
+        GraphError, match=r"is not a git repository\. .*git init.*dvc config core\.no_scm true"
+    ):
         read_graph(world)
     dvc(world, "config", "core.no_scm", "true")
     assert set(read_graph(world).items) == ALL

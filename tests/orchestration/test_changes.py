@@ -1,7 +1,8 @@
-"""With the sensor on, each change of any kind is answered by one run of exactly what is stale and what follows.
+"""With the sensor on, each change of any kind is answered by one run of exactly what is stale and
+what follows.
 
-A walk on a real server, its switches used as the UI uses them. That something brings no run is shown by ticks that have
-looked since and asked for none.
+A walk on a real server, its switches used as the UI uses them. That something brings no run is
+shown by ticks that have looked since and asked for none.
 """
 
 import shutil
@@ -38,7 +39,9 @@ def server(world: Path) -> Iterator[Server]:
         until(lambda: [run["status"] for run in server.runs()] == ["SUCCESS"])
         assert {key for run in server.runs() for key in assets(run)} == ALL
         yield server
-        assert {tick["status"] for tick in server.ticks(SENSOR)} <= {"SUCCESS", "SKIPPED"}, server.ticks(SENSOR)
+        assert {tick["status"] for tick in server.ticks(SENSOR)} <= {"SUCCESS", "SKIPPED"}, (
+            server.ticks(SENSOR)
+        )
 
 
 def assets(run: dict[str, list[dict[str, list[str]]]]) -> set[str]:
@@ -48,8 +51,11 @@ def assets(run: dict[str, list[dict[str, list[str]]]]) -> set[str]:
 
 def artefacts(world: Path) -> dict[str, tuple[int, str]]:
     """Path -> (time of last change, content) of all that was made."""
-    return {path.relative_to(world).as_posix(): (path.stat().st_mtime_ns, path.read_text())
-            for path in (world / "data").rglob("*") if path.is_file() and path.name == "text"}
+    return {
+        path.relative_to(world).as_posix(): (path.stat().st_mtime_ns, path.read_text())
+        for path in (world / "data").rglob("*")
+        if path.is_file() and path.name == "text"
+    }
 
 
 class Answer:
@@ -57,12 +63,21 @@ class Answer:
 
     def __init__(self, server: Server, change: Callable[[], object], ends: str = "SUCCESS") -> None:
         world = server.world
-        runs, ran, made = {run["runId"] for run in server.runs()}, len(executions(world)), artefacts(world)
+        runs, ran, made = (
+            {run["runId"] for run in server.runs()},
+            len(executions(world)),
+            artefacts(world),
+        )
         change()
         now = time.time()
-        asked = until(lambda: next((tick for tick in server.ticks(SENSOR)
-                                    if set(tick["runIds"]) - runs), None))
-        self.ticks_before = sum(now < tick["timestamp"] < asked["timestamp"] for tick in server.ticks(SENSOR))
+        asked = until(
+            lambda: next(
+                (tick for tick in server.ticks(SENSOR) if set(tick["runIds"]) - runs), None
+            )
+        )
+        self.ticks_before = sum(
+            now < tick["timestamp"] < asked["timestamp"] for tick in server.ticks(SENSOR)
+        )
         until(lambda: server.status(asked["runIds"][0]) == ends)
         assert not [tick for tick in server.next_ticks(SENSOR, 1) if tick["runIds"]]
         new = [run for run in server.runs() if run["runId"] not in runs]
@@ -117,7 +132,9 @@ def test_a_deleted_output_is_brought_back_without_running(server: Server, world:
     assert (world / "data/mixed/short/text").read_text() == before
 
 
-def test_changed_code_brings_one_run_of_every_item_that_is_made_by_it(server: Server, world: Path) -> None:
+def test_changed_code_brings_one_run_of_every_item_that_is_made_by_it(
+    server: Server, world: Path
+) -> None:
     code = world / "stage.py"
     answer = Answer(server, lambda: code.write_text(code.read_text() + "# a comment more\n"))
     assert answer.assets == ALL and len(answer.ran) == len(ALL)
@@ -155,7 +172,9 @@ def test_a_new_recipe_in_params_is_made(server: Server, world: Path) -> None:
     assert answer.touched == {"data/mixed/long/text", "data/report/all/text"}
 
 
-def test_a_run_that_failed_is_not_tried_again_until_something_changes(server: Server, world: Path) -> None:
+def test_a_run_that_failed_is_not_tried_again_until_something_changes(
+    server: Server, world: Path
+) -> None:
     documents = world / "sources/book/documents"
     before = documents.read_text()
     answer = Answer(server, lambda: append(world, "book", "poison"), ends="FAILURE")
@@ -166,9 +185,13 @@ def test_a_run_that_failed_is_not_tried_again_until_something_changes(server: Se
     assert "raw book" in answer.ran and not read_status(world)
 
 
-def test_switched_off_it_does_nothing_and_switched_on_again_what_is_due(server: Server, world: Path) -> None:
+def test_switched_off_it_does_nothing_and_switched_on_again_what_is_due(
+    server: Server, world: Path
+) -> None:
     server.switch(SENSOR, on=False)
-    server.next_ticks("outside", LOOKS)  # the daemon goes from one to the next: a tick that was at work is over
+    server.next_ticks(
+        "outside", LOOKS
+    )  # the daemon goes from one to the next: a tick that was at work is over
     none(server, lambda: append(world, "c4", "while it was off"), sensor="outside")
     assert "raw@c4" in read_status(world)
     runs = len(server.runs())

@@ -1,4 +1,6 @@
-"""Checks look at what lies there: each can fail and says what it found; a blocking one keeps back what reads it."""
+"""Checks look at what lies there: each can fail and says what it found; a blocking one keeps back
+what reads it.
+"""
 
 import csv
 import json
@@ -27,9 +29,18 @@ from orchestration.running import Outcome
 
 def item(stage: str, name: str = "x") -> Item:
     """An item of that stage with its usual places."""
-    return Item(address=f"{stage}@{name}", stage=stage, name=name, command="", description="", upstream=frozenset(),
-                inputs={}, params={}, outputs=(f"data/{stage}/{name}", f"metrics/{stage}/{name}.json"),
-                metrics=(f"metrics/{stage}/{name}.json",))
+    return Item(
+        address=f"{stage}@{name}",
+        stage=stage,
+        name=name,
+        command="",
+        description="",
+        upstream=frozenset(),
+        inputs={},
+        params={},
+        outputs=(f"data/{stage}/{name}", f"metrics/{stage}/{name}.json"),
+        metrics=(f"metrics/{stage}/{name}.json",),
+    )
 
 
 def write(root: Path, stage: str, metrics: Mapping[str, Any], name: str = "x") -> Path:
@@ -49,38 +60,72 @@ def verdict(root: Path, stage: str, name: str, before: Mapping[str, Any] = {}) -
 def shares(folder: Path, realised: float, long: float) -> None:
     """Of one domain that should have half of the tokens, and 70 % of them in long documents."""
     with (folder / "shares.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["domain", "requested", "realised", "long_share_requested", "long_share"])
+        writer = csv.DictWriter(
+            file, ["domain", "requested", "realised", "long_share_requested", "long_share"]
+        )
         writer.writeheader()
-        writer.writerow({"domain": "book", "requested": 0.5, "realised": realised, "long_share_requested": 0.7,
-                         "long_share": long})
+        writer.writerow(
+            {
+                "domain": "book",
+                "requested": 0.5,
+                "realised": realised,
+                "long_share_requested": 0.7,
+                "long_share": long,
+            }
+        )
 
 
-@pytest.mark.parametrize(("realised", "long", "broken"), [
-    (0.501, 0.7, set()), (0.52, 0.7, {"domain_shares"}), (0.5, 0.6, {"long_share"}), (0.4, 0.1, {"domain_shares",
-                                                                                                 "long_share"})])
-def test_a_recipe_is_held_to_its_shares(tmp_path: Path, realised: float, long: float, broken: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("realised", "long", "broken"),
+    [
+        (0.501, 0.7, set()),
+        (0.52, 0.7, {"domain_shares"}),
+        (0.5, 0.6, {"long_share"}),
+        (0.4, 0.1, {"domain_shares", "long_share"}),
+    ],
+)
+def test_a_recipe_is_held_to_its_shares(
+    tmp_path: Path, realised: float, long: float, broken: set[str]
+) -> None:
     index(tmp_path, [("book", 0, 0, 8)])
     held_out(tmp_path, [False])
     shares(tmp_path / "data/mixed_dataset/x", realised, long)
-    assert {found.name for found in look(tmp_path, item("mixed_dataset"), {}) if not found.passed} == broken
+    assert {
+        found.name for found in look(tmp_path, item("mixed_dataset"), {}) if not found.passed
+    } == broken
 
 
 def index(root: Path, spans: list[tuple[str, int, int, int]]) -> None:
     """The recipe's choice: domain, document, start and stop of each span."""
     folder = write(root, "mixed_dataset", {"tokens": 0})
     domain, document, start, stop = (list(column) for column in zip(*spans, strict=True))
-    pq.write_table(pa.table({"domain": pa.array(domain).dictionary_encode(), "document": pa.array(document, pa.int32()),
-                             "start": start, "stop": stop}), folder / "index.parquet")
+    pq.write_table(
+        pa.table(
+            {
+                "domain": pa.array(domain).dictionary_encode(),
+                "document": pa.array(document, pa.int32()),
+                "start": start,
+                "stop": stop,
+            }
+        ),
+        folder / "index.parquet",
+    )
 
 
-def shard(folder: Path, number: int, rows: int, length: int, kind: pa.DataType | None = None) -> None:
+def shard(
+    folder: Path, number: int, rows: int, length: int, kind: pa.DataType | None = None
+) -> None:
     """Rows of that many tokens, each from one document."""
     ids = pa.array([list(range(length))] * rows, kind or pa.list_(pa.uint16(), length))
-    source = pa.array([[{"source": "book", "start": 0, "end": length}]] * rows,
-                      pa.list_(pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])))
+    source = pa.array(
+        [[{"source": "book", "start": 0, "end": length}]] * rows,
+        pa.list_(pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])),
+    )
     batch = pa.record_batch([ids, source], names=["input_ids", "source"])
-    with pa.OSFile(str(folder / f"train-{number:05d}.arrow"), "wb") as file, \
-            pa.ipc.new_stream(file, batch.schema) as writer:
+    with (
+        pa.OSFile(str(folder / f"train-{number:05d}.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, batch.schema) as writer,
+    ):
         writer.write_batch(batch)
 
 
@@ -105,10 +150,12 @@ def test_rows_are_counted_and_measured_in_every_shard(tmp_path: Path) -> None:
     shard(folder, 1, 1, 5)
     assert not seen().passed and seen().found == "3 rows of 4, 5"
     shard(folder, 1, 1, 3, pa.list_(pa.uint16()))
-    assert not seen().passed and seen().found == "3 rows of 3, 4", "rows need not all be of one length by their type"
+    assert not seen().passed and seen().found == "3 rows of 3, 4", (
+        "rows need not all be of one length by their type"
+    )
     shard(folder, 1, 1, 4)
     whole = (folder / "train-00001.arrow").read_bytes()
-    (folder / "train-00001.arrow").write_bytes(whole[:len(whole) // 2])
+    (folder / "train-00001.arrow").write_bytes(whole[: len(whole) // 2])
     assert not seen().passed, "a file that was cut off"
     packed(tmp_path, chunk_length=8)
     assert not seen().passed and seen().expected == "3 rows of 8 tokens"
@@ -119,7 +166,11 @@ def test_no_token_is_lost_between_choice_and_rows(tmp_path: Path) -> None:
     assert verdict(tmp_path, "packed_shards", "tokens_conserved").passed
     index(tmp_path, [("book", 0, 0, 8), ("book", 1, 2, 8)])
     lost = verdict(tmp_path, "packed_shards", "tokens_conserved")
-    assert not lost.passed and lost.expected.startswith("14 tokens") and lost.found.startswith("13 (12 packed, 1 drop")
+    assert (
+        not lost.passed
+        and lost.expected.startswith("14 tokens")
+        and lost.found.startswith("13 (12 packed, 1 drop")
+    )
 
 
 def held_out(root: Path, held: list[bool]) -> None:
@@ -127,7 +178,10 @@ def held_out(root: Path, held: list[bool]) -> None:
     folder = root / "data" / "tokenized_corpus" / "book"
     folder.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([("heldout", pa.bool_())])
-    with pa.OSFile(str(folder / "documents.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+    with (
+        pa.OSFile(str(folder / "documents.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, schema) as writer,
+    ):
         for part in (held[:1], held[1:]):
             writer.write_batch(pa.record_batch([pa.array(part, pa.bool_())], schema=schema))
 
@@ -142,7 +196,9 @@ def test_a_chosen_document_that_is_held_out_is_found(tmp_path: Path) -> None:
     assert not found.passed and found.blocking and found.found == "2 of book"
 
 
-def test_contamination_is_held_to_the_users_limit_and_by_default_to_the_stages_own(tmp_path: Path) -> None:
+def test_contamination_is_held_to_the_users_limit_and_by_default_to_the_stages_own(
+    tmp_path: Path,
+) -> None:
     assert Limits().contaminated == CONTAMINATED
     for count, limits, passed in ((1, {}, True), (2, {}, False), (2, {"contaminated": 0.02}, True)):
         write(tmp_path, "raw_corpus", {"records": 100, "contaminated": count})
@@ -154,14 +210,27 @@ def read(folder: Path, files: Mapping[str, tuple[int, int]]) -> None:
     """What the stage lists: of each file the records read, and how many of them are contaminated."""
     parts = "".join(f"{name},{records},\n" for name, (records, _) in files.items())
     (folder / "parts.csv").write_text(f"file,records,ignored\n{parts}")
-    skipped = "".join(f"contaminated,{name},{line}\n" for name, (_, count) in files.items() for line in range(count))
+    skipped = "".join(
+        f"contaminated,{name},{line}\n"
+        for name, (_, count) in files.items()
+        for line in range(count)
+    )
     (folder / "skipped.csv").write_text(f"reason,file,line\nempty,clean.jsonl,5\n{skipped}")
 
 
-@pytest.mark.parametrize(("count", "limits", "passed"), [
-    (9, {}, True), (10, {}, True), (11, {}, False), (60, {}, False), (60, {"contaminated": 0.6}, True)])
+@pytest.mark.parametrize(
+    ("count", "limits", "passed"),
+    [
+        (9, {}, True),
+        (10, {}, True),
+        (11, {}, False),
+        (60, {}, False),
+        (60, {"contaminated": 0.6}, True),
+    ],
+)
 def test_a_file_that_is_the_benchmark_is_found_among_many_clean_ones(
-        tmp_path: Path, count: int, limits: dict[str, float], passed: bool) -> None:
+    tmp_path: Path, count: int, limits: dict[str, float], passed: bool
+) -> None:
     """The stage lets it pass: of all 100,100 records less than 1 % are contaminated."""
     folder = write(tmp_path, "raw_corpus", {"records": 100_100, "contaminated": count})
     read(folder, {"clean.jsonl": (100_000, 0), "mmlu.jsonl": (100, count)})
@@ -171,18 +240,28 @@ def test_a_file_that_is_the_benchmark_is_found_among_many_clean_ones(
     assert passed or f"{count}% of mmlu.jsonl" in found.found
 
 
-@pytest.mark.parametrize(("recipe", "domains", "passed"), [
-    ({"long_share": 0.7}, {"book": 0.7, "c4": 0.4}, False), ({"long_share": 0.4}, {"book": 0.7, "c4": 0.4}, True),
-    ({"long_share": 0.7, "across_domains": True}, {"book": 0.9, "c4": 0.4, "all": 0.7}, True),
-    ({"long_share": 0.7, "across_domains": True}, {"book": 0.7, "c4": 0.4, "all": 0.5}, False)])
+@pytest.mark.parametrize(
+    ("recipe", "domains", "passed"),
+    [
+        ({"long_share": 0.7}, {"book": 0.7, "c4": 0.4}, False),
+        ({"long_share": 0.4}, {"book": 0.7, "c4": 0.4}, True),
+        ({"long_share": 0.7, "across_domains": True}, {"book": 0.9, "c4": 0.4, "all": 0.7}, True),
+        ({"long_share": 0.7, "across_domains": True}, {"book": 0.7, "c4": 0.4, "all": 0.5}, False),
+    ],
+)
 def test_a_long_share_lowered_to_what_there_is_does_not_count_as_reached(
-        tmp_path: Path, recipe: dict[str, object], domains: dict[str, float], passed: bool) -> None:
+    tmp_path: Path, recipe: dict[str, object], domains: dict[str, float], passed: bool
+) -> None:
     """as_far_as_possible: the recipe was solved to what there is, so requested and realised agree."""
     folder = write(tmp_path, "mixed_dataset", {})
     rows = "".join(f"{name},0.5,0.5,{share},{share}\n" for name, share in domains.items())
-    (folder / "shares.csv").write_text(f"domain,requested,realised,long_share_requested,long_share\n{rows}")
+    (folder / "shares.csv").write_text(
+        f"domain,requested,realised,long_share_requested,long_share\n{rows}"
+    )
     recipe = {**recipe, "as_far_as_possible": True}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"mixed_dataset": {"recipes": {"x": recipe}}}))
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({"mixed_dataset": {"recipes": {"x": recipe}}})
+    )
     found = verdict(tmp_path, "mixed_dataset", "long_share")
     assert found.passed is passed
     assert passed or "of 70.0%" in found.found
@@ -198,8 +277,11 @@ def model(root: Path) -> Path:
 
 def record(folder: Path) -> None:
     """Of the files as they are now."""
-    files = {path.name: {"sha256": sha256(path.read_bytes()).hexdigest()} for path in folder.iterdir()
-             if path.name != "record.json"}
+    files = {
+        path.name: {"sha256": sha256(path.read_bytes()).hexdigest()}
+        for path in folder.iterdir()
+        if path.name != "record.json"
+    }
     (folder / "record.json").write_text(json.dumps({"files": files}))
 
 
@@ -220,15 +302,24 @@ def test_a_model_with_a_weight_missing_or_left_over_does_not_load(tmp_path: Path
     assert verdict(tmp_path, "checkpoint", "loads_in_transformers").passed
     weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if "q_proj" in name)
-    save_file({key: value for key, value in weights.items() if key != name}, folder / "model.safetensors", {
-        "format": "pt"})
+    save_file(
+        {key: value for key, value in weights.items() if key != name},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     missing = verdict(tmp_path, "checkpoint", "loads_in_transformers")
     assert not missing.passed and missing.blocking and name in missing.found
-    save_file({**weights, "model.left.over": weights[name].clone()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {**weights, "model.left.over": weights[name].clone()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     assert "model.left.over" in verdict(tmp_path, "checkpoint", "loads_in_transformers").found
 
 
-def test_a_check_that_fails_says_what_was_expected_what_was_found_and_what_to_do(tmp_path: Path) -> None:
+def test_a_check_that_fails_says_what_was_expected_what_was_found_and_what_to_do(
+    tmp_path: Path,
+) -> None:
     """With nothing there but what makes each of them fail."""
     shares(write(tmp_path, "mixed_dataset", {}), 0.1, 0.1)
     index(tmp_path, [("book", 0, 0, 8)])
@@ -236,15 +327,25 @@ def test_a_check_that_fails_says_what_was_expected_what_was_found_and_what_to_do
     write(tmp_path, "packed_shards", {"rows": 3})
     write(tmp_path, "raw_corpus", {"records": 1, "contaminated": 1})
     (write(tmp_path, "checkpoint", {}) / "config.json").write_text("{}")
-    (tmp_path / "data/checkpoint/x/record.json").write_text('{"files": {"config.json": {"sha256": "0"}}}')
+    (tmp_path / "data/checkpoint/x/record.json").write_text(
+        '{"files": {"config.json": {"sha256": "0"}}}'
+    )
     for name, score in (("base", 90.0), ("x", 1.0)):
         (write(tmp_path, "short_context_report", {}, name) / "short_context.json").write_text(
-            json.dumps({"mmlu": {"score": score}}))
+            json.dumps({"mmlu": {"score": score}})
+        )
     write(tmp_path, "needle_report", {"mean_exact_match": 0.1})
-    (tmp_path / "params.yaml").write_text("packed_shards: {chunk_length: 4}\nraw_corpus: {}\n"
-                                          "short_context_report: {against: base}\n")
-    failed = [found for stage in checks.CHECKS for found in look(tmp_path, item(stage), {"needle_holds": 0.9})]
-    assert {found.name for found in failed} == {check.__name__ for stage in checks.CHECKS.values() for check in stage}
+    (tmp_path / "params.yaml").write_text(
+        "packed_shards: {chunk_length: 4}\nraw_corpus: {}\nshort_context_report: {against: base}\n"
+    )
+    failed = [
+        found
+        for stage in checks.CHECKS
+        for found in look(tmp_path, item(stage), {"needle_holds": 0.9})
+    ]
+    assert {found.name for found in failed} == {
+        check.__name__ for stage in checks.CHECKS.values() for check in stage
+    }
     for found in failed:
         assert not found.passed and found.blocking == (found.name in checks.BLOCKING), found
         assert found.expected and found.found and found.advice.endswith((".", "@x")), found
@@ -266,23 +367,34 @@ def test_a_check_with_nothing_to_check_or_to_compare_with_has_no_result(tmp_path
     write(tmp_path, "short_context_report", {})
     index(tmp_path, [("book", 0, 0, 8)])
     with (write(tmp_path, "mixed_dataset", {}) / "shares.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["domain", "requested", "realised", "long_share_requested", "long_share"],
-                                    ["book", 1, 1, "", 0.5]])
+        csv.writer(file).writerows(
+            [
+                ["domain", "requested", "realised", "long_share_requested", "long_share"],
+                ["book", 1, 1, "", 0.5],
+            ]
+        )
     write(tmp_path, "checkpoint", {})
     for against in ("null", "x", "absent"):
         (tmp_path / "params.yaml").write_text(f"short_context_report: {{against: {against}}}\n")
-        for stage, name in (("needle_report", "needle_holds"), ("mixed_dataset", "long_share"),
-                            ("checkpoint", "loads_in_transformers"), ("short_context_report", "small_drop")):
+        for stage, name in (
+            ("needle_report", "needle_holds"),
+            ("mixed_dataset", "long_share"),
+            ("checkpoint", "loads_in_transformers"),
+            ("short_context_report", "small_drop"),
+        ):
             found = verdict(tmp_path, stage, name)
             assert not found.made and not found.passed and found.found, name
             assert step.holds([found]) and not verdicts.results(item(stage), [found], "")
             assert found.found in verdicts.reasons_not_made([found])
     write(tmp_path, "needle_report", {"mean_exact_match": None})
-    assert not verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": 0.5}).made, "an endpoint"
+    assert not verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": 0.5}).made, (
+        "an endpoint"
+    )
 
 
 def test_a_record_without_files_and_a_model_without_config_and_scores_without_a_task_in_common_fail(
-        tmp_path: Path) -> None:
+    tmp_path: Path,
+) -> None:
     folder = write(tmp_path, "checkpoint", {})
     (folder / "record.json").write_text('{"files": {}}')
     (folder / "model.safetensors").touch()
@@ -291,20 +403,24 @@ def test_a_record_without_files_and_a_model_without_config_and_scores_without_a_
     assert loads.made and not loads.passed
     for name, task in (("base", "mmlu"), ("x", "arc")):
         (write(tmp_path, "short_context_report", {}, name) / "short_context.json").write_text(
-            json.dumps({task: {"score": 50.0}}))
+            json.dumps({task: {"score": 50.0}})
+        )
     (tmp_path / "params.yaml").write_text("short_context_report: {against: base}\n")
     drop = verdict(tmp_path, "short_context_report", "small_drop")
     assert drop.made and not drop.passed and "no task" in drop.found
 
 
 def test_the_needle_is_compared_with_the_first_run_until_one_has_passed(
-        world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The report's number is that of its recipe's cut; 0.2, then 0.1, 0.1 and 0.2 again."""
     for module in (checks, verdicts):
         monkeypatch.setattr(module, "CHECKS", {"mixed": [checks.needle_holds]})
     now, seen = {"mean_exact_match": 0.0}, []
     monkeypatch.setattr(checks, "_metrics", lambda root, made: now)
-    monkeypatch.setattr(step, "describe", lambda *_, **__: {name: MetadataValue.float(now[name]) for name in now})
+    monkeypatch.setattr(
+        step, "describe", lambda *_, **__: {name: MetadataValue.float(now[name]) for name in now}
+    )
     for cut, value in enumerate((0.2, 0.1, 0.1, 0.2, 0.1)):
         now["mean_exact_match"] = value
         text = (world / "params.yaml").read_text()
@@ -317,16 +433,22 @@ def test_the_needle_is_compared_with_the_first_run_until_one_has_passed(
 def test_a_drop_at_short_context_is_held_to_the_users_limit(tmp_path: Path) -> None:
     for name, score in (("base", 90.0), ("x", 84.0)):
         (write(tmp_path, "short_context_report", {}, name) / "short_context.json").write_text(
-            json.dumps({"mmlu": {"score": score}}))
+            json.dumps({"mmlu": {"score": score}})
+        )
     for limit, passed in ((5, False), (7, True)):
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump({"short_context_report": {"against": "base",
-                                                                                       "drop": limit}}))
+        (tmp_path / "params.yaml").write_text(
+            yaml.safe_dump({"short_context_report": {"against": "base", "drop": limit}})
+        )
         assert verdict(tmp_path, "short_context_report", "small_drop").passed is passed
 
 
 def test_what_can_not_be_looked_at_fails_and_says_why(tmp_path: Path) -> None:
     found = verdict(tmp_path, "mixed_dataset", "domain_shares")
-    assert not found.passed and "shares.csv" in found.found and "orchestration.repro --force" in found.advice
+    assert (
+        not found.passed
+        and "shares.csv" in found.found
+        and "orchestration.repro --force" in found.advice
+    )
 
 
 @pytest.fixture
@@ -338,20 +460,33 @@ def instance() -> Iterator[DagsterInstance]:
 def no_bad_word(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     """No document holds a bad word."""
     text = (root / item.outputs[0] / "text").read_text()
-    return Verdict(name="no_bad_word", passed="bad" not in text, expected="no bad word", found=text.split()[-1],
-                   advice="Take it out.")
+    return Verdict(
+        name="no_bad_word",
+        passed="bad" not in text,
+        expected="no bad word",
+        found=text.split()[-1],
+        advice="Take it out.",
+    )
 
 
 def beside(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     """The other recipe is there too."""
     there = sorted(path.name for path in (root / "data" / "mixed").iterdir())
-    return Verdict(name="beside", passed=there == ["both", "short"], expected="both and short", found=" ".join(there),
-                   advice="Make the other.", blocking=False)
+    return Verdict(
+        name="beside",
+        passed=there == ["both", "short"],
+        expected="both and short",
+        found=" ".join(there),
+        advice="Make the other.",
+        blocking=False,
+    )
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The small project, with a check that blocks on its documents and one that holds a recipe against the other."""
+    """The small project, with a check that blocks on its documents and one that holds a recipe
+    against the other.
+    """
     for module in (checks, verdicts):
         monkeypatch.setattr(module, "CHECKS", {"raw": [no_bad_word], "mixed": [beside]})
         monkeypatch.setattr(module, "BLOCKING", {"no_bad_word"})
@@ -360,13 +495,18 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_world(tmp_path / "world")
 
 
-def test_a_blocking_check_keeps_back_what_reads_the_asset_and_says_so(world: Path, instance: DagsterInstance) -> None:
+def test_a_blocking_check_keeps_back_what_reads_the_asset_and_says_so(
+    world: Path, instance: DagsterInstance
+) -> None:
     (world / "sources" / "book" / "documents").write_text("bad\n")
     seen, run = materialize(world, instance)
     assert not run.success
     assert seen["raw@book"] is seen["raw@c4"] is seen["mixed@short"] is Outcome.RAN
     assert seen["mixed@both"] is seen["report"] is Outcome.SKIPPED
-    found = {(looked.asset_key.to_user_string(), looked.passed) for looked in run.get_asset_check_evaluations()}
+    found = {
+        (looked.asset_key.to_user_string(), looked.passed)
+        for looked in run.get_asset_check_evaluations()
+    }
     assert found == {("raw/book", False), ("raw/c4", True), ("mixed/short", False)}
     assert instance.get_latest_materialization_event(AssetKey(["raw", "book"])) is not None
     (world / "sources" / "book" / "documents").write_text("good\n")
@@ -376,22 +516,32 @@ def test_a_blocking_check_keeps_back_what_reads_the_asset_and_says_so(world: Pat
 
 @pytest.mark.parametrize("costly", [False, True])
 def test_what_did_not_hold_keeps_back_what_reads_it_until_it_is_mended(
-        world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, costly: bool) -> None:
+    world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, costly: bool
+) -> None:
     for module in (checks, step, verdicts):
         monkeypatch.setattr(module, "COSTLY", {"no_bad_word"} if costly else set())
     (world / "sources" / "book" / "documents").write_text("bad\n")
     assert not materialize(world, instance)[1].success
     seen, run = materialize(world, instance)  # nothing has changed since
-    assert not run.success and seen["raw@book"] is Outcome.UNCHANGED and seen["mixed@both"] is Outcome.SKIPPED
-    seen, run = materialize(world, instance, "mixed/both")  # what does not hold is not even selected
+    assert (
+        not run.success
+        and seen["raw@book"] is Outcome.UNCHANGED
+        and seen["mixed@both"] is Outcome.SKIPPED
+    )
+    seen, run = materialize(
+        world, instance, "mixed/both"
+    )  # what does not hold is not even selected
     assert not run.success and seen == {"mixed@both": Outcome.SKIPPED}
-    assert "raw@book: check no_bad_word" in str([event.event_specific_data for event in run.get_step_failure_events()])
+    assert "raw@book: check no_bad_word" in str(
+        [event.event_specific_data for event in run.get_step_failure_events()]
+    )
     (world / "sources" / "book" / "documents").write_text("good\n")
     assert materialize(world, instance)[1].success
 
 
 def test_a_costly_check_looks_once_at_each_version_and_is_shown_each_time(
-        world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looked = list[str]()
 
     def costly(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
@@ -405,27 +555,41 @@ def test_a_costly_check_looks_once_at_each_version_and_is_shown_each_time(
         monkeypatch.setattr(module, "CHECKS", {"raw": [costly]})
     for _ in range(3):
         _, run = materialize(world, instance)
-        assert {found.asset_key.path[-1] for found in run.get_asset_check_evaluations()} == {"book", "c4"}
+        assert {found.asset_key.path[-1] for found in run.get_asset_check_evaluations()} == {
+            "book",
+            "c4",
+        }
         assert sorted(looked) == ["raw@book", "raw@c4"]
     (world / "sources" / "book" / "documents").write_text("other\n")
     materialize(world, instance)
     assert sorted(looked) == ["raw@book", "raw@book", "raw@c4"]
 
 
-def test_an_item_is_held_against_another_once_both_are_made(world: Path, instance: DagsterInstance) -> None:
+def test_an_item_is_held_against_another_once_both_are_made(
+    world: Path, instance: DagsterInstance
+) -> None:
     _, run = materialize(world, instance)
-    found = [(looked.asset_key.to_user_string(), looked.passed) for looked in run.get_asset_check_evaluations()
-             if looked.check_name == "beside"]
+    found = [
+        (looked.asset_key.to_user_string(), looked.passed)
+        for looked in run.get_asset_check_evaluations()
+        if looked.check_name == "beside"
+    ]
     assert sorted(found) == [("mixed/both", True), ("mixed/short", True)]
 
 
-def test_what_was_made_outside_is_checked_when_it_is_told_of(world: Path, instance: DagsterInstance) -> None:
+def test_what_was_made_outside_is_checked_when_it_is_told_of(
+    world: Path, instance: DagsterInstance
+) -> None:
     (world / "sources" / "book" / "documents").write_text("bad\n")
     dvc(world, "repro")
     graph = read_graph(world)
     report_outside_state(instance, graph, read_lock(world), read_status(world))
-    for key, check, status in (("raw/book", "no_bad_word", "FAILED"), ("raw/c4", "no_bad_word", "SUCCEEDED"),
-                               ("mixed/short", "beside", "SUCCEEDED")):
+    for key, check, status in (
+        ("raw/book", "no_bad_word", "FAILED"),
+        ("raw/c4", "no_bad_word", "SUCCEEDED"),
+        ("mixed/short", "beside", "SUCCEEDED"),
+    ):
         told = instance.event_log_storage.get_asset_check_execution_history(
-            AssetCheckKey(AssetKey(key.split("/")), check), limit=2)
+            AssetCheckKey(AssetKey(key.split("/")), check), limit=2
+        )
         assert [record.status.value for record in told] == [status], key

@@ -1,4 +1,6 @@
-"""What `make demo` says when something is not as it should be: what, and what to do, in the terminal itself."""
+"""What `make demo` says when something is not as it should be: what, and what to do, in the
+terminal itself.
+"""
 
 import os
 import subprocess
@@ -31,21 +33,38 @@ for place in ("metrics/raw_corpus.json", "data/raw_corpus/documents", "data/repo
 
 def variables(world: Path) -> dict[str, str]:
     """Its environment."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "DAGSTER_HOME": str(world / ".dagster")}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "DAGSTER_HOME": str(world / ".dagster"),
+    }
 
 
 def demo(world: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """`make demo` on that project, which must fail and show no traceback."""
-    done = subprocess.run([sys.executable, "-m", "orchestration.demo"], cwd=world,
-                          env={**variables(world), **environment}, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestration.demo"],
+        cwd=world,
+        env={**variables(world), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr, (
+        done.stdout + done.stderr
+    )
     return done
 
 
-@pytest.mark.parametrize(("variable", "value", "words"), [
-    ("NEEDLEWORK_JOBS", "all", "a whole number above 0"), ("NEEDLEWORK_POOLS", "gpu", "write POOL=PLACES")])
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("NEEDLEWORK_JOBS", "all", "a whole number above 0"),
+        ("NEEDLEWORK_POOLS", "gpu", "write POOL=PLACES"),
+    ],
+)
 def test_a_setting_that_is_wrong_is_said_before_anything_runs(
-        tmp_path: Path, variable: str, value: str, words: str) -> None:
+    tmp_path: Path, variable: str, value: str, words: str
+) -> None:
     world = make_world(tmp_path / "world")
     done = demo(world, **{variable: value})
     assert variable in done.stderr and words in done.stderr and not (world / "data").exists()
@@ -54,8 +73,13 @@ def test_a_setting_that_is_wrong_is_said_before_anything_runs(
 def test_a_dvc_at_work_elsewhere_is_named_and_waited_for(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
     lock = zc.lockfile.LockFile(str(world / ".dvc" / "tmp" / "lock"))
-    with subprocess.Popen([sys.executable, "-u", "-m", "orchestration.demo"], cwd=world, env=variables(world),
-                          stdout=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "orchestration.demo"],
+        cwd=world,
+        env=variables(world),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as running:
         assert running.stdout is not None
         try:
             until(lambda: "DVC is busy" in running.stdout.readline())
@@ -68,11 +92,17 @@ def test_an_item_that_failed_and_what_was_not_tried_for_it_are_named(tmp_path: P
     world = make_world(tmp_path / "world")
     (world / "sources" / "book" / "documents").write_text("poison")
     said = demo(world).stderr
-    assert "raw@book failed" in said and "raw: poison in book" in said and "what is done stays done" in said
+    assert (
+        "raw@book failed" in said
+        and "raw: poison in book" in said
+        and "what is done stays done" in said
+    )
     assert "Not tried, for they read what failed: mixed@both, report" in said
 
 
-def test_a_check_that_did_not_hold_says_what_was_expected_and_found_and_what_to_do(tmp_path: Path) -> None:
+def test_a_check_that_did_not_hold_says_what_was_expected_and_found_and_what_to_do(
+    tmp_path: Path,
+) -> None:
     world = make_world(tmp_path / "world")
     (world / "dvc.yaml").write_text(CHECKED)
     (world / "corpus.py").write_text(CORPUS)

@@ -1,4 +1,6 @@
-"""The files for deploying agree with each other and with Dagster, and never open the webserver to the network."""
+"""The files for deploying agree with each other and with Dagster, and never open the webserver to
+the network.
+"""
 
 import os
 import re
@@ -55,9 +57,13 @@ def test_every_service_stands_on_what_the_composition_has() -> None:
     assert isinstance(services, dict)
     for name, service in services.items():
         assert set(service.get("depends_on", {})) <= set(services), name
-        assert all("healthcheck" in services[other] for other in service.get("depends_on", {})), name
+        assert all("healthcheck" in services[other] for other in service.get("depends_on", {})), (
+            name
+        )
         assert set(service["networks"]) <= set(composition["networks"]), name  # type: ignore[call-overload]
-        named = {volume.split(":")[0] for volume in service.get("volumes", ()) if volume[0] not in "./$"}
+        named = {
+            volume.split(":")[0] for volume in service.get("volumes", ()) if volume[0] not in "./$"
+        }
         assert named <= set(composition["volumes"]), name  # type: ignore[call-overload]
         for volume in service.get("volumes", ()):
             if volume.startswith("./"):
@@ -67,26 +73,41 @@ def test_every_service_stands_on_what_the_composition_has() -> None:
 def test_every_setting_that_a_user_may_leave_out_has_a_default() -> None:
     services = read("compose.yaml")["services"]
     assert isinstance(services, dict)
-    asked = {name: value for service in services.values() for name, value in service["environment"].items()
-             if "${" in value and name != "POSTGRES_PASSWORD"}
+    asked = {
+        name: value
+        for service in services.values()
+        for name, value in service["environment"].items()
+        if "${" in value and name != "POSTGRES_PASSWORD"
+    }
     assert "NEEDLEWORK_POOLS" in asked and all(":-" in value for value in asked.values()), asked
 
 
-def test_a_look_has_hours_wherever_it_is_deployed_and_dagster_knows_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_has_hours_wherever_it_is_deployed_and_dagster_knows_the_limits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     services, values = read("compose.yaml")["services"], read("values.yaml")
     assert isinstance(services, dict)
     assert services["daemon"]["environment"].items() >= LONG_LOOKS.items()
     assert services["code"]["environment"].items() >= {**LONG_LOOKS, **LONG_NIGHTS}.items()
     daemon = values["dagsterDaemon"]
     assert isinstance(daemon, dict)
-    of_the_chart = {**daemon["env"], "DAGSTER_DAEMON_HEARTBEAT_TOLERANCE": str(daemon["heartbeatTolerance"])}
+    of_the_chart = {
+        **daemon["env"],
+        "DAGSTER_DAEMON_HEARTBEAT_TOLERANCE": str(daemon["heartbeatTolerance"]),
+    }
     assert {**of_the_chart, "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60"} == LONG_LOOKS
     for name, value in {**LONG_LOOKS, **LONG_NIGHTS}.items():
         monkeypatch.setenv(name, value)
     look = int(LONG_LOOKS["DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"])
-    assert (limits.default_sensor_grpc_timeout(), limits.default_schedule_grpc_timeout(),
-            limits.default_grpc_timeout(), limits.default_grpc_server_shutdown_grace_period()) == (look, look, look, 60)
-    assert _get_heartbeat_tolerance() > look, "the daemon gives up on itself while it waits for a look"
+    assert (
+        limits.default_sensor_grpc_timeout(),
+        limits.default_schedule_grpc_timeout(),
+        limits.default_grpc_timeout(),
+        limits.default_grpc_server_shutdown_grace_period(),
+    ) == (look, look, look, 60)
+    assert _get_heartbeat_tolerance() > look, (
+        "the daemon gives up on itself while it waits for a look"
+    )
 
 
 def test_the_image_may_read_a_repository_of_another_user() -> None:
@@ -102,8 +123,13 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(DEPLOY / "dagster.yaml", home)
-    for name, value in {"DAGSTER_HOME": str(home), "POSTGRES_HOST": "127.0.0.1", "POSTGRES_USER": "dagster",
-                        "POSTGRES_PASSWORD": "unused", "POSTGRES_DB": "postgres"}.items():
+    for name, value in {
+        "DAGSTER_HOME": str(home),
+        "POSTGRES_HOST": "127.0.0.1",
+        "POSTGRES_USER": "dagster",
+        "POSTGRES_PASSWORD": "unused",
+        "POSTGRES_DB": "postgres",
+    }.items():
         monkeypatch.setenv(name, value)
     return home
 
@@ -114,32 +140,52 @@ def test_dagster_takes_the_settings_and_the_docker_launcher_its_own(environment:
     launcher = reference.run_launcher
     assert isinstance(launcher, docker.DockerRunLauncher)
     context = docker.container_context.DockerContainerContext.create_from_config(
-        {"docker": {}}).merge(docker.container_context.DockerContainerContext(
-            env_vars=launcher.env_vars, networks=launcher.networks, container_kwargs=launcher.container_kwargs))
+        {"docker": {}}
+    ).merge(
+        docker.container_context.DockerContainerContext(
+            env_vars=launcher.env_vars,
+            networks=launcher.networks,
+            container_kwargs=launcher.container_kwargs,
+        )
+    )
     services = read("compose.yaml")["services"]
     assert isinstance(services, dict)
-    assert set(context.env_vars) <= set(services["daemon"]["environment"]), "Dagster starts no run with one unset"
-    assert {"NEEDLEWORK_JOBS", "NEEDLEWORK_POOLS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(
-        context.env_vars), "a run gets what decides how it works, and the remote's keys"
+    assert set(context.env_vars) <= set(services["daemon"]["environment"]), (
+        "Dagster starts no run with one unset"
+    )
+    assert {
+        "NEEDLEWORK_JOBS",
+        "NEEDLEWORK_POOLS",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+    } <= set(context.env_vars), "a run gets what decides how it works, and the remote's keys"
     assert context.networks == [read("compose.yaml")["networks"]["needlework"]["name"]]  # type: ignore[index]
     assert reference.settings["run_retries"]["retry_on_asset_or_op_failure"] is False
-    (environment / "dagster.yaml").write_text((DEPLOY / "dagster.yaml").read_text().replace("env_vars:", "env_varz:"))
+    (environment / "dagster.yaml").write_text(
+        (DEPLOY / "dagster.yaml").read_text().replace("env_vars:", "env_varz:")
+    )
     with pytest.raises(DagsterInvalidConfigError, match="env_varz"):
         assert InstanceRef.from_dir(str(environment)).run_launcher
 
 
 def test_the_charts_runs_have_the_project_once_and_its_secrets() -> None:
-    k8s = pytest.importorskip("dagster_k8s.container_context", reason="the extra `deploy` is not installed")
+    k8s = pytest.importorskip(
+        "dagster_k8s.container_context", reason="the extra `deploy` is not installed"
+    )
     values = read("values.yaml")
 
     def context(given: dict[str, object]) -> object:
         known = {"envSecrets": "env_secrets", "volumes": "volumes", "volumeMounts": "volume_mounts"}
         config = {new: given[old] for old, new in known.items() if old in given}
-        config["env"] = [{"name": name, "value": value} for name, value in given.get("env", {}).items()]  # type: ignore
+        config["env"] = [
+            {"name": name, "value": value} for name, value in given.get("env", {}).items()
+        ]  # type: ignore
         config["env_secrets"] = [secret["name"] for secret in config["env_secrets"]]  # type: ignore[attr-defined]
         more = given.get("runK8sConfig", {})
         config["run_k8s_config"] = {"container_config": more.get("containerConfig", {})}  # type: ignore[attr-defined]
-        return k8s.K8sContainerContext.create_from_config({"k8s": config})  # Dagster checks it by Kubernetes' models
+        return k8s.K8sContainerContext.create_from_config(
+            {"k8s": config}
+        )  # Dagster checks it by Kubernetes' models
 
     deployment = values["dagster-user-deployments"]["deployments"][0]  # type: ignore[index]
     launcher = values["runLauncher"]["config"]["k8sRunLauncher"]  # type: ignore[index]
@@ -147,7 +193,9 @@ def test_the_charts_runs_have_the_project_once_and_its_secrets() -> None:
     run = merged.run_k8s_config
     assert [mount["mount_path"] for mount in run.container_config["volume_mounts"]] == ["/project"]
     assert [volume["name"] for volume in run.pod_spec_config["volumes"]] == ["project"]
-    assert [source["secret_ref"]["name"] for source in run.container_config["env_from"]] == ["needlework-remote"]
+    assert [source["secret_ref"]["name"] for source in run.container_config["env_from"]] == [
+        "needlework-remote"
+    ]
     assert {"name": "NEEDLEWORK_POOLS", "value": "gpu=1"} in run.container_config["env"]
     assert run.container_config["resources"]["limits"] == {"nvidia.com/gpu": 8}
 
@@ -161,7 +209,9 @@ def free_port() -> int:
 
 @pytest.fixture
 def postgres(tmp_path: Path, environment: Path) -> Iterator[Path]:
-    """A Postgres of its own on a socket in a temporary folder; DAGSTER_HOME with the storage of deploy/dagster.yaml."""
+    """A Postgres of its own on a socket in a temporary folder; DAGSTER_HOME with the storage of
+    deploy/dagster.yaml.
+    """
     pytest.importorskip("dagster_postgres", reason="the extra `deploy` is not installed")
     if PG_CTL is None:
         pytest.skip("no PostgreSQL: apt-get install postgresql")
@@ -172,10 +222,17 @@ def postgres(tmp_path: Path, environment: Path) -> Iterator[Path]:
         for folder in list(tmp_path.parents)[:2]:
             folder.chmod(0o711)
     command = [*owner, str(PG_CTL), "-D", str(data)]
-    subprocess.run([*command, "initdb", "-o", "--auth=trust --username=dagster"], check=True, capture_output=True)
+    subprocess.run(
+        [*command, "initdb", "-o", "--auth=trust --username=dagster"],
+        check=True,
+        capture_output=True,
+    )
     options = f"-c listen_addresses=127.0.0.1 -p {port} -k {tmp_path}"
-    subprocess.run([*command, "start", "-w", "-l", str(tmp_path / "log"), "-o", options], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [*command, "start", "-w", "-l", str(tmp_path / "log"), "-o", options],
+        check=True,
+        capture_output=True,
+    )
     settings = read("dagster.yaml")
     settings["storage"]["postgres"]["postgres_db"]["port"] = port  # type: ignore[index]
     del settings["run_launcher"]
@@ -185,7 +242,9 @@ def postgres(tmp_path: Path, environment: Path) -> Iterator[Path]:
     shutil.rmtree(data, ignore_errors=True)
 
 
-def test_runs_and_assets_are_kept_in_postgres_until_retention_lets_them_go(tmp_path: Path, postgres: Path) -> None:
+def test_runs_and_assets_are_kept_in_postgres_until_retention_lets_them_go(
+    tmp_path: Path, postgres: Path
+) -> None:
     world = make_world(tmp_path / "world")
     with DagsterInstance.get() as instance:
         _, run = materialize(world, instance)

@@ -1,4 +1,6 @@
-"""An experiment changes parameters for one run, in no file of the project, and shares the cache with all other runs."""
+"""An experiment changes parameters for one run, in no file of the project, and shares the cache
+with all other runs.
+"""
 
 import os
 import signal
@@ -33,18 +35,29 @@ def made(tmp_path: Path) -> Path:
     return root
 
 
-def run(root: Path, instance: DagsterInstance, name: str, overrides: Mapping[str, Any], *targets: str
-        ) -> ExecuteInProcessResult:
+def run(
+    root: Path, instance: DagsterInstance, name: str, overrides: Mapping[str, Any], *targets: str
+) -> ExecuteInProcessResult:
     """The job, as the launchpad would start it."""
     config = {"name": name, "overrides": dict(overrides), "targets": list(targets)}
-    return build_definitions(root).resolve_job_def("experiment").execute_in_process(
-        instance=instance, run_config={"ops": {"dvc_exp_run": {"config": config}}}, raise_on_error=False)
+    return (
+        build_definitions(root)
+        .resolve_job_def("experiment")
+        .execute_in_process(
+            instance=instance,
+            run_config={"ops": {"dvc_exp_run": {"config": config}}},
+            raise_on_error=False,
+        )
+    )
 
 
 def said(instance: DagsterInstance, done: ExecuteInProcessResult) -> str:
     """All that the run's log has."""
-    return "\n".join(f"{entry.user_message} {entry.dagster_event.event_specific_data if entry.dagster_event else ''}"
-                     for entry in instance.all_logs(done.run_id))
+    return "\n".join(
+        f"{entry.user_message} "
+        f"{entry.dagster_event.event_specific_data if entry.dagster_event else ''}"
+        for entry in instance.all_logs(done.run_id)
+    )
 
 
 def params(root: Path, name: str) -> Any:
@@ -54,8 +67,14 @@ def params(root: Path, name: str) -> Any:
 
 
 def test_an_override_makes_what_hangs_on_it_and_leaves_the_project_as_it_is(made: Path) -> None:
-    before = {path: path.read_bytes() for path in [made / "params.yaml", made / "dvc.lock",
-                                                   *sorted((made / "data").rglob("text"))]}
+    before = {
+        path: path.read_bytes()
+        for path in [
+            made / "params.yaml",
+            made / "dvc.lock",
+            *sorted((made / "data").rglob("text")),
+        ]
+    }
     with DagsterInstance.ephemeral() as instance:
         done = run(made, instance, "shorter", {"mixed.recipes.short.cut": "7"})
         log = said(instance, done)
@@ -63,8 +82,14 @@ def test_an_override_makes_what_hangs_on_it_and_leaves_the_project_as_it_is(made
     assert "Running stage 'mixed@short'" in log
     assert "Running stage 'raw@" not in log, "what it does not touch is not made again"
     assert {path: path.read_bytes() for path in before} == before
-    metadata = done.get_step_success_events()[0] and [
-        event.step_output_data.metadata for event in done.all_events if event.is_successful_output][0]
+    metadata = (
+        done.get_step_success_events()[0]
+        and [
+            event.step_output_data.metadata
+            for event in done.all_events
+            if event.is_successful_output
+        ][0]
+    )
     table = str(metadata["params, HEAD and experiment"].value)
     assert "mixed.recipes.short.cut" in table and "7" in table, "the record says what was changed"
     assert metadata["overrides"].value == {"mixed.recipes.short.cut": "7"}
@@ -73,23 +98,44 @@ def test_an_override_makes_what_hangs_on_it_and_leaves_the_project_as_it_is(made
 
 
 def test_values_are_numbers_lists_maps_and_texts_as_they_were_given(made: Path) -> None:
-    values = {"a_float": 0.25, "a_list": [1, "two, three", None, True], "a_map": {"c4": 0.5, "book": {"deep": -1}},
-              "a_text": "it's, say: {this}", "empty": "", "none": "null"}
+    values = {
+        "a_float": 0.25,
+        "a_list": [1, "two, three", None, True],
+        "a_map": {"c4": 0.5, "book": {"deep": -1}},
+        "a_text": "it's, say: {this}",
+        "empty": "",
+        "none": "null",
+    }
     with DagsterInstance.ephemeral() as instance:
-        done = run(made, instance, "values", {"mixed.recipes.short.cut": 5,
-                                              **{f"+mixed.recipes.short.{key}": value for key, value in values.items()},
-                                              "~mixed.recipes.both.cut": ""}, "mixed@short")
+        done = run(
+            made,
+            instance,
+            "values",
+            {
+                "mixed.recipes.short.cut": 5,
+                **{f"+mixed.recipes.short.{key}": value for key, value in values.items()},
+                "~mixed.recipes.both.cut": "",
+            },
+            "mixed@short",
+        )
         assert done.success, said(instance, done)
     recipes = params(made, "values")["mixed"]["recipes"]
     assert recipes["short"] == {"cut": 5, "domain": "c4", **values, "none": None}
     assert recipes["both"] == {"domain": ""}
 
 
-@pytest.mark.parametrize(("key", "words"), [
-    ("mixed.recipes.shrt.cut", "no 'shrt' in mixed.recipes, but 'short'"), ("mixd.recipes", "no 'mixd' in it, but"),
-    ("mixed.recipes.short.cut.deep", "no 'deep' in mixed.recipes.short.cut."),
-    ("mixed.recipes.zzz", "it has both, short")])
-def test_a_key_that_is_not_there_is_one_message_before_anything_runs(made: Path, key: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("mixed.recipes.shrt.cut", "no 'shrt' in mixed.recipes, but 'short'"),
+        ("mixd.recipes", "no 'mixd' in it, but"),
+        ("mixed.recipes.short.cut.deep", "no 'deep' in mixed.recipes.short.cut."),
+        ("mixed.recipes.zzz", "it has both, short"),
+    ],
+)
+def test_a_key_that_is_not_there_is_one_message_before_anything_runs(
+    made: Path, key: str, words: str
+) -> None:
     with DagsterInstance.ephemeral() as instance:
         done = run(made, instance, "typo", {key: 1})
         log = said(instance, done)
@@ -116,7 +162,11 @@ def test_keys_are_looked_up_in_maps_and_lists() -> None:
     here = {"a": {"b-c": [1, {"d": 2}]}, "1": 3}
     assert [unknown(here, key) for key in ("a.b-c", "a.b-c.1.d", "1", "+new.key", "~a")] == [""] * 5
     assert "no '2' in a.b-c" in unknown(here, "a.b-c.2")
-    assert override("~a", None) == "~a" and override("a", "x y") == "a=x y" and override("a", "1, 2") == "a='1, 2'"
+    assert (
+        override("~a", None) == "~a"
+        and override("a", "x y") == "a=x y"
+        and override("a", "1, 2") == "a='1, 2'"
+    )
 
 
 def alive(pid: int) -> bool:
@@ -128,16 +178,49 @@ def alive(pid: int) -> bool:
 def test_an_experiment_that_is_cancelled_ends_its_stages_and_can_be_run_again(made: Path) -> None:
     hold = made / "hold"
     code = (made / "stage.py").read_text()
-    (made / "stage.py").write_text(f"{code}import os, time\npathlib.Path({str(hold)!r}).write_text(str(os.getpid()))\n"
-                                   f"while pathlib.Path({str(hold)!r}).exists(): time.sleep(0.02)\n")
+    (made / "stage.py").write_text(
+        f"{code}import os, time\npathlib.Path({str(hold)!r}).write_text(str(os.getpid()))\n"
+        f"while pathlib.Path({str(hold)!r}).exists(): time.sleep(0.02)\n"
+    )
     prepare(made / ".dagster")
-    (made / "run.yaml").write_text(yaml.safe_dump({"ops": {"dvc_exp_run": {"config": {
-        "name": "held", "overrides": {"mixed.recipes.short.cut": 5}, "targets": ["raw@c4"]}}}}))
-    environment = {**os.environ, "DAGSTER_HOME": str(made / ".dagster"), "PYTHONPATH": str(ROOT),
-                   "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    dagster = subprocess.Popen(["dagster", "job", "execute", "-m", "orchestration.definitions", "-j", "experiment",
-                                "-c", "run.yaml"], cwd=made, env=environment, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    (made / "run.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "ops": {
+                    "dvc_exp_run": {
+                        "config": {
+                            "name": "held",
+                            "overrides": {"mixed.recipes.short.cut": 5},
+                            "targets": ["raw@c4"],
+                        }
+                    }
+                }
+            }
+        )
+    )
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(made / ".dagster"),
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    dagster = subprocess.Popen(
+        [
+            "dagster",
+            "job",
+            "execute",
+            "-m",
+            "orchestration.definitions",
+            "-j",
+            "experiment",
+            "-c",
+            "run.yaml",
+        ],
+        cwd=made,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     until(lambda: dagster.poll() is not None or hold.is_file() and hold.read_text())
     assert dagster.poll() is None, "the stage began"
     stage = int(hold.read_text())

@@ -1,4 +1,6 @@
-"""What `make check` finds is told by sensors and runs, shown at the assets, and holds back what it is about."""
+"""What `make check` finds is told by sensors and runs, shown at the assets, and holds back what it
+is about.
+"""
 
 import json
 import sys
@@ -55,7 +57,9 @@ def set_cut(world: Path, cut: int) -> None:
 def tick(world: Path, instance: DagsterInstance) -> str:
     """What the sensor that is always on says."""
     definitions = build_definitions(world)
-    result = definitions.resolve_sensor_def("outside")(build_sensor_context(instance=instance, definitions=definitions))
+    result = definitions.resolve_sensor_def("outside")(
+        build_sensor_context(instance=instance, definitions=definitions)
+    )
     assert isinstance(result, SkipReason)
     return result.skip_message or ""
 
@@ -63,11 +67,14 @@ def tick(world: Path, instance: DagsterInstance) -> str:
 def shown(instance: DagsterInstance, key: str) -> list[str]:
     """The results of the asset's check, the newest first."""
     records = instance.event_log_storage.get_asset_check_execution_history(
-        AssetCheckKey(AssetKey(key.split("/")), findings.CHECK), limit=9)
+        AssetCheckKey(AssetKey(key.split("/")), findings.CHECK), limit=9
+    )
     return [record.status.value for record in records]
 
 
-def test_the_sensor_says_it_and_the_asset_shows_it_until_it_is_mended(world: Path, instance: DagsterInstance) -> None:
+def test_the_sensor_says_it_and_the_asset_shows_it_until_it_is_mended(
+    world: Path, instance: DagsterInstance
+) -> None:
     assert "make check" not in tick(world, instance) and not shown(instance, "mixed/short")
     set_cut(world, 9)
     for _ in range(2):
@@ -79,17 +86,28 @@ def test_the_sensor_says_it_and_the_asset_shows_it_until_it_is_mended(world: Pat
 
 
 def test_a_run_makes_nothing_by_settings_that_are_wrong_nor_from_what_was_made_by_them(
-        world: Path, instance: DagsterInstance) -> None:
+    world: Path, instance: DagsterInstance
+) -> None:
     set_cut(world, 9)
     seen, run = materialize(world, instance)
     assert not run.success
     assert (seen["mixed@short"], seen["report"]) == (Outcome.FAILED, Outcome.SKIPPED)
     assert seen["mixed@both"] is Outcome.UNCHANGED
-    assert FOUND in " ".join(str(event.event_specific_data) for event in run.get_step_failure_events())
+    assert FOUND in " ".join(
+        str(event.event_specific_data) for event in run.get_step_failure_events()
+    )
     dvc(world, "repro")  # plain DVC makes it all the same, and then it is up to date
     seen, run = materialize(world, instance)
-    assert not run.success and seen["mixed@short"] is Outcome.UNCHANGED and seen["report"] is Outcome.SKIPPED
-    failed = {check.asset_key.to_user_string() for check in run.get_asset_check_evaluations() if not check.passed}
+    assert (
+        not run.success
+        and seen["mixed@short"] is Outcome.UNCHANGED
+        and seen["report"] is Outcome.SKIPPED
+    )
+    failed = {
+        check.asset_key.to_user_string()
+        for check in run.get_asset_check_evaluations()
+        if not check.passed
+    }
     assert failed == {"mixed/short"}
 
 
@@ -111,16 +129,35 @@ def test_a_make_check_that_does_not_work_is_a_finding_itself(world: Path) -> Non
     assert len(found) == 1 and "out of memory" in found[0] and "make check" in found[0]
 
 
-def test_a_finding_is_about_one_item_where_it_names_one_else_about_its_stage_else_about_all() -> None:
-    items = {address: Item(address=address, stage=address.partition("@")[0], name=address.partition("@")[2] or None,
-                           command="", description="", upstream=frozenset(), inputs={}, params={}, outputs=(),
-                           metrics=()) for address in ("checkpoint@x", "checkpoint@y", "comparison")}
+def test_a_finding_is_about_one_item_where_it_names_one_else_about_its_stage_else_about_all() -> (
+    None
+):
+    items = {
+        address: Item(
+            address=address,
+            stage=address.partition("@")[0],
+            name=address.partition("@")[2] or None,
+            command="",
+            description="",
+            upstream=frozenset(),
+            inputs={},
+            params={},
+            outputs=(),
+            metrics=(),
+        )
+        for address in ("checkpoint@x", "checkpoint@y", "comparison")
+    }
     graph = Graph(root=Path(), items=items)
     for text, concerned in (
-            ("params.yaml: checkpoint.models.x.source = data/packed_shards/old: no", {"checkpoint@x"}),
-            ("params.yaml: line 7: checkpoint.models: without quotes", {"checkpoint@x", "checkpoint@y"}),
-            ("params.yaml: comparison.baseline = 'z': no", {"comparison"}),
-            ("params.yaml: nonsense: no stage of dvc.yaml reads it", set(items)), ("models: not there", set(items))):
+        ("params.yaml: checkpoint.models.x.source = data/packed_shards/old: no", {"checkpoint@x"}),
+        (
+            "params.yaml: line 7: checkpoint.models: without quotes",
+            {"checkpoint@x", "checkpoint@y"},
+        ),
+        ("params.yaml: comparison.baseline = 'z': no", {"comparison"}),
+        ("params.yaml: nonsense: no stage of dvc.yaml reads it", set(items)),
+        ("models: not there", set(items)),
+    ):
         assert set(findings.by_item(graph, [text])) == concerned, text
 
 

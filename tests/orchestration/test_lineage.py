@@ -1,4 +1,6 @@
-"""An asset's page says what the artefact was made from, down to the raw sources, with the hashes of dvc.lock."""
+"""An asset's page says what the artefact was made from, down to the raw sources, with the hashes of
+dvc.lock.
+"""
 
 import re
 from collections.abc import Iterator
@@ -40,37 +42,60 @@ def hashes(world: Path, kind: str = "deps") -> dict[str, str]:
 
 def rows(text: str) -> set[tuple[str, ...]]:
     """The body of a table, without its marks of code."""
-    return {tuple(cell.strip(" `") for cell in line.strip("|").split(" | ")) for line in text.splitlines()[2:] if line}
+    return {
+        tuple(cell.strip(" `") for cell in line.strip("|").split(" | "))
+        for line in text.splitlines()[2:]
+        if line
+    }
 
 
-def test_a_page_names_every_direct_input_with_its_hash_and_what_it_is(world: Path, instance: DagsterInstance) -> None:
+def test_a_page_names_every_direct_input_with_its_hash_and_what_it_is(
+    world: Path, instance: DagsterInstance
+) -> None:
     materialize(world, instance)
     known = hashes(world)
     assert rows(page(instance, "mixed/short")["made from"]) == {
-        ("data/raw/c4", known["data/raw/c4"], "[raw/c4](/assets/raw/c4)"), ("stage.py", known["stage.py"], "code"),
-        ("mixed.recipes.short", '{"cut": 1, "domain": "c4"}', "parameter in params.yaml")}
-    assert ("sources/c4", known["sources/c4"], "source") in rows(page(instance, "raw/c4")["made from"])
+        ("data/raw/c4", known["data/raw/c4"], "[raw/c4](/assets/raw/c4)"),
+        ("stage.py", known["stage.py"], "code"),
+        ("mixed.recipes.short", '{"cut": 1, "domain": "c4"}', "parameter in params.yaml"),
+    }
+    assert ("sources/c4", known["sources/c4"], "source") in rows(
+        page(instance, "raw/c4")["made from"]
+    )
     assert rows(page(instance, "raw/c4")["came out"]) == {
-        ("data/raw/c4", hashes(world, "outs")["data/raw/c4"], str((world / "data/raw/c4/text").stat().st_size))}
+        (
+            "data/raw/c4",
+            hashes(world, "outs")["data/raw/c4"],
+            str((world / "data/raw/c4/text").stat().st_size),
+        )
+    }
 
 
-def test_a_page_leads_back_to_the_hashes_of_all_raw_sources(world: Path, instance: DagsterInstance) -> None:
+def test_a_page_leads_back_to_the_hashes_of_all_raw_sources(
+    world: Path, instance: DagsterInstance
+) -> None:
     materialize(world, instance)
     known = hashes(world)
-    both = {(f"sources/{name}", known[f"sources/{name}"], f"[raw/{name}](/assets/raw/{name})") for name in
-            ("book", "c4")}
+    both = {
+        (f"sources/{name}", known[f"sources/{name}"], f"[raw/{name}](/assets/raw/{name})")
+        for name in ("book", "c4")
+    }
     assert rows(page(instance, "report")["sources"]) == both
-    assert rows(page(instance, "mixed/short")["sources"]) == {row for row in both if "sources/c4" in row}
+    assert rows(page(instance, "mixed/short")["sources"]) == {
+        row for row in both if "sources/c4" in row
+    }
     with (world / "sources/book/documents").open("a") as file:
         file.write("one more\n")
     materialize(world, instance)
     assert hashes(world)["sources/book"] != known["sources/book"]
     assert ("sources/book", hashes(world)["sources/book"], "[raw/book](/assets/raw/book)") in rows(
-        page(instance, "report")["sources"])
+        page(instance, "report")["sources"]
+    )
 
 
 def test_sources_are_not_called_certain_while_something_between_is_out_of_date(
-        world: Path, instance: DagsterInstance) -> None:
+    world: Path, instance: DagsterInstance
+) -> None:
     materialize(world, instance)
     assert "Not certain" not in page(instance, "report")["sources"]
     with (world / "sources/book/documents").open("a") as file:
@@ -91,21 +116,36 @@ def test_what_was_made_outside_has_the_same_page(world: Path, instance: DagsterI
     assert outside == inside
 
 
-def test_a_page_names_the_commit_and_what_differs_from_it(world: Path, instance: DagsterInstance) -> None:
+def test_a_page_names_the_commit_and_what_differs_from_it(
+    world: Path, instance: DagsterInstance
+) -> None:
     materialize(world, instance, "raw/c4")
     assert "git revision" not in page(instance, "raw/c4"), "nothing was ever committed"
     git(world, "add", "--all")
     git(world, "commit", "--message", "all")
     materialize(world, instance, "raw/book")
-    assert page(instance, "raw/book")["git revision"] == git(world, "rev-parse", "HEAD"), "dvc.lock does not count"
+    assert page(instance, "raw/book")["git revision"] == git(world, "rev-parse", "HEAD"), (
+        "dvc.lock does not count"
+    )
     (world / "params.yaml").write_text(f"{(world / 'params.yaml').read_text()}\n# note\n")
     materialize(world, instance, "raw/book")
-    assert re.fullmatch(r"[0-9a-f]{40}, with changes in params\.yaml", page(instance, "raw/book")["git revision"])
+    assert re.fullmatch(
+        r"[0-9a-f]{40}, with changes in params\.yaml", page(instance, "raw/book")["git revision"]
+    )
 
 
-def test_a_page_stays_small_whatever_it_was_made_from(world: Path, instance: DagsterInstance) -> None:
-    long_params = {**PARAMS, "mixed": {"recipes": {"short": {"cut": "x|" * 10_000, "domain": "c4"},
-                                                   "both": {"cut": 2, "domain": ""}}}}
+def test_a_page_stays_small_whatever_it_was_made_from(
+    world: Path, instance: DagsterInstance
+) -> None:
+    long_params = {
+        **PARAMS,
+        "mixed": {
+            "recipes": {
+                "short": {"cut": "x|" * 10_000, "domain": "c4"},
+                "both": {"cut": 2, "domain": ""},
+            }
+        },
+    }
     (world / "params.yaml").write_text(yaml.safe_dump(long_params))
     materialize(world, instance, "raw/c4", "mixed/short")
     assert len(page(instance, "mixed/short")["made from"]) < 500 + 2 * VALUE_LETTERS

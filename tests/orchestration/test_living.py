@@ -1,4 +1,5 @@
-"""Whatever process dies, however, the run goes on and nothing finished is made again; what is ended leaves nothing.
+"""Whatever process dies, however, the run goes on and nothing finished is made again; what is ended
+leaves nothing.
 
 With a real server on a small project, one item of which is held while it is at work.
 """
@@ -17,7 +18,16 @@ from typing import Any
 
 import pytest
 from dagster import DagsterInstance
-from dagster_server import Server, below, executions, hold_back, serving, stages_at_work, until, words
+from dagster_server import (
+    Server,
+    below,
+    executions,
+    hold_back,
+    serving,
+    stages_at_work,
+    until,
+    words,
+)
 from dvc_world import dvc, make_world
 
 from orchestration import guard, ui
@@ -28,7 +38,9 @@ from orchestration.processes import gone, identity, pid_of, process
 
 SERVICES = ("quiet daemon", "quiet webserver", "api grpc", "quiet code-server start")
 WORKER = "_run {"
-"""In the command of a run's process: `dagster api execute_run {...}`, or `resume_run` after the first was lost."""
+"""In the command of a run's process: `dagster api execute_run {...}`, or `resume_run` after the
+first was lost.
+"""
 ONCE = ["raw book", "raw c4", "mixed short", "report all"]
 HELD = "mixed both"
 PATIENCE = 60.0
@@ -45,7 +57,9 @@ def world(tmp_path: Path) -> Path:
 
 
 def at_work(world: Path, times: int = 1) -> bool:
-    """Whether everything else that can be made has been, and the held item is at work for that many times."""
+    """Whether everything else that can be made has been, and the held item is at work for that many
+    times.
+    """
     ran = Counter(executions(world))
     return ran[HELD] == times and ran["mixed short"] == 1
 
@@ -73,7 +87,9 @@ def test_whatever_is_killed_comes_back_and_nothing_finished_is_made_again(world:
         lost = server.process(WORKER)
         os.kill(lost, signal.SIGKILL)
         until(lambda: at_work(world, times=2))
-        assert len(stages_at_work(world)) == 1, "the killed run's trainer works on beside the new one"
+        assert len(stages_at_work(world)) == 1, (
+            "the killed run's trainer works on beside the new one"
+        )
         release(world)
         until(lambda: server.status(run) == "SUCCESS")
         assert len(server.runs()) == 1
@@ -98,7 +114,9 @@ def test_a_cancelled_run_leaves_no_process_and_no_lock_and_the_next_goes_on(worl
     assert Counter(executions(world)) == Counter({HELD: 2, **dict.fromkeys(ONCE, 1)})
 
 
-def test_a_run_that_ended_with_the_server_goes_on_when_the_server_is_there_again(world: Path) -> None:
+def test_a_run_that_ended_with_the_server_goes_on_when_the_server_is_there_again(
+    world: Path,
+) -> None:
     with serving(world) as server:
         server.launch()
         until(lambda: at_work(world))
@@ -137,7 +155,8 @@ def test_a_project_that_can_not_be_read_is_shown_as_soon_as_it_is_mended(tmp_pat
 
 
 def test_a_source_that_can_not_be_read_is_looked_at_again_though_the_project_s_files_are_as_they_were(
-        tmp_path: Path) -> None:
+    tmp_path: Path,
+) -> None:
     world = make_world(tmp_path / "world")
     link = world / "sources" / "book" / "gone"
     link.symlink_to("nowhere")
@@ -147,7 +166,8 @@ def test_a_source_that_can_not_be_read_is_looked_at_again_though_the_project_s_f
 
 
 def test_a_reload_is_asked_for_once_however_long_it_takes_and_again_only_where_no_one_was_there(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name, seconds in (("SECONDS_TO_LOAD", 0.05), ("SECONDS_BETWEEN_LOOKS", 0.05)):
         monkeypatch.setattr(ui, name, seconds)
@@ -177,8 +197,13 @@ def test_a_reload_is_asked_for_once_however_long_it_takes_and_again_only_where_n
 @pytest.mark.parametrize("system", ["darwin", "win32"])
 def test_on_another_system_it_is_refused_before_anything_starts(world: Path, system: str) -> None:
     other = f"import sys; from orchestration import ui; sys.platform = {system!r}; ui.main()"
-    done = subprocess.run([sys.executable, "-c", other], cwd=world, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    done = subprocess.run(
+        [sys.executable, "-c", other],
+        cwd=world,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert system in done.stderr and "dagster dev" in done.stderr
     assert not done.stdout and not (world / ".dagster").exists()
@@ -186,9 +211,13 @@ def test_on_another_system_it_is_refused_before_anything_starts(world: Path, sys
 
 def test_a_taken_port_is_one_message(world: Path) -> None:
     with serving(world) as server:
-        done = subprocess.run([sys.executable, "-m", "orchestration.ui", "--port", server.address.rpartition(":")[2]],
-                              cwd=world, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestration.ui", "--port", server.address.rpartition(":")[2]],
+            cwd=world,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+        )
     assert done.returncode == 1 and "is taken" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -204,8 +233,12 @@ child.wait()
 @pytest.fixture
 def killed_parent() -> Iterator[list[int]]:
     """The processes below one that was killed: a guard, its command, and what that had started."""
-    parent = subprocess.Popen([sys.executable, "-c", TREE], stdout=subprocess.PIPE, text=True,
-                              cwd=Path(__file__).parents[2])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", TREE],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert parent.stdout is not None
     until(lambda: len(below(parent.pid)) == 3)
     tree = [found.pid for found in below(parent.pid)]
@@ -218,22 +251,35 @@ def killed_parent() -> Iterator[list[int]]:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_command_and_what_it_started_end_with_a_parent_that_is_killed(killed_parent: list[int]) -> None:
+def test_a_command_and_what_it_started_end_with_a_parent_that_is_killed(
+    killed_parent: list[int],
+) -> None:
     until(lambda: not any(process(pid) for pid in killed_parent))
 
 
-def test_what_a_guarded_command_leaves_behind_ends_with_it_and_its_code_is_told(tmp_path: Path) -> None:
+def test_what_a_guarded_command_leaves_behind_ends_with_it_and_its_code_is_told(
+    tmp_path: Path,
+) -> None:
     stubborn = f"trap '' TERM; echo $$ > {tmp_path}/stubborn; while :; do sleep 1000; done"
     script = f'sleep 1000 & sh -c "{stubborn}" & while [ ! -s {tmp_path}/stubborn ]; do :; done; echo said; exit 3'
-    done = subprocess.run(guarded(["sh", "-c", script]), start_new_session=True, stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, guard.PATIENCE: "0.5"})
-    assert done.returncode == 3 and done.stdout == "said\n"  # read to the end, so no one holds the pipe
+    done = subprocess.run(
+        guarded(["sh", "-c", script]),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, guard.PATIENCE: "0.5"},
+    )
+    assert (
+        done.returncode == 3 and done.stdout == "said\n"
+    )  # read to the end, so no one holds the pipe
     assert process(int((tmp_path / "stubborn").read_text())) is None
 
 
 def test_a_command_that_is_asked_to_end_has_the_time_to() -> None:
     script = "trap 'sleep 0.2; echo written; exit 0' TERM; echo begun; while :; do sleep 0.01; done"
-    child = subprocess.Popen(guarded(["sh", "-c", script]), start_new_session=True, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        guarded(["sh", "-c", script]), start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout is not None and child.stdout.readline() == "begun\n"
     os.killpg(child.pid, signal.SIGTERM)
     assert child.communicate()[0] == "written\n" and child.returncode == 0
@@ -241,7 +287,10 @@ def test_a_command_that_is_asked_to_end_has_the_time_to() -> None:
 
 def test_a_guarded_command_ends_with_its_own_code() -> None:
     for code in (0, 3):
-        assert subprocess.run(guarded(["sh", "-c", f"exit {code}"]), start_new_session=True).returncode == code
+        assert (
+            subprocess.run(guarded(["sh", "-c", f"exit {code}"]), start_new_session=True).returncode
+            == code
+        )
 
 
 HOLDER = """
@@ -257,8 +306,12 @@ child.wait()
 
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_run_s_process_that_was_never_noted_never_begins(tmp_path: Path, noted: bool) -> None:
-    starter = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "begun")], cwd=Path(__file__).parents[2],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "begun")],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert starter.stdin is not None and starter.stdout is not None
     child = int(starter.stdout.readline())
     assert not (tmp_path / "begun").exists()
@@ -283,18 +336,26 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
     assert not gone("") and not gone("somewhere/1") and pid_of("somewhere/1") is None
 
 
-@pytest.mark.parametrize("other, known_here, is_gone", [
-    ({}, True, False),
-    ({"host": "name-by-dhcp"}, True, False),
-    ({"host": "name-by-dhcp", "started": "1"}, False, True),
-    ({"boot": "before"}, False, True),
-    ({"boot": "before", "host": "name-by-dhcp"}, False, True),
-    ({"boot": "before", "machine": "another"}, False, False),
-    ({"namespace": "pid:[1]"}, False, True),  # this container, started again
-    ({"namespace": "pid:[1]", "host": "another"}, False, False),  # perhaps a second container in the same folder
-])
+@pytest.mark.parametrize(
+    "other, known_here, is_gone",
+    [
+        ({}, True, False),
+        ({"host": "name-by-dhcp"}, True, False),
+        ({"host": "name-by-dhcp", "started": "1"}, False, True),
+        ({"boot": "before"}, False, True),
+        ({"boot": "before", "host": "name-by-dhcp"}, False, True),
+        ({"boot": "before", "machine": "another"}, False, False),
+        ({"namespace": "pid:[1]"}, False, True),  # this container, started again
+        (
+            {"namespace": "pid:[1]", "host": "another"},
+            False,
+            False,
+        ),  # perhaps a second container in the same folder
+    ],
+)
 def test_of_a_process_elsewhere_nothing_is_said_and_of_one_here_the_truth(
-        other: dict[str, str], known_here: bool, is_gone: bool) -> None:
+    other: dict[str, str], known_here: bool, is_gone: bool
+) -> None:
     names = ("machine", "host", "boot", "namespace", "pid", "started")
     mine = dict(zip(names, identity(os.getpid()).split("/"), strict=True))
     named = "/".join({**mine, **other}.values())
@@ -326,8 +387,10 @@ def test_path_locks_of_killed_processes_stop_no_one(world: Path) -> None:
 def test_path_locks_of_processes_at_work_are_left_alone(world: Path) -> None:
     release(world)
     dvc(world, "repro")
-    owner = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()", "repro", "raw@book"],
-                             stdin=subprocess.PIPE)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()", "repro", "raw@book"],
+        stdin=subprocess.PIPE,
+    )
     path = locks(world, {"pid": owner.pid, "cmd": "dvc repro raw@book"})
     before = path.read_text()
     try:
@@ -339,7 +402,8 @@ def test_path_locks_of_processes_at_work_are_left_alone(world: Path) -> None:
 
 
 def test_the_settings_that_are_written_are_the_ones_dagster_works_by(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     make_database()
@@ -347,14 +411,22 @@ def test_the_settings_that_are_written_are_the_ones_dagster_works_by(
         assert not instance.telemetry_enabled and not instance.nux_enabled
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None and queue.max_concurrent_runs == 1
-        assert instance.run_launcher.supports_check_run_worker_health and instance.run_launcher.supports_resume_run
-        assert instance.run_monitoring_enabled and instance.run_monitoring_max_resume_run_attempts == 5
+        assert (
+            instance.run_launcher.supports_check_run_worker_health
+            and instance.run_launcher.supports_resume_run
+        )
+        assert (
+            instance.run_monitoring_enabled and instance.run_monitoring_max_resume_run_attempts == 5
+        )
         assert instance.run_retries_enabled and instance.run_retries_max_retries == 2
         assert not instance.run_retries_retry_on_asset_or_op_failure
 
 
-def test_an_interval_that_is_no_number_is_one_message(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interval_that_is_no_number_is_one_message(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from orchestration.definitions import build_definitions
+
     monkeypatch.setenv("NEEDLEWORK_TICK_SECONDS", "often")
     with pytest.raises(GraphError, match="NEEDLEWORK_TICK_SECONDS"):
         build_definitions(world)

@@ -1,4 +1,6 @@
-"""What a stage prints about its progress comes back as numbers, live, and leaves versions and marks alone."""
+"""What a stage prints about its progress comes back as numbers, live, and leaves versions and marks
+alone.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +28,13 @@ def instance() -> Iterator[DagsterInstance]:
 
 
 def test_every_line_that_a_stage_prints_is_understood(capfd: pytest.CaptureFixture[str]) -> None:
-    for total, note in ((32_768, "step 12/400, loss 3.212, MFU 45%"), (32_768, ""), (None, ""), (None, "loss 1e-05"),
-                        (0, "")):
+    for total, note in (
+        (32_768, "step 12/400, loss 3.212, MFU 45%"),
+        (32_768, ""),
+        (None, ""),
+        (None, "loss 1e-05"),
+        (0, ""),
+    ):
         progress = Progress("cut_at_base: rows", total, "tok")
         progress.add(12_345, note)
         progress.close()
@@ -36,16 +43,34 @@ def test_every_line_that_a_stage_prints_is_understood(capfd: pytest.CaptureFixtu
     assert len(steps) == 5
     found = [step for step in steps if step is not None]
     assert len(found) == 5, lines
-    assert all((step.what, step.done, step.unit) == ("cut_at_base: rows", 12_345, "tok") and step.rate > 0
-               for step in found)
+    assert all(
+        (step.what, step.done, step.unit) == ("cut_at_base: rows", 12_345, "tok") and step.rate > 0
+        for step in found
+    )
     assert [step.total for step in found] == [32_768, 32_768, None, None, 0]
     assert [step.left is None for step in found] == [False, False, True, True, True]
-    assert [step.noted for step in found] == [{"step": 12, "loss": 3.212, "MFU": 45}, {}, {}, {"loss": 1e-05}, {}]
+    assert [step.noted for step in found] == [
+        {"step": 12, "loss": 3.212, "MFU": 45},
+        {},
+        {},
+        {"loss": 1e-05},
+        {},
+    ]
 
 
-@pytest.mark.parametrize("line", [
-    "", "loss 3.2", "Running stage 'raw@book':", "done: 12 rows", "12,345 tok, 1 tok/s", "a: 1/2 (50%) tok, 3 doc/s",
-    "Downloading: 10 files, 3 in all", "> python -m assets.packed_shards per_source"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "loss 3.2",
+        "Running stage 'raw@book':",
+        "done: 12 rows",
+        "12,345 tok, 1 tok/s",
+        "a: 1/2 (50%) tok, 3 doc/s",
+        "Downloading: 10 files, 3 in all",
+        "> python -m assets.packed_shards per_source",
+    ],
+)
 def test_no_other_line_is_taken_for_progress(line: str) -> None:
     assert progress_of(line) is None
 
@@ -59,9 +84,18 @@ def test_first_and_last_lines_are_shown_and_ever_fewer_between() -> None:
     pace = Pace()
 
     def shown(seconds: int, done: int, what: str = "x") -> bool:
-        return pace.due("a", Step(what=what, done=done, total=100, unit="tok", rate=1, left=1), float(seconds))
+        return pace.due(
+            "a", Step(what=what, done=done, total=100, unit="tok", rate=1, left=1), float(seconds)
+        )
 
-    assert [shown(second, 1) for second in (0, 5, 29, 30, 35, 60)] == [True, False, False, True, False, True]
+    assert [shown(second, 1) for second in (0, 5, 29, 30, 35, 60)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
     assert shown(61, 1, "y"), "another piece of work of the same item"
     assert [shown(62, 100), shown(63, 100)] == [True, False]
     ten_days, slow = range(0, 10 * 86_400, 5), Pace()
@@ -70,7 +104,8 @@ def test_first_and_last_lines_are_shown_and_ever_fewer_between() -> None:
 
 
 def test_progress_is_events_with_numbers_that_mark_nothing_as_out_of_date(
-        tmp_path: Path, instance: DagsterInstance) -> None:
+    tmp_path: Path, instance: DagsterInstance
+) -> None:
     world = make_world(tmp_path / "world")
     (world / "stage.py").write_text((world / "stage.py").read_text() + TALK)
     _, run = materialize(world, instance)
@@ -78,11 +113,33 @@ def test_progress_is_events_with_numbers_that_mark_nothing_as_out_of_date(
     for key in ("raw/book", "mixed/both", "report"):
         asset = AssetKey(key.split("/"))
         events = instance.fetch_observations(AssetRecordsFilter(asset), limit=10).records
-        numbers = [{name: value.value for name, value in (event.asset_observation.metadata or {}).items()}
-                   for event in events if event.asset_observation]
+        numbers = [
+            {name: value.value for name, value in (event.asset_observation.metadata or {}).items()}
+            for event in events
+            if event.asset_observation
+        ]
         assert numbers == [
-            {"done": 32, "total": 32, "tok/s": 1234, "seconds left": 0, "step": 4, "loss": 1.125, "MFU": 45},
-            {"done": 8, "total": 32, "tok/s": 1234, "seconds left": 3, "step": 1, "loss": 4.125, "MFU": 45}]
+            {
+                "done": 32,
+                "total": 32,
+                "tok/s": 1234,
+                "seconds left": 0,
+                "step": 4,
+                "loss": 1.125,
+                "MFU": 45,
+            },
+            {
+                "done": 8,
+                "total": 32,
+                "tok/s": 1234,
+                "seconds left": 3,
+                "step": 1,
+                "loss": 4.125,
+                "MFU": 45,
+            },
+        ]
         made = instance.get_latest_materialization_event(asset)
-        assert made is not None and all(event.timestamp < made.timestamp for event in events), "while it was at work"
+        assert made is not None and all(event.timestamp < made.timestamp for event in events), (
+            "while it was at work"
+        )
     assert out_of_date_in_dagster(world, instance) == set() == set(read_status(world))

@@ -6,8 +6,11 @@ from orchestration.quiet import PARTS, SECONDS, slow_down
 
 
 def test_each_interval_is_one_that_dagster_has_and_is_longer() -> None:
-    own = {name: getattr(import_module(module), attribute) for name in SECONDS
-           for module, attribute in [name.rsplit(".", 1)]}
+    own = {
+        name: getattr(import_module(module), attribute)
+        for name in SECONDS
+        for module, attribute in [name.rsplit(".", 1)]
+    }
     slow_down()
     for name, seconds in SECONDS.items():
         module, attribute = name.rsplit(".", 1)

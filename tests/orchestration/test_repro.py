@@ -1,4 +1,6 @@
-"""`python -m orchestration.repro` makes what `dvc repro` makes, and loses neither a change nor an output by it."""
+"""`python -m orchestration.repro` makes what `dvc repro` makes, and loses neither a change nor an
+output by it.
+"""
 
 import inspect
 import json
@@ -41,8 +43,14 @@ aside.rename(out)
 
 def start(world: Path, *arguments: str) -> "subprocess.Popen[str]":
     """The command of this file, at work in the project."""
-    return subprocess.Popen([*REPRO, *arguments], cwd=world, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.Popen(
+        [*REPRO, *arguments],
+        cwd=world,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def repro(world: Path, *arguments: str, code: int = 0) -> str:
@@ -55,8 +63,11 @@ def repro(world: Path, *arguments: str, code: int = 0) -> str:
 
 def artefacts(world: Path) -> dict[str, str]:
     """Path -> content of everything that was made."""
-    return {path.relative_to(world).as_posix(): path.read_text() for path in sorted((world / "data").rglob("*"))
-            if path.is_file()}
+    return {
+        path.relative_to(world).as_posix(): path.read_text()
+        for path in sorted((world / "data").rglob("*"))
+        if path.is_file()
+    }
 
 
 def add_document(world: Path, text: str) -> None:
@@ -70,10 +81,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two projects with all made: in one, every stage replaces its output."""
     folder = tmp_path_factory.mktemp("made")
     replacing = make_world(folder / "replaces its output")
-    (replacing / "stage.py").write_text(STAGE[:STAGE.index("out.mkdir")] + REPLACING)
+    (replacing / "stage.py").write_text(STAGE[: STAGE.index("out.mkdir")] + REPLACING)
     graph = GRAPH.replace("      cmd:", "      meta: {replaces: true}\n      cmd:")
-    (replacing / "dvc.yaml").write_text(graph.replace("    cmd: python stage.py report",
-                                                      "    meta: {replaces: true}\n    cmd: python stage.py report"))
+    (replacing / "dvc.yaml").write_text(
+        graph.replace(
+            "    cmd: python stage.py report",
+            "    meta: {replaces: true}\n    cmd: python stage.py report",
+        )
+    )
     for root in (replacing, make_world(folder / "writes in place")):
         hold_back(root)
         repro(root)
@@ -110,7 +125,10 @@ def test_a_document_that_arrives_while_a_stage_is_at_work_is_made_next(world: Pa
     assert process.wait() == 0
     assert set(read_status(world)) == {"raw@book"}
     repro(world)
-    assert "too late" in (world / BOOK).read_text() and "too late" in (world / "data/report/all/text").read_text()
+    assert (
+        "too late" in (world / BOOK).read_text()
+        and "too late" in (world / "data/report/all/text").read_text()
+    )
     assert not read_status(world)
 
 
@@ -151,9 +169,13 @@ def test_an_output_from_the_cache_replaces_the_old_one_whole(world: Path) -> Non
     assert not read_status(world) and not list((world / keeping.ASIDE).glob("*/*"))
 
 
-def test_a_command_that_does_not_replace_its_output_as_its_stage_says_is_refused(tmp_path: Path) -> None:
+def test_a_command_that_does_not_replace_its_output_as_its_stage_says_is_refused(
+    tmp_path: Path,
+) -> None:
     world = make_world(tmp_path / "world")
-    (world / "dvc.yaml").write_text(GRAPH.replace("desc: Documents of one domain", "meta: {replaces: true}"))
+    (world / "dvc.yaml").write_text(
+        GRAPH.replace("desc: Documents of one domain", "meta: {replaces: true}")
+    )
     repro(world)
     (world / "stage.py").write_text("pass\n")
     assert "has not replaced data/raw/book" in repro(world, code=255)
@@ -172,8 +194,9 @@ def test_files_are_exchanged_folders_too_and_what_is_missing_is_made(tmp_path: P
 
 
 @pytest.mark.parametrize("copied", [True, False])
-def test_a_lock_file_that_a_kill_cut_off_is_repaired_and_nothing_is_made_again(made: Path, tmp_path: Path,
-                                                                               copied: bool) -> None:
+def test_a_lock_file_that_a_kill_cut_off_is_repaired_and_nothing_is_made_again(
+    made: Path, tmp_path: Path, copied: bool
+) -> None:
     world = Path(shutil.copytree(made / "writes in place", tmp_path / "world"))
     whole = (world / "dvc.lock").read_bytes()
     for left in (*range(0, len(whole), 7), len(whole) - 1):
@@ -187,14 +210,21 @@ def test_a_lock_file_that_a_kill_cut_off_is_repaired_and_nothing_is_made_again(m
         if said and copied:
             assert (world / "dvc.lock").read_bytes() == whole
         elif said:
-            assert not (world / "dvc.lock").exists() and (world / locks.BROKEN).read_bytes() == whole[:left]
+            assert (
+                not (world / "dvc.lock").exists()
+                and (world / locks.BROKEN).read_bytes() == whole[:left]
+            )
         else:
-            assert left and whole[:left].endswith(b"\n"), "cut where an entry ends: what is left is right"
+            assert left and whole[:left].endswith(b"\n"), (
+                "cut where an entry ends: what is left is right"
+            )
     text = repro(world)
     assert "Running stage" not in text and (world / "dvc.lock").read_bytes() == whole
 
 
-def test_every_way_to_read_the_project_repairs_a_lock_file_that_a_kill_left_empty(made: Path, tmp_path: Path) -> None:
+def test_every_way_to_read_the_project_repairs_a_lock_file_that_a_kill_left_empty(
+    made: Path, tmp_path: Path
+) -> None:
     world = Path(shutil.copytree(made / "writes in place", tmp_path / "world"))
     for read in (read_graph, read_status, read_lock):
         (world / "dvc.lock").write_text("")
@@ -204,14 +234,20 @@ def test_every_way_to_read_the_project_repairs_a_lock_file_that_a_kill_left_empt
 
 def test_a_merge_that_git_left_to_the_user_is_left_to_the_user(made: Path, tmp_path: Path) -> None:
     world = Path(shutil.copytree(made / "writes in place", tmp_path / "world"))
-    conflict = (world / "dvc.lock").read_text().replace("stages:\n", "<<<<<<< HEAD\nstages:\n=======\n>>>>>>> other\n")
+    conflict = (
+        (world / "dvc.lock")
+        .read_text()
+        .replace("stages:\n", "<<<<<<< HEAD\nstages:\n=======\n>>>>>>> other\n")
+    )
     (world / "dvc.lock").write_text(conflict)
     repro(world, code=255)
     assert (world / "dvc.lock").read_text() == conflict
 
 
 @pytest.mark.parametrize("content", ["", '{"write": {"a": 1}}'])
-def test_a_list_of_path_locks_that_a_kill_cut_off_stops_no_one(made: Path, tmp_path: Path, content: str) -> None:
+def test_a_list_of_path_locks_that_a_kill_cut_off_stops_no_one(
+    made: Path, tmp_path: Path, content: str
+) -> None:
     world = Path(shutil.copytree(made / "writes in place", tmp_path / "world"))
     (world / ".dvc/tmp/rwlock").write_text(content)
     assert "up to date" in repro(world)
@@ -227,27 +263,44 @@ def test_dvcs_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         dvc_repro.dump_whole(path, {}, killed)
     assert path.read_text() == "whole\n"
-    with pytest.raises(KeyboardInterrupt), dvc_repro.edit_path_locks(str(tmp_path), None, False) as lock:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        dvc_repro.edit_path_locks(str(tmp_path), None, False) as lock,
+    ):
         lock["write"]["a"] = {"pid": 1, "cmd": "dvc"}
         raise KeyboardInterrupt
     assert not (tmp_path / "rwlock").exists()
     with dvc_repro.edit_path_locks(str(tmp_path), None, False) as lock:
         lock["write"]["a"] = {"pid": 1, "cmd": "dvc"}
-    assert json.loads((tmp_path / "rwlock").read_text()) == {"read": {}, "write": {"a": {"pid": 1, "cmd": "dvc"}}}
+    assert json.loads((tmp_path / "rwlock").read_text()) == {
+        "read": {},
+        "write": {"a": {"pid": 1, "cmd": "dvc"}},
+    }
 
 
-@pytest.mark.parametrize(("function", "parameters"), [
-    (Stage.save_deps, "self allow_missing"), (Stage.remove_outs, "self ignore_remove force"),
-    (Stage.checkout, "self allow_missing kwargs"), (StageCache.restore, "self stage run_cache pull dry"),
-    (stage_run.cmd_run, "stage dry run_env"), (rwlock._edit_rwlock, "lock_dir fs hardlink"),
-    (_common._dump_data, "path data dumper fs dumper_args"),
-    (link_into_cache._relink, "link cache cache_info fs path in_cache force prompt"),
-    (Output.checkout, "self force progress_callback relink filter_info allow_missing kwargs")])
-def test_what_we_replace_of_dvc_is_there_and_takes_what_it_took(function: Any, parameters: str) -> None:
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (Stage.save_deps, "self allow_missing"),
+        (Stage.remove_outs, "self ignore_remove force"),
+        (Stage.checkout, "self allow_missing kwargs"),
+        (StageCache.restore, "self stage run_cache pull dry"),
+        (stage_run.cmd_run, "stage dry run_env"),
+        (rwlock._edit_rwlock, "lock_dir fs hardlink"),
+        (_common._dump_data, "path data dumper fs dumper_args"),
+        (link_into_cache._relink, "link cache cache_info fs path in_cache force prompt"),
+        (Output.checkout, "self force progress_callback relink filter_info allow_missing kwargs"),
+    ],
+)
+def test_what_we_replace_of_dvc_is_there_and_takes_what_it_took(
+    function: Any, parameters: str
+) -> None:
     assert list(inspect.signature(function).parameters) == parameters.split()
 
 
-def test_the_lock_file_is_put_in_order_with_one_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_file_is_put_in_order_with_one_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = make_world(tmp_path / "world")
     for address in ("raw@c4", "raw@book", "mixed@short", "mixed@both", "report"):
         dvc(world, "repro", "--single-item", address)

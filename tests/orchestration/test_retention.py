@@ -33,7 +33,9 @@ def instance(world: Path) -> DagsterInstance:
     return DagsterInstance.from_config(str(world / ".dagster"))
 
 
-def test_runs_go_except_those_that_an_asset_stands_on(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_go_except_those_that_an_asset_stands_on(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with instance(world) as before:
         (world / "sources/book/documents").write_text("poison")
         _, failed = materialize(world, before)
@@ -48,11 +50,17 @@ def test_runs_go_except_those_that_an_asset_stands_on(world: Path, capsys: pytes
     assert "2 runs deleted, 2 are left." in capsys.readouterr().out
     with instance(world) as after:
         kept = {kept.run_id for kept in after.get_runs()}
-        assert kept == {run.run_id, failed.run_id}, "what failed made raw/c4 and mixed/short all the same"
+        assert kept == {run.run_id, failed.run_id}, (
+            "what failed made raw/c4 and mixed/short all the same"
+        )
         assert after.get_latest_materialization_event(BOOK) is not None
-        assert len(after.fetch_materializations(BOOK, limit=10).records) == 1, "the plot has lost two of its points"
+        assert len(after.fetch_materializations(BOOK, limit=10).records) == 1, (
+            "the plot has lost two of its points"
+        )
         assert out_of_date_in_dagster(world, after) == marks
-        assert {file.stem for file in (world / ".dagster").rglob("*.db") if len(file.stem) == 36} == kept
+        assert {
+            file.stem for file in (world / ".dagster").rglob("*.db") if len(file.stem) == 36
+        } == kept
 
 
 def test_only_runs_older_than_so_many_days_go(world: Path) -> None:
@@ -66,11 +74,18 @@ def test_only_runs_older_than_so_many_days_go(world: Path) -> None:
 
 
 def test_what_a_check_holds_the_next_run_against_outlives_its_run(
-        world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def length(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
         """How long the text is."""
-        return Verdict(name="length", passed=True, expected="", found="", advice="", value=float(
-            len((root / item.outputs[0] / "text").read_text())))
+        return Verdict(
+            name="length",
+            passed=True,
+            expected="",
+            found="",
+            advice="",
+            value=float(len((root / item.outputs[0] / "text").read_text())),
+        )
 
     for module in (checks, verdicts):
         monkeypatch.setattr(module, "CHECKS", {"raw": [length]})
@@ -85,7 +100,9 @@ def test_what_a_check_holds_the_next_run_against_outlives_its_run(
         assert verdicts.last_values(dagster, item) == before == {"length": float(characters)}
 
 
-def test_a_folder_without_dagster_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_dagster_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="no Dagster here"):

@@ -1,5 +1,6 @@
-"""Change sensor and nightly schedule ask for exactly what is out of date, and repeat no failed run until something
-changes; a profile is put in place whole or not at all."""
+"""Change sensor and nightly schedule ask for exactly what is out of date, and repeat no failed run
+until something changes; a profile is put in place whole or not at all.
+"""
 
 import os
 import shutil
@@ -54,8 +55,12 @@ def world(tmp_path: Path) -> Path:
     (tmp_path / "params.yaml").write_text(PARAMS)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for arguments in (("init", "--no-scm", "--quiet"), ("repro", "--quiet")):
-        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tmp_path, check=True,
-                       env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"})
+        subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=tmp_path,
+            check=True,
+            env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"},
+        )
     return tmp_path
 
 
@@ -66,8 +71,12 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstan
         yield instance
 
 
-def tick(world: Path, instance: DagsterInstance, definitions: Definitions | None = None) -> SensorResult:
-    """One look of the sensor; `definitions`: as the project was when it was loaded, if not just now."""
+def tick(
+    world: Path, instance: DagsterInstance, definitions: Definitions | None = None
+) -> SensorResult:
+    """One look of the sensor; `definitions`: as the project was when it was loaded, if not just
+    now.
+    """
     definitions = definitions or build_definitions(world)
     sensor = definitions.resolve_sensor_def("changes")
     result = sensor(build_sensor_context(instance=instance, definitions=definitions))
@@ -77,26 +86,39 @@ def tick(world: Path, instance: DagsterInstance, definitions: Definitions | None
 
 def night(world: Path, instance: DagsterInstance) -> RunRequest | None:
     """What the nightly schedule asks for."""
-    answer = build_definitions(world).resolve_schedule_def("nightly")(build_schedule_context(instance=instance))
+    answer = build_definitions(world).resolve_schedule_def("nightly")(
+        build_schedule_context(instance=instance)
+    )
     return answer if isinstance(answer, RunRequest) else None
 
 
 def asked(result: SensorResult | RunRequest | None) -> set[str]:
     """The assets of the one run that is asked for, "copy/book"; none if no run is."""
-    requests = list(result.run_requests or []) if isinstance(result, SensorResult) else [result] if result else []
+    requests = (
+        list(result.run_requests or [])
+        if isinstance(result, SensorResult)
+        else [result]
+        if result
+        else []
+    )
     assert len(requests) <= 1
     return {key.to_user_string() for request in requests for key in request.asset_selection or []}
 
 
-def carry_out(world: Path, instance: DagsterInstance, result: SensorResult | RunRequest | None) -> bool:
-    """The run that is asked for, as Dagster makes it: not with a key that a run has had. Whether it succeeded."""
+def carry_out(
+    world: Path, instance: DagsterInstance, result: SensorResult | RunRequest | None
+) -> bool:
+    """The run that is asked for, as Dagster makes it: not with a key that a run has had. Whether it
+    succeeded.
+    """
     request = (result.run_requests or [])[0] if isinstance(result, SensorResult) else result
     assert request is not None and request.run_key
     tags = {**request.tags, "dagster/run_key": request.run_key}
     assert not instance.get_runs(RunsFilter(tags={"dagster/run_key": request.run_key}))
     job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
-    return job.execute_in_process(instance=instance, tags=tags, asset_selection=request.asset_selection,
-                                  raise_on_error=False).success
+    return job.execute_in_process(
+        instance=instance, tags=tags, asset_selection=request.asset_selection, raise_on_error=False
+    ).success
 
 
 def change(world: Path, name: str, text: str) -> None:
@@ -113,7 +135,8 @@ def fail(world: Path, instance: DagsterInstance) -> None:
 
 
 def test_every_change_brings_a_run_of_what_changed_one_back_to_before_too(
-        world: Path, instance: DagsterInstance) -> None:
+    world: Path, instance: DagsterInstance
+) -> None:
     result = tick(world, instance)
     assert not result.run_requests and result.skip_reason is not None
     for text in ("x", "y", "x"):
@@ -124,15 +147,19 @@ def test_every_change_brings_a_run_of_what_changed_one_back_to_before_too(
 
 
 def test_a_change_that_no_run_was_started_for_is_asked_for_with_the_same_key(
-        world: Path, instance: DagsterInstance) -> None:
+    world: Path, instance: DagsterInstance
+) -> None:
     change(world, "book", "x")
-    keys = {request.run_key for _ in range(2) for request in tick(world, instance).run_requests or []}
+    keys = {
+        request.run_key for _ in range(2) for request in tick(world, instance).run_requests or []
+    }
     assert len(keys) == 1, "two daemons, or one that died in between, would start two runs"
 
 
 @pytest.mark.parametrize("first, second", [("sensor", "schedule"), ("schedule", "sensor")])
 def test_a_failed_run_is_repeated_by_neither_sensor_nor_schedule_until_something_changes(
-        world: Path, instance: DagsterInstance, first: str, second: str) -> None:
+    world: Path, instance: DagsterInstance, first: str, second: str
+) -> None:
     look = {"sensor": tick, "schedule": night}
     change(world, "book", "x")
     (world / "disk-is-full").touch()
@@ -146,7 +173,8 @@ def test_a_failed_run_is_repeated_by_neither_sensor_nor_schedule_until_something
 
 @pytest.mark.parametrize("way", ["sensor", "schedule"])
 def test_a_change_whose_run_failed_brings_a_run_again_when_it_comes_back(
-        world: Path, instance: DagsterInstance, way: str) -> None:
+    world: Path, instance: DagsterInstance, way: str
+) -> None:
     look = {"sensor": tick, "schedule": night}[way]
     fail(world, instance)
     for text in ("y", "x"):
@@ -155,7 +183,8 @@ def test_a_change_whose_run_failed_brings_a_run_again_when_it_comes_back(
 
 
 def test_what_comes_back_after_a_failed_run_and_a_look_at_nothing_to_do_brings_a_run(
-        world: Path, instance: DagsterInstance) -> None:
+    world: Path, instance: DagsterInstance
+) -> None:
     fail(world, instance)
     assert not asked(tick(world, instance))
     change(world, "book", "book")
@@ -165,7 +194,8 @@ def test_what_comes_back_after_a_failed_run_and_a_look_at_nothing_to_do_brings_a
 
 
 def test_an_output_lost_after_a_failed_run_was_made_good_by_hand_is_brought_back(
-        world: Path, instance: DagsterInstance) -> None:
+    world: Path, instance: DagsterInstance
+) -> None:
     fail(world, instance)
     assert not asked(tick(world, instance))
     dvc(world, "repro")
@@ -178,13 +208,16 @@ def test_an_output_lost_after_a_failed_run_was_made_good_by_hand_is_brought_back
 
 @pytest.mark.parametrize("noticed_by", ["changes", "outside", "nightly"])
 def test_an_output_lost_while_a_failed_run_stands_is_brought_back_once(
-        world: Path, instance: DagsterInstance, noticed_by: str) -> None:
+    world: Path, instance: DagsterInstance, noticed_by: str
+) -> None:
     fail(world, instance)
     definitions = build_definitions(world)
     if noticed_by == "nightly":
         night(world, instance)
     else:
-        definitions.resolve_sensor_def(noticed_by)(build_sensor_context(instance, definitions=definitions))
+        definitions.resolve_sensor_def(noticed_by)(
+            build_sensor_context(instance, definitions=definitions)
+        )
     shutil.rmtree(world / "data/copy/c4")
     result = tick(world, instance)
     assert asked(result) == {"copy/book", "copy/c4"}
@@ -196,11 +229,14 @@ def test_an_output_lost_while_a_failed_run_stands_is_brought_back_once(
 
 @pytest.mark.parametrize("status", [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED])
 def test_a_retry_that_ended_badly_too_is_not_repeated(
-        world: Path, instance: DagsterInstance, status: DagsterRunStatus) -> None:
+    world: Path, instance: DagsterInstance, status: DagsterRunStatus
+) -> None:
     fail(world, instance)
     tick(world, instance)
     first = instance.get_runs()[0]
-    shutil.rmtree(world / "data/copy/c4")  # so that the retry leaves something else than the first left
+    shutil.rmtree(
+        world / "data/copy/c4"
+    )  # so that the retry leaves something else than the first left
     job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
     assert "needlework/left" in first.tags  # which Dagster hands on to a retry
     instance.create_run_for_job(job, tags=first.tags, status=status)
@@ -219,7 +255,8 @@ def test_one_look_at_a_time_and_the_next_says_so(world: Path, instance: DagsterI
 
 
 def test_without_a_reload_what_does_not_hang_on_new_items_is_made_and_the_rest_waits(
-        tmp_path: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(RELOAD, raising=False)
     world = make_world(tmp_path / "world")
     dvc(world, "repro")
@@ -232,14 +269,17 @@ def test_without_a_reload_what_does_not_hang_on_new_items_is_made_and_the_rest_w
     assert "Reload the code location" in (result.skip_reason.skip_message or "")
     change(world, "book", "x")
     result = tick(world, instance, loaded)
-    assert asked(result) == {"raw/book", "mixed/both"}, "the report would be made without the new recipe"
+    assert asked(result) == {"raw/book", "mixed/both"}, (
+        "the report would be made without the new recipe"
+    )
     assert carry_out(world, instance, result)
     assert not asked(tick(world, instance, loaded))
     assert asked(tick(world, instance)) == {"mixed/long", "report"}
 
 
 def test_where_the_code_location_is_loaded_anew_all_of_it_is_asked_for_at_once(
-        world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(RELOAD, str(world / "reload"))
     loaded = build_definitions(world)
     (world / "params.yaml").write_text(PARAMS.replace("c4:", "wiki: {source: sources/c4}, c4:"))
@@ -259,24 +299,34 @@ def test_a_hub_that_does_not_answer_is_a_message_and_the_pin_stays(world: Path) 
 
 @pytest.mark.parametrize("value", ["every night", "0 3 * *", "61 3 * * *"])
 def test_a_time_for_the_night_that_is_no_cron_expression_is_one_message(
-        world: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    world: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     monkeypatch.setenv("NEEDLEWORK_NIGHTLY", value)
     with pytest.raises(GraphError, match="NEEDLEWORK_NIGHTLY is .*0 3"):
         build_definitions(world)
 
 
 def test_the_night_is_the_machines_own_and_an_empty_setting_is_none(
-        world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NEEDLEWORK_NIGHTLY", "")
-    for zone, meant in (("Asia/Tokyo", "Asia/Tokyo"), (":Asia/Tokyo", "Asia/Tokyo"), ("Nowhere/Land", None)):
+    for zone, meant in (
+        ("Asia/Tokyo", "Asia/Tokyo"),
+        (":Asia/Tokyo", "Asia/Tokyo"),
+        ("Nowhere/Land", None),
+    ):
         monkeypatch.setenv("TZ", zone)
         nightly = build_definitions(world).resolve_schedule_def("nightly")
         assert nightly.cron_schedule == "0 3 * * *"
-        assert nightly.execution_timezone and nightly.execution_timezone in (nightly.description or "")
+        assert nightly.execution_timezone and nightly.execution_timezone in (
+            nightly.description or ""
+        )
         assert meant in (None, nightly.execution_timezone)
 
 
-def test_a_burst_of_changes_is_one_run_and_a_change_of_nothing_none(world: Path, instance: DagsterInstance) -> None:
+def test_a_burst_of_changes_is_one_run_and_a_change_of_nothing_none(
+    world: Path, instance: DagsterInstance
+) -> None:
     tick(world, instance)
     for name in ("book", "c4"):
         for text in ("x", "y", "z"):
@@ -287,7 +337,9 @@ def test_a_burst_of_changes_is_one_run_and_a_change_of_nothing_none(world: Path,
     assert not tick(world, instance).run_requests
 
 
-def test_a_deleted_output_is_made_again_and_shown_as_lost_until_then(world: Path, instance: DagsterInstance) -> None:
+def test_a_deleted_output_is_made_again_and_shown_as_lost_until_then(
+    world: Path, instance: DagsterInstance
+) -> None:
     tick(world, instance)
     shutil.rmtree(world / "data/copy/c4")
     assert asked(tick(world, instance)) == {"copy/c4"}
@@ -296,7 +348,9 @@ def test_a_deleted_output_is_made_again_and_shown_as_lost_until_then(world: Path
     assert "data/copy/c4 deleted" in (event.asset_materialization.description or "")
 
 
-def test_an_output_lost_after_a_run_that_succeeded_is_a_run_of_its_own(world: Path, instance: DagsterInstance) -> None:
+def test_an_output_lost_after_a_run_that_succeeded_is_a_run_of_its_own(
+    world: Path, instance: DagsterInstance
+) -> None:
     change(world, "book", "x")
     assert carry_out(world, instance, tick(world, instance))
     for _ in range(2):
@@ -306,7 +360,9 @@ def test_an_output_lost_after_a_run_that_succeeded_is_a_run_of_its_own(world: Pa
         assert asked(result) == {"copy/book"} and carry_out(world, instance, result)
 
 
-def test_what_was_made_outside_dagster_is_told_to_it_once(world: Path, instance: DagsterInstance) -> None:
+def test_what_was_made_outside_dagster_is_told_to_it_once(
+    world: Path, instance: DagsterInstance
+) -> None:
     tick(world, instance)
     event = instance.get_latest_materialization_event(AssetKey(["copy", "c4"]))
     assert event is not None
@@ -317,8 +373,12 @@ def test_what_was_made_outside_dagster_is_told_to_it_once(world: Path, instance:
 def test_the_sensor_is_off_until_someone_starts_it(world: Path) -> None:
     definitions = build_definitions(world)
     assert {sensor.name: sensor.default_status.value for sensor in definitions.sensors or []} == {
-        "changes": "STOPPED", "outside": "RUNNING"}
-    assert [schedule.default_status.value for schedule in definitions.schedules or []] == ["STOPPED"]
+        "changes": "STOPPED",
+        "outside": "RUNNING",
+    }
+    assert [schedule.default_status.value for schedule in definitions.schedules or []] == [
+        "STOPPED"
+    ]
     assert definitions.resolve_job_def(WHOLE_GRAPH).name == WHOLE_GRAPH
 
 
@@ -326,7 +386,9 @@ def test_a_profile_takes_what_it_does_not_name_out_of_the_way(world: Path) -> No
     (world / "profiles" / "one.yaml").write_text("copy: {domains: {c4: {source: sources/c4}}}\n")
     (world / "profiles" / "both.yaml").write_text(PARAMS)
     assert put_in_place(world, "one") == ["data/copy/book: removed, DVC's cache holds it"]
-    assert sorted(path.name for path in (world / "data" / "copy").iterdir() if path.name != ".gitignore") == ["c4"]
+    assert sorted(
+        path.name for path in (world / "data" / "copy").iterdir() if path.name != ".gitignore"
+    ) == ["c4"]
 
 
 def test_a_profile_that_is_not_there_or_broken_changes_nothing(world: Path) -> None:
@@ -344,7 +406,9 @@ def test_edits_that_are_in_no_profile_and_no_commit_are_saved_and_numbered(world
         edited = f"# edit {number}\n{PARAMS}"
         (world / "params.yaml").write_text(edited)
         assert put_in_place(world, "both") == [
-            f"params.yaml: held edits that were in no profile and no commit; saved as data.left-behind/{name}"]
+            "params.yaml: held edits that were in no profile and no commit; saved as "
+            f"data.left-behind/{name}"
+        ]
         assert (world / "data.left-behind" / name).read_text() == edited
     assert (world / "data.left-behind" / "params.yaml").read_text() == f"# edit 0\n{PARAMS}"
 

@@ -42,17 +42,36 @@ def replace_by_one_of_the_same_size_and_time(world: Path) -> None:
 
 CHANGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "a source": (replace_by_one_of_the_same_size_and_time, {"raw@book"}),
-    "a new file in a source": (lambda world: (world / "sources/c4/more").write_text("more"), {"raw@c4"}),
-    "a parameter": (lambda world: (world / "params.yaml").write_text(
-        (world / "params.yaml").read_text().replace("cut: 1", "cut: 7")), {"mixed@short"}),
-    "code": (lambda world: (world / "stage.py").write_text("pass"),
-             {"raw@book", "raw@c4", "mixed@short", "mixed@both", "report"}),
-    "an output that is gone": (lambda world: shutil.rmtree(world / "data/raw/c4"), {"raw@c4", "mixed@short"}),
-    "a file between outputs": (lambda world: (world / "data/mixed/stray").write_text("stray"), {"report"}),
-    "dvc.lock": (lambda world: (world / "dvc.lock").unlink(),
-                 {"raw@book", "raw@c4", "mixed@short", "mixed@both", "report"}),
-    "the cache": (lambda world: shutil.rmtree(world / ".dvc/cache/files"),
-                  {"raw@book", "raw@c4", "mixed@short", "mixed@both", "report"}),
+    "a new file in a source": (
+        lambda world: (world / "sources/c4/more").write_text("more"),
+        {"raw@c4"},
+    ),
+    "a parameter": (
+        lambda world: (world / "params.yaml").write_text(
+            (world / "params.yaml").read_text().replace("cut: 1", "cut: 7")
+        ),
+        {"mixed@short"},
+    ),
+    "code": (
+        lambda world: (world / "stage.py").write_text("pass"),
+        {"raw@book", "raw@c4", "mixed@short", "mixed@both", "report"},
+    ),
+    "an output that is gone": (
+        lambda world: shutil.rmtree(world / "data/raw/c4"),
+        {"raw@c4", "mixed@short"},
+    ),
+    "a file between outputs": (
+        lambda world: (world / "data/mixed/stray").write_text("stray"),
+        {"report"},
+    ),
+    "dvc.lock": (
+        lambda world: (world / "dvc.lock").unlink(),
+        {"raw@book", "raw@c4", "mixed@short", "mixed@both", "report"},
+    ),
+    "the cache": (
+        lambda world: shutil.rmtree(world / ".dvc/cache/files"),
+        {"raw@book", "raw@c4", "mixed@short", "mixed@both", "report"},
+    ),
 }
 """What changes -> how, and some of what is out of date afterwards."""
 
@@ -65,7 +84,9 @@ def test_every_change_is_seen_at_the_next_look(world: Path, change: str) -> None
     assert stale <= read_state(world).stale.keys()
 
 
-def test_a_look_at_what_has_not_changed_asks_dvc_nothing(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_at_what_has_not_changed_asks_dvc_nothing(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def asked(root: Path) -> None:
         raise AssertionError("DVC was asked")
 
@@ -75,7 +96,9 @@ def test_a_look_at_what_has_not_changed_asks_dvc_nothing(world: Path, monkeypatc
     assert not read_state(world).stale
 
 
-def test_what_changes_while_it_is_read_is_read_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changes_while_it_is_read_is_read_again(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = status.read_lock
 
     def changing(root: Path) -> object:

@@ -1,5 +1,6 @@
-"""What Dagster marks as out of date is what DVC would make again, and the versions it shows are those of dvc.lock,
-whatever was done, with Dagster, DVC or git, in any order."""
+"""What Dagster marks as out of date is what DVC would make again, and the versions it shows are
+those of dvc.lock, whatever was done, with Dagster, DVC or git, in any order.
+"""
 
 import random
 import shutil
@@ -140,8 +141,11 @@ def pull(walk: Walk) -> None:
 
 def materialise_some(walk: Walk) -> None:
     """Through Dagster, some assets that have what they read."""
-    materialize(walk.root, walk.instance, *walk.draw.choice([("raw/book",), ("raw/c4",),
-                                                             ("raw/book", "raw/c4", "mixed/both")]))
+    materialize(
+        walk.root,
+        walk.instance,
+        *walk.draw.choice([("raw/book",), ("raw/c4",), ("raw/book", "raw/c4", "mixed/both")]),
+    )
 
 
 def materialise_all(walk: Walk) -> None:
@@ -149,10 +153,29 @@ def materialise_all(walk: Walk) -> None:
     materialize(walk.root, walk.instance)
 
 
-CHANGES: list[Step] = [append, set_cut, edit_code, edit_nothing, delete, alter, lose_cache, lose_all, commit, push,
-                       exp_run]
-ANSWERS: list[Step] = [repro_all, repro_one, dvc_checkout, git_checkout, exp_apply, pull, materialise_some,
-                       materialise_all]
+CHANGES: list[Step] = [
+    append,
+    set_cut,
+    edit_code,
+    edit_nothing,
+    delete,
+    alter,
+    lose_cache,
+    lose_all,
+    commit,
+    push,
+    exp_run,
+]
+ANSWERS: list[Step] = [
+    repro_all,
+    repro_one,
+    dvc_checkout,
+    git_checkout,
+    exp_apply,
+    pull,
+    materialise_some,
+    materialise_all,
+]
 MUST_MATTER = {"repro_all", "git_checkout", "exp_apply", "pull", "materialise_all"}
 
 
@@ -168,8 +191,13 @@ def shown_versions(graph: Graph, instance: DagsterInstance) -> dict[str, str]:
 
 def state(root: Path) -> Mapping[str, str]:
     """All that git and DVC look after, by content."""
-    files = [root / "params.yaml", root / "stage.py", root / "dvc.lock", *root.glob("sources/*/*"),
-             *root.glob("data/*/*/text")]
+    files = [
+        root / "params.yaml",
+        root / "stage.py",
+        root / "dvc.lock",
+        *root.glob("sources/*/*"),
+        *root.glob("data/*/*/text"),
+    ]
     return {str(path): sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()}
 
 
@@ -178,11 +206,19 @@ def compare(walk: Walk, told: str) -> set[str]:
     graph, lock, stale = read_graph(walk.root), read_lock(walk.root), read_status(walk.root)
     report_outside_state(walk.instance, graph, lock, stale)
     assert out_of_date_in_dagster(walk.root, walk.instance) == set(stale), f"{told}: {stale}"
-    there = {address for address in lock
-             if not any(reason.startswith("changed outs") for reason in stale.get(address, ()))}
-    versions = {address: version for address, version in shown_versions(graph, walk.instance).items()
-                if address in there}
-    assert versions == {address: graph.data_version(address, lock[address]) for address in there}, told
+    there = {
+        address
+        for address in lock
+        if not any(reason.startswith("changed outs") for reason in stale.get(address, ()))
+    }
+    versions = {
+        address: version
+        for address, version in shown_versions(graph, walk.instance).items()
+        if address in there
+    }
+    assert versions == {address: graph.data_version(address, lock[address]) for address in there}, (
+        told
+    )
     return set(stale)
 
 
@@ -211,5 +247,7 @@ def take(root: Path, seed: int) -> None:
     assert 0 in sizes and len(sizes) > 2, "always or never out of date: the walk said nothing"
 
 
-def test_dagster_marks_what_dvc_would_make_and_shows_its_versions_at_every_random_step(tmp_path: Path) -> None:
+def test_dagster_marks_what_dvc_would_make_and_shows_its_versions_at_every_random_step(
+    tmp_path: Path,
+) -> None:
     take(tmp_path / "world", seed=0)

@@ -21,4 +21,6 @@ def gradients(hardware: Hardware) -> list[torch.Tensor]:
 
 def test_recomputed_activations_change_no_gradient() -> None:
     again = gradients(Hardware(checkpoint_activations=True, offload_activations=True))
-    assert all(torch.equal(one, other) for one, other in zip(gradients(Hardware()), again, strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(gradients(Hardware()), again, strict=True)
+    )

@@ -1,4 +1,6 @@
-"""Attention: documents that share a row, masked, compute what they compute alone; what it can't do is refused."""
+"""Attention: documents that share a row, masked, compute what they compute alone; what it can't do
+is refused.
+"""
 
 import numpy as np
 import pytest
@@ -32,7 +34,9 @@ def test_masked_documents_in_one_row_have_the_loss_they_have_alone() -> None:
     one, two, three = [3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3]
     loss = ready(tiny())
     together = forward(loss, batch(one, two, three), alone(), True, False)
-    apart = [forward(loss, batch(document), alone(), False, False) for document in (one, two, three)]
+    apart = [
+        forward(loss, batch(document), alone(), False, False) for document in (one, two, three)
+    ]
     assert together.item() == pytest.approx(sum(part.item() for part in apart), rel=1e-6)
     seen = forward(loss, batch(one, two, three), alone(), False, False)
     assert seen.item() != pytest.approx(together.item(), rel=1e-3)
@@ -42,7 +46,8 @@ def test_two_masked_rows_of_a_batch_do_not_see_each_other() -> None:
     loss, row = ready(tiny()), [3, 1, 4, 1]
     both = Batch(ids=np.array([row, row]), starts=[np.array([0, 2])] * 2)
     assert forward(loss, both, alone(), True, False).item() == pytest.approx(
-        2 * forward(loss, batch(row[:2], row[2:]), alone(), True, False).item(), rel=1e-6)
+        2 * forward(loss, batch(row[:2], row[2:]), alone(), True, False).item(), rel=1e-6
+    )
 
 
 def test_the_model_trains_with_the_loss_that_stock_transformers_has() -> None:
@@ -60,23 +65,36 @@ def test_the_probe_finds_documents_apart_or_together_as_asked(mask: bool) -> Non
 def test_the_probe_finds_a_leak_between_masked_documents() -> None:
     loss = ready(tiny())
     whole = loss.forward
-    loss.forward = lambda ids, targets, positions, attention: whole(ids, targets, positions, {})  # the mask gets lost
+    loss.forward = lambda ids, targets, positions, attention: whole(
+        ids, targets, positions, {}
+    )  # the mask gets lost
     with pytest.raises(UserError, match="document_mask = true a document sees another"):
         check_sight(loss, alone(), True, False)
 
 
 def test_the_probe_finds_attention_that_looks_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(attention.functional, "scaled_dot_product_attention",
-                        lambda *parts, **options: plain(*parts, **options | {"is_causal": False}))
+    monkeypatch.setattr(
+        attention.functional,
+        "scaled_dot_product_attention",
+        lambda *parts, **options: plain(*parts, **options | {"is_causal": False}),
+    )
     with pytest.raises(UserError, match="not causal"):
         check_sight(ready(tiny()), alone(), False, False)
 
 
 def test_a_sliding_window_is_refused() -> None:
-    model = MistralForCausalLM(MistralConfig(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, sliding_window=8))
+    model = MistralForCausalLM(
+        MistralConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            sliding_window=8,
+        )
+    )
     with pytest.raises(UserError, match="sliding_window"):
         forward(ready(model), batch([1, 2, 3]), alone(), False, False)
 
@@ -84,13 +102,25 @@ def test_a_sliding_window_is_refused() -> None:
 def test_rows_are_dealt_out_so_that_each_runs_once_whatever_the_number_of_processes() -> None:
     numbers = np.arange(10)
     for size, sp in ((1, 1), (2, 1), (3, 1), (4, 2)):
-        worlds = [alone().__class__(device=torch.device("cpu"), rank=rank, size=size, hardware=Hardware(sp=sp))
-                  for rank in range(size)]
+        worlds = [
+            alone().__class__(
+                device=torch.device("cpu"), rank=rank, size=size, hardware=Hardware(sp=sp)
+            )
+            for rank in range(size)
+        ]
         dealt = [list(shares(numbers, 2, world)) for world in worlds]
         assert len({len(passes) for passes in dealt}) == 1
         first_of_group = dealt[::sp]
-        assert sorted(row for passes in first_of_group for rows, counts in passes if counts for row in rows) == \
-            numbers.tolist()
+        assert (
+            sorted(
+                row
+                for passes in first_of_group
+                for rows, counts in passes
+                if counts
+                for row in rows
+            )
+            == numbers.tolist()
+        )
 
 
 def test_context_parallelism_is_refused_with_the_reason() -> None:
@@ -108,7 +138,7 @@ def test_cached_attention_is_the_naive_one_with_fewer_keys_than_queries(asked: i
     for head in range(4):
         scores = query[:, head] @ key[:, head // 2].transpose(1, 2) / 8**0.5
         for row in range(asked):
-            scores[:, row, 20 - asked + row + 1:] = float("-inf")
+            scores[:, row, 20 - asked + row + 1 :] = float("-inf")
         right = scores.softmax(-1) @ value[:, head // 2]
         torch.testing.assert_close(found[:, :, head], right)
 

@@ -1,4 +1,6 @@
-"""The base is a whole model folder that can be trained, or it is refused with the key that names it."""
+"""The base is a whole model folder that can be trained, or it is refused with the key that names
+it.
+"""
 
 import json
 from collections.abc import Callable
@@ -22,7 +24,9 @@ from training.model import load_model, save_model, transformers_tokenizer
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model folder without a tokenizer, and a graph whose tokenizer has as many tokens as the model knows."""
+    """A model folder without a tokenizer, and a graph whose tokenizer has as many tokens as the
+    model knows.
+    """
     monkeypatch.chdir(tmp_path)
     set_tokenizer(VOCABULARY)
     tiny().save_pretrained("model")
@@ -43,22 +47,36 @@ def set_tokenizer(size: int) -> None:
 
 def set_params(source: str, **section: object) -> None:
     """params.yaml with that base."""
-    Path("params.yaml").write_text(yaml.safe_dump({"base_checkpoint": {"source": source, **section},
-                                                   "raw_corpus": {"domains": {"mine": {}}}}))
+    Path("params.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "base_checkpoint": {"source": source, **section},
+                "raw_corpus": {"domains": {"mine": {}}},
+            }
+        )
+    )
 
 
 def test_a_base_without_a_tokenizer_gets_the_graphs(base: Path) -> None:
     (base / "tokenizer_config.json").write_text('{"part": "of another"}')
     base_checkpoint.run()
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        assert Path("data/base_checkpoint", name).read_bytes() == Path("data/tokenizer", name).read_bytes()
+        assert (
+            Path("data/base_checkpoint", name).read_bytes()
+            == Path("data/tokenizer", name).read_bytes()
+        )
     assert load_model(Path("data/base_checkpoint")).config.vocab_size == VOCABULARY
 
 
-def test_a_tokenizer_with_an_id_beyond_the_models_rows_is_refused_and_the_last_id_is_not(base: Path) -> None:
+def test_a_tokenizer_with_an_id_beyond_the_models_rows_is_refused_and_the_last_id_is_not(
+    base: Path,
+) -> None:
     set_tokenizer(VOCABULARY + 1)
-    with pytest.raises(UserError, match=f"base_checkpoint.source = model: .*vocab_size = {VOCABULARY}, but .*"
-                                        f"tokenizer.source gives ids up to {VOCABULARY}"):
+    with pytest.raises(
+        UserError,
+        match=f"base_checkpoint.source = model: .*vocab_size = {VOCABULARY}, but .*"
+        f"tokenizer.source gives ids up to {VOCABULARY}",
+    ):
         base_checkpoint.run()
     set_tokenizer(VOCABULARY)
     base_checkpoint.run()
@@ -66,7 +84,9 @@ def test_a_tokenizer_with_an_id_beyond_the_models_rows_is_refused_and_the_last_i
 
 def test_a_base_with_another_tokenizer_is_refused(base: Path) -> None:
     train_bpe(iter(["word " * 9]), 300).save(str(base / "tokenizer.json"))
-    with pytest.raises(UserError, match="base_checkpoint.source = model: .*not the tokenizer that made"):
+    with pytest.raises(
+        UserError, match="base_checkpoint.source = model: .*not the tokenizer that made"
+    ):
         base_checkpoint.run()
 
 
@@ -92,7 +112,8 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_base_with_the_graphs_own_tokenizer_is_taken_whatever_its_file_looks_like(
-        read: Path) -> None:
+    read: Path,
+) -> None:
     described = json.loads((read / "tokenizer.json").read_text())
     described["model"]["merges"] = [" ".join(pair) for pair in described["model"]["merges"]]
     (read / "tokenizer.json").write_text(json.dumps(described))
@@ -100,22 +121,27 @@ def test_a_base_with_the_graphs_own_tokenizer_is_taken_whatever_its_file_looks_l
 
 
 def test_a_base_whose_pre_tokenizer_differs_is_refused_by_text_though_its_vocabulary_is_the_same(
-        read: Path) -> None:
+    read: Path,
+) -> None:
     described = set_texts_tokenizer(read)
     described["pre_tokenizer"]["add_prefix_space"] = False
     (read / "tokenizer.json").write_text(json.dumps(described))
-    said = (r"^base_checkpoint.source = model: model/tokenizer.json is not the tokenizer that made "
-            r".*: the text 'a' has the ids \[\d+\] there and \[\d+, \d+\] here. "
-            r"Set tokenizer.source to model.")
+    said = (
+        r"^base_checkpoint.source = model: model/tokenizer.json is not the tokenizer that made "
+        r".*: the text 'a' has the ids \[\d+\] there and \[\d+, \d+\] here. "
+        r"Set tokenizer.source to model."
+    )
     with pytest.raises(UserError, match=said):
         base_checkpoint.run()
     assert not Path("data/base_checkpoint").exists()
 
 
-@pytest.mark.parametrize(("key", "name"), [
-    ("bos_token", "</s>"), ("eos_token", "<s>"), ("eos_token", None)])
+@pytest.mark.parametrize(
+    ("key", "name"), [("bos_token", "</s>"), ("eos_token", "<s>"), ("eos_token", None)]
+)
 def test_a_base_that_names_other_tokens_at_the_ends_of_a_text_is_refused(
-        read: Path, key: str, name: str | None) -> None:
+    read: Path, key: str, name: str | None
+) -> None:
     named = {"bos_token": "<s>", "eos_token": "</s>", key: name}
     (read / "tokenizer_config.json").write_text(json.dumps(named))
     said = f"tokenizer_config.json there names the id .* as {key}, and here "
@@ -124,16 +150,22 @@ def test_a_base_that_names_other_tokens_at_the_ends_of_a_text_is_refused(
 
 
 def test_a_base_carries_nothing_of_the_last_use_of_its_tokenizer(read: Path) -> None:
-    set_texts_tokenizer(read, truncation={"direction": "Right", "max_length": 2,
-                                          "strategy": "LongestFirst", "stride": 0})
+    set_texts_tokenizer(
+        read,
+        truncation={"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+    )
     base_checkpoint.run()
     assert json.loads(Path("data/base_checkpoint/tokenizer.json").read_text())["truncation"] is None
 
 
 def test_a_base_without_a_tokenizer_is_said_to_be_taken_on_trust(
-        base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base_checkpoint.run()
-    assert "it brings no tokenizer, so its ids cannot be compared with those" in capsys.readouterr().err
+    assert (
+        "it brings no tokenizer, so its ids cannot be compared with those"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_tokenizer_in_an_older_form_is_compared_too(read: Path) -> None:
@@ -142,16 +174,19 @@ def test_a_tokenizer_in_an_older_form_is_compared_too(read: Path) -> None:
     (read / "vocab.json").write_text(json.dumps(described["model"]["vocab"]))
     merges = [" ".join(pair) for pair in described["model"]["merges"]]
     (read / "merges.txt").write_text("\n".join(merges) + "\n")
-    write_json(read / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer",
-                                                "bos_token": "<s>"})
+    write_json(
+        read / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>"}
+    )
     said = "model/vocab.json is not the tokenizer .*the text .* remove model/vocab.json"
     with pytest.raises(UserError, match=said):
         base_checkpoint.run()
 
 
 def test_the_saved_models_tokenizer_allows_what_the_model_may_read(read: Path) -> None:
-    write_json(read / "tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>",
-                                                "model_max_length": 16})
+    write_json(
+        read / "tokenizer_config.json",
+        {"bos_token": "<s>", "eos_token": "</s>", "model_max_length": 16},
+    )
     model = tiny(vocabulary=320)
     model.config.max_position_embeddings = 64
     save_model(dict(model.named_parameters()), model.config, read, Path("saved"))
@@ -159,16 +194,33 @@ def test_the_saved_models_tokenizer_allows_what_the_model_may_read(read: Path) -
 
 
 def test_transformers_tokenizer_gives_our_ids_and_begins_a_text_once(read: Path) -> None:
-    begins_twice = {"type": "TemplateProcessing", "pair": [], "single": [
-        {"SpecialToken": {"id": "<s>", "type_id": 0}},
-        {"SpecialToken": {"id": "<s>", "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}}],
-        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}
-    set_texts_tokenizer(read, post_processor=begins_twice, truncation={
-        "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0})
-    (read / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
-        "model_max_length": 4, "max_length": 4, "padding_side": "left"}))
+    begins_twice = {
+        "type": "TemplateProcessing",
+        "pair": [],
+        "single": [
+            {"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+    }
+    set_texts_tokenizer(
+        read,
+        post_processor=begins_twice,
+        truncation={"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+    )
+    (read / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "LlamaTokenizer",
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "model_max_length": 4,
+                "max_length": 4,
+                "padding_side": "left",
+            }
+        )
+    )
     opened, text = transformers_tokenizer(read), "word of words " * 40
     plain = load_tokenizer(read).encode(text, add_special_tokens=False).ids
     assert opened(text).input_ids == [0, *plain]
@@ -187,24 +239,36 @@ def cut_short(model: Path) -> None:
 
 def of_another(key: str, value: int) -> Callable[[Path], None]:
     """A config.json that is not of these weights."""
+
     def change(model: Path) -> None:
         config = json.loads((model / "config.json").read_text())
         assert config[key] != value
         (model / "config.json").write_text(json.dumps({**config, key: value}))
+
     return change
 
 
-@pytest.mark.parametrize(("harm", "said"), [
-    (cut_short, "broken or cut short"),
-    (of_another("intermediate_size", 96), r"not of one model: .*is \[48, 32\] there and \[96, 32\] by config.json"),
-    (of_another("num_hidden_layers", 3), r"not of one model: model.layers.2.* is not there"),
-    (lambda model: (model / "model.safetensors").unlink(), "no file named model.safetensors"),
-    (lambda model: (model / "config.json").write_text("{"), "transformers cannot read it"),
-    (lambda model: (model / "config.json").unlink(), "no config.json there. Name a transformers folder"),
-    (lambda model: model.rename("elsewhere"), "no such folder"),
-])
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (cut_short, "broken or cut short"),
+        (
+            of_another("intermediate_size", 96),
+            r"not of one model: .*is \[48, 32\] there and \[96, 32\] by config.json",
+        ),
+        (of_another("num_hidden_layers", 3), r"not of one model: model.layers.2.* is not there"),
+        (lambda model: (model / "model.safetensors").unlink(), "no file named model.safetensors"),
+        (lambda model: (model / "config.json").write_text("{"), "transformers cannot read it"),
+        (
+            lambda model: (model / "config.json").unlink(),
+            "no config.json there. Name a transformers folder",
+        ),
+        (lambda model: model.rename("elsewhere"), "no such folder"),
+    ],
+)
 def test_a_folder_that_is_no_whole_model_is_told_by_the_users_key_and_leaves_nothing(
-        base: Path, harm: Callable[[Path], None], said: str) -> None:
+    base: Path, harm: Callable[[Path], None], said: str
+) -> None:
     harm(base)
     with pytest.raises(UserError, match=f"(?s)^base_checkpoint.source = model: .*{said}") as told:
         base_checkpoint.run()
@@ -222,9 +286,14 @@ def test_a_domain_left_behind_gives_no_rows_to_pretrain_on(tmp_path: Path) -> No
     for number, name in enumerate(("mine", "left")):
         (tmp_path / name).mkdir()
         described = schema(VOCABULARY)
-        batch = pa.RecordBatch.from_pydict({"id": [1, 2], "heldout": [False, False],
-                                            "input_ids": [[number] * 20, [number] * 20]}, described)
-        with pa.OSFile(str(tmp_path / name / FILE), "wb") as file, pa.ipc.new_stream(file, described) as writer:
+        batch = pa.RecordBatch.from_pydict(
+            {"id": [1, 2], "heldout": [False, False], "input_ids": [[number] * 20, [number] * 20]},
+            described,
+        )
+        with (
+            pa.OSFile(str(tmp_path / name / FILE), "wb") as file,
+            pa.ipc.new_stream(file, described) as writer,
+        ):
             writer.write_batch(batch)
     assert set(np.unique(document_rows(tmp_path, ["mine"], 8, 0))) == {0}
     assert set(np.unique(document_rows(tmp_path, ["mine", "left"], 8, 0))) == {0, 1}

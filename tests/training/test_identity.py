@@ -159,8 +159,8 @@ def test_a_training_that_begins_anew_says_what_an_earlier_one_left_and_what_was_
     said = capsys.readouterr().err
     assert f"{first} holds a training up to step " in said
     assert (
-        "of other settings or data (checkpoint.optimizer, checkpoint.seed). This one starts from step 0"
-        in said
+        "of other settings or data (checkpoint.optimizer, checkpoint.seed). This one starts from "
+        "step 0" in said
     )
 
 

@@ -1,4 +1,6 @@
-"""The loop: batches may be cut, the order of rows and the rate are known before, and the same seed gives the same."""
+"""The loop: batches may be cut, the order of rows and the rate are known before, and the same seed
+gives the same.
+"""
 
 import numpy as np
 import pytest
@@ -16,9 +18,12 @@ from training.snapshots import StepLog
 def task(rows_per_pass: int = 8, bf16: bool = False, **changes: object) -> Task:
     """Four steps of eight rows; every row holds two documents."""
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (12, LENGTH))
-    optimizer = OptimizerConfig(learning_rate=1e-2, batch_tokens=8 * LENGTH,
-                                micro_batch_tokens=rows_per_pass * LENGTH).model_copy(update=changes)
-    return Task(what="test", rows=RowsInMemory(ids=ids), steps=4, optimizer=optimizer, seed=0, bf16=bf16)
+    optimizer = OptimizerConfig(
+        learning_rate=1e-2, batch_tokens=8 * LENGTH, micro_batch_tokens=rows_per_pass * LENGTH
+    ).model_copy(update=changes)
+    return Task(
+        what="test", rows=RowsInMemory(ids=ids), steps=4, optimizer=optimizer, seed=0, bf16=bf16
+    )
 
 
 def trained(work: Task) -> dict[str, torch.Tensor]:
@@ -32,7 +37,8 @@ def trained(work: Task) -> dict[str, torch.Tensor]:
 def test_gradients_of_a_batch_cut_into_passes_are_those_of_the_whole(rows_per_pass: int) -> None:
     whole, cut, numbers = TokenLoss(tiny()), TokenLoss(tiny()), np.arange(8)
     assert accumulate(whole, numbers, task(), alone()) == pytest.approx(
-        accumulate(cut, numbers, task(rows_per_pass), alone()), rel=1e-6)
+        accumulate(cut, numbers, task(rows_per_pass), alone()), rel=1e-6
+    )
     for one, other in zip(whole.parameters(), cut.parameters(), strict=True):
         assert one.grad is not None and other.grad is not None and one.grad.abs().max() > 0
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-7)
@@ -60,7 +66,9 @@ def test_every_epoch_shows_every_row_once_in_an_order_of_its_own() -> None:
 
 
 def test_the_rate_warms_up_then_stays_or_falls_to_a_tenth() -> None:
-    constant = OptimizerConfig(learning_rate=1.0, warmup_steps=4, batch_tokens=1, micro_batch_tokens=1)
+    constant = OptimizerConfig(
+        learning_rate=1.0, warmup_steps=4, batch_tokens=1, micro_batch_tokens=1
+    )
     assert [learning_rate_at(constant, step, 10) for step in (0, 3, 4, 9)] == [0.25, 1, 1, 1]
     cosine = constant.model_copy(update={"schedule": "cosine"})
     assert learning_rate_at(cosine, 4, 10) == pytest.approx(1)

@@ -16,14 +16,20 @@ def world() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
     targets = torch.randint(VOCABULARY, (TOKENS,), generator=draw)
     targets[5] = IGNORED
-    return (torch.randn(TOKENS, WIDTH, generator=draw), torch.randn(VOCABULARY, WIDTH, generator=draw), targets)
+    return (
+        torch.randn(TOKENS, WIDTH, generator=draw),
+        torch.randn(VOCABULARY, WIDTH, generator=draw),
+        targets,
+    )
 
 
 def reference() -> tuple[torch.Tensor, ...]:
     """Plain fp32: loss, gradient of the hidden states, gradient of the head."""
     hidden, weight, targets = world()
     hidden.requires_grad_(), weight.requires_grad_()
-    loss = functional.cross_entropy(hidden @ weight.T, targets, reduction="sum", ignore_index=IGNORED)
+    loss = functional.cross_entropy(
+        hidden @ weight.T, targets, reduction="sum", ignore_index=IGNORED
+    )
     (loss * 0.37).backward()
     assert hidden.grad is not None and weight.grad is not None
     return loss.detach(), hidden.grad, weight.grad
@@ -46,7 +52,9 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("logits_at_once", [1, 3 * VOCABULARY, 7 * VOCABULARY, 1 << 20])
-def test_in_fp32_loss_and_gradients_are_those_of_plain_cross_entropy_to_a_millionth(logits_at_once: int) -> None:
+def test_in_fp32_loss_and_gradients_are_those_of_plain_cross_entropy_to_a_millionth(
+    logits_at_once: int,
+) -> None:
     for got, wanted in zip(ours(logits_at_once), reference(), strict=True):
         assert got.dtype == torch.float32 and distance(got, wanted) < 1e-6
 

@@ -1,4 +1,6 @@
-"""The plan: its counts are those of real models, and what it says of memory and time follows from them."""
+"""The plan: its counts are those of real models, and what it says of memory and time follows from
+them.
+"""
 
 import subprocess
 import sys
@@ -25,7 +27,11 @@ def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -
     config = kind.from_json_file(ROOT / f"models/{name}.json")
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config).num_parameters()
-    assert shape_of(config).parameters == pytest.approx(built, rel=1e-5) == pytest.approx(FIGURES[name], rel=1e-3)
+    assert (
+        shape_of(config).parameters
+        == pytest.approx(built, rel=1e-5)
+        == pytest.approx(FIGURES[name], rel=1e-3)
+    )
 
 
 def test_flops_are_those_that_torch_counts() -> None:
@@ -51,30 +57,59 @@ def test_memory_adds_up_to_the_rule_of_sixteen_bytes_and_moves_where_the_hardwar
     away = Hardware(checkpoint_activations=True, offload_activations=True, offload_weights=True)
     moved = on_device(shape, away, 8, 81_920, "adamw")
     assert moved["weights, fp32"] == moved["moments"] == moved["what enters each layer"] == 0
-    assert on_host(shape, away, 8, 81_920, "adamw") == pytest.approx(state + parts["what enters each layer"])
+    assert on_host(shape, away, 8, 81_920, "adamw") == pytest.approx(
+        state + parts["what enters each layer"]
+    )
     along = on_device(shape, Hardware(checkpoint_activations=True, sp=8), 8, 81_920, "adamw")
     assert along["inside a layer"] == parts["inside a layer"] / 8
 
 
 def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m training.plan` in the project."""
-    return subprocess.run([sys.executable, "-m", "training.plan", *arguments], capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, "-m", "training.plan", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
 
 
 def test_the_plan_prints_every_part_and_a_ratio_for_every_row_of_the_paper() -> None:
     said = plan("llama2-7b-80k").stdout
-    for part in ("6.74B parameters", "1,271 steps of 48 rows x 81,920", "62% attention", "gradients, fp32", "GPU-hours",
-                 "packed_shards", "fits"):
+    for part in (
+        "6.74B parameters",
+        "1,271 steps of 48 rows x 81,920",
+        "62% attention",
+        "gradients, fp32",
+        "GPU-hours",
+        "packed_shards",
+        "fits",
+    ):
         assert part in said
-    assert len([line for line in beside_the_paper(0.45).splitlines() if "llama-2-" in line]) == len(PAPER) == 8
+    assert (
+        len([line for line in beside_the_paper(0.45).splitlines() if "llama-2-" in line])
+        == len(PAPER)
+        == 8
+    )
 
 
 def test_a_plan_that_does_not_fit_says_so_and_what_would() -> None:
-    said = plan("llama2-7b-80k", "--accelerate", "training/accelerate/gpu-1.yaml", "--gpu", "H100").stdout
+    said = plan(
+        "llama2-7b-80k", "--accelerate", "training/accelerate/gpu-1.yaml", "--gpu", "H100"
+    ).stdout
     assert "DOES NOT FIT" in said and "fsdp_offload_params" in said
-    assert ": fits" in plan("llama2-7b-80k", "--accelerate", "training/accelerate/gpu-1.yaml", "--gpu", "H200").stdout
+    assert (
+        ": fits"
+        in plan(
+            "llama2-7b-80k", "--accelerate", "training/accelerate/gpu-1.yaml", "--gpu", "H200"
+        ).stdout
+    )
 
 
 def test_a_profile_that_is_not_there_is_a_line_that_names_those_that_are() -> None:
     wrong = plan("llama3")
-    assert wrong.returncode == 1 and "llama2-7b-80k" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert (
+        wrong.returncode == 1
+        and "llama2-7b-80k" in wrong.stderr
+        and "Traceback" not in wrong.stderr
+    )

@@ -1,4 +1,6 @@
-"""Two processes train what one trains: sharded, along the row, masked, and when their number changes on the way."""
+"""Two processes train what one trains: sharded, along the row, masked, and when their number
+changes on the way.
+"""
 
 import os
 import signal
@@ -34,17 +36,31 @@ def accelerate_file(root: Path, processes: int = 2, **options: object) -> Path:
 
 def started(file: Path, **environment: str) -> subprocess.Popen[str]:
     """The stage under that file."""
-    return subprocess.Popen([sys.executable, "-m", "training.checkpoint", "model"], stderr=subprocess.PIPE, text=True,
-                            start_new_session=True,
-                            env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_ACCELERATE": str(file),
-                                 "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", **environment})
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.checkpoint", "model"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "NEEDLEWORK_ACCELERATE": str(file),
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            **environment,
+        },
+    )
 
 
 def launched(file: Path, until: str | None = None, **environment: str) -> str:
-    """Run the stage under that file, or kill it when a snapshot of the name `until` is there; returns what it said."""
+    """Run the stage under that file, or kill it when a snapshot of the name `until` is there;
+    returns what it said.
+    """
     process = started(file, **environment)
     if until is not None:
-        while process.poll() is None and not list(Path(".training/checkpoint/model").glob(f"*/{until}")):
+        while process.poll() is None and not list(
+            Path(".training/checkpoint/model").glob(f"*/{until}")
+        ):
             pass
         os.killpg(process.pid, 9)
     said = process.communicate()[1]
@@ -59,13 +75,21 @@ def weights(root: Path) -> dict[str, torch.Tensor]:
 
 def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Equal up to the order of fp32 sums over six steps."""
-    return one.keys() == other.keys() and all(torch.allclose(one[name], other[name], atol=2e-5) for name in one)
+    return one.keys() == other.keys() and all(
+        torch.allclose(one[name], other[name], atol=2e-5) for name in one
+    )
 
 
-@pytest.mark.parametrize("case", ["sharded", "sharded, masked, recomputed", "along the row", "along the row, masked"])
+@pytest.mark.parametrize(
+    "case", ["sharded", "sharded, masked, recomputed", "along the row", "along the row, masked"]
+)
 def test_two_processes_train_the_model_that_one_trains(project: Project, case: str) -> None:
-    settings = {"document_mask": "masked" in case, "tokens": 3 * 5 * LENGTH,
-                "optimizer": {"batch_tokens": 5 * LENGTH}, "models": {"model": {"source": "data/packed_shards/rows"}}}
+    settings = {
+        "document_mask": "masked" in case,
+        "tokens": 3 * 5 * LENGTH,
+        "optimizer": {"batch_tokens": 5 * LENGTH},
+        "models": {"model": {"source": "data/packed_shards/rows"}},
+    }
     alone = project(**settings)
     run("model")
     together = project(**settings)
@@ -89,7 +113,9 @@ def test_a_training_goes_on_with_another_number_of_processes(project: Project) -
 def test_sigterm_to_the_stage_leaves_a_snapshot_of_all_its_processes(project: Project) -> None:
     root = project(tokens=100_000 * 4 * LENGTH)
     process = started(accelerate_file(root), NEEDLEWORK_SNAPSHOT_SECONDS="3600")
-    while process.poll() is None and not list(root.glob(".training/checkpoint/model/*/at/*/record.json")):
+    while process.poll() is None and not list(
+        root.glob(".training/checkpoint/model/*/at/*/record.json")
+    ):
         pass
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
@@ -98,7 +124,9 @@ def test_sigterm_to_the_stage_leaves_a_snapshot_of_all_its_processes(project: Pr
     assert len(list(left.glob("part-*"))) == 2 and is_whole(left)
 
 
-def test_the_launcher_waits_after_sigterm_for_as_long_as_needlework_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_launcher_waits_after_sigterm_for_as_long_as_needlework_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def waits() -> int | None:
         be_patient()
         found = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1).shutdown_timeout
@@ -117,12 +145,18 @@ def test_the_launcher_waits_after_sigterm_for_as_long_as_needlework_says(monkeyp
 
 
 def test_moments_of_eight_bits_go_on_in_the_process_they_belong_to_and_in_no_other_number(
-        project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torchao", reason="the extra `memory` is not installed")
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # torchao compiles its step, which takes minutes
-    settings = {"optimizer": {"kind": "adamw_8bit"}, "models": {"model": {"source": "data/packed_shards/rows"}}}
+    settings = {
+        "optimizer": {"kind": "adamw_8bit"},
+        "models": {"model": {"source": "data/packed_shards/rows"}},
+    }
     whole = project(**settings)
-    tiny(feed_forward=512).save_pretrained(whole / "data/base_checkpoint")  # half of a smaller layer stays in fp32
+    tiny(feed_forward=512).save_pretrained(
+        whole / "data/base_checkpoint"
+    )  # half of a smaller layer stays in fp32
     launched(accelerate_file(whole))
     struck = project(**settings)
     tiny(feed_forward=512).save_pretrained(struck / "data/base_checkpoint")
@@ -140,7 +174,11 @@ def test_moments_of_eight_bits_go_on_in_the_process_they_belong_to_and_in_no_oth
 def test_a_mistake_under_several_processes_is_a_line_and_no_traceback(project: Project) -> None:
     root = project()
     file = accelerate_file(root, parallelism_config={"parallelism_config_cp_size": 2})
-    process = subprocess.run([sys.executable, "-m", "training.checkpoint", "model"], capture_output=True, text=True,
-                             env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_ACCELERATE": str(file)})
+    process = subprocess.run(
+        [sys.executable, "-m", "training.checkpoint", "model"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_ACCELERATE": str(file)},
+    )
     assert process.returncode == 1 and "documents would silently see each other" in process.stderr
     assert "Traceback" not in process.stderr

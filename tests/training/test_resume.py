@@ -27,14 +27,25 @@ Project = Callable[..., Path]
 
 def files(folder: Path) -> dict[str, str]:
     """Every file of the artefact and its hash."""
-    return {name: facts["sha256"] for name, facts in json.loads((folder / "record.json").read_text())["files"].items()}
+    return {
+        name: facts["sha256"]
+        for name, facts in json.loads((folder / "record.json").read_text())["files"].items()
+    }
 
 
 def start(**environment: str) -> subprocess.Popen[str]:
     """The stage, as a user runs it, with a snapshot after every step."""
-    return subprocess.Popen([sys.executable, "-m", "training.checkpoint", "model"], stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "PYTHONPATH": str(ROOT), "NEEDLEWORK_SNAPSHOT_SECONDS": "0",
-                                 **environment})
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.checkpoint", "model"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "NEEDLEWORK_SNAPSHOT_SECONDS": "0",
+            **environment,
+        },
+    )
 
 
 def scratch(root: Path) -> Path:
@@ -65,28 +76,38 @@ def test_killed_at_random_points_and_run_again_gives_the_same_bytes(project: Pro
 def test_sigterm_leaves_a_snapshot_and_the_next_run_goes_on(project: Project) -> None:
     root = project(tokens=100_000 * 4 * LENGTH)
     process = start(NEEDLEWORK_SNAPSHOT_SECONDS="3600")
-    while process.poll() is None and not list(root.glob(".training/checkpoint/model/*/at/*/record.json")):
+    while process.poll() is None and not list(
+        root.glob(".training/checkpoint/model/*/at/*/record.json")
+    ):
         pass
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
     assert process.returncode == 143 and "Traceback" not in said
     (left,) = scratch(root).glob("step-*")
-    assert f"stopped as asked after step {int(left.name[-8:])}; the same command goes on from" in said
+    assert (
+        f"stopped as asked after step {int(left.name[-8:])}; the same command goes on from" in said
+    )
     again = start()
-    while again.poll() is None and not (left.with_name(f"step-{int(left.name[-8:]) + 1:08d}")).is_dir():
+    while (
+        again.poll() is None
+        and not (left.with_name(f"step-{int(left.name[-8:]) + 1:08d}")).is_dir()
+    ):
         pass
     again.send_signal(signal.SIGTERM)
     assert f"going on after step {int(left.name[-8:])}" in again.communicate()[1]
 
 
-def test_a_damaged_snapshot_is_named_and_an_older_one_taken(project: Project, capsys: pytest.CaptureFixture[str],
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_snapshot_is_named_and_an_older_one_taken(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
     root = project(optimizer={"spike_nats": None})
     run("model")
     wanted = files(root / "data/checkpoint/model")
     process = start()
-    while process.poll() is None and not list(root.glob(".training/checkpoint/model/*/step-00000004")):
+    while process.poll() is None and not list(
+        root.glob(".training/checkpoint/model/*/step-00000004")
+    ):
         pass
     process.kill()
     process.communicate()
@@ -109,11 +130,14 @@ def test_at_most_two_snapshots_are_kept(project: Project, monkeypatch: pytest.Mo
     assert len(list(scratch(root).glob("step-*"))) <= 2
 
 
-def test_a_loss_that_is_no_number_stops_and_names_the_last_good_snapshot(project: Project,
-                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_no_number_stops_and_names_the_last_good_snapshot(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
     root = project(optimizer={"learning_rate": 1e30, "clip_norm": 1e30})
-    with pytest.raises(UserError, match=r"Lower optimizer.learning_rate .* The last good snapshot is .*step-0000"):
+    with pytest.raises(
+        UserError, match=r"Lower optimizer.learning_rate .* The last good snapshot is .*step-0000"
+    ):
         run("model")
     assert not (root / "data/checkpoint/model").exists()
 
@@ -123,43 +147,67 @@ def test_a_snapshot_by_tokens_is_the_model_of_a_shorter_training(project: Projec
     run("model")
     shorter = project(tokens=2 * 4 * LENGTH)
     run("model")
-    one, other = (load_file(path / "model.safetensors") for path in
-                  (longer / f"data/checkpoint/model/at/{2 * 4 * LENGTH}", shorter / "data/checkpoint/model"))
+    one, other = (
+        load_file(path / "model.safetensors")
+        for path in (
+            longer / f"data/checkpoint/model/at/{2 * 4 * LENGTH}",
+            shorter / "data/checkpoint/model",
+        )
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_trained_model_has_its_new_base_in_its_config_and_stock_transformers_computes_the_same(project: Project
-                                                                                                 ) -> None:
+def test_a_trained_model_has_its_new_base_in_its_config_and_stock_transformers_computes_the_same(
+    project: Project,
+) -> None:
     root = project()
     run("model")
-    stock = AutoModelForCausalLM.from_pretrained(root / "data/checkpoint/model", dtype=torch.float32)
-    assert stock.config.rope_parameters["rope_theta"] == 50000 and stock.config.max_position_embeddings == LENGTH
+    stock = AutoModelForCausalLM.from_pretrained(
+        root / "data/checkpoint/model", dtype=torch.float32
+    )
+    assert (
+        stock.config.rope_parameters["rope_theta"] == 50000
+        and stock.config.max_position_embeddings == LENGTH
+    )
     assert (root / "data/checkpoint/model/log.csv").read_text().count("\n") == 1 + 6
 
 
 def test_a_snapshot_can_be_a_model_of_the_comparison(project: Project) -> None:
     tokens = 2 * 4 * LENGTH
-    models = {"model": {"source": "data/packed_shards/rows", "snapshots": [tokens]},
-              "early": {"source": "data/checkpoint/model", "at": tokens},
-              "wrong": {"source": "data/checkpoint/model", "at": 7}}
+    models = {
+        "model": {"source": "data/packed_shards/rows", "snapshots": [tokens]},
+        "early": {"source": "data/checkpoint/model", "at": tokens},
+        "wrong": {"source": "data/checkpoint/model", "at": 7},
+    }
     root = project(models=models)
     run("model")
     run("early")
-    assert json.loads((root / "data/checkpoint/early/record.json").read_text())["tokens_trained"] == tokens
+    assert (
+        json.loads((root / "data/checkpoint/early/record.json").read_text())["tokens_trained"]
+        == tokens
+    )
     with pytest.raises(UserError, match=f"has these snapshots: {tokens}"):
         run("wrong")
 
 
-def test_a_snapshot_that_no_whole_step_reaches_is_refused_before_anything_is_trained(project: Project) -> None:
-    root = project(tokens=6 * 4 * LENGTH + 50, models={"model": {"source": "data/packed_shards/rows",
-                                                                 "snapshots": [6 * 4 * LENGTH + 1]}})
-    with pytest.raises(UserError, match="769 tokens are never reached: checkpoint.tokens = 818 are 768 in whole steps"):
+def test_a_snapshot_that_no_whole_step_reaches_is_refused_before_anything_is_trained(
+    project: Project,
+) -> None:
+    root = project(
+        tokens=6 * 4 * LENGTH + 50,
+        models={"model": {"source": "data/packed_shards/rows", "snapshots": [6 * 4 * LENGTH + 1]}},
+    )
+    with pytest.raises(
+        UserError,
+        match="769 tokens are never reached: checkpoint.tokens = 818 are 768 in whole steps",
+    ):
         run("model")
     assert not (root / "data/checkpoint/model").exists() and not (root / ".training").exists()
 
 
 def test_a_snapshot_asked_for_after_the_training_is_made_from_a_state_before_it_or_refused(
-        project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
     root, step = project(), 4 * LENGTH
 
@@ -172,7 +220,9 @@ def test_a_snapshot_asked_for_after_the_training_is_made_from_a_state_before_it_
     wanted, states = files(made), sorted(path.name for path in made.parent.glob("step-*"))
     assert states == ["step-00000004", "step-00000005"]
     ask_for(2 * step, 3 * step)
-    with pytest.raises(UserError, match="passed 384 tokens already, and the earliest state kept is that after 512"):
+    with pytest.raises(
+        UserError, match="passed 384 tokens already, and the earliest state kept is that after 512"
+    ):
         run("model")
     ask_for(2 * step, 5 * step)
     run("model")
@@ -180,28 +230,40 @@ def test_a_snapshot_asked_for_after_the_training_is_made_from_a_state_before_it_
     later = load_file(root / f"data/checkpoint/model/at/{5 * step}/model.safetensors")
     project(tokens=5 * step)
     run("model")
-    assert all(torch.equal(part, later[name]) for name, part in
-               load_file("data/checkpoint/model/model.safetensors").items())
+    assert all(
+        torch.equal(part, later[name])
+        for name, part in load_file("data/checkpoint/model/model.safetensors").items()
+    )
 
 
-def test_a_time_between_snapshots_that_is_no_number_is_a_line(project: Project, monkeypatch: pytest.MonkeyPatch
-                                                              ) -> None:
+def test_a_time_between_snapshots_that_is_no_number_is_a_line(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "15m")
     project()
     with pytest.raises(UserError, match="NEEDLEWORK_SNAPSHOT_SECONDS = 15m"):
         run("model")
 
 
-def test_moments_of_eight_bits_resume_to_the_byte_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moments_of_eight_bits_resume_to_the_byte_too(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torchao", reason="the extra `memory` is not installed")
-    settings = {"optimizer": {"kind": "adamw_8bit"}, "models": {"model": {"source": "data/packed_shards/rows"}}}
+    settings = {
+        "optimizer": {"kind": "adamw_8bit"},
+        "models": {"model": {"source": "data/packed_shards/rows"}},
+    }
     undisturbed = project(**settings)
-    tiny(feed_forward=256).save_pretrained(undisturbed / "data/base_checkpoint")  # smaller ones stay in fp32
+    tiny(feed_forward=256).save_pretrained(
+        undisturbed / "data/base_checkpoint"
+    )  # smaller ones stay in fp32
     run("model")
     struck = project(**settings)
     tiny(feed_forward=256).save_pretrained(struck / "data/base_checkpoint")
     process = start()
-    while process.poll() is None and not list((struck / ".training/checkpoint/model").glob("*/step-00000003")):
+    while process.poll() is None and not list(
+        (struck / ".training/checkpoint/model").glob("*/step-00000003")
+    ):
         pass
     process.kill()
     process.communicate()

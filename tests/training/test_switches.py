@@ -39,8 +39,16 @@ def trained(*names: str) -> tuple[float, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "names", [("checkpoint",), ("keep_attention",), ("offload",), ("tiled_mlp",),
-              ("keep_attention", "tiled_mlp"), ("compile", "keep_attention")], ids="+".join
+    "names",
+    [
+        ("checkpoint",),
+        ("keep_attention",),
+        ("offload",),
+        ("tiled_mlp",),
+        ("keep_attention", "tiled_mlp"),
+        ("compile", "keep_attention"),
+    ],
+    ids="+".join,
 )
 def test_a_switch_keeps_loss_and_gradients(
     names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -60,7 +68,9 @@ class Counting(TorchDispatchMode):
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         self.count += str(function) == "aten._scaled_dot_product_flash_attention_for_cpu.default"
         return function(*args, **(kwargs or {}))
 
