@@ -3,32 +3,33 @@
 from pathlib import Path
 
 from click import ClickException
-from dagster import AssetSelection, Definitions, define_asset_job, definitions, in_process_executor
+from dagster import AssetSelection, Definitions, define_asset_job, definitions
 
 from orchestration.automation import change_sensor, nightly_schedule, truth_sensor
+from orchestration.executor import threads
 from orchestration.experiment import experiment_job
 from orchestration.graph import GraphError, read_graph
-from orchestration.step import Watcher, graph_assets
+from orchestration.running import jobs
+from orchestration.step import Bridge
 from orchestration.translation import group_name
 
 WHOLE_GRAPH = "whole_graph"
 
 
-def build_definitions(root: Path, watch: Watcher = lambda event: None) -> Definitions:
+def build_definitions(root: Path) -> Definitions:
     """The project in `root`: its assets, a job for the whole graph and one for each stage, the
     change sensor and the nightly schedule (both off), and the sensor that tells of what happens
-    outside.
-
-    watch: told of every line and every finished item, in the process that runs them. Raises
-    GraphError.
+    outside. Raises GraphError.
     """
     graph = read_graph(root)
+    bridge = Bridge(graph)
     whole = define_asset_job(
         WHOLE_GRAPH, AssetSelection.all(), description="Every asset that is out of date"
     )
     stages = dict.fromkeys(group_name(item.stage) for item in graph.items.values())
     return Definitions(
-        assets=[graph_assets(graph, watch)],
+        assets=bridge.assets(),
+        asset_checks=bridge.checks(),
         jobs=[
             whole,
             experiment_job(root),
@@ -36,7 +37,7 @@ def build_definitions(root: Path, watch: Watcher = lambda event: None) -> Defini
         ],
         sensors=[change_sensor(graph, whole), truth_sensor(graph)],
         schedules=[nightly_schedule(graph, whole)],
-        executor=in_process_executor,
+        executor=threads(jobs, bridge.scope),
     )
 
 

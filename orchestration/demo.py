@@ -9,15 +9,20 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterInstance, ExecuteInProcessResult
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
-from orchestration.graph import GraphBusy, GraphError
+from orchestration.executor import run_here
+from orchestration.graph import GraphBusy, GraphError, read_graph
+from orchestration.guard import seconds_to_stop
 from orchestration.home import home, prepare
-from orchestration.running import Finished, Line, Outcome
+from orchestration.pools import wanted_places
+from orchestration.running import jobs
+from orchestration.translation import step_name
 
 SECONDS_BETWEEN_LINES = 5.0
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -27,62 +32,73 @@ COMPARISON = Path("data/comparison")
 class Terminal:
     """One line for each item when it is done, and for long ones a line of their own now and then."""
 
-    def __init__(self) -> None:
-        self.total, self._done = 0, 0
+    def __init__(self, steps: Mapping[str, str]) -> None:
+        """steps: step key -> address."""
+        self._steps, self._done = steps, 0
         self._last: dict[str, float] = {}
 
-    def show(self, event: Line | Finished) -> None:
+    def show(self, event: DagsterEvent) -> None:
         """Print what is worth a line."""
-        if isinstance(event, Line):
-            self._line(event)
-        else:
-            self._finished(event)
-
-    def _line(self, line: Line) -> None:
-        if not line.address:
-            print(f"{'':9}{line.text}", flush=True)
+        address = self._steps.get(event.step_key or "")
+        if address is None:
             return
+        if event.event_type is DagsterEventType.ASSET_OBSERVATION:
+            self._progress(address, str(event.asset_observation_data.asset_observation.description))
+        elif event.is_step_materialization:
+            shown = event.materialization.metadata
+            seconds = float(str(shown["seconds"].value)) if "seconds" in shown else None
+            self._line(address, str(shown["outcome"].value), seconds)
+        elif event.is_step_failure:
+            self._line(address, "failed", None)
+            print("\n".join(f"{'':9}| {line}" for line in reason(event).splitlines()), flush=True)
+
+    def _progress(self, address: str, line: str) -> None:
         now = time.monotonic()
-        if now - self._last.setdefault(line.address, now) >= SECONDS_BETWEEN_LINES and line.text:
-            self._last[line.address] = now
-            print(f"{'':9}{line.address}: {line.text}", flush=True)
+        if now - self._last.setdefault(address, now) >= SECONDS_BETWEEN_LINES:
+            self._last[address] = now
+            print(f"{'':9}{address}: {line}", flush=True)
 
-    def _finished(self, finished: Finished) -> None:
+    def _line(self, address: str, outcome: str, taken: float | None) -> None:
         self._done += 1
-        count = f"[{self._done}/{self.total}]"
-        seconds = f"{finished.seconds:7.1f} s" if finished.seconds else f"{'':9}"
-        print(f"{count:>8} {finished.outcome.value:9} {seconds}  {finished.address}", flush=True)
-        if finished.outcome is Outcome.FAILED:
-            print("\n".join(f"{'':9}| {line}" for line in finished.tail), flush=True)
+        count = f"[{self._done}/{len(self._steps)}]"
+        seconds = f"{taken:7.1f} s" if taken else f"{'':9}"
+        print(f"{count:>8} {outcome:9} {seconds}  {address}", flush=True)
 
 
-def run(root: Path) -> tuple[bool, str]:
-    """Make the whole graph of the project in `root`; return whether all of it succeeded, and else
-    why not.
+def run(root: Path) -> list[str]:
+    """Make the whole graph of the project in `root`; return why it did not succeed, a text for each
+    step that failed, and what was not tried then.
 
-    Raises GraphError.
+    Raises GraphError, GraphBusy and ValueError before anything runs.
     """
     os.environ["DAGSTER_HOME"] = str(home(root))
     prepare(home(root))
-    terminal = Terminal()
-    definitions = build_definitions(root, terminal.show)
-    job = definitions.resolve_job_def(WHOLE_GRAPH)
-    terminal.total = len(definitions.resolve_all_asset_keys())
+    graph = read_graph(root)
+    jobs(), seconds_to_stop(), wanted_places(graph)
+    steps = {step_name(item): address for address, item in graph.items.items()}
+    terminal, failed, tried = Terminal(steps), list[str](), set[str]()
+    job = build_definitions(root).resolve_job_def(WHOLE_GRAPH)
     with DagsterInstance.get() as instance:
-        done = job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False)
-    return done.success, reasons(done)
+        _, events = run_here(job, instance, run_config=QUIET)
+        for event in events:
+            terminal.show(event)
+            tried.add(steps.get(event.step_key or "", ""))
+            if event.is_step_failure or (event.is_run_failure and not failed):
+                failed.append(reason(event))
+    left = [address for address in steps.values() if address not in tried]
+    if failed and left:
+        failed.append(f"Not tried, for they read what failed: {', '.join(left)}")
+    return [text for text in failed if text]
 
 
-def reasons(done: ExecuteInProcessResult) -> str:
-    """Why the steps that failed did: what failed, which check did not hold, or that nothing could
-    begin.
-    """
-    found = []
-    for event in done.get_step_failure_events():
-        data = event.step_failure_data
-        told = data.user_failure_data.description if data.user_failure_data else None
-        found.append(told or (data.error.message if data.error else ""))
-    return "\n\n".join(text.strip() for text in found if text.strip())
+def reason(event: DagsterEvent) -> str:
+    """Why a step or a run failed."""
+    if event.is_run_failure:
+        error = event.job_failure_data.error
+        return error.message.strip() if error else ""
+    data = event.step_failure_data
+    told = data.user_failure_data.description if data.user_failure_data else None
+    return (told or (data.error.message if data.error else "")).strip()
 
 
 def results(summary: dict[str, Any]) -> str:
@@ -140,12 +156,13 @@ def main() -> None:
     """Run, show, and exit 1 where something failed."""
     root, start = Path.cwd(), time.monotonic()
     try:
-        succeeded, why_not = run(root)
+        why_not = run(root)
     except (GraphError, GraphBusy, ValueError) as error:
         sys.exit(str(error))
     print(f"\n{time.monotonic() - start:.0f} s\n", flush=True)
-    if not succeeded:
-        sys.exit(f"{why_not}\n\nMend it and run again: what is done stays done.".lstrip())
+    if why_not:
+        told = "\n\n".join(why_not)
+        sys.exit(f"{told}\n\nMend it and run again: what is done stays done.".lstrip())
     summary = root / COMPARISON / "summary.json"
     if summary.is_file():
         print(results(json.loads(summary.read_text())))

@@ -87,6 +87,8 @@ class Item:
     """What it takes a place of while it is made (`meta: {pool: gpu}` in dvc.yaml); "": nothing
     scarce.
     """
+    retries: int = 0
+    """How often a run makes it again after it failed (`meta: {retries: 2}`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -451,6 +453,7 @@ def _item(
         outputs=tuple(out.def_path for out in stage.outs),
         metrics=tuple(out.def_path for out in stage.outs if out.metric),
         pool=str((stage.meta or {}).get("pool", "")),
+        retries=int((stage.meta or {}).get("retries", 0)),
     )
 
 

@@ -1,12 +1,8 @@
-"""Make items of the graph: each one a `dvc repro --single-item` of its own, several at a time, in
-the graph's order.
+"""Make an item: a child process, `dvc repro --single-item`, that can be stopped with all it started.
 
-DVC decides and records; this module only orders. The command line rather than DVC's Python API: a
-child can be stopped with everything it started, several can work at once, and a user can type the
-same command. dvc_repro.py runs it without losing a change or an old output. The cost is half a
-second of start per item, paid beside the work of others. DVC is asked once what is out of date; an
-item is started only if it was named then, or if something it reads came out different in this run
-(an early cut-off further up therefore costs nothing).
+DVC decides and records. The command line rather than DVC's Python API: a child can be stopped,
+several can work at once, and a user can type the same command. dvc_repro.py runs it without losing
+a change or an old output. The cost is half a second of start per item.
 
 Each child leads a process session, so stopping it stops the trainer inside it too: killing DVC
 alone would orphan the trainer, which would go on writing while a second one starts. And each has a
@@ -18,30 +14,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Event, Lock
-from types import MappingProxyType
 
 from orchestration import guard
-from orchestration.graph import Graph, Locked, order_lock, read_lock
 from orchestration.guard import guarded, seconds_to_stop
 
-TAIL_LINES = 20
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_BETWEEN_TRIES = 0.5
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
-CPU = "cpu"
-"""The pool of items that name none."""
-GPU = Path("/dev/nvidiactl")
-"""There where there is an NVIDIA GPU."""
 
 
 class Outcome(StrEnum):
@@ -51,31 +35,14 @@ class Outcome(StrEnum):
     RESTORED = "restored"
     """Made before from the same inputs: taken from DVC's cache."""
     UNCHANGED = "unchanged"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    """Not tried, for something it reads failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line that an item's command, or DVC about it, has just written."""
-
-    address: str
-    """"": about the run as a whole."""
-    text: str
+class Stopped(Exception):
+    """The children were told to end."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """The end of one item."""
-
-    address: str
-    outcome: Outcome
-    seconds: float = 0.0
-    locked: Locked | None = None
-    """What dvc.lock says of it now."""
-    tail: Sequence[str] = ()
-    """The last lines it wrote."""
+class ItemFailed(Exception):
+    """The item's command, or DVC, ended badly. Its lines say why."""
 
 
 def jobs() -> int:
@@ -91,112 +58,28 @@ def jobs() -> int:
     return int(value) if value else os.cpu_count() or 1
 
 
-def pools(graph: Graph) -> dict[str, int]:
-    """Places in each pool: NEEDLEWORK_POOLS, as in "gpu=1,memory=2". A pool it does not name has no
-    bound, but that of GPUs has one place where there is a GPU: one training takes all that it is
-    given, and two would share them.
+def make_item(children: "Children", address: str, tell: Callable[[str], None]) -> Outcome:
+    """Make one item, and pass every line that DVC or its command writes to `tell`. Raises
+    ItemFailed and Stopped.
 
-    Raises ValueError.
+    DVC's global flag waits for the repository's lock. The locks of single paths have no such flag
+    and fail at once, so here the item is tried again.
     """
-    text = os.environ.get("NEEDLEWORK_POOLS", "")
-    known = {CPU, "memory", "gpu", *(item.pool for item in graph.items.values() if item.pool)}
-    found = {"gpu": 1} if GPU.exists() else {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, places = map(str.strip, part.partition("="))
-        if not (places.isdigit() and int(places) > 0):
-            raise ValueError(
-                f"NEEDLEWORK_POOLS is {text!r}: write POOL=PLACES, as in gpu=1,memory=2."
-            )
-        if name not in known:
-            raise ValueError(
-                f"NEEDLEWORK_POOLS is {text!r}: no item is in a pool {name!r}. "
-                f"There are {', '.join(sorted(known))}."
-            )
-        found[name] = int(places)
-    return found
-
-
-def make(
-    graph: Graph,
-    wanted: AbstractSet[str],
-    stale: Mapping[str, Sequence[str]],
-    workers: int,
-    places: Mapping[str, int],
-    barred: AbstractSet[str] = frozenset(),
-    accept: Callable[[Finished], bool] = lambda finished: True,
-    refused: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> Iterator[Line | Finished]:
-    """Make the `wanted` addresses, yielding lines as they are written and one Finished for each,
-    upstream first.
-
-    stale: `read_status` of now. workers, places: `jobs` and `pools`. A failure takes along only
-    what reads the failed item; everything else goes on. accept: asked about each item that is
-    there; what reads one that is not accepted, or one that is barred, is not tried. refused:
-    address -> why it may not be made, though it is out of date; it counts as failed. Closing the
-    generator, or an exception in its consumer, stops every child.
-    """
-    before = read_lock(graph.root)
-    waiting = {
-        address: set(item.upstream & wanted)
-        for address, item in graph.items.items()
-        if address in wanted
-    }
-    changed, broken, started = set[str](), set(barred), set[str]()
-    children, events = Children(graph.root), SimpleQueue[Line | Finished]()
-    running, taken = 0, Counter[str]()
-
-    with ThreadPoolExecutor(workers) as pool:
+    while True:
+        outcome, busy = Outcome.UNCHANGED, False
         try:
-            while waiting or running:
-                for address in [address for address, upstream in waiting.items() if not upstream]:
-                    item = graph.items[address]
-                    to_do = not item.upstream & broken and (
-                        address in stale or item.upstream & changed
-                    )
-                    if to_do and taken[item.pool or CPU] >= places.get(
-                        item.pool or CPU, sys.maxsize
-                    ):
-                        continue
-                    del waiting[address]
-                    running += 1
-                    if item.upstream & broken:
-                        events.put(Finished(address=address, outcome=Outcome.SKIPPED))
-                    elif to_do and address in refused:
-                        events.put(
-                            Finished(address=address, outcome=Outcome.FAILED, tail=refused[address])
-                        )
-                    elif to_do:
-                        taken[item.pool or CPU] += 1
-                        started.add(address)
-                        pool.submit(_make_one, children, address, events)
-                    else:
-                        events.put(
-                            Finished(
-                                address=address,
-                                outcome=Outcome.UNCHANGED,
-                                locked=before.get(address),
-                            )
-                        )
-                event = events.get()
-                if isinstance(event, Finished):
-                    running -= 1
-                    if event.address in started:
-                        taken[graph.items[event.address].pool or CPU] -= 1
-                    for upstream in waiting.values():
-                        upstream.discard(event.address)
-                    if event.outcome in (Outcome.FAILED, Outcome.SKIPPED) or not accept(event):
-                        broken.add(event.address)
-                    elif _outputs(event.locked) != _outputs(before.get(event.address)):
-                        changed.add(event.address)
-                yield event
-        finally:
-            children.stop()
-            pool.shutdown(cancel_futures=True)
-    order_lock(graph)
-
-
-def _outputs(locked: Locked | None) -> Mapping[str, str] | None:
-    return locked.outputs if locked else None
+            for line in children.repro(address):
+                outcome = outcome_of(line, address) or outcome
+                busy = busy or any(words in line for words in BUSY)
+                tell(line)
+        except subprocess.CalledProcessError as error:
+            if children.stopped:
+                raise Stopped from None
+            if not busy or outcome is not Outcome.UNCHANGED:
+                raise ItemFailed(f"exit code {error.returncode}") from None
+            children.pause()
+        else:
+            return outcome
 
 
 class Children:
@@ -223,7 +106,7 @@ class Children:
         """Yield what a command writes, line by line; raises CalledProcessError when it fails."""
         with self._lock:
             if self._stopped.is_set():
-                raise InterruptedError("stopped")
+                raise Stopped
             process = subprocess.Popen(
                 guarded(command),
                 cwd=self.root,
@@ -244,6 +127,11 @@ class Children:
             self._processes.discard(process)
         if code:
             raise subprocess.CalledProcessError(code, command)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the children were told to end."""
+        return self._stopped.is_set()
 
     def pause(self) -> None:
         """Wait a moment, or until stopped."""
@@ -279,53 +167,6 @@ def environment() -> dict[str, str]:
     """That of an item's command: its lines come as they are written, and items share the cores."""
     threads = {"RAYON_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs(), 1))}  # of tokenizers
     return {**threads, **guard.environment(), "PYTHONUNBUFFERED": "1"}
-
-
-def _make_one(children: Children, address: str, events: "SimpleQueue[Line | Finished]") -> None:
-    """Make one item in a worker thread; whatever happens, one Finished comes out."""
-    start, outcome, locked, tail = (
-        time.monotonic(),
-        Outcome.FAILED,
-        None,
-        deque[str](maxlen=TAIL_LINES),
-    )
-    try:
-        while (done := _attempt(children, address, events, tail)) is None:
-            children.pause()
-        locked, outcome = read_lock(children.root).get(address), done
-    except Exception as error:
-        tail.append(f"{type(error).__name__}: {error}")
-    finally:
-        events.put(
-            Finished(
-                address=address,
-                outcome=outcome,
-                seconds=time.monotonic() - start,
-                locked=locked,
-                tail=tuple(tail),
-            )
-        )
-
-
-def _attempt(
-    children: Children, address: str, events: "SimpleQueue[Line | Finished]", tail: "deque[str]"
-) -> Outcome | None:
-    """One try. None: DVC found a path in use by another process and did nothing, so try again.
-
-    DVC's global flag waits for the repository's lock; the locks of single paths have no such flag
-    and fail at once.
-    """
-    outcome, busy = Outcome.UNCHANGED, False
-    tail.clear()
-    try:
-        for line in children.repro(address):
-            outcome = outcome_of(line, address) or outcome
-            busy = busy or any(words in line for words in BUSY)
-            tail.append(line)
-            events.put(Line(address, line))
-    except subprocess.CalledProcessError:
-        return None if busy and outcome is Outcome.UNCHANGED else Outcome.FAILED
-    return outcome
 
 
 def outcome_of(line: str, address: str) -> Outcome | None:

@@ -1,19 +1,30 @@
-"""The one step that makes whatever assets are selected.
+"""Each item as an asset of its own, made by a step of its own.
 
-A step for each asset would cost about 2 s of Dagster apiece, and a step for each stage would hold
-every item until the whole stage before it is done; a single step knows every edge between items and
-keeps all processors busy. The cost: Dagster's timeline shows one bar, and a retry is of the run
-(which finds what is done already). Assets still appear one by one, as each is made.
+What a step does: look whether its item is out of date, have DVC make it, hold the result against
+its checks, and tell Dagster what came out. Dagster does the rest: order, pools, retries, what waits
+for a failed step or check. The cost is 0.1 to 0.4 s of Dagster for each step.
+
+DVC is asked once per run what is out of date, and an item is started only if it was named then, or
+if something that it reads came out different in this run. So an early cut-off further up costs
+nothing. Steps in processes of their own (another executor) ask for themselves.
 """
 
 import os
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from dagster import (
+    AssetCheckExecutionContext,
     AssetCheckResult,
+    AssetChecksDefinition,
     AssetExecutionContext,
     AssetsDefinition,
     DagsterInstance,
@@ -21,143 +32,361 @@ from dagster import (
     Failure,
     MaterializeResult,
     MetadataValue,
+    RetryPolicy,
     multi_asset,
+    multi_asset_check,
 )
 
 from orchestration import findings
 from orchestration.checks import ACROSS, COSTLY, Verdict, look
-from orchestration.graph import Graph, GraphBusy, GraphError, Locked, read_lock, read_status
+from orchestration.executor import interrupted, step_log
+from orchestration.graph import (
+    Graph,
+    GraphBusy,
+    GraphError,
+    Item,
+    Locked,
+    order_lock,
+    read_lock,
+    read_status,
+)
 from orchestration.guard import seconds_to_stop
 from orchestration.launcher import note_worker
 from orchestration.lineage import revision
 from orchestration.metadata import describe
+from orchestration.pools import set_places
 from orchestration.progress import Pace, observation, progress_of
-from orchestration.running import SECONDS_BETWEEN_TRIES, Finished, Line, Outcome, jobs, make, pools
-from orchestration.translation import asset_key, asset_specs
-from orchestration.verdicts import check_specs, last_values, reasons_not_made, recall, results
+from orchestration.running import (
+    SECONDS_BETWEEN_TRIES,
+    Children,
+    ItemFailed,
+    Outcome,
+    Stopped,
+    make_item,
+)
+from orchestration.translation import asset_key, asset_spec, step_name
+from orchestration.verdicts import (
+    across_specs,
+    check_specs,
+    last_values,
+    reasons_not_made,
+    recall,
+    results,
+)
 
-ADVICE = (
+TAIL_LINES = 20
+DVC_WORDS = (
     "To track the changes with git",
     "git add ",
     "To enable auto staging",
     "dvc config core.autostage",
     "Use `dvc push`",
+    "Running stage '",
+    "> ",
+    "Updating lock file",
+    "Generating lock file",
 )
-"""What DVC says after every item, for people at a terminal."""
-Watcher = Callable[[Line | Finished], None]
+"""What DVC says around every item, for people at a terminal."""
+DVC_FAILED = "ERROR: failed to reproduce"
 
 
-def graph_assets(graph: Graph, watch: Watcher) -> AssetsDefinition:
-    """Every item as an asset, any of which can be selected."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirstLook:
+    """The project when the run began, or the process of the step."""
 
-    @multi_asset(
-        specs=asset_specs(graph), check_specs=check_specs(graph), can_subset=True, name="dvc_repro"
-    )
-    def dvc_repro(
-        context: AssetExecutionContext,
-    ) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
-        note_worker(context.instance, context.run.run_id, os.getpid())
+    stale: Mapping[str, Sequence[str]]
+    """Address -> why it is out of date."""
+    left_stale: AbstractSet[str]
+    """Items that are out of date, or read such a one, and are not in this run."""
+    findings: Mapping[str, Sequence[str]]
+    """Address -> what `make check` finds about its settings."""
+    wanted: AbstractSet[str]
+    """The addresses that the run makes."""
+    revision: str
 
-        def tell(text: str) -> None:
-            context.log.info(text)
-            watch(Line("", text))
 
-        selected = context.selected_asset_keys
-        wanted = {address for address, item in graph.items.items() if asset_key(item) in selected}
-        try:
-            workers, places, _ = jobs(), pools(graph), seconds_to_stop()
-            stale = status_once_free(graph.root, tell)
-        except (GraphError, ValueError) as error:
-            raise Failure(str(error), allow_retries=False) from None
-        left_stale, lock, commit = (
-            graph.downstream(stale) - wanted,
-            read_lock(graph.root),
-            revision(graph.root),
+class Work:
+    """What the steps of one run share in one process."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.children = graph, Children(graph.root)
+        self.changed = set[str]()
+        """Items that came out different in this run."""
+        self._lock = Lock()
+        self._look: FirstLook | None = None
+
+    def first_look(self, context: AssetExecutionContext) -> FirstLook:
+        """The same for all steps. Raises Failure."""
+        with self._lock:
+            if self._look is None:
+                try:
+                    self._look = self._now(context)
+                except (GraphError, ValueError) as error:
+                    raise Failure(str(error), allow_retries=False) from None
+            return self._look
+
+    def _now(self, context: AssetExecutionContext) -> FirstLook:
+        graph, wanted = self.graph, wanted_by(context, self.graph)
+        stale = status_once_free(graph.root, lambda text: tell(context, text))
+        found = findings.read_findings(graph)
+        for text in found:
+            tell(context, f"make check finds: {text}")
+        return FirstLook(
+            stale=stale,
+            left_stale=graph.downstream(stale) - wanted,
+            findings=findings.by_item(graph, found),
+            wanted=wanted,
+            revision=revision(graph.root),
         )
-        context.log.info(f"{len(wanted & stale.keys())} of {len(wanted)} items are out of date")
-        failed: list[Finished] = []
-        found_by_item = concerned(graph, tell)
 
-        def settings(address: str) -> list[Verdict]:
-            has_any = findings.has_settings(graph.root)
-            return [findings.verdict(found_by_item.get(address, []))] if has_any else []
+    def to_do(self, item: Item, stale: Mapping[str, Sequence[str]]) -> bool:
+        """Whether DVC must be asked to make it."""
+        return item.address in stale or not item.upstream.isdisjoint(self.changed)
 
-        verdicts = {
-            address: recalled(context.instance, graph, address, lock) + settings(address)
-            for item in map(graph.items.__getitem__, wanted)
-            for address in item.upstream - wanted
-        }
-        barred = {address for address, found in verdicts.items() if not holds(found)}
-        pace = Pace()
-
-        def accept(finished: Finished) -> bool:
-            address, item = finished.address, graph.items[finished.address]
-            if finished.outcome is Outcome.UNCHANGED:
-                found = recalled(context.instance, graph, address, lock, first=True)
-            else:
-                found = look(
-                    graph.root,
-                    item,
-                    last_values(context.instance, item),
-                    lambda name: name not in ACROSS,
-                )
-            verdicts[address] = found + settings(address)
-            return holds(verdicts[address])
-
-        for event in make(graph, wanted, stale, workers, places, barred, accept, found_by_item):
-            watch(event)
-            if isinstance(event, Line):
-                step = progress_of(event.text)
-                due = step is not None and pace.due(event.address, step, time.monotonic())
-                if (
-                    event.text.strip()
-                    and not event.text.lstrip().startswith(ADVICE)
-                    and (step is None or due)
-                ):
-                    context.log.info(f"{event.address}: {event.text}")
-                if step is not None and due:
-                    context.log_event(
-                        observation(asset_key(graph.items[event.address]), step, event.text)
-                    )
-            elif event.outcome in (Outcome.FAILED, Outcome.SKIPPED):
-                failed.append(event)
-            else:
-                if event.locked is not None:
-                    lock[event.address] = event.locked
-                shown = describe(
-                    graph,
-                    event.address,
-                    lock,
-                    outcome=event.outcome.value,
-                    seconds=event.seconds,
-                    left_stale=left_stale,
-                    revision=commit,
-                )
-                if unmade := reasons_not_made(verdicts.get(event.address, [])):
-                    shown["checks not made"] = MetadataValue.text(unmade)
-                yield result(graph, event, shown, verdicts.get(event.address, []))
-        for address in [
-            address for address in graph.items if address in verdicts.keys() & wanted & lock.keys()
-        ]:
-            across = look(graph.root, graph.items[address], {}, ACROSS.__contains__)
-            yield from results(
-                graph.items[address], across, graph.data_version(address, lock[address])
-            )
-        if failed:
-            raise failure(failed, verdicts)
-
-    return dvc_repro
+    def close(self) -> None:
+        """Stop what is still at work, and bring dvc.lock into the graph's order."""
+        self.children.stop()
+        if self.changed:
+            order_lock(self.graph)
 
 
-def concerned(graph: Graph, tell: Callable[[str], object]) -> dict[str, list[str]]:
-    """The findings of `make check` by item. Each is also passed to `tell`."""
-    found = findings.read_findings(graph)
-    for text in found:
-        tell(f"make check finds: {text}")
-    return findings.by_item(graph, found)
+class Bridge:
+    """The project's items as Dagster's assets."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._works = dict[str, Work]()
+
+    @contextmanager
+    def scope(self, instance: DagsterInstance, run_id: str) -> Iterator[Callable[[], None]]:
+        """For a run all of whose steps are threads of this process; gives what stops them. Raises
+        ValueError."""
+        seconds_to_stop()
+        set_places(instance, self.graph)
+        note_worker(instance, run_id, os.getpid())
+        work = self._works[run_id] = Work(self.graph)
+        try:
+            yield work.children.stop
+        finally:
+            del self._works[run_id]
+            work.close()
+
+    @contextmanager
+    def _work(self, run_id: str) -> Iterator[Work]:
+        """That of the run; a new one if this process is the step's own."""
+        shared = self._works.get(run_id)
+        work = shared or Work(self.graph)
+        try:
+            yield work
+        finally:
+            if shared is None:
+                work.close()
+
+    def assets(self) -> list[AssetsDefinition]:
+        """An asset for each item."""
+        return [self._asset(item) for item in self.graph.items.values()]
+
+    def _asset(self, item: Item) -> AssetsDefinition:
+        @multi_asset(
+            name=step_name(item),
+            specs=[asset_spec(self.graph, item)],
+            check_specs=check_specs(self.graph, item),
+            pool=item.pool or None,
+            retry_policy=RetryPolicy(max_retries=item.retries) if item.retries else None,
+        )
+        def step(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
+            with self._work(context.run.run_id) as work:
+                yield from make(context, work, item)
+
+        return step
+
+    def checks(self) -> list[AssetChecksDefinition]:
+        """The checks that hold an item against others of its stage: one step a stage, after all of
+        them."""
+        return [self._across(stage) for stage in across_specs(self.graph)]
+
+    def _across(self, stage: str) -> AssetChecksDefinition:
+        @multi_asset_check(
+            name=f"compare_{stage}", specs=across_specs(self.graph)[stage], can_subset=True
+        )
+        def compare(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
+            lock = read_lock(self.graph.root)
+            wanted = {key.asset_key for key in context.selected_asset_check_keys}
+            for address, item in self.graph.items.items():
+                if asset_key(item) in wanted and address in lock:
+                    found = look(self.graph.root, item, {}, ACROSS.__contains__)
+                    version = self.graph.data_version(address, lock[address])
+                    yield from results(item, found, version)
+
+        return compare
 
 
-def status_once_free(root: Path, tell: Callable[[str], object]) -> dict[str, list[str]]:
+def make(
+    context: AssetExecutionContext, work: Work, item: Item
+) -> Iterator[MaterializeResult[None]]:
+    """Make one item if that is needed, and say what it is. Raises Failure."""
+    graph, address, start = work.graph, item.address, time.monotonic()
+    now = work.first_look(context)
+    refuse_what_reads_badly(context.instance, graph, item, now)
+
+    before = read_lock(graph.root)
+    outcome = Outcome.UNCHANGED
+    if work.to_do(item, now.stale):
+        if found := now.findings.get(address):
+            raise Failure("\n".join(found), allow_retries=False)
+        outcome = made(context, work, item)
+    lock = read_lock(graph.root)
+    locked = lock.get(address)
+    if outputs(locked) != outputs(before.get(address)):
+        work.changed.add(address)
+
+    verdicts = verdicts_of(context.instance, graph, item, lock, outcome)
+    verdicts += settings_verdict(graph, item, now)
+    shown = describe(
+        graph,
+        address,
+        lock,
+        outcome=outcome.value,
+        seconds=None if outcome is Outcome.UNCHANGED else time.monotonic() - start,
+        left_stale=now.left_stale,
+        revision=now.revision,
+    )
+    if unmade := reasons_not_made(verdicts):
+        shown["checks not made"] = MetadataValue.text(unmade)
+    version = graph.data_version(address, locked) if locked else ""
+    yield MaterializeResult(
+        asset_key=asset_key(item),
+        metadata=shown,
+        check_results=results(item, verdicts, version),
+        data_version=DataVersion(version) if version else None,
+    )
+    if broken := [verdict for verdict in verdicts if keeps_back(verdict)]:
+        raise Failure("\n".join(map(words_of, broken)), allow_retries=False)
+
+
+def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
+    """Have DVC make it. Its lines go to the step's log, and those that are not progress to the
+    run's too. Raises Failure."""
+    pace, tail, log = Pace(), deque[str](maxlen=TAIL_LINES), step_log()
+
+    def show(line: str) -> None:
+        print(line, file=log, flush=True)
+        step = progress_of(line)
+        if step is not None:
+            if pace.due(item.address, step, time.monotonic()):
+                context.log_event(observation(asset_key(item), step, line))
+        elif line.strip() and not line.lstrip().startswith(DVC_WORDS):
+            tail.append(line)
+            context.log.info(line)
+
+    try:
+        return make_item(work.children, item.address, show)
+    except Stopped:
+        raise interrupted() from None
+    except ItemFailed as error:
+        raise Failure(cause(item.address, list(tail), error), allow_retries=False) from None
+
+
+def cause(address: str, tail: Sequence[str], error: Exception) -> str:
+    """The reason first, then the last lines."""
+    own = [line for line in tail if not line.startswith(DVC_FAILED)]
+    first = own[-1].strip() if own else str(error)
+    last_lines = "\n".join(tail)
+    return f"{first}\n\n{address} failed ({error}). Its last lines:\n{last_lines}"
+
+
+def refuse_what_reads_badly(
+    instance: DagsterInstance, graph: Graph, item: Item, now: FirstLook
+) -> None:
+    """Raise Failure if something the item reads, that is not in this run, is held back by a check.
+    Dagster itself holds back what reads a failed check of the same run."""
+    lock = read_lock(graph.root)
+    for address in sorted(item.upstream - now.wanted):
+        upstream = graph.items[address]
+        verdicts = recalled(instance, graph, upstream, lock)
+        verdicts += settings_verdict(graph, upstream, now)
+        if broken := [verdict for verdict in verdicts if keeps_back(verdict)]:
+            told = "\n".join(map(words_of, broken))
+            raise Failure(f"It reads {address}. {told}", allow_retries=False)
+
+
+def verdicts_of(
+    instance: DagsterInstance,
+    graph: Graph,
+    item: Item,
+    lock: Mapping[str, Locked],
+    outcome: Outcome,
+) -> list[Verdict]:
+    """What holds of an item after its step."""
+    if outcome is Outcome.UNCHANGED:
+        return recalled(instance, graph, item, lock, first=True)
+    return look(graph.root, item, last_values(instance, item), lambda name: name not in ACROSS)
+
+
+def recalled(
+    instance: DagsterInstance,
+    graph: Graph,
+    item: Item,
+    lock: Mapping[str, Locked],
+    first: bool = False,
+) -> list[Verdict]:
+    """What holds of an item that is up to date. A costly check that passed for this version of the
+    data is not looked at again; one that never was is if this is the first time that it can be told
+    of.
+    """
+    locked = lock.get(item.address)
+    known = recall(instance, item, graph.data_version(item.address, locked)) if locked else {}
+    left_out = ACROSS | {
+        name for name in COSTLY if (known[name].passed if name in known else not first)
+    }
+    looked = look(graph.root, item, last_values(instance, item), lambda name: name not in left_out)
+    return looked + [verdict for name, verdict in known.items() if name in left_out]
+
+
+def settings_verdict(graph: Graph, item: Item, now: FirstLook) -> list[Verdict]:
+    """Whether `make check` finds something about the settings that the item is made by."""
+    if not findings.has_settings(graph.root):
+        return []
+    return [findings.verdict(now.findings.get(item.address, []))]
+
+
+def keeps_back(verdict: Verdict) -> bool:
+    """Whether nothing may be made from the item. A check that was not made keeps nothing back."""
+    return verdict.blocking and verdict.made and not verdict.passed
+
+
+def words_of(verdict: Verdict) -> str:
+    """One failed check."""
+    return (
+        f"Check {verdict.name} did not hold: expected {verdict.expected}; found {verdict.found}. "
+        f"{verdict.advice}"
+    )
+
+
+def wanted_by(context: AssetExecutionContext, graph: Graph) -> set[str]:
+    """The addresses that the run makes."""
+    run = context.run
+    keys = set(context.job_def.asset_layer.executable_asset_keys)
+    steps = set(run.step_keys_to_execute or ())
+    return {
+        address
+        for address, item in graph.items.items()
+        if asset_key(item) in keys and (not steps or step_name(item) in steps)
+    }
+
+
+def outputs(locked: Locked | None) -> Mapping[str, str] | None:
+    """By path, the hash of each output."""
+    return locked.outputs if locked else None
+
+
+def tell(context: AssetExecutionContext, text: str) -> None:
+    """Say something about the run as a whole: in its log, and at the terminal."""
+    context.log.info(text)
+    print(text, file=sys.stderr, flush=True)
+
+
+def status_once_free(root: Path, say: Callable[[str], Any]) -> dict[str, list[str]]:
     """What is out of date, as soon as no other DVC process holds what is needed to say so. Raises
     GraphError.
     """
@@ -167,74 +396,6 @@ def status_once_free(root: Path, tell: Callable[[str], object]) -> dict[str, lis
             return read_status(root)
         except GraphBusy as busy:
             if not waits:
-                tell(f"{busy} Waiting for it to end.")
+                say(f"{busy} Waiting for it to end.")
             waits = True
             time.sleep(SECONDS_BETWEEN_TRIES)
-
-
-def recalled(
-    instance: DagsterInstance,
-    graph: Graph,
-    address: str,
-    lock: Mapping[str, Locked],
-    first: bool = False,
-) -> list[Verdict]:
-    """What holds of an item that is up to date. A costly check that passed for this version of the
-    data is not looked at again; one that never was is if this is the first time that it can be told
-    of.
-    """
-    item, locked = graph.items[address], lock.get(address)
-    known = recall(instance, item, graph.data_version(address, locked)) if locked else {}
-    left_out = {
-        name for name in COSTLY if (known[name].passed if name in known else not first)
-    } | ACROSS
-    looked = look(graph.root, item, last_values(instance, item), lambda name: name not in left_out)
-    return looked + [verdict for name, verdict in known.items() if name in left_out]
-
-
-def holds(verdicts: Sequence[Verdict]) -> bool:
-    """Whether anything may be made from the item. A check that was not made keeps nothing back."""
-    return all(verdict.passed for verdict in verdicts if verdict.blocking and verdict.made)
-
-
-def result(
-    graph: Graph,
-    finished: Finished,
-    shown: Mapping[str, MetadataValue[Any]],
-    verdicts: list[Verdict],
-) -> MaterializeResult[None]:
-    """One made item, its version taken from dvc.lock, with what was found of it."""
-    locked, item = finished.locked, graph.items[finished.address]
-    version = graph.data_version(finished.address, locked) if locked else ""
-    return MaterializeResult(
-        asset_key=asset_key(item),
-        metadata=shown,
-        check_results=results(item, verdicts, version),
-        data_version=DataVersion(version) if version else None,
-    )
-
-
-def failure(finished: list[Finished], verdicts: Mapping[str, list[Verdict]]) -> Failure:
-    """The last lines of what failed, the checks that did not hold, and what was not tried for
-    either.
-    """
-    failed = [event for event in finished if event.outcome is Outcome.FAILED]
-    skipped = [event.address for event in finished if event.outcome is Outcome.SKIPPED]
-    told = [
-        f"{event.address} failed. Its last lines:\n" + "\n".join(event.tail) for event in failed
-    ]
-    told += [
-        f"{address}: check {verdict.name} did not hold: expected {verdict.expected}; found "
-        f"{verdict.found}. "
-        f"{verdict.advice}"
-        for address, found in verdicts.items()
-        for verdict in found
-        if verdict.blocking and not verdict.passed
-    ]
-    if skipped:
-        told.append(f"Not tried, for they read what failed: {', '.join(skipped)}")
-    return Failure(
-        "\n\n".join(told),
-        metadata={"failed": [event.address for event in failed], "not tried": skipped},
-        allow_retries=False,
-    )

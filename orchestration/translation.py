@@ -27,9 +27,10 @@ def group_name(stage: str) -> str:
     return re.sub(r"\W", "_", stage, flags=re.ASCII)
 
 
-def asset_specs(graph: Graph) -> list[AssetSpec]:
-    """One spec for each item, upstream first."""
-    return [asset_spec(graph, item) for item in graph.items.values()]
+def step_name(item: Item) -> str:
+    """Of the item's step on a run's page. Unique: graph.py refuses names that Dagster can't tell
+    apart."""
+    return re.sub(r"\W", "_", "__".join(filter(None, (item.stage, item.name))), flags=re.ASCII)
 
 
 def asset_spec(graph: Graph, item: Item) -> AssetSpec:

@@ -22,7 +22,7 @@ from dagster import (
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from orchestration import findings
-from orchestration.checks import BLOCKING, CHECKS, COSTLY, NEEDLE_METRIC, Verdict
+from orchestration.checks import ACROSS, BLOCKING, CHECKS, COSTLY, NEEDLE_METRIC, Look, Verdict
 from orchestration.graph import Graph, Item
 from orchestration.translation import asset_key
 
@@ -31,29 +31,39 @@ FIRST_VALUE = {"needle_holds": NEEDLE_METRIC}
 """By check, the metric whose first value the second run is compared with."""
 
 
-def check_specs(graph: Graph) -> list[AssetCheckSpec]:
-    """The checks of every item; what each one means is its own first line."""
-    specs = [
-        AssetCheckSpec(
-            check.__name__,
-            asset=asset_key(item),
-            description=(check.__doc__ or "").splitlines()[0],
-            blocking=check.__name__ in BLOCKING,
-        )
-        for item in graph.items.values()
-        for check in CHECKS.get(item.stage, ())
-    ]
+def check_specs(graph: Graph, item: Item) -> list[AssetCheckSpec]:
+    """The checks that an item's own step makes; what each one means is its own first line."""
+    checks = [check for check in CHECKS.get(item.stage, ()) if check.__name__ not in ACROSS]
+    specs = [_spec(item, check) for check in checks]
     if findings.has_settings(graph.root):
-        specs += [
+        specs.append(
             AssetCheckSpec(
                 findings.CHECK,
                 asset=asset_key(item),
                 description=findings.DESCRIPTION,
                 blocking=True,
             )
-            for item in graph.items.values()
-        ]
+        )
     return specs
+
+
+def across_specs(graph: Graph) -> dict[str, list[AssetCheckSpec]]:
+    """By stage, the checks that hold an item against another of its stage."""
+    specs: dict[str, list[AssetCheckSpec]] = {}
+    for item in graph.items.values():
+        for check in CHECKS.get(item.stage, ()):
+            if check.__name__ in ACROSS:
+                specs.setdefault(item.stage, []).append(_spec(item, check))
+    return specs
+
+
+def _spec(item: Item, check: Look) -> AssetCheckSpec:
+    return AssetCheckSpec(
+        check.__name__,
+        asset=asset_key(item),
+        description=(check.__doc__ or "").splitlines()[0],
+        blocking=check.__name__ in BLOCKING,
+    )
 
 
 def last_values(instance: DagsterInstance, item: Item) -> dict[str, float]:

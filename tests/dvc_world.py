@@ -5,17 +5,27 @@ eye.
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
+from dagster import (
+    AssetCheckEvaluation,
+    AssetKey,
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+)
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
-from orchestration.graph import read_graph
-from orchestration.running import Finished, Outcome
-from orchestration.translation import asset_key
+from orchestration.executor import run_here
+from orchestration.graph import Item, read_graph
+from orchestration.running import Outcome
+from orchestration.translation import asset_key, step_name
+
+FAILED, SKIPPED = "failed", "skipped"
 
 STAGE = """import pathlib, sys
 stage, item, *inputs = sys.argv[1:]
@@ -94,23 +104,56 @@ def git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def materialize(
-    root: Path, instance: DagsterInstance, *keys: str
-) -> tuple[dict[str, Outcome], ExecuteInProcessResult]:
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run that has ended."""
+
+    run_id: str
+    events: list[DagsterEvent]
+
+    @property
+    def success(self) -> bool:
+        """Whether every step ended well."""
+        return self.events[-1].event_type is DagsterEventType.RUN_SUCCESS
+
+    @property
+    def failures(self) -> str:
+        """All that the steps that failed, and the run, say of it."""
+        failed = [event for event in self.events if event.is_step_failure or event.is_run_failure]
+        return " ".join(str(event.event_specific_data) for event in failed)
+
+    @property
+    def checks(self) -> list[AssetCheckEvaluation]:
+        """The results of checks."""
+        kind = DagsterEventType.ASSET_CHECK_EVALUATION
+        return [
+            event.asset_check_evaluation_data for event in self.events if event.event_type is kind
+        ]
+
+
+def materialize(root: Path, instance: DagsterInstance, *keys: str) -> tuple[dict[str, str], Run]:
     """Run the whole graph, or some assets ("raw/c4"), through Dagster: address -> outcome, and the
-    run.
+    run. What did not come to an outcome FAILED, or was SKIPPED.
     """
-    seen: dict[str, Outcome] = {}
+    job = build_definitions(root).resolve_job_def(WHOLE_GRAPH)
+    run_id, events = run_here(job, instance, [AssetKey(key.split("/")) for key in keys])
+    run = Run(run_id=run_id, events=list(events))
+    items = read_graph(root).items.values()
+    seen = {item.address: SKIPPED for item in items if not keys or path_of(item) in keys}
+    of_step = {step_name(item): item.address for item in items}
+    for event in run.events:
+        if event.is_step_materialization:
+            outcome = Outcome(str(event.materialization.metadata["outcome"].value))
+            seen[of_step[str(event.step_key)]] = outcome
+        elif event.is_step_failure and event.step_key in of_step:
+            address = of_step[event.step_key]
+            seen[address] = FAILED if seen[address] == SKIPPED else seen[address]
+    return seen, run
 
-    def watch(event: object) -> None:
-        if isinstance(event, Finished):
-            seen[event.address] = event.outcome
 
-    job = build_definitions(root, watch).resolve_job_def(WHOLE_GRAPH)
-    selection = [AssetKey(key.split("/")) for key in keys] or None
-    return seen, job.execute_in_process(
-        instance=instance, asset_selection=selection, raise_on_error=False
-    )
+def path_of(item: Item) -> str:
+    """Its asset, as a user types it."""
+    return asset_key(item).to_user_string()
 
 
 def out_of_date_in_dagster(root: Path, instance: DagsterInstance) -> set[str]:

@@ -13,11 +13,12 @@ import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance
 from dagster_server import until
-from dvc_world import PARAMS, dvc, git, make_world, materialize
+from dvc_world import FAILED, PARAMS, SKIPPED, dvc, git, make_world, materialize
 
 from orchestration.definitions import build_definitions
 from orchestration.graph import GraphError, read_graph, read_lock, read_status
-from orchestration.running import Finished, Line, Outcome, make, pools
+from orchestration.pools import wanted_places
+from orchestration.running import Outcome
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def artefacts(root: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def ran(seen: dict[str, Outcome]) -> set[str]:
+def ran(seen: dict[str, str]) -> set[str]:
     """The addresses that ran."""
     return {address for address, outcome in seen.items() if outcome is Outcome.RAN}
 
@@ -133,12 +134,12 @@ def test_a_failure_shows_the_last_lines_of_its_stage_and_stops_only_what_reads_i
     seen, run = materialize(world, instance)
     assert not run.success
     assert (seen["raw@book"], seen["mixed@both"], seen["report"]) == (
-        Outcome.FAILED,
-        Outcome.SKIPPED,
-        Outcome.SKIPPED,
+        FAILED,
+        SKIPPED,
+        SKIPPED,
     )
     assert (seen["raw@c4"], seen["mixed@short"]) == (Outcome.RAN, Outcome.RAN)
-    messages = " ".join(str(event.event_specific_data) for event in run.get_step_failure_events())
+    messages = run.failures
     assert "raw: poison in book" in messages
 
 
@@ -225,7 +226,7 @@ def test_what_changes_while_an_item_is_made_is_not_recorded_as_what_it_was_made_
 
 
 def test_items_of_a_pool_wait_for_a_place_in_it(
-    world: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (world / "dvc.yaml").read_text()
     (world / "dvc.yaml").write_text(
@@ -237,18 +238,20 @@ def test_items_of_a_pool_wait_for_a_place_in_it(
     graph = read_graph(world)
     assert graph.items["raw@book"].pool == "gpu" and graph.items["report"].pool == ""
     monkeypatch.setenv("NEEDLEWORK_POOLS", "gpu=1")
-    begun: list[str] = []
-    for event in make(graph, set(graph.items), read_status(world), 4, pools(graph)):
-        if isinstance(event, Line) and event.text.startswith("Running stage"):
-            begun.append(event.address)
-            assert len([address for address in begun if address.startswith("raw")]) <= 1
-        elif isinstance(event, Finished) and event.address in begun:
-            begun.remove(event.address)
-    assert not read_status(world)
+    monkeypatch.setenv("NEEDLEWORK_JOBS", "4")
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:  # pools stand in a real database
+        _, run = materialize(world, instance)
+    at_work = 0
+    for event in run.events:
+        if event.step_key and event.step_key.startswith("raw__"):
+            at_work += event.is_step_start
+            at_work -= event.is_step_success
+            assert at_work <= 1
+    assert run.success and not read_status(world)
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"), [("gpu", "POOL=PLACES"), ("gpus=1", "cpu, gpu, memory")]
+    ("setting", "message"), [("gpu", "POOL=PLACES"), ("gpus=1", "gpu, memory")]
 )
 def test_a_pool_that_can_not_be_meant_is_refused(
     world: Path,
@@ -259,11 +262,9 @@ def test_a_pool_that_can_not_be_meant_is_refused(
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_POOLS", setting)
     with pytest.raises(ValueError, match=message):
-        pools(read_graph(world))
+        wanted_places(read_graph(world))
     _, run = materialize(world, instance)
-    assert message in " ".join(
-        str(event.event_specific_data) for event in run.get_step_failure_events()
-    )
+    assert message in run.failures
 
 
 def test_a_run_waits_for_a_dvc_that_someone_else_runs(

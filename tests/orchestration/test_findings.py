@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dagster import AssetCheckKey, AssetKey, DagsterInstance, SkipReason, build_sensor_context
-from dvc_world import PARAMS, dvc, make_world, materialize
+from dvc_world import FAILED, PARAMS, SKIPPED, dvc, make_world, materialize
 
 from orchestration import findings, status
 from orchestration.definitions import build_definitions
@@ -91,23 +91,15 @@ def test_a_run_makes_nothing_by_settings_that_are_wrong_nor_from_what_was_made_b
     set_cut(world, 9)
     seen, run = materialize(world, instance)
     assert not run.success
-    assert (seen["mixed@short"], seen["report"]) == (Outcome.FAILED, Outcome.SKIPPED)
+    assert (seen["mixed@short"], seen["report"]) == (FAILED, SKIPPED)
     assert seen["mixed@both"] is Outcome.UNCHANGED
-    assert FOUND in " ".join(
-        str(event.event_specific_data) for event in run.get_step_failure_events()
-    )
+    assert FOUND in run.failures
     dvc(world, "repro")  # plain DVC makes it all the same, and then it is up to date
     seen, run = materialize(world, instance)
     assert (
-        not run.success
-        and seen["mixed@short"] is Outcome.UNCHANGED
-        and seen["report"] is Outcome.SKIPPED
+        not run.success and seen["mixed@short"] is Outcome.UNCHANGED and seen["report"] is SKIPPED
     )
-    failed = {
-        check.asset_key.to_user_string()
-        for check in run.get_asset_check_evaluations()
-        if not check.passed
-    }
+    failed = {check.asset_key.to_user_string() for check in run.checks if not check.passed}
     assert failed == {"mixed/short"}
 
 

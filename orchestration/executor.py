@@ -1,0 +1,223 @@
+"""Steps as threads of the run's process, each waiting for the child process of its item.
+
+Dagster's own executors are a step after the other (in process) or a Python process for each step
+(multiprocess: 2.6 s of CPU to start one, which then only waits for a child). A thread costs nothing,
+and everything else stays Dagster's: its pools, its retries, its blocking checks, its cancel. The
+cost: Dagster promises nothing about what is imported here from `dagster._core`. Hence this one
+module, a pinned minor version, and tests/orchestration/test_executor.py.
+
+A step writes what its item says to `step_log()`: the item's own log in the UI.
+"""
+
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from dagster import (
+    AssetKey,
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    Executor,
+    ExecutorDefinition,
+    InitExecutorContext,
+    JobDefinition,
+    executor,
+)
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.execution.api import ExecuteRunWithPlanIterable, execute_run_iterator
+from dagster._core.execution.compute_logs import create_compute_log_file_key
+from dagster._core.execution.context.system import (
+    PlanExecutionContext,
+    PlanOrchestrationContext,
+    StepExecutionContext,
+)
+from dagster._core.execution.context_creation_job import PlanExecutionContextManager
+from dagster._core.execution.plan.active import ActiveExecution
+from dagster._core.execution.plan.execute_plan import dagster_event_sequence_for_step
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.retries import RetryMode
+from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+
+SECONDS_BETWEEN_LOOKS = 0.5
+"""For an interrupt, and for a place in a pool."""
+ENDED = {DagsterEventType.STEP_OUTPUT, DagsterEventType.STEP_SUCCESS}
+_log: ContextVar[IO[str] | None] = ContextVar("step_log", default=None)
+
+Scope = Callable[[DagsterInstance, str], AbstractContextManager[Callable[[], None]]]
+"""Instance, run id -> a context that is entered for the whole run and gives what stops its children."""
+Events = SimpleQueue[DagsterEvent | BaseException | str]
+"""What the threads say: an event of a step, what broke Dagster's own code, the key of a step that
+has ended."""
+
+
+def step_log() -> IO[str]:
+    """Where the step at work writes its item's own words."""
+    return _log.get() or sys.stderr
+
+
+def interrupted() -> BaseException:
+    """What a step raises that was asked to end."""
+    return DagsterExecutionInterruptedError("It was asked to end.")
+
+
+def threads(workers: Callable[[], int], scope: Scope) -> ExecutorDefinition:
+    """The executor. workers: how many steps at once."""
+
+    @executor(name="threads")
+    def threads_executor(context: InitExecutorContext) -> Executor:
+        return Threads(workers(), scope)
+
+    return threads_executor
+
+
+class Threads(Executor):
+    """Runs as many steps of a plan at once as there are workers and places in pools."""
+
+    def __init__(self, workers: int, scope: Scope) -> None:
+        self._workers, self._scope = workers, scope
+        self._resumed = False
+
+    @property
+    def retries(self) -> RetryMode:
+        """Assets may have a retry policy."""
+        return RetryMode.ENABLED
+
+    def execute(
+        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+    ) -> Iterator[DagsterEvent]:
+        """The events of the whole run."""
+        self._resumed = plan_context.resume_from_failure
+        yield from ExecuteRunWithPlanIterable(
+            execution_plan=execution_plan,
+            iterator=self._steps,
+            execution_context_manager=PlanExecutionContextManager(
+                job=plan_context.job,
+                retry_mode=plan_context.retry_mode,
+                execution_plan=execution_plan,
+                run_config=plan_context.run_config,
+                dagster_run=plan_context.dagster_run,
+                instance=plan_context.instance,
+                raise_on_error=plan_context.raise_on_error,
+                output_capture=plan_context.output_capture,
+            ),
+        )
+
+    def _steps(
+        self, job_context: PlanExecutionContext, execution_plan: ExecutionPlan
+    ) -> Iterator[DagsterEvent]:
+        instance, run = job_context.instance, job_context.dagster_run
+        done = _ended_before(instance, run) if self._resumed else {}
+        if self._resumed:
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        events, running, interrupted = Events(), set[str](), False
+        with (
+            self._scope(instance, run.run_id) as stop,
+            InstanceConcurrencyContext(instance, run) as slots,
+            execution_plan.start(
+                retry_mode=job_context.retry_mode,
+                max_concurrent=self._workers,
+                instance_concurrency_context=slots,
+            ) as active,
+            ThreadPoolExecutor(self._workers) as pool,
+        ):
+            try:
+                while not active.is_complete and not interrupted:
+                    for step in active.get_steps_to_execute():
+                        if step.key in done:
+                            for event in done[step.key]:
+                                active.handle_event(event)
+                            continue
+                        context = job_context.for_step(step, active.get_known_state())
+                        running.add(step.key)
+                        pool.submit(_work, job_context, context, events)
+                    yield from active.concurrency_event_iterator(job_context)
+                    yield from active.plan_events_iterator(job_context)
+                    if running or not active.is_complete:
+                        yield from _said(events, running, active, job_context)
+                    interrupted = active.check_for_interrupts()
+            finally:
+                stop()
+            while running:  # each was stopped, and says so
+                yield from _said(events, running, active, job_context)
+            if interrupted:
+                raise DagsterExecutionInterruptedError("The run was asked to end.")
+
+
+def _work(job_context: PlanExecutionContext, context: StepExecutionContext, events: Events) -> None:
+    """One step, in a thread."""
+    manager, key = job_context.instance.compute_log_manager, context.step.key
+    place = manager.build_log_key_for_run(job_context.run_id, create_compute_log_file_key())  # type: ignore[no-untyped-call]
+    try:
+        with manager.open_log_stream(place, ComputeIOType.STDERR) as stream:
+            _log.set(stream)  # type: ignore[arg-type]  # opened for text
+            events.put(
+                DagsterEvent.capture_logs(job_context, [key], place, CapturedLogContext(place))
+            )
+            for event in dagster_event_sequence_for_step(context):
+                events.put(event)
+        if isinstance(manager, LocalComputeLogManager):
+            Path(manager.complete_artifact_path(place)).touch()  # type: ignore[no-untyped-call]
+    except BaseException as error:
+        events.put(error)
+    finally:
+        _log.set(None)
+        events.put(key)
+
+
+def _said(
+    events: Events, running: set[str], active: ActiveExecution, job_context: PlanExecutionContext
+) -> Iterator[DagsterEvent]:
+    """What the threads have said; waits a moment if they said nothing. Raises what broke one."""
+    timeout = SECONDS_BETWEEN_LOOKS
+    with suppress(Empty):
+        while True:
+            said = events.get(timeout=timeout)
+            timeout = 0.0
+            if isinstance(said, DagsterEvent):
+                yield said
+                active.handle_event(said)
+            elif isinstance(said, str):
+                running.discard(said)
+                active.verify_complete(job_context, said)
+            elif not isinstance(said, DagsterExecutionInterruptedError):
+                raise said
+
+
+def run_here(
+    job: JobDefinition,
+    instance: DagsterInstance,
+    selection: Collection[AssetKey] | None = None,
+    run_config: Mapping[str, Any] | None = None,
+) -> tuple[str, Iterator[DagsterEvent]]:
+    """A run in this process: its id, and its events as they come. `execute_in_process` would
+    make one step after the other.
+
+    selection: some of the job's assets.
+    """
+    run = instance.create_run_for_job(
+        job, asset_selection=frozenset(selection) if selection else None, run_config=run_config
+    )
+    return run.run_id, execute_run_iterator(InMemoryJob(job), run, instance)
+
+
+def _ended_before(instance: DagsterInstance, run: DagsterRun) -> dict[str, list[DagsterEvent]]:
+    """The events by which steps ended well before the run lost its process."""
+    found: dict[str, list[DagsterEvent]] = {}
+    for entry in instance.all_logs(run.run_id, of_type=ENDED):
+        if entry.step_key and entry.dagster_event:
+            found.setdefault(entry.step_key, []).append(entry.dagster_event)
+    return {
+        key: events
+        for key, events in found.items()
+        if any(event.event_type is DagsterEventType.STEP_SUCCESS for event in events)
+    }
