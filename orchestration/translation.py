@@ -28,9 +28,9 @@ def group_name(stage: str) -> str:
 
 
 def step_name(item: Item) -> str:
-    """Of the item's step on a run's page. Unique: graph.py refuses names that Dagster can't tell
-    apart."""
-    return re.sub(r"\W", "_", "__".join(filter(None, (item.stage, item.name))), flags=re.ASCII)
+    """Of the item's step on a run's page: `packed_shards__per_source`, `comparison__all`. Unique:
+    graph.py refuses names that Dagster can't tell apart. A job has the stage's bare name."""
+    return re.sub(r"\W", "_", f"{item.stage}__{item.name or 'all'}", flags=re.ASCII)
 
 
 def asset_spec(graph: Graph, item: Item) -> AssetSpec:

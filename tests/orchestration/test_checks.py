@@ -384,7 +384,7 @@ def test_a_check_with_nothing_to_check_or_to_compare_with_has_no_result(tmp_path
         ):
             found = verdict(tmp_path, stage, name)
             assert not found.made and not found.passed and found.found, name
-            assert step.holds([found]) and not verdicts.results(item(stage), [found], "")
+            assert not step.keeps_back(found) and not verdicts.results(item(stage), [found], "")
             assert found.found in verdicts.reasons_not_made([found])
     write(tmp_path, "needle_report", {"mean_exact_match": None})
     assert not verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": 0.5}).made, (
@@ -490,7 +490,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (checks, verdicts):
         monkeypatch.setattr(module, "CHECKS", {"raw": [no_bad_word], "mixed": [beside]})
         monkeypatch.setattr(module, "BLOCKING", {"no_bad_word"})
-    for module in (checks, step):
+    for module in (checks, step, verdicts):
         monkeypatch.setattr(module, "ACROSS", {"beside"})
     return make_world(tmp_path / "world")
 
