@@ -1,24 +1,123 @@
-"""The longer intervals replace intervals that Dagster has, and its parts start by their names."""
+"""What replaces parts of Dagster in `make ui` still fits, and Dagster does the same with it."""
 
+import inspect
+import os
+import subprocess
+import sys
 from importlib import import_module
+from pathlib import Path
 
-from orchestration.quiet import PARTS, SECONDS, slow_down
+import pytest
+from dagster import DagsterInstance, build_sensor_context
+
+from orchestration.automation import instance_of
+from orchestration.quiet import (
+    HEARTBEAT,
+    IN_ENVIRONMENT,
+    MAKES_ENGINE,
+    PARTS,
+    SECONDS,
+    STARTS_DAEMON,
+    kept,
+    named,
+    slow_down,
+)
+
+OWN_SECONDS = {name: named(name) for name in SECONDS}
+"""Dagster's own, before any test here has changed them."""
+ASKS_ITS_THREADS = """
+import os
+from orchestration.quiet import slow_down
+slow_down()
+from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
+from dagster._daemon.freshness import FreshnessDaemon
+print(EventLogConsumerDaemon().interval_seconds, FreshnessDaemon().interval_seconds)
+"""
 
 
-def test_each_interval_is_one_that_dagster_has_and_is_longer() -> None:
-    own = {
-        name: getattr(import_module(module), attribute)
-        for name in SECONDS
-        for module, attribute in [name.rsplit(".", 1)]
-    }
+@pytest.fixture
+def slowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replacements are in place, for one test."""
+    for name in (*SECONDS, *MAKES_ENGINE, STARTS_DAEMON):
+        monkeypatch.setattr(name, named(name))
+    for variable in IN_ENVIRONMENT:
+        monkeypatch.setenv(variable, "1")
     slow_down()
+
+
+def database(folder: Path) -> DagsterInstance:
+    """Dagster with its SQLite files in a folder of its own."""
+    folder.mkdir()
+    return DagsterInstance.local_temp(str(folder))
+
+
+@pytest.mark.usefixtures("slowed")
+def test_each_interval_is_one_that_dagster_has_and_is_longer() -> None:
     for name, seconds in SECONDS.items():
-        module, attribute = name.rsplit(".", 1)
-        assert getattr(import_module(module), attribute) == seconds
-        assert own[name] <= seconds
+        assert named(name) == seconds > OWN_SECONDS[name]
+
+
+def test_the_threads_of_the_daemon_take_their_intervals_from_the_environment() -> None:
+    wanted = [float(seconds) for seconds in IN_ENVIRONMENT.values()]
+    environment = {name: text for name, text in os.environ.items() if name not in IN_ENVIRONMENT}
+    said = subprocess.check_output(
+        [sys.executable, "-c", ASKS_ITS_THREADS], env=environment, text=True
+    )
+    assert [float(seconds) for seconds in said.split()] == wanted
+
+
+@pytest.mark.usefixtures("slowed")
+def test_a_value_that_the_user_has_set_stays() -> None:
+    assert {os.environ[variable] for variable in IN_ENVIRONMENT} == {"1"}
+
+
+def test_the_daemon_is_started_with_the_longer_interval_of_heartbeats() -> None:
+    module, _, function = STARTS_DAEMON.rpartition(".")
+    parameters = inspect.signature(named(STARTS_DAEMON)).parameters
+    assert f" {function}(" in inspect.getsource(import_module(module))
+    for name, seconds in HEARTBEAT.items():
+        assert seconds > parameters[name].default
 
 
 def test_each_part_has_a_command_line() -> None:
     for module, words in PARTS.values():
         assert callable(import_module(module).main)
         assert words
+
+
+def test_a_file_has_one_engine_however_often_it_is_asked_for() -> None:
+    made = list[str]()
+    engine = kept(lambda file, **options: made.append(f"{file} {options}") or object())
+    first = engine("a", poolclass=int)
+    assert engine("a", poolclass=int) is first is engine("a", poolclass=int, connect_args={})
+    assert engine("b", poolclass=int) is not first
+    assert engine("a", poolclass=int, connect_args={"timeout": 30}) is not first
+    assert len(made) == 3
+
+
+@pytest.mark.usefixtures("slowed")
+def test_two_databases_beside_each_other_keep_what_is_put_into_each(tmp_path: Path) -> None:
+    with (
+        database(tmp_path / "one") as one,
+        database(tmp_path / "other") as other,
+    ):
+        for instance, word in ((one, "first"), (other, "second")):
+            instance.daemon_cursor_storage.set_cursor_values({"key": word})
+            instance.add_dynamic_partitions("names", [word])
+        for instance, word in ((one, "first"), (other, "second")):
+            assert instance.daemon_cursor_storage.get_cursor_values({"key"}) == {"key": word}
+            assert instance.get_dynamic_partitions("names") == [word]
+            assert list(instance.all_instigator_state()) == []
+
+
+def test_the_ticks_of_a_sensor_share_what_is_opened_for_the_first(tmp_path: Path) -> None:
+    with (
+        database(tmp_path / "one") as one,
+        database(tmp_path / "other") as other,
+        DagsterInstance.ephemeral() as nowhere,
+    ):
+        first = instance_of(build_sensor_context(instance=one))
+        assert first.get_ref() == one.get_ref()
+        assert instance_of(build_sensor_context(instance=one)) is first
+        assert instance_of(build_sensor_context(instance=other)).get_ref() == other.get_ref()
+        assert instance_of(build_sensor_context(instance=nowhere)) is nowhere
