@@ -2,10 +2,10 @@
 
 import inspect
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib import import_module
-from pathlib import Path
+from importlib.util import find_spec, module_from_spec
 
 import pytest
 from dagster import DagsterInstance, build_sensor_context
@@ -25,14 +25,11 @@ from orchestration.quiet import (
 
 OWN_SECONDS = {name: named(name) for name in SECONDS}
 """Dagster's own, before any test here has changed them."""
-ASKS_ITS_THREADS = """
-import os
-from orchestration.quiet import slow_down
-slow_down()
-from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
-from dagster._daemon.freshness import FreshnessDaemon
-print(EventLogConsumerDaemon().interval_seconds, FreshnessDaemon().interval_seconds)
-"""
+THREADS = [
+    ("dagster._daemon.auto_run_reexecution.event_log_consumer", "EventLogConsumerDaemon"),
+    ("dagster._daemon.freshness", "FreshnessDaemon"),
+]
+"""What takes its interval from each variable of IN_ENVIRONMENT, when its module is imported."""
 
 
 @pytest.fixture
@@ -45,10 +42,12 @@ def slowed(monkeypatch: pytest.MonkeyPatch) -> None:
     slow_down()
 
 
-def database(folder: Path) -> DagsterInstance:
-    """Dagster with its SQLite files in a folder of its own."""
-    folder.mkdir()
-    return DagsterInstance.local_temp(str(folder))
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[DagsterInstance]]:
+    """Dagster twice, each with its SQLite files in a folder of its own."""
+    with ExitStack() as stack:
+        folders = [str(tmp_path_factory.mktemp(name)) for name in ("one", "other")]
+        yield [stack.enter_context(DagsterInstance.local_temp(folder)) for folder in folders]
 
 
 @pytest.mark.usefixtures("slowed")
@@ -57,13 +56,16 @@ def test_each_interval_is_one_that_dagster_has_and_is_longer() -> None:
         assert named(name) == seconds > OWN_SECONDS[name]
 
 
-def test_the_threads_of_the_daemon_take_their_intervals_from_the_environment() -> None:
-    wanted = [float(seconds) for seconds in IN_ENVIRONMENT.values()]
-    environment = {name: text for name, text in os.environ.items() if name not in IN_ENVIRONMENT}
-    said = subprocess.check_output(
-        [sys.executable, "-c", ASKS_ITS_THREADS], env=environment, text=True
-    )
-    assert [float(seconds) for seconds in said.split()] == wanted
+def test_the_threads_of_the_daemon_take_their_intervals_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for (name, thread), (variable, seconds) in zip(THREADS, IN_ENVIRONMENT.items(), strict=True):
+        monkeypatch.setenv(variable, seconds)
+        spec = find_spec(name)
+        assert spec and spec.loader
+        imported_anew = module_from_spec(spec)
+        spec.loader.exec_module(imported_anew)
+        assert getattr(imported_anew, thread)().interval_seconds == int(seconds)
 
 
 @pytest.mark.usefixtures("slowed")
@@ -96,28 +98,25 @@ def test_a_file_has_one_engine_however_often_it_is_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("slowed")
-def test_two_databases_beside_each_other_keep_what_is_put_into_each(tmp_path: Path) -> None:
-    with (
-        database(tmp_path / "one") as one,
-        database(tmp_path / "other") as other,
-    ):
-        for instance, word in ((one, "first"), (other, "second")):
-            instance.daemon_cursor_storage.set_cursor_values({"key": word})
-            instance.add_dynamic_partitions("names", [word])
-        for instance, word in ((one, "first"), (other, "second")):
-            assert instance.daemon_cursor_storage.get_cursor_values({"key"}) == {"key": word}
-            assert instance.get_dynamic_partitions("names") == [word]
-            assert list(instance.all_instigator_state()) == []
+def test_two_databases_beside_each_other_keep_what_is_put_into_each(
+    databases: list[DagsterInstance],
+) -> None:
+    for instance, word in zip(databases, ("first", "second"), strict=True):
+        instance.daemon_cursor_storage.set_cursor_values({"key": word})
+        instance.add_dynamic_partitions("names", [word])
+    for instance, word in zip(databases, ("first", "second"), strict=True):
+        assert instance.daemon_cursor_storage.get_cursor_values({"key"}) == {"key": word}
+        assert instance.get_dynamic_partitions("names") == [word]
+        assert list(instance.all_instigator_state()) == []
 
 
-def test_the_ticks_of_a_sensor_share_what_is_opened_for_the_first(tmp_path: Path) -> None:
-    with (
-        database(tmp_path / "one") as one,
-        database(tmp_path / "other") as other,
-        DagsterInstance.ephemeral() as nowhere,
-    ):
-        first = instance_of(build_sensor_context(instance=one))
-        assert first.get_ref() == one.get_ref()
-        assert instance_of(build_sensor_context(instance=one)) is first
-        assert instance_of(build_sensor_context(instance=other)).get_ref() == other.get_ref()
+def test_the_ticks_of_a_sensor_share_what_is_opened_for_the_first(
+    databases: list[DagsterInstance],
+) -> None:
+    one, other = databases
+    first = instance_of(build_sensor_context(instance=one))
+    assert first.get_ref() == one.get_ref()
+    assert instance_of(build_sensor_context(instance=one)) is first
+    assert instance_of(build_sensor_context(instance=other)).get_ref() == other.get_ref()
+    with DagsterInstance.ephemeral() as nowhere:
         assert instance_of(build_sensor_context(instance=nowhere)) is nowhere
