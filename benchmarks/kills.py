@@ -12,6 +12,9 @@ are in new states, so theirs hit stages at work.
 Plain DVC is killed with all that it started, as by the machine. Of our command the first process is
 killed, or all of them. After each kill of ours every output that was there must be there, and
 whole.
+
+What was at work when a kill fell is told by the processes there and by DVC's last line, both read a
+moment before: in which stage's command, in DVC's writes after it, in a restore from the cache.
 """
 
 import argparse
@@ -25,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -48,6 +51,21 @@ FOLDERS = ["assets", "training", "evaluation", "orchestration", "sources", "mode
 PLAIN = [sys.executable, "-m", "dvc", "repro"]
 OURS = [sys.executable, "-m", "orchestration.repro"]
 MOST_IN_A_ROW = 8
+RESTORES, RUNS, LOCKS, LOOKS = (
+    "is cached - skipping run",
+    "Running stage",
+    "Updating lock file",
+    "didn't change, skipping",
+)
+"""Parts of the lines by which DVC says what it does next, or has done."""
+AFTER = {
+    RESTORES: "DVC restores from its cache",
+    RUNS: "DVC starts a command, or hashes and caches what it made",
+    LOCKS: "DVC has written dvc.lock, and looks at the next stage",
+    LOOKS: "DVC looks at the next stage",
+    "": "before DVC's first line",
+}
+"""What is at work after such a line, where no stage's command is."""
 
 
 def make_project(source: Path, target: Path) -> Path:
@@ -174,25 +192,55 @@ def kill(process: subprocess.Popen[bytes], way: str) -> bool:
     return True
 
 
+def at_work(process: subprocess.Popen[bytes], said: str) -> str:
+    """What is at work: a stage's command if there is one, else what DVC's last line tells."""
+    for pid in below(process.pid):
+        words = command_line(pid)
+        module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
+        if module.startswith("assets."):
+            return f"in the command of {module.removeprefix('assets.')}"
+    lines = [line for line in said.splitlines() if any(part in line for part in AFTER if part)]
+    last = lines[-1] if lines else ""
+    return next(what for part, what in AFTER.items() if part in last)
+
+
+def below(pid: int) -> Iterator[int]:
+    """A process and all that it started, as far as they are there."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in task.read_text().split():
+                yield from below(int(child))
+
+
+def command_line(pid: int) -> list[str]:
+    """The words of a process; none where it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    return []
+
+
 def trial(root: Path, draw: random.Random, seconds: float, counts: Counter[str]) -> bool:
     """Start, wait for a random moment, kill; whether it was still at work then."""
     way = draw.choice(["plain dvc", "ours, first", "ours, all"])
     before = outputs(root)
-    log = (root / "kills.log").open("ab")
-    with log:
+    log = root / "kills.log"
+    with log.open("wb") as file:
         process = subprocess.Popen(
             PLAIN if way == "plain dvc" else OURS,
             cwd=root,
-            env=environment(),
-            stdout=log,
-            stderr=log,
+            env={**environment(), "PYTHONUNBUFFERED": "1"},
+            stdout=file,
+            stderr=file,
             start_new_session=True,
         )
         time.sleep(draw.uniform(0, seconds))
+        phase = at_work(process, log.read_text(errors="replace"))
         killed = kill(process, way)
     if not killed:
         return False
     counts[f"killed: {way}"] += 1
+    counts[f"killed when: {phase}"] += 1
     counts["left: dvc.lock broken"] += lock_is_broken(root)
     with suppress(FileNotFoundError):
         try:
@@ -223,13 +271,15 @@ def main() -> None:
     draw, counts, failures = random.Random(given.seed), Counter[str](), list[str]()
     with tempfile.TemporaryDirectory(prefix="needlework-kills-") as name:
         whole, root = (make_project(Path.cwd(), Path(name) / part) for part in ("whole", "killed"))
-        reference, longest = dict[int, dict[str, str]](), 0.0
-        for state in range(4):
+        reference, took = dict[int, dict[str, str]](), list[float]()
+        for state in (0, 1, 3, 2, 0):
             start = time.monotonic()
             reference[state] = whole_state(whole, state)
-            longest = time.monotonic() - start  # the last change is one of both
+            took.append(time.monotonic() - start)
+        change, restore = took[2], took[4]  # the third has another domain, the last has been made
         print(
-            f"{len(reference[0])} files; a change takes {longest:.1f} s where nothing is killed",
+            f"{len(reference[0])} files; a change takes {change:.1f} s where nothing is killed, and "
+            f"{restore:.1f} s if all is in the cache",
             flush=True,
         )
         set_state(root, 0)
@@ -237,14 +287,20 @@ def main() -> None:
 
         kills, rounds, state = 0, 0, 0
         while kills < given.kills:
-            if rounds % 2:
+            new = rounds % 2 == 1
+            if new:
                 state = 4 * rounds + draw.randrange(4)
+                start = time.monotonic()
                 reference[state] = whole_state(whole, state)
+                last, change = change, time.monotonic() - start
+                restore *= change / last  # other work on this machine comes and goes
             else:
                 state = (state + draw.randint(1, 3)) % 4
             set_state(root, state)
             for _ in range(draw.randint(1, MOST_IN_A_ROW)):
-                kills += trial(root, draw, longest, counts)
+                if not trial(root, draw, change if new else restore, counts):
+                    break  # all is made, and a kill would hit nothing
+                kills += 1
             try:
                 text = run(OURS, root)
             except SystemExit as error:
@@ -252,10 +308,8 @@ def main() -> None:
                 print(error, flush=True)
                 break
             rounds += 1
-            counts["ended: stages run"] += text.count("Running stage")
-            counts["ended: stages restored from the cache"] += text.count(
-                "is cached - skipping run"
-            )
+            counts["ended: stages run"] += text.count(RUNS)
+            counts["ended: stages restored from the cache"] += text.count(RESTORES)
             counts["ended: dvc.lock put back"] += (root / BROKEN).exists()
             (root / BROKEN).unlink(missing_ok=True)
             if made(root) != reference[state]:
@@ -264,9 +318,6 @@ def main() -> None:
                 f"{kills} kills, {rounds} rounds, {len(failures)} failures, {dict(counts)}",
                 flush=True,
             )
-        log = (root / "kills.log").read_text(errors="replace")
-        counts["killed runs: stages begun"] = log.count("Running stage")
-        counts["killed runs: restores begun"] = log.count("is cached - skipping run")
     report(kills, rounds, counts, failures)
 
 

@@ -96,6 +96,26 @@ class NotNow(Exception):
     """
 
 
+_instances: list[DagsterInstance] = []
+"""The instance of the last tick, if any."""
+
+
+def instance_of(context: SensorEvaluationContext) -> DagsterInstance:
+    """The Dagster instance of a tick, kept for the next one.
+
+    By itself Dagster opens one for each tick, and reads all revisions of its database for that:
+    0.14 s of CPU.
+    """
+    ref = context.instance_ref
+    if ref is None:
+        return context.instance
+    for kept in _instances:
+        if kept.get_ref() == ref:
+            return kept
+    _instances[:] = [DagsterInstance.from_ref(ref)]
+    return _instances[0]
+
+
 def look(instance: DagsterInstance, root: Path, patient: bool = False) -> State:
     """The state of the project; the patient wait for another look to end. Raises NotNow."""
     if not LOOKING.acquire(blocking=patient):
@@ -162,10 +182,10 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
     )
     def outside(context: SensorEvaluationContext) -> SkipReason:
         try:
-            state = look(context.instance, loaded.root)
+            state = look(instance := instance_of(context), loaded.root)
         except NotNow as error:
             return SkipReason(str(error))
-        told = report_once(context.instance, state)
+        told = report_once(instance, state)
         words = (
             f"Told of {', '.join(key.to_user_string() for key in told)}."
             if told
@@ -265,11 +285,11 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
     )
     def changes(context: SensorEvaluationContext) -> SensorResult:
         try:
-            state = look(context.instance, loaded.root)
+            state = look(instance := instance_of(context), loaded.root)
         except NotNow as error:
             return SensorResult(skip_reason=SkipReason(str(error)))
-        report_once(context.instance, state)
-        skip, requests = decide(context.instance, loaded, state)
+        report_once(instance, state)
+        skip, requests = decide(instance, loaded, state)
         reason = SkipReason(with_findings(skip, state)) if skip else None
         return SensorResult(skip_reason=reason, run_requests=requests)
 

@@ -145,6 +145,15 @@ def test_the_report_is_one_file_with_its_pictures_inside(world: Path) -> None:
     assert "http://" not in page and "https://" not in page and "<script" not in page
 
 
+def test_each_record_leads_to_package_versions_and_the_page_shows_them(world: Path) -> None:
+    page = (world / "data/comparison/report.html").read_text()
+    behind = ["raw_corpus/book", "tokenized_corpus/c4", "packed_shards/original", "base_checkpoint"]
+    for path in (*behind, "checkpoint/per_source", "needle_report/base", "loss_report/original"):
+        named = json.loads((world / "data" / path / "record.json").read_text())["made_with"]
+        versions = json.loads((world / named).read_text())["made_with"]
+        assert "numpy " in versions and versions in page, path
+
+
 def test_nothing_changed_means_nothing_runs(world: Path) -> None:
     before = files(world)
     (world / "assets" / "__init__.py").write_text('"""A comment no stage lists."""\n')
