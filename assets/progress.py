@@ -1,7 +1,11 @@
-"""Progress of long work: a bar in a terminal, one plain line every few seconds in a log (Dagster
-shows those live).
+"""Progress of long work: a bar in a terminal, one line every few seconds in a log.
+
+With NEEDLEWORK_PROGRESS=json each such line is a JSON object, which orchestration/progress.py reads
+and shows live in Dagster. A stage knows of no orchestrator.
 """
 
+import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +16,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+FORM = "NEEDLEWORK_PROGRESS"
 SECONDS_BETWEEN_LOG_LINES = 5.0
 
 
@@ -24,20 +29,17 @@ class Progress:
     def __init__(self, what: str, total: int | None, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._bar = _bar(what, total, unit) if sys.stderr.isatty() else None
-        self._done, self._start, self._last_line, self._note = (
-            0,
-            time.monotonic(),
-            time.monotonic(),
-            "",
-        )
+        self._start = self._last_line = time.monotonic()
+        self._done = 0
+        self._noted: dict[str, float] = {}
 
-    def add(self, count: int, note: str = "") -> None:
-        """Count `count` more units; `note` (say, the loss) stands at the end of the line."""
-        self._done, self._note = self._done + count, note
+    def add(self, count: int, **noted: float) -> None:
+        """Count `count` more units. noted: numbers of now by name, say loss=3.2."""
+        self._done, self._noted = self._done + count, noted
         if self._bar is not None:
             self._bar.update(count)
-            if note:
-                self._bar.set_postfix_str(note, refresh=False)
+            if noted:
+                self._bar.set_postfix_str(_words(noted), refresh=False)
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LOG_LINES:
             self._print_line()
 
@@ -51,29 +53,46 @@ class Progress:
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
         rate = self._done / max(self._last_line - self._start, 1e-9)
-        of = (
-            f"/{self._total:,} ({self._done / max(self._total, 1):.0%})"
-            if self._total is not None
-            else ""
-        )
-        left = (
-            f", {max(self._total - self._done, 0) / rate:,.0f} s left"
-            if self._total and rate
-            else ""
-        )
-        note = f", {self._note}" if self._note else ""
-        print(
-            f"{self._what}: {self._done:,}{of} {self._unit}, {rate:,.0f} "
-            f"{self._unit}/s{left}{note}",
-            file=sys.stderr,
-            flush=True,
-        )
+        left = max(self._total - self._done, 0) / rate if self._total and rate else None
+        line = self._json(rate, left) if os.environ.get(FORM) == "json" else self._text(rate, left)
+        print(line, file=sys.stderr, flush=True)
+
+    def _json(self, rate: float, left: float | None) -> str:
+        step = {
+            "what": self._what,
+            "done": self._done,
+            "total": self._total,
+            "unit": self._unit,
+            "rate": round(rate),
+            "left": None if left is None else round(left),
+            "noted": self._noted,
+        }
+        return json.dumps({"progress": step}, ensure_ascii=False)
+
+    def _text(self, rate: float, left: float | None) -> str:
+        of = "" if self._total is None else f"/{self._total:,} ({self._share():.0%})"
+        parts = [f"{self._done:,}{of} {self._unit}", f"{rate:,.0f} {self._unit}/s"]
+        if left is not None:
+            parts.append(f"{left:,.0f} s left")
+        if self._noted:
+            parts.append(_words(self._noted))
+        return f"{self._what}: {', '.join(parts)}"
+
+    def _share(self) -> float:
+        return self._done / max(self._total or 0, 1)
+
+
+def _words(noted: dict[str, float]) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in noted.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _bar(what: str, total: int | None, unit: str) -> "tqdm[Any]":
-    from tqdm import (
-        tqdm,
-    )  # here, for without a terminal it is not needed, and small stages are mostly imports
+    # here, for without a terminal it is not needed, and small stages are mostly imports
+    from tqdm import tqdm
 
     return tqdm(total=total, desc=what, unit=unit, unit_scale=True)
 

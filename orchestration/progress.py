@@ -1,28 +1,19 @@
-"""Lines of progress as numbers: what a stage prints about its long work, for Dagster to plot while
-it is at work.
+"""Progress of an item at work, for Dagster to plot live.
 
-A stage says how far it is in a line of text (assets/progress.py), for it knows of no orchestrator.
-Here such a line is read back and becomes an observation of its asset: an event with numbers, at
-once in the run's log and on the asset's page, that says nothing of what the asset is made of and so
-leaves versions and marks alone. The cost is a row in Dagster's database for each, hence the pauses
-between them, which grow with the length of the work: some 2,500 rows for ten days.
+A stage prints how far it is as a line of JSON (assets/progress.py), for it knows of no
+orchestrator. Here such a line is read back and becomes an observation of its asset: an event with
+numbers, at once in the run's log and on the asset's page, that says nothing of what the asset is
+made of and so leaves versions and marks alone. The cost is a row in Dagster's database for each,
+hence the pauses between them, which grow with the length of the work: some 2,500 rows for ten days.
 """
 
+import json
 import math
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dagster import AssetKey, AssetObservation, MetadataValue
 
-LINE = re.compile(
-    r"(?P<what>.+?): (?P<done>[\d,]+)(?:/(?P<total>[\d,]+) \(\d+%\))? (?P<unit>\S+), "
-    r"(?P<rate>[\d,]+) (?P=unit)/s(?:, (?P<left>[\d,]+) s left)?(?:, (?P<note>.+))?"
-)
-NOTE = re.compile(
-    r"(?P<name>[^\d\s].*?) (?P<value>[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?P<of>/[\d,]+)?%?",
-    re.IGNORECASE,
-)
+BEGIN = '{"progress": '
 SECONDS_BETWEEN = 30.0
 SHARE_BETWEEN = 1 / 500
 """Of the time that the work has taken: the pause after it, where that is longer."""
@@ -41,29 +32,30 @@ class Step:
     left: int | None
     """Seconds, where the total is known."""
     noted: dict[str, float] = field(default_factory=dict)
-    """The numbers in the note at the end: the step, the loss. A percentage is its number, 45 for 45
-    %.
-    """
+    """Further numbers of now: the step, the loss."""
+
+    def __str__(self) -> str:
+        of = "" if self.total is None else f"/{self.total:,} ({self.done / max(self.total, 1):.0%})"
+        parts = [f"{self.done:,}{of} {self.unit}", f"{self.rate:,} {self.unit}/s"]
+        if self.left is not None:
+            parts.append(f"{self.left:,} s left")
+        parts += [f"{name} {value:.4g}" for name, value in self.noted.items()]
+        return f"{self.what}: {', '.join(parts)}"
 
 
 def progress_of(line: str) -> Step | None:
     """What a line of progress says; None for any other line."""
-    found = LINE.fullmatch(line.strip())
-    if found is None:
+    if not line.startswith(BEGIN):
         return None
-    total, left = found["total"], found["left"]
-    return Step(
-        what=found["what"],
-        done=_whole(found["done"]),
-        total=_whole(total) if total else None,
-        unit=found["unit"],
-        rate=_whole(found["rate"]),
-        left=_whole(left) if left else None,
-        noted=dict(_noted(found["note"] or "")),
-    )
+    try:
+        step = Step(**json.loads(line)["progress"])
+    except (ValueError, TypeError):
+        return None
+    finite = {name: float(value) for name, value in step.noted.items() if math.isfinite(value)}
+    return replace(step, noted=finite)
 
 
-def observation(key: AssetKey, step: Step, line: str) -> AssetObservation:
+def observation(key: AssetKey, step: Step) -> AssetObservation:
     """The event that shows it: Dagster plots each number over time."""
     numbers = {
         "done": step.done,
@@ -76,7 +68,7 @@ def observation(key: AssetKey, step: Step, line: str) -> AssetObservation:
     }
     return AssetObservation(
         key,
-        description=line.strip(),
+        description=str(step),
         metadata={
             **metadata,
             **{name: MetadataValue.float(number) for name, number in step.noted.items()},
@@ -103,14 +95,3 @@ class Pace:
             return False
         self._last[work] = now, step.done
         return True
-
-
-def _noted(note: str) -> Iterator[tuple[str, float]]:
-    for part in note.split(", "):
-        found = NOTE.fullmatch(part.strip())
-        if found is not None and math.isfinite(value := float(found["value"].replace(",", ""))):
-            yield found["name"], value
-
-
-def _whole(text: str) -> int:
-    return int(text.replace(",", ""))

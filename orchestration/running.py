@@ -25,6 +25,8 @@ from orchestration.guard import guarded, seconds_to_stop
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_BETWEEN_TRIES = 0.5
+PROGRESS = {"NEEDLEWORK_PROGRESS": "json", "TQDM_DISABLE": "1"}
+"""Of a command: its progress as JSON (progress.py), and no bars of the libraries that it uses."""
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
 
 
@@ -166,7 +168,7 @@ def _signal(processes: Sequence[subprocess.Popen[str]], number: int) -> list[sub
 def environment() -> dict[str, str]:
     """That of an item's command: its lines come as they are written, and items share the cores."""
     threads = {"RAYON_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs(), 1))}  # of tokenizers
-    return {**threads, **guard.environment(), "PYTHONUNBUFFERED": "1"}
+    return {**threads, **guard.environment(), **PROGRESS, "PYTHONUNBUFFERED": "1"}
 
 
 def outcome_of(line: str, address: str) -> Outcome | None:

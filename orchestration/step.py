@@ -274,7 +274,7 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
         step = progress_of(line)
         if step is not None:
             if pace.due(item.address, step, time.monotonic()):
-                context.log_event(observation(asset_key(item), step, line))
+                context.log_event(observation(asset_key(item), step))
         elif line.strip() and not line.lstrip().startswith(DVC_WORDS):
             tail.append(line)
             context.log.info(line)

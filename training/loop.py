@@ -124,8 +124,8 @@ def train(
         if progress is not None:
             done = (step + 1 - len(before)) * tokens_per_step
             speed = done / (time.monotonic() - begun)
-            note = f"step {step + 1}/{task.steps}, loss {value:.3f}{_mfu(speed, loss, task, world)}"
-            progress.add(tokens_per_step, note)
+            used = _mfu(speed, loss, task, world)
+            progress.add(tokens_per_step, step=step + 1, steps=task.steps, loss=value, **used)
         yield line
     if progress is not None:
         progress.close()
@@ -187,9 +187,9 @@ def _check(value: float, norm: float, losses: Sequence[float], step: int, task: 
         )
 
 
-def _mfu(tokens_per_second: float, loss: TokenLoss, task: Task, world: World) -> str:
+def _mfu(tokens_per_second: float, loss: TokenLoss, task: Task, world: World) -> dict[str, float]:
     if world.device.type != "cuda":
-        return ""
+        return {}
     gpu = named_gpu(torch.cuda.get_device_name())
     flops = shape_of(loss.model.config).training_flops(task.rows.length)
-    return f", MFU {tokens_per_second * flops / (PEAK_BF16[gpu] * world.size):.0%}" if gpu else ""
+    return {"MFU": tokens_per_second * flops / (PEAK_BF16[gpu] * world.size)} if gpu else {}

@@ -26,7 +26,9 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 """
 TALK = """
 import time
-print(f"{item}: 8/32 (25%) tok, 1,234 tok/s, 3 s left, step 1/4, loss 4.125", file=sys.stderr, flush=True)
+import json
+line = dict(what=item, done=8, total=32, unit="tok", rate=1234, left=3, noted={"loss": 4.125})
+print(json.dumps({"progress": line}), file=sys.stderr, flush=True)
 while pathlib.Path("hold").exists():
     time.sleep(0.05)
 """

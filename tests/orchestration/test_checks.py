@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from dagster import AssetCheckKey, AssetKey, DagsterInstance, MetadataValue
-from dvc_world import SKIPPED, dvc, make_world, materialize
+from dvc_world import FAILED, SKIPPED, dvc, make_world, materialize
 from safetensors.torch import load_file, save_file
 from worlds import tiny
 

@@ -14,10 +14,11 @@ from orchestration.graph import read_status
 from orchestration.progress import Pace, Step, progress_of
 
 TALK = """
-import time
+import json
 for step in (1, 2, 3, 4):
-    print(f"{item}: {step * 8:,}/32 ({step / 4:.0%}) tok, 1,234 tok/s, {4 - step} s left, "
-          f"step {step}/4, loss {5 - step}.125, MFU 45%", file=sys.stderr, flush=True)
+    noted = {"step": step, "loss": 5.125 - step}
+    line = dict(what=item, done=step * 8, total=32, unit="tok", rate=1234, left=4 - step, noted=noted)
+    print(json.dumps({"progress": line}), file=sys.stderr, flush=True)
 """
 
 
@@ -27,35 +28,36 @@ def instance() -> Iterator[DagsterInstance]:
         yield ephemeral
 
 
-def test_every_line_that_a_stage_prints_is_understood(capfd: pytest.CaptureFixture[str]) -> None:
-    for total, note in (
-        (32_768, "step 12/400, loss 3.212, MFU 45%"),
-        (32_768, ""),
-        (None, ""),
-        (None, "loss 1e-05"),
-        (0, ""),
-    ):
+def test_every_line_that_a_stage_prints_is_understood(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEEDLEWORK_PROGRESS", "json")
+    cases: list[tuple[int | None, dict[str, float]]] = [
+        (32_768, {"step": 12, "loss": 3.212, "MFU": 0.45}),
+        (32_768, {}),
+        (None, {"loss": 1e-05}),
+        (0, {}),
+    ]
+    for total, noted in cases:
         progress = Progress("cut_at_base: rows", total, "tok")
-        progress.add(12_345, note)
+        progress.add(12_345, **noted)
         progress.close()
     lines = capfd.readouterr().err.splitlines()
-    steps = [progress_of(line) for line in lines]
-    assert len(steps) == 5
-    found = [step for step in steps if step is not None]
-    assert len(found) == 5, lines
-    assert all(
-        (step.what, step.done, step.unit) == ("cut_at_base: rows", 12_345, "tok") and step.rate > 0
-        for step in found
-    )
-    assert [step.total for step in found] == [32_768, 32_768, None, None, 0]
-    assert [step.left is None for step in found] == [False, False, True, True, True]
-    assert [step.noted for step in found] == [
-        {"step": 12, "loss": 3.212, "MFU": 45},
-        {},
-        {},
-        {"loss": 1e-05},
-        {},
-    ]
+    found = [step for step in map(progress_of, lines) if step is not None]
+    assert [(step.total, step.noted) for step in found] == cases
+    assert {(step.what, step.done, step.unit) for step in found} == {
+        ("cut_at_base: rows", 12_345, "tok")
+    }
+    assert [step.left is None for step in found] == [False, False, True, True]
+
+
+def test_without_an_orchestrator_progress_is_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    progress = Progress("rows", 40_000, "tok")
+    progress.add(12_345, step=2, loss=3.2121212)
+    progress.close()
+    line = capfd.readouterr().err
+    assert line.startswith("rows: 12,345/40,000 (31%) tok, ")
+    assert line.endswith(" s left, step 2, loss 3.212\n")
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,9 @@ def test_every_line_that_a_stage_prints_is_understood(capfd: pytest.CaptureFixtu
         "a: 1/2 (50%) tok, 3 doc/s",
         "Downloading: 10 files, 3 in all",
         "> python -m assets.packed_shards per_source",
+        '{"progress": 3}',
+        '{"progress": {"what": "x"}}',
+        '{"progress": {"what": "x", "done": ',
     ],
 )
 def test_no_other_line_is_taken_for_progress(line: str) -> None:
@@ -76,7 +81,10 @@ def test_no_other_line_is_taken_for_progress(line: str) -> None:
 
 
 def test_a_loss_that_is_no_number_is_left_out() -> None:
-    step = progress_of("x: 8/32 (25%) tok, 9 tok/s, 3 s left, step 1/4, loss nan")
+    step = progress_of(
+        '{"progress": {"what": "x", "done": 8, "total": 32, "unit": "tok", "rate": 9, "left": 3,'
+        ' "noted": {"step": 1, "loss": NaN}}}'
+    )
     assert step is not None and step.noted == {"step": 1}
 
 
@@ -126,7 +134,6 @@ def test_progress_is_events_with_numbers_that_mark_nothing_as_out_of_date(
                 "seconds left": 0,
                 "step": 4,
                 "loss": 1.125,
-                "MFU": 45,
             },
             {
                 "done": 8,
@@ -135,7 +142,6 @@ def test_progress_is_events_with_numbers_that_mark_nothing_as_out_of_date(
                 "seconds left": 3,
                 "step": 1,
                 "loss": 4.125,
-                "MFU": 45,
             },
         ]
         made = instance.get_latest_materialization_event(asset)
