@@ -79,16 +79,26 @@ def run(root: Path) -> list[str]:
     terminal, failed, tried = Terminal(steps), list[str](), set[str]()
     job = build_definitions(root).resolve_job_def(WHOLE_GRAPH)
     with DagsterInstance.get() as instance:
-        _, events = run_here(job, instance, run_config=QUIET)
-        for event in events:
-            terminal.show(event)
-            tried.add(steps.get(event.step_key or "", ""))
-            if event.is_step_failure or (event.is_run_failure and not failed):
-                failed.append(reason(event))
+        run_id, events = run_here(job, instance, run_config=QUIET)
+        try:
+            for event in events:
+                terminal.show(event)
+                tried.add(steps.get(event.step_key or "", ""))
+                if event.is_step_failure or (event.is_run_failure and not failed):
+                    failed.append(reason(event))
+        finally:
+            cancel_unfinished(instance, run_id)
     left = [address for address in steps.values() if address not in tried]
     if failed and left:
         failed.append(f"Not tried, for they read what failed: {', '.join(left)}")
     return [text for text in failed if text]
+
+
+def cancel_unfinished(instance: DagsterInstance, run_id: str) -> None:
+    """A run that was interrupted here has no process any more, and Dagster is told so."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        instance.report_run_canceled(run, "It was ended at the terminal.")
 
 
 def reason(event: DagsterEvent) -> str:
