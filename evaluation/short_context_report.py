@@ -87,18 +87,20 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
     # The harness would take the first of several NaN for the model's choice.
     checked = head.register_forward_hook(lambda _module, _given, scores: check_numbers(scores))
     rows, cut = [], {}
-    for name, task in config.tasks.items():
-        found, cut[name] = _run(subject, name, task, config)
-        rows += found
-        if cut[name]:
-            warn(
-                "short_context_report",
-                subject.name,
-                f"{name}: the harness cut {cut[name]:,} prompts that are longer "
-                f"than {_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task "
-                "out.",
-            )
-    checked.remove()
+    try:
+        for name, task in config.tasks.items():
+            found, cut[name] = _run(subject, name, task, config)
+            rows += found
+            if cut[name]:
+                warn(
+                    "short_context_report",
+                    subject.name,
+                    f"{name}: the harness cut {cut[name]:,} prompts that are longer "
+                    f"than {_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task "
+                    "out.",
+                )
+    finally:
+        checked.remove()
     table = pd.DataFrame(rows, columns=["task", "subject", "score", "questions"]).round(
         {"score": 3}
     )
