@@ -13,21 +13,20 @@ The name of a domain may be stored as a number or a boolean: it is compared as J
 """
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from assets.records import (
+    BROKEN_JSON,
     BYTES_AT_ONCE,
     UNDECODABLE,
+    Once,
     Skipped,
-    carefully_parsed,
     numbered_lines,
     opened,
     parsed,
@@ -88,26 +87,11 @@ def read_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int, 
 
 
 def _json_texts(path: Path, fields: Fields, longest: int) -> Iterator[tuple[int, str | Skipped]]:
-    key = fields.text.rsplit(".", 1)[-1]
-    # The key as the file writes it. Until a line shows that, each is parsed carefully.
-    written = b""
-    once = {key, *(fields.domain or key).split(".")}
+    wanted = [fields.text] if fields.domain is None else [fields.text, fields.domain]
+    once = Once(key for field in wanted for key in (field, *field.split(".")))
     for number, line in numbered_lines(path, LONGEST_ESCAPE * longest + BYTES_AT_ONCE):
-        if not isinstance(line, bytes):
-            yield number, line
-            continue
-        # The fast parser takes the last of two fields of one name and is silent about the first.
-        if not written:
-            written = _as_written(key, line)
-        suspicious = line.rfind(written) != line.find(written)
-        record = carefully_parsed(line, once) if suspicious else parsed(line)
+        record = once.parsed(line) if isinstance(line, bytes) else line
         yield number, record if isinstance(record, Skipped) else _text_of(record, fields)
-
-
-def _as_written(key: str, line: bytes) -> bytes:
-    """A key with its colon, spaced as a line has it; nothing where it has none."""
-    found = re.search(re.escape(orjson.dumps(key)) + rb"\s*:", line)
-    return found[0] if found else b""
 
 
 def _text_of(record: Any, fields: Fields, known: str | None = None) -> str | Skipped:
@@ -190,17 +174,42 @@ def _field(record: Any, field: str) -> Any:
 
 
 def _below(value: Any, keys: Sequence[str]) -> Any:
-    """The value at a path of keys, or ABSENT. JSON stored as text is parsed on the way."""
+    """The value at a path of keys, or ABSENT; Skipped if an object on the way holds a key twice.
+
+    JSON stored as text is parsed on the way.
+    """
     for key in keys:
         if isinstance(value, str | bytes):
-            inner = parsed(value.encode("utf-8", "replace") if isinstance(value, str) else value)
-            value = None if isinstance(inner, Skipped) else inner
+            value = _from_text(value, key)
         if isinstance(value, list) and all(isinstance(item, tuple) for item in value):
-            value = dict(value)  # pyarrow gives a map as pairs
+            value = _from_pairs(value, key)
+        if isinstance(value, Skipped):
+            return value
         if not isinstance(value, dict) or key not in value:
             return ABSENT
         value = value[key]
     return value
+
+
+def _from_text(text: str | bytes, key: str) -> Any:
+    """The JSON value in a text; None if it is none, Skipped if an object of it holds `key` twice."""
+    line = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    value = _once(key).parsed(line)
+    if isinstance(value, Skipped) and isinstance(parsed(line), Skipped):
+        return None
+    return value
+
+
+def _from_pairs(pairs: Sequence[tuple[Any, Any]], key: str) -> Any:
+    """A map, which pyarrow gives as pairs; Skipped if it holds `key` twice."""
+    if sum(name == key for name, _ in pairs) > 1:
+        return Skipped(reason=BROKEN_JSON, detail=f"two entries {key!r} in one map")
+    return dict(pairs)
+
+
+@lru_cache
+def _once(key: str) -> Once:
+    return Once([key])
 
 
 def _missing(record: Any, field: str, setting: str, known: str | None) -> Skipped:

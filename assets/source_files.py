@@ -3,14 +3,16 @@
 A folder is read with its subfolders, in the order of the paths.
 A file is read if its ending is known, in any case.
 Hidden files, temporary files and leftovers of editors and operating systems are ignored, and so are
-such folders with all they hold. Each is listed with its reason.
+such folders with all they hold. So is a text that describes its folder: README.txt, LICENSE.txt.
+Each is listed with its reason.
 An error while listing stops the stage: an unlisted folder may hold half of the corpus.
 
-The cost: only names count. A document file named `_a.jsonl` must be renamed, or be the source
-itself: the rule applies to files below a source, not to the source.
+The cost: only names count. A document file named `_a.jsonl`, or an essay named `license.txt`, must
+be renamed, or be the source itself: the rule applies to files below a source, not to the source.
 """
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -55,6 +57,15 @@ LAST = (
     "#",
 )
 """Endings of temporary files and backups. Elsewhere in a name they are ordinary words."""
+ABOUT = re.compile(
+    r"""read[ ._-]?me([^a-z].*)?          # README.txt, README-first.txt, readme(1).txt
+    | (licen[cs]es?|copying|copyright|notice|changelog|authors|contributors|contributing
+      |citation|code[ ._-]of[ ._-]conduct|manifest|(md5|sha\d+)sums?|checksums?|requirements|robots)
+      ([ ._-](mit|bsd|apache|[al]?gpl|mpl|cc|en|\d).*)?""",
+    re.VERBOSE,
+)
+"""Names, without ending and in small letters, of texts about a folder. Only of texts: records have
+fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +168,14 @@ def why_ignored(name: str, endings: tuple[str, ...] | None) -> str | None:
         return "temporary, unfinished or a backup, by its name"
     if endings is not None and not low.endswith(endings):
         return "unknown ending"
+    if endings is not None and low.endswith(TEXTS) and ABOUT.fullmatch(_stem(low)):
+        return "about the folder, by its name"
     return None
+
+
+def _stem(low: str) -> str:
+    """The name of a text file without its ending."""
+    return low[: low.rindex(".txt")]
 
 
 def why_ignored_below(path: str, endings: tuple[str, ...]) -> str | None:

@@ -88,9 +88,12 @@ class UserError(Exception):
 
 
 class Config(BaseModel):
-    """A section of params.yaml: frozen, unknown keys refused, validated at birth."""
+    """A section of params.yaml: frozen, unknown keys refused, validated at birth.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    NaN and infinity are refused: no limit holds NaN back, for every comparison with it is false.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)

@@ -140,6 +140,11 @@ def warning(
     return f"{', '.join(found)}.{f' To measure what it can do, {advice}.' if advice else ''}"
 
 
+def joined(*warnings: str | None) -> str | None:
+    """All warnings as one; None if there are none."""
+    return " ".join(filter(None, warnings)) or None
+
+
 def normalised(text: str) -> list[str]:
     """Lower-cased words without punctuation and articles."""
     bare = text.lower().translate(str.maketrans("", "", string.punctuation))

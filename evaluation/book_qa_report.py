@@ -31,8 +31,17 @@ from assets.records import checked_records
 from assets.sample_corpus import NAMES
 from assets.source_files import shown
 from assets.stage import Config, UserError, validated, write_json
-from evaluation.answers import FLAWS, f1, flaws, occurs, warning
-from evaluation.chat import Asking, ChatMode, asking, check_frame, last_ids, spoken, written
+from evaluation.answers import FLAWS, f1, flaws, joined, occurs, warning
+from evaluation.chat import (
+    Asking,
+    ChatMode,
+    asking,
+    check_frame,
+    last_ids,
+    may_be_read_as_tokens,
+    spoken,
+    written,
+)
 from evaluation.endpoint import Reply, check_read, complete_all
 from evaluation.report import report, warn
 from evaluation.subject import Subject
@@ -126,7 +135,11 @@ def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[
     shares = {flaw: round(float(answers[flaw].mean()), 5) for flaw in FLAWS}
     lost = float(((answers["truncated"] == 1) & (answers["occurs"] == 0)).mean())
     drawn = not all(reply.greedy for reply in said)
-    warned = warning(shares, lost, "book_qa_report.new_tokens", drawn)
+    contents = (text for question in questions for text in (question.context, question.input))
+    warned = joined(
+        warning(shares, lost, "book_qa_report.new_tokens", drawn),
+        may_be_read_as_tokens(subject, contents),
+    )
     warn("book_qa_report", subject.name, warned)
     context = _context(subject, config)
     if subject.endpoint is None and context > subject.context:
@@ -198,7 +211,8 @@ def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: A
     empty one fits.
     """
     before, after = config.frame.split("{context}")
-    turn = how.turn(before, after.replace("{question}", question.input), config.answer_prefix)
+    asked = subject.as_content(question.input)
+    turn = how.turn(before, after.replace("{question}", asked), config.answer_prefix)
     first = [*how.begin, *(subject.encode(turn.before) if turn.before else [])]
     last = last_ids(subject, turn)
     context = _context(subject, config)
@@ -249,7 +263,7 @@ def _say_endpoint(
     asked: dict[int, Prompt] = {}
     said: dict[int, Said] = {}
 
-    def prompts() -> Iterator[tuple[int, str]]:
+    def prompts() -> Iterator[tuple[int, str | list[int]]]:
         for number, question in enumerate(questions):  # one at a time: a book is long
             asked[number] = ask(subject, question, config, how)
             yield number, written(subject, asked[number].ids, how)

@@ -12,7 +12,7 @@ across the seam: "Answer: " and "yes" become "Answer:" and " yes". A template's 
 the same inputs give the same prompt on any day.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
@@ -139,7 +139,8 @@ def seam(subject: Subject, turn: Turn, answer: str) -> tuple[list[int], list[int
     """Ids of the text after the context, and of the answer; split after the last token that the
     text has with and without the answer.
     """
-    alone, whole = subject.encode(turn.after), subject.encode(turn.after + turn.joined(answer))
+    answered = turn.after + turn.joined(subject.as_content(answer))
+    alone, whole = subject.encode(turn.after), subject.encode(answered)
     shared = 0
     while shared < min(len(alone), len(whole)) and alone[shared] == whole[shared]:
         shared += 1
@@ -153,18 +154,39 @@ def last_ids(subject: Subject, turn: Turn) -> list[int]:
     return subject.encode(turn.after.rstrip(" "))
 
 
-def written(subject: Subject, ids: list[int], how: Asking) -> str:
-    """A prompt as text for an endpoint.
+def written(subject: Subject, ids: list[int], how: Asking) -> str | list[int]:
+    """A prompt for an endpoint: as text, without the tokens that the server adds in front.
 
-    It has the special tokens of a template that was applied here, but not the tokens that the
-    server's tokenizer adds in front.
+    A server finds special tokens in a text, whoever wrote them. So a prompt whose content holds the
+    text of one goes to an endpoint of kind completions as ids.
     """
     endpoint = subject.endpoint
-    in_template = how.chat and endpoint is not None and endpoint.kind == "completions"
-    if not in_template:
-        return subject.decode(ids)
-    added = subject.added
-    return subject.decode(ids[len(added) :] if ids[: len(added)] == added else ids, special=True)
+    assert endpoint is not None
+    completes = endpoint.kind == "completions"
+    front = subject.added if how.chat and completes else how.begin
+    bare = ids[len(front) :] if ids[: len(front)] == front else ids
+    text = subject.decode(bare, special=True)
+    special = frozenset(subject.specials.ids.values())
+    meant = [number for number in bare if number in special]
+    found = [subject.specials.ids[token] for token in subject.specials.in_text(text)]
+    if completes and found != meant:
+        return [*(how.begin or subject.added), *bare]
+    return text
+
+
+def may_be_read_as_tokens(subject: Subject, contents: Iterable[str]) -> str | None:
+    """A line about the contents in which a chat endpoint may find special tokens; None if there are
+    none. Its prompts are texts only.
+    """
+    if subject.endpoint is None or subject.endpoint.kind != "chat":
+        return None
+    found = [tokens for text in contents if (tokens := subject.specials.in_text(text))]
+    if not found:
+        return None
+    return (
+        f"{len(found)} of its texts hold the text of a special token, as {found[0][0]!r}, which "
+        "the endpoint may take for the token. Set its kind to completions, or take it out."
+    )
 
 
 def spoken(subject: Subject, said: list[int], asked: Asking) -> tuple[str, bool]:

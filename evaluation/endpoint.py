@@ -25,11 +25,17 @@ TIMEOUT = 600
 """Seconds for one answer."""
 RETRIES = 8
 """After a lost connection, 429 or 5xx: pauses of half a minute in all, or as the server asks."""
+AS_IDS = (
+    " (the prompt was sent as token ids, for its content holds the text of a special token, which "
+    "the server would find in a text)"
+)
 LEAST_READ = 0.7
 """Share of a prompt's tokens, as counted here, that the server must report. Counts may differ a
 little; a server that counts a third less cuts prompts or has another tokenizer."""
 
 Key = TypeVar("Key")
+Prompt = str | list[int]
+"""A text; or, for an endpoint of kind completions, token ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,7 @@ class Reply:
     """False if the server refused temperature 0."""
 
 
-def complete(endpoint: EndpointConfig, prompt: str, count: int) -> Reply:
+def complete(endpoint: EndpointConfig, prompt: Prompt, count: int) -> Reply:
     """The answer to one prompt, of at most `count` tokens. Raises UserError if there is none."""
     replies: list[Reply] = []
     complete_all(endpoint, [(0, prompt)], count, lambda _, reply: replies.append(reply))
@@ -54,7 +60,7 @@ def complete(endpoint: EndpointConfig, prompt: str, count: int) -> Reply:
 
 def complete_all(
     endpoint: EndpointConfig,
-    prompts: Iterable[tuple[Key, str]],
+    prompts: Iterable[tuple[Key, Prompt]],
     count: int,
     keep: Callable[[Key, Reply], None],
 ) -> None:
@@ -71,7 +77,7 @@ def complete_all(
 
 async def _ask_all(
     endpoint: EndpointConfig,
-    prompts: Iterator[tuple[Key, str]],
+    prompts: Iterator[tuple[Key, Prompt]],
     count: int,
     keep: Callable[[Key, Reply], None],
     at_once: int,
@@ -105,7 +111,7 @@ class _Dialect:
                 self.body.pop("max_tokens", None)
         self.body = {name: value for name, value in self.body.items() if value is not None}
 
-    async def reply(self, prompt: str) -> Reply:
+    async def reply(self, prompt: Prompt) -> Reply:
         """The reply to one prompt. Raises UserError."""
         from openai import APIStatusError, OpenAIError
 
@@ -116,14 +122,18 @@ class _Dialect:
                 break
             except APIStatusError as error:
                 if self.body is body and not self._learn(error):
-                    raise self._refused(f"{error.status_code}: {_first_line(error)}") from None
+                    problem = f"{error.status_code}: {_first_line(error)}"
+                    if isinstance(prompt, list):
+                        problem += AS_IDS
+                    raise self._refused(problem) from None
             except (OpenAIError, ValueError) as error:
                 raise self._refused(f"{type(error).__name__}: {_first_line(error)}") from None
         return self._read(answer, greedy=body.get("temperature") == 0)
 
-    async def _send(self, prompt: str, body: dict[str, Any]) -> Any:
+    async def _send(self, prompt: Prompt, body: dict[str, Any]) -> Any:
         model = self.endpoint.model
         if self.endpoint.kind == "chat":
+            assert isinstance(prompt, str)
             return await self.client.chat.completions.create(
                 model=model, messages=[{"role": "user", "content": prompt}], extra_body=body
             )

@@ -17,7 +17,6 @@ does: a base model then continues the sentence that the value belongs to.
 """
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -195,7 +194,8 @@ class Haystacks:
 
     def __init__(self, subject: Subject, texts: Sequence[str]) -> None:
         self.texts = texts
-        self._told = False
+        self.repeated: str | None = None
+        """A line about texts that `draw` had to repeat."""
         self.ids = cache(
             lambda number: np.array(subject.encode(texts[number], as_text=True), np.int64)
         )
@@ -215,14 +215,11 @@ class Haystacks:
             raise UserError(
                 "needle_report.haystack: its texts hold no token. Name a folder with longer ones."
             )
-        if len(joined) < longest and not self._told:
-            self._told = True
-            print(
-                f"needle_report.haystack: its texts are {len(joined):,} tokens and {longest:,} are "
-                "asked for, so "
-                "they are repeated, which makes the needle stand out. Name more text, or leave out "
-                "long lengths.",
-                file=sys.stderr,
+        if len(joined) < longest:
+            self.repeated = (
+                f"The haystack's texts are {len(joined):,} tokens and {longest:,} are asked for, so "
+                "they are repeated, which makes the needle stand out. Name more text as "
+                "needle_report.haystack, or leave out long lengths."
             )
         return np.resize(joined, longest)
 
@@ -249,10 +246,11 @@ def make_needle(
         said = kind[trial % len(kind)]
 
     before, after = frame.split("{context}")
-    turn = asking.turn(before, after.replace("{question}", said.question), said.answer_prefix)
+    asked = subject.as_content(said.question)
+    turn = asking.turn(before, after.replace("{question}", asked), said.answer_prefix)
     question, answer = seam(subject, turn, said.answer)
     begin = asking.begin + subject.encode(turn.before) if turn.before else asking.begin
-    rivals = [subject.encode(" " + word)[0] for word in words]
+    rivals = [subject.encode(" " + word, as_text=True)[0] for word in words]
     guesses = [_guess(subject, turn, word, len(question)) for word in words]
     return Needle(
         before=np.array(begin, np.int64),
@@ -268,7 +266,7 @@ def make_needle(
 
 def _guess(subject: Subject, turn: Turn, word: str, prompt_tokens: int) -> int:
     """The token that would stand first in the answer's place if `word` were the answer."""
-    whole = subject.encode(turn.after + turn.joined(word))
+    whole = subject.encode(turn.after + turn.joined(subject.as_content(word)))
     return whole[min(prompt_tokens, len(whole) - 1)]
 
 
@@ -292,7 +290,7 @@ def _draw(
     """A needle, and the words that the haystack shows: the token that begins them stands there."""
     draw = generator(seed, "needle words", trial)
     words = list(NAMES) if kind.words == "sample" else list(kind.words)
-    first_tokens = np.array([subject.encode(" " + word)[0] for word in words])
+    first_tokens = np.array([subject.encode(" " + word, as_text=True)[0] for word in words])
     present = np.isin(first_tokens, haystack)
     absent = [word for word, is_there in zip(words, present, strict=True) if not is_there]
     if len(absent) <= kind.value_words:

@@ -48,8 +48,16 @@ from pydantic import Field, model_validator
 from assets.origin import done_by_others, note
 from assets.progress import Progress
 from assets.stage import RECORD, Config, UserError, read_json, write_json
-from evaluation.answers import FLAWS, flaws, occurs, rouge_1, warning, word_overlap
-from evaluation.chat import Asking, ChatMode, asking, check_frame, spoken, written
+from evaluation.answers import FLAWS, flaws, joined, occurs, rouge_1, warning, word_overlap
+from evaluation.chat import (
+    Asking,
+    ChatMode,
+    asking,
+    check_frame,
+    may_be_read_as_tokens,
+    spoken,
+    written,
+)
 from evaluation.endpoint import Reply, check_read, complete_all
 from evaluation.needle import (
     TOUCHING,
@@ -130,6 +138,8 @@ class Test:
     reserve: int
     """Tokens kept free for the answer."""
     cells: list[Cell]
+    repeated: str | None
+    """A line about haystacks that were repeated to be long enough."""
 
     @property
     def answers(self) -> Ids:
@@ -172,6 +182,7 @@ def make_test(subject: Subject, config: NeedleReportConfig) -> Test:
         asking=asked,
         reserve=reserve,
         cells=cells(config.grid, rooms),
+        repeated=haystacks.repeated,
     )
 
 
@@ -200,7 +211,11 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
         ]
     )
     shares = {flaw: _mean(trials[flaw].dropna().tolist()) for flaw in FLAWS}
-    warned = warning(shares, lost, "needle_report.new_tokens", drawn)
+    warned = joined(
+        warning(shares, lost, "needle_report.new_tokens", drawn),
+        may_be_read_as_tokens(subject, _contents(subject, test)),
+        test.repeated,
+    )
     beyond = [length for length in config.grid.lengths if length > subject.context]
     summary = {
         **summarise(trials),
@@ -234,6 +249,13 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
         **({"warning": warned} if warned else {}),
         **({"places_by_other_code": others} if others else {}),
     }
+
+
+def _contents(subject: Subject, test: Test) -> Iterator[str]:
+    """What each trial puts into the frame, as text."""
+    for needle in test.needles:
+        said = needle.said
+        yield "\n".join([subject.decode(needle.haystack.tolist()), said.statement, said.question])
 
 
 def _beyond(subject: Subject, lengths: list[int]) -> str | None:
@@ -373,7 +395,7 @@ def _ask_endpoint(subject: Subject, test: Test, kept: Path) -> Iterator[dict[str
         _keep(kept, key, done[key])
         progress.add(1)
 
-    def words(cell: Cell, trial: int) -> str:
+    def words(cell: Cell, trial: int) -> str | list[int]:
         ids = prompt(test.needles[trial], cell, test.reserve, test.ends)
         return written(subject, ids.tolist(), test.asking)
 

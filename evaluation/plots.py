@@ -2,6 +2,7 @@
 compared by eye.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#c
 """Okabe and Ito's: told apart by the colour-blind."""
 MANY_DEPTHS = 25
 MANY_LENGTHS = 16
+NOTE_WIDTH = 220
+"""Characters of a warning in one line below three heatmaps."""
 DASHES = ("-", "--", "-.", ":")
 
 
@@ -79,17 +82,25 @@ def heatmaps(
 
 
 def _note(axes: Axes, note: str) -> None:
-    """A warning below a row's first heatmap, over the whole row."""
-    axes.annotate(
-        f"! {note}",
+    """A warning below a row's first heatmap, over the whole row.
+
+    It has no part in the layout, which would squeeze the first heatmap for a long line; the axis'
+    label gets empty lines in its place.
+    """
+    lines = textwrap.wrap(f"! {note}", NOTE_WIDTH)
+    axes.set_xlabel(axes.get_xlabel() + "\n" * (len(lines) + 1), fontsize=7)
+    written = axes.annotate(
+        "\n".join(lines),
         (0, 0),
         (0, -34),
         xycoords="axes fraction",
         textcoords="offset points",
         fontsize=7,
+        va="top",
         color="#b30000",
         annotation_clip=False,
     )
+    written.set_in_layout(False)
 
 
 def _heatmap(

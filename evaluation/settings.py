@@ -41,7 +41,7 @@ from evaluation.loss_report import LossReportConfig
 from evaluation.names import unquoted_names
 from evaluation.needle_report import NeedleReportConfig
 from evaluation.short_context_report import ShortContextReportConfig
-from training.base_checkpoint import BaseCheckpointConfig
+from training.base_checkpoint import BaseCheckpointConfig, check_vocabulary
 from training.extension import CheckpointConfig, ModelConfig
 
 GRAPH = Path("dvc.yaml")
@@ -95,6 +95,9 @@ def problems() -> list[str]:
     if "tokenizer" in right and "tokenized_corpus" in right:
         with noted(found):
             check_tokenizer(right["tokenizer"].source, right["tokenized_corpus"])
+    if "tokenizer" in right and "base_checkpoint" in right:
+        with noted(found):
+            check_base(right["base_checkpoint"].source, right["tokenizer"].source)
     if "checkpoint" in right:
         models = right["checkpoint"].models
         for name in models:
@@ -168,6 +171,16 @@ def check_tokenizer(source: Path, special: Special) -> None:
     """
     if (source / "tokenizer.json").is_file():
         special_ids(source, load_tokenizer(source), special)
+
+
+def check_base(base: Path, tokenizer: Path) -> None:
+    """Raises UserError where a base model and a tokenizer that are both there do not go together."""
+    if not ((base / "config.json").is_file() and (tokenizer / "tokenizer.json").is_file()):
+        return  # one of them is still to be made, or check_path has said so
+    try:
+        check_vocabulary(base, tokenizer)
+    except UserError as error:
+        raise UserError(f"{PARAMS}: base_checkpoint.source = {base}: {error}") from None
 
 
 def check_model(name: str, models: Mapping[str, ModelConfig]) -> None:

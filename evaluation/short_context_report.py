@@ -26,6 +26,7 @@ from assets.stage import Config, UserError, write_json
 from evaluation.multiple_choice import Item, Set, read_sets
 from evaluation.report import report, warn
 from evaluation.subject import Subject
+from evaluation.walk import check_numbers
 from training.model import make_reproducible, transformers_tokenizer
 
 Row = tuple[str, str, float, int]
@@ -81,18 +82,25 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
         )
         return {"not_measured": "an endpoint gives no probabilities"}
     make_reproducible(config.seed)
+    head = subject.model.get_output_embeddings()
+    assert head is not None
+    # The harness would take the first of several NaN for the model's choice.
+    checked = head.register_forward_hook(lambda _module, _given, scores: check_numbers(scores))
     rows, cut = [], {}
-    for name, task in config.tasks.items():
-        found, cut[name] = _run(subject, name, task, config)
-        rows += found
-        if cut[name]:
-            warn(
-                "short_context_report",
-                subject.name,
-                f"{name}: the harness cut {cut[name]:,} prompts that are longer "
-                f"than {_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task "
-                "out.",
-            )
+    try:
+        for name, task in config.tasks.items():
+            found, cut[name] = _run(subject, name, task, config)
+            rows += found
+            if cut[name]:
+                warn(
+                    "short_context_report",
+                    subject.name,
+                    f"{name}: the harness cut {cut[name]:,} prompts that are longer "
+                    f"than {_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task "
+                    "out.",
+                )
+    finally:
+        checked.remove()
     table = pd.DataFrame(rows, columns=["task", "subject", "score", "questions"]).round(
         {"score": 3}
     )
@@ -196,7 +204,8 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
 
     A prompt begins as the subject's texts do. The harness would have the tokenizer add all of its
     special tokens, and some tokenizers end every text with one, which would stand between a
-    question and its answer.
+    question and its answer. It would find special tokens in a question too; here their text is
+    text.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -219,9 +228,10 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
             left_truncate_len: int | None = None,
             **_: Any,
         ) -> list[int]:
-            ids = list(self.tokenizer.encode(string, add_special_tokens=False))
-            if add_special_tokens is not False and ids[: len(begin)] != begin:
-                ids = begin + ids
+            ids = list(
+                self.tokenizer.encode(string, add_special_tokens=False, split_special_tokens=True)
+            )
+            ids = ids if add_special_tokens is False else begin + ids
             return ids[-left_truncate_len:] if left_truncate_len else ids
 
         def tok_batch_encode(

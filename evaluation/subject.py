@@ -8,6 +8,7 @@ probabilities stay empty for it.
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from assets.stage import RECORD, UserError, read_json
 from assets.tokenizer import bos_eos_ids, load_tokenizer
+from evaluation.specials import MARK, Specials
 from training import attention
 from training.baselines import ENDPOINT, EndpointConfig, described, hub_folder
 from training.model import load_model, read_config
@@ -81,6 +83,7 @@ class Subject:
         """Ids of text that continues a text. A space that the tokenizer adds itself at a text's
         beginning is not doubled, and none is added before a line end.
 
+        text: may hold parts from `as_content`.
         as_text: a special token's text is text and never the token, as in the corpus.
         """
         if not text[:1].isspace() or not self._adds_space:
@@ -92,11 +95,25 @@ class Subject:
         anchor, whole = self._ids("a"), self._ids(f"a{text}", as_text)
         return whole[len(anchor) :] if whole[: len(anchor)] == anchor else self._ids(text, as_text)
 
+    def as_content(self, text: str) -> str:
+        """A question, an answer or a word, to be put into a prompt: in it the text of a special
+        token is text.
+        """
+        plain = self._ids(text, as_text=True) == self._ids(text) and MARK not in text
+        return text if plain else self.specials.as_content(text)
+
+    @cached_property
+    def specials(self) -> Specials:
+        """The tokenizer's special tokens."""
+        return Specials(self.tokenizer)
+
     def decode(self, ids: list[int], special: bool = False) -> str:
         """Text of ids; with `special`, special tokens are written out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=not special))
 
     def _ids(self, text: str, as_text: bool = False) -> list[int]:
+        if MARK in text and not as_text:
+            return self.specials.encode(text)
         self.tokenizer.encode_special_tokens = as_text
         try:
             return list(self.tokenizer.encode(text, add_special_tokens=False).ids)

@@ -127,13 +127,30 @@ class Walk:
 
 @torch.inference_mode()
 def log_probs(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """The head in fp32: a first choice decided by bf16 rounding would be no choice."""
+    """The head in fp32: a first choice decided by bf16 rounding would be no choice.
+
+    Raises UserError if the model gives NaN.
+    """
     head = model.get_output_embeddings()
     assert isinstance(head, torch.nn.Linear)
     bias = None if head.bias is None else head.bias.float()
     logits = functional.linear(hidden.to(head.weight.device).float(), head.weight.float(), bias)
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return functional.log_softmax(torch.tanh(logits / cap) * cap if cap else logits, dim=-1)
+    scores = functional.log_softmax(torch.tanh(logits / cap) * cap if cap else logits, dim=-1)
+    check_numbers(scores)
+    return scores
+
+
+def check_numbers(scores: torch.Tensor) -> None:
+    """Raise UserError if one of a model's scores is NaN.
+
+    The first choice among NaN is always the same token, which would count as an answer.
+    """
+    if torch.isnan(scores).any():
+        raise UserError(
+            "the model gives NaN instead of scores: a weight is not a number, or a sum is beyond "
+            "its type. Nothing was measured. Train it again, or fetch its weights again."
+        )
 
 
 def cache_bytes(config: PretrainedConfig, room: int, number_bytes: int) -> int:

@@ -9,6 +9,7 @@ for each model.
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -87,13 +88,15 @@ def not_made(name: str, reason: str) -> Verdict:
 def domain_shares(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     """Every domain has the share that the recipe gives it."""
     rows = [row for row in _csv(root, item, "shares.csv") if row["domain"] != "all"]
-    worst = max(rows, key=lambda row: abs(float(row["realised"]) - float(row["requested"])))
-    missed = abs(float(worst["realised"]) - float(worst["requested"]))
+    missed = {
+        row["domain"]: abs(_number(row, "realised") - _number(row, "requested")) for row in rows
+    }
+    worst = max(missed, key=lambda domain: missed[domain])
     return Verdict(
         name="domain_shares",
-        passed=missed <= SHARE_TOLERANCE,
+        passed=missed[worst] <= SHARE_TOLERANCE,
         expected=f"within {SHARE_TOLERANCE:.1%} of all tokens of what the recipe gives",
-        found=f"{worst['domain']} misses by {missed:.2%}",
+        found=f"{worst} misses by {missed[worst]:.2%}",
         advice="Raise mixed_dataset.token_budget: one document is too large a part of it.",
     )
 
@@ -110,11 +113,13 @@ def long_share(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     if not rows and not target:
         return not_made("long_share", "the recipe asks for no share of long documents")
     wanted = {
-        row["domain"]: float(row["long_share_requested"]) for row in rows if row["domain"] != "all"
+        row["domain"]: _number(row, "long_share_requested")
+        for row in rows
+        if row["domain"] != "all"
     }
     for name in ["all"] if recipe.get("across_domains") else list(wanted):
         wanted[name] = max(wanted.get(name, 0), target)
-    got = {row["domain"]: float(row["long_share"]) for row in rows}
+    got = {row["domain"]: _number(row, "long_share") for row in rows}
     short = [name for name in wanted if name in got and got[name] < wanted[name] - LONG_TOLERANCE]
     return Verdict(
         name="long_share",
@@ -196,7 +201,7 @@ def little_contamination(root: Path, item: Item, before: Mapping[str, Any]) -> V
     count = int(metrics.get("contaminated", 0))
     share = count / max(int(metrics["records"]), 1)
     limits = yaml.safe_load((root / "params.yaml").read_text())["raw_corpus"].get("limits") or {}
-    limit = float(limits.get("contaminated", CONTAMINATED))
+    limit = _number({"contaminated": CONTAMINATED, **limits}, "contaminated")
     of_file = max(limit, FILE_CONTAMINATED)
     files = _contaminated_files(root, item) if count >= FEW else {}
     worst = max(files, key=lambda name: files[name], default="")
@@ -225,17 +230,36 @@ def _contaminated_files(root: Path, item: Item) -> dict[str, float]:
 
 
 def as_recorded(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """Every file has the hash that the record gives."""
+    """Every file has the hash that the record gives, and the record names every file.
+
+    A file beside them may change what the artefact means: transformers reads another weight or
+    config file that lies there.
+    """
     folder = _folder(root, item)
     files = json.loads((folder / "record.json").read_text())["files"]
-    wrong = [name for name, facts in files.items() if _sha256(folder / name) != facts["sha256"]]
-    if not files:
-        wrong = ["a record without files"]
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    lost = [name for name in files if name not in there]
+    extra = sorted(there - {*files, "record.json"})
+    wrong = [
+        name
+        for name, facts in files.items()
+        if name in there and _sha256(folder / name) != facts["sha256"]
+    ]
+    found = [
+        f"{', '.join(names)} {problem}"
+        for names, problem in (
+            (wrong, "differ"),
+            (lost, "not there"),
+            (extra, "not in the record"),
+            ([] if files else ["record.json"], "names no file"),
+        )
+        if names
+    ]
     return Verdict(
         name="as_recorded",
-        passed=not wrong,
-        expected=f"{len(files)} files with the recorded hashes",
-        found=f"{', '.join(wrong)} differ" if wrong else "all the same",
+        passed=not found,
+        expected=f"{len(files)} files with the recorded hashes, and no other",
+        found="; ".join(found) or "all the same",
         advice=f"Delete data/checkpoint/{item.name} and run again: DVC's cache brings it back.",
     )
 
@@ -261,7 +285,7 @@ def loads_in_transformers(root: Path, item: Item, before: Mapping[str, Any]) -> 
 def small_drop(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
     """The model is not much worse at short context than the model it is held against."""
     section = yaml.safe_load((root / "params.yaml").read_text())["short_context_report"]
-    against, limit = section.get("against"), float(section.get("drop", 5))
+    against, limit = section.get("against"), _number({"drop": 5, **section}, "drop")
     base = root / "data" / "short_context_report" / str(against) / "short_context.json"
     if against is None:
         return not_made("small_drop", "short_context_report.against names no model to compare with")
@@ -273,7 +297,7 @@ def small_drop(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
         json.loads(path.read_text()) for path in (_folder(root, item) / "short_context.json", base)
     )
     drops = {
-        task: theirs[task]["score"] - scores[task]["score"]
+        task: _number(theirs[task], "score") - _number(scores[task], "score")
         for task in scores.keys() & theirs.keys()
     }
     worst = max(drops, key=lambda task: drops[task], default=None)
@@ -299,7 +323,7 @@ def needle_holds(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
             "this model gives no probabilities, so there is no exact match to compare",
         )
     then = before.get("needle_holds")
-    if not isinstance(now, float):
+    if not isinstance(now, float) or not math.isfinite(now):
         return Verdict(
             name="needle_holds",
             passed=False,
@@ -308,7 +332,7 @@ def needle_holds(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
             found=str(now),
             advice=f"{AGAIN} {item.address}",
         )
-    if not isinstance(then, float):
+    if not isinstance(then, float) or not math.isfinite(then):
         return not_made(
             "needle_holds",
             f"no earlier run to compare with; the next one is compared with {now:.3f}",
@@ -380,6 +404,17 @@ def look(
 
 def _folder(root: Path, item: Item) -> Path:
     return root / next(path for path in item.outputs if path not in item.metrics)
+
+
+def _number(row: Mapping[str, Any], key: str) -> float:
+    """A number of a row. Raises ValueError for NaN and infinity: every comparison with NaN is
+    false, and `max` may pass it over.
+    """
+    value = float(row[key])
+    if not math.isfinite(value):
+        of = f" of {row['domain']}" if "domain" in row else ""
+        raise ValueError(f"{key}{of} is {value}, which is no number to compare")
+    return value
 
 
 def _metrics(root: Path, item: Item) -> dict[str, Any]:

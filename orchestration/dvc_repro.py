@@ -1,7 +1,7 @@
 """`dvc repro` in this process, without losing a change or an output.
 
 orchestration.repro and the bridge start it. It takes the arguments of `dvc repro` and makes the
-same bytes. Four things are different:
+same bytes. Five things are different:
 
 - dvc.lock names the inputs that an item was made from. DVC hashes the inputs again after the
   command and records those (treeverse/dvc#11058). A document that arrives meanwhile, or an edit of
@@ -11,8 +11,9 @@ same bytes. Four things are different:
 - dvc.lock and DVC's list of path locks are written in one step. What a killed DVC left broken is
   repaired first (locks.py).
 - It waits while another DVC process holds the repository.
+- A named pipe or device in a source is an error; DVC opens it and waits for ever.
 
-The cost: eight of DVC's functions are replaced, so the minor version of DVC is pinned, and
+The cost: nine of DVC's functions are replaced, so the minor version of DVC is pinned, and
 tests/orchestration/test_repro.py tests what we rely on in each. Plain `dvc repro` is not changed.
 """
 
@@ -42,6 +43,7 @@ from voluptuous import Invalid
 from orchestration import keeping
 from orchestration.keeping import put_back_abandoned
 from orchestration.locks import repair, write_whole
+from orchestration.pipes import endless
 
 REPLACES = "replaces"
 """In a stage's `meta`: its command replaces each of its outputs whole, and reads none of them."""
@@ -68,6 +70,7 @@ def replace() -> None:
     StageCache.restore = saved.after(StageCache.restore)
     Stage.remove_outs = remove_outs(Stage.remove_outs)
     Stage.checkout = checkout
+    Output._build = build(Output._build)
     dvc.stage.run.cmd_run = keep(dvc.stage.run.cmd_run)
     dvc.utils.serialize._common._dump_data = dump_whole
     dvc.rwlock._edit_rwlock = edit_path_locks
@@ -100,6 +103,23 @@ class Saved:
             self._stages.append(stage)
 
         return restored
+
+
+def build(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`Output._build`, by which DVC hashes a file or folder: refuses one that it would not come to
+    the end of.
+    """
+
+    def built(out: Output, *arguments: Any, **options: Any) -> Any:
+        if out.protocol == "local":
+            problem = endless(
+                Path(out.fs_path), lambda name: bool(out.dvcignore.is_ignored(out.fs, name))
+            )
+            if problem:
+                raise DvcException(problem)
+        return original(out, *arguments, **options)
+
+    return built
 
 
 def remove_outs(original: Callable[..., None]) -> Callable[..., None]:

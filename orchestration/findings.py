@@ -4,8 +4,8 @@ A renamed recipe leaves a folder behind that a model may still name, and DVC cal
 date. Only `make check` finds such mistakes, and nobody types it after every edit. It imports all
 stages, which this package may not, so it is run as a command, `python -m evaluation.settings
 --json`, which costs the import of PyTorch. Its answer is kept beside DVC's temporary files until
-something that it reads changes: params.yaml, dvc.yaml, code, and which sources exist. A project
-without that module has no findings.
+something that it reads changes: params.yaml, dvc.yaml, code, which sources exist, and the files of
+the tokenizer and of the base. A project without that module has no findings.
 """
 
 import json
@@ -30,6 +30,8 @@ DESCRIPTION = "make check finds nothing wrong with the settings that the asset i
 KEY = re.compile(r"params\.yaml: (?:line \d+: )?([\w-]+(?:\.[\w-]+)*)")
 """The dotted key in params.yaml that a finding is about."""
 CODE = ".py"
+COMPARED = ("tokenizer", "base_checkpoint")
+"""Stages whose sources are compared file by file."""
 
 
 def has_settings(root: Path) -> bool:
@@ -118,3 +120,14 @@ def _looked_at(graph: Graph) -> Iterator[str]:
         yield f"{name} {path.stat().st_mtime_ns if path.is_file() else 'missing'}"
     for name in sorted({path for item in graph.items.values() for path in item.inputs} - code):
         yield f"{name} {(graph.root / name).exists()}"
+    compared = {
+        path
+        for item in graph.items.values()
+        if item.stage in COMPARED
+        for path in item.inputs
+        if not path.endswith(CODE)
+    }
+    for name in sorted(compared):
+        for path in sorted((graph.root / name).glob("*")):
+            facts = path.stat()
+            yield f"{path.name} {facts.st_size} {facts.st_mtime_ns}"

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from json import dumps
 from pathlib import Path
@@ -40,6 +41,7 @@ from orchestration.locks import (
     repository_held,
     write_whole,
 )
+from orchestration.pipes import endless
 
 PARAMS_FILE = "params.yaml"
 MISSING = "missing"
@@ -339,11 +341,24 @@ def _stages(repo: Repo) -> list[PipelineStage]:
     source.
     """
     plan = plan_repro(get_active_graph(repo.index.graph), list(repo.index.stages))
-    return [
+    stages = [
         stage
         for stage in plan
         if isinstance(stage, PipelineStage) and stage.path_in_repo == PROJECT_FILE
     ]
+    _check_files(repo, stages)
+    return stages
+
+
+def _check_files(repo: Repo, stages: Iterable[PipelineStage]) -> None:
+    """Refuse a pipe or device in what DVC is about to hash."""
+    sources = {
+        dep.fs_path: dep.fs for stage in stages for dep in stage.deps if dep.protocol == "local"
+    }
+    for path, fs in sources.items():
+        problem = endless(Path(path), partial(repo.dvcignore.is_ignored, fs))
+        if problem:
+            raise GraphError(problem)
 
 
 def _check_names(root: Path, definitions: Mapping[str, Any]) -> None:

@@ -135,17 +135,19 @@ def _copy_base(source: Path, folder: Path) -> PreTrainedModel:
     return model
 
 
-def check_vocabulary(source: Path) -> None:
+def check_vocabulary(source: Path, tokenizer: Path = TOKENIZER) -> None:
     """Raises UserError unless ids of the graph's tokenizer mean to this model what they mean to the
     tokenizer.
+
+    tokenizer: the folder of the graph's tokenizer, or the one it will be copied from.
     """
-    ours = load_tokenizer(TOKENIZER)
+    ours = load_tokenizer(tokenizer)
     rows = int(read_config(source).get_text_config().vocab_size)
     vocabulary = ours.get_vocab(with_added_tokens=True)
     theirs, file = _own_tokenizer(source)
     why = None
     if theirs is not None:
-        why = disagreement(theirs, ours) or _other_ends(source, theirs, ours)
+        why = disagreement(theirs, ours) or _other_ends(source, theirs, tokenizer, ours)
     if why:
         advice = (
             f"Set tokenizer.source to {source}."
@@ -156,12 +158,12 @@ def check_vocabulary(source: Path) -> None:
             )
         )
         raise UserError(
-            f"{file} is not the tokenizer that made {CORPUS} ({TOKENIZER}): {why}. {advice}"
+            f"{file} is not the tokenizer that made {CORPUS} ({tokenizer}): {why}. {advice}"
         )
     if theirs is None:
         print(
             f"base_checkpoint.source = {source}: {file}, so its ids cannot be compared with those "
-            f"of {TOKENIZER}, which has {len(vocabulary):,} of its {rows:,} tokens",
+            f"of {tokenizer}, which has {len(vocabulary):,} of its {rows:,} tokens",
             file=sys.stderr,
         )
     highest = max(vocabulary.values())
@@ -185,12 +187,12 @@ def _own_tokenizer(source: Path) -> tuple[Tokenizer | None, str]:
     return built, f"{source / older}" if built else f"its tokenizer ({older}) cannot be opened here"
 
 
-def _other_ends(source: Path, theirs: Tokenizer, ours: Tokenizer) -> str | None:
-    """A message if the model's own files name other begin or end tokens than the graph's; else
-    None."""
+def _other_ends(source: Path, theirs: Tokenizer, folder: Path, ours: Tokenizer) -> str | None:
+    """A message if the model's own files name other begin or end tokens than the graph's, in
+    `folder`; else None."""
     if not (source / "tokenizer_config.json").is_file():
         return None  # the model gets the graph's file
-    there, here = bos_eos_ids(source, theirs), bos_eos_ids(TOKENIZER, ours)
+    there, here = bos_eos_ids(source, theirs), bos_eos_ids(folder, ours)
     for place, name in enumerate(("bos_token", "eos_token")):
         if there[place] != here[place]:
             return (

@@ -6,6 +6,7 @@ it will use: three questions, answered by changing one token and seeing whose lo
 handful of short passes.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,6 +42,11 @@ def agrees_with_stock(model: PreTrainedModel) -> None:
         ours = forward(
             TokenLoss(model), Batch(ids=ids[None], starts=whole), alone(), False, False
         ).item()
+    if not math.isfinite(stock):
+        raise UserError(
+            f"{model.config.model_type}: on {LENGTH} tokens transformers' own loss is {stock}: a "
+            "weight of the base is not a number. Fetch the base again; nothing was trained."
+        )
     if not abs(ours - stock) <= CLOSE * abs(stock):
         raise UserError(
             f"{model.config.model_type}: on {LENGTH} tokens transformers' own loss is {stock:.4f} "
@@ -68,7 +74,13 @@ def check_sight(loss: TokenLoss, world: World, document_mask: bool, bf16: bool) 
         batch = Batch(ids=ids[None], starts=[np.array([0, half], np.int64)])
         with torch.no_grad():
             here = forward(loss, batch, world, document_mask, bf16, places).item()
-        return world.sum([here])[0]
+        total = world.sum([here])[0]
+        if not math.isfinite(total):
+            raise UserError(
+                f"probe: the loss of {len(places)} tokens is {total}. A weight of the base is not "
+                "a number, or checkpoint.precision is too narrow for it. Nothing was trained."
+            )
+        return total
 
     same, other, earlier = range(2, half - 1), range(half, length - 1), range(half, length - 2)
     seen_in_document = loss_of(row, same) != loss_of(first, same)

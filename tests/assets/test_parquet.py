@@ -112,6 +112,12 @@ def test_a_nested_domain_is_found_however_it_is_stored(tmp_path: Path, meta: Any
     assert read(path, domain="meta.of", only="a") == ["one", "other_domain", "three"]
 
 
+def test_a_map_that_holds_the_wanted_key_twice_is_counted(tmp_path: Path) -> None:
+    meta = pa.array([[("of", "a"), ("of", "b")], [("of", "a"), ("x", "b")], [("of", "b")]], MAPS)
+    path = write(tmp_path, {"text": TEXTS, "meta": meta})
+    assert read(path, domain="meta.of", only="a") == ["broken_json", "two", "other_domain"]
+
+
 def test_what_is_not_there_is_counted_beside_the_columns_and_types_that_are(tmp_path: Path) -> None:
     path = write(tmp_path, {"text": TEXTS, "meta": ["{'of': 'a'}"] * 3})
     assert read(path, domain="meta.of", only="a") == ["field_missing"] * 3

@@ -598,6 +598,9 @@ def test_a_description_of_a_source_that_cannot_be_read_is_refused_in_one_line(
         b'{"text": "a", "text": "b"}',
         b'{"text" :"a","text" :"b"}',
         b'{"meta": {"of": "x"}, "text": "a", "text": "a"}',
+        rb'{"te\u0078t": "a", "text": "b"}',
+        rb'{"text": "a", "\u0074\u0065\u0078\u0074" : "b"}',
+        b'{"text": "a", "text"\t:"b"}',
     ],
 )
 def test_of_two_texts_in_one_record_neither_is_lost_in_silence(tmp_path: Path, line: bytes) -> None:
@@ -617,3 +620,21 @@ def test_a_nested_record_stored_as_text_is_read(tmp_path: Path) -> None:
     assert [
         text for _, text in read_texts(path, Fields(text="text", domain="meta.of", only="a"), 1000)
     ] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("meta", b'{"text": "a", "meta": {"of": "x"}, "meta": {"of": "y"}}'),
+        ("of", rb'{"text": "a", "meta": {"of": "x", "\u006ff": "y"}}'),
+        ("of", rb'{"text": "a", "meta": "{\"of\": \"x\", \"of\": \"y\"}"}'),
+        ("meta.of", b'{"text": "a", "meta.of": "x", "meta.of": "y"}'),
+    ],
+)
+def test_of_two_domains_in_one_record_none_is_chosen_in_silence(
+    tmp_path: Path, field: str, line: bytes
+) -> None:
+    path = write(tmp_path, ".jsonl", line + b"\n")
+    fields = Fields(text="text", domain="meta.of", only="y")
+    [(_, odd)] = read_texts(path, fields, 1000)
+    assert str(odd) == f"broken_json: two fields {field!r} in one object"

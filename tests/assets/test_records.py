@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from assets.records import Skipped, checked_records, parsed, read_records, read_text
+from assets.records import Once, Skipped, checked_records, parsed, read_records, read_text
 from assets.stage import UserError
 
 RECORDS = [{"n": 1, "text": "one"}, {"n": 2, "text": "two\u2028and \u0085 a half"}]
 LINES = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS).encode()
+CYRILLIC = "Мой дядя самых честных правил, когда не в шутку занемог.\n"
+ARABIC = "كان يا ما كان في قديم الزمان ملك عادل.\n"
+"""As UTF-16 without a mark both are valid UTF-8 too, of control characters."""
 SKIPPABLE = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"abcd"
 Pack = Callable[[bytes], bytes]
 
@@ -101,7 +104,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "holds gzip data where UTF-8 text is expected",
     ),
     "utf16.jsonl": (LINES.decode().encode("utf-16"), "holds UTF-16 text.*iconv -f UTF-16 -t UTF-8"),
-    "no-mark.jsonl": (LINES.decode().encode("utf-16-be"), "holds UTF-16 text"),
+    "16-be.jsonl": (LINES.decode().encode("utf-16-be"), "holds UTF-16BE text.*iconv -f UTF-16BE"),
+    "16-le.jsonl": (LINES.decode().encode("utf-16-le"), "holds UTF-16LE text.*iconv -f UTF-16LE"),
+    "32-be.jsonl": (LINES.decode().encode("utf-32-be"), "holds UTF-32BE text.*iconv -f UTF-32BE"),
+    "32-le.jsonl": (LINES.decode().encode("utf-32-le"), "holds UTF-32LE text.*iconv -f UTF-32LE"),
+    "32-le.jsonl.gz": (gzip.compress(LINES.decode().encode("utf-32-le")), "holds UTF-32LE text"),
+    "cyrillic.jsonl": (CYRILLIC.encode("utf-16-le"), "holds UTF-16LE text"),
+    "arabic.jsonl": (ARABIC.encode("utf-16-be"), "holds UTF-16BE text"),
+    "short.jsonl": ("[]".encode("utf-32-be"), "holds UTF-32BE text"),
     "utf32.jsonl": (LINES.decode().encode("utf-32"), "holds UTF-32 text"),
     "empty.jsonl.gz": (b"", "cut off .it is empty"),
     "dictionary.jsonl.zst": (
@@ -197,3 +207,23 @@ def test_zero_bytes_of_a_text_are_dropped_and_counted(
     (tmp_path / "a.txt").write_bytes(b"one\0two\0")
     assert read_text(tmp_path / "a.txt") == "onetwo"
     assert "a.txt: 2 zero bytes dropped" in capsys.readouterr().err
+
+
+def test_a_few_zero_bytes_make_no_text_wide(tmp_path: Path) -> None:
+    for content in (b"a\0b", b"\0one\n", b"one\0\0two\n", b"\0" * 8 + b"one"):
+        (tmp_path / "zeros.txt").write_bytes(content)
+        assert read_text(tmp_path / "zeros.txt") == content.decode().replace("\0", "")
+
+
+SPELLINGS = ['"te/xt é"', r'"te\/xt é"', r'"\u0074e\u002Fxt\u0020\u00e9"', r'"te/xt \u00E9"']
+
+
+@pytest.mark.parametrize("first", SPELLINGS)
+@pytest.mark.parametrize("second", SPELLINGS)
+def test_a_key_is_the_same_key_however_it_is_spelled(first: str, second: str) -> None:
+    once = Once(["te/xt é"])
+    twice = once.parsed(f'{{{first}: 1, "a": [2], {second} : 3}}'.encode())
+    assert str(twice) == "broken_json: two fields 'te/xt é' in one object"
+    apart = f'{{{first}: 1, "a": {{{second}: 2}}}}'.encode()
+    assert once.parsed(apart) == {"te/xt é": 1, "a": {"te/xt é": 2}}
+    assert once.parsed(b'{"a": 1, "a": 2}') == {"a": 2}, "no field that matters"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+import yaml
 from pydantic import Field
 
 from assets.stage import (
@@ -23,6 +24,7 @@ from assets.stage import (
     output,
     plain_errors,
     read_params,
+    validated,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -262,3 +264,16 @@ def test_a_number_of_the_environment_that_is_none_is_named(
     monkeypatch.setenv("TOY_SECONDS", text)
     with pytest.raises(UserError, match=f"TOY_SECONDS = {text}: not a plain number"):
         number_of_environment("TOY_SECONDS", 2.5)
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf"])
+def test_a_parameter_that_is_no_number_is_refused_whatever_its_limits(number: str) -> None:
+    values = yaml.safe_load(f"{{base: {number}}}")
+    with pytest.raises(UserError, match=r"x.base = .*: Input should be a finite number"):
+        validated(Unlimited, values, "x")
+
+
+class Unlimited(Config):
+    """A section with a number of any size."""
+
+    base: float

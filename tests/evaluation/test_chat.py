@@ -72,6 +72,28 @@ def test_a_model_that_answers_only_under_its_template_is_scored_there_and_warned
     assert plain["warning"] == line and f"warning: {line}" in capsys.readouterr().err
 
 
+def test_a_haystack_that_is_repeated_is_named_wherever_the_scores_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, config, out = (
+        write_speaker(tmp_path / "model", SAYS, WORDS),
+        needle_config(tmp_path),
+        tmp_path / "out",
+    )
+    out.mkdir()
+    assert "warning" not in needle_report.measure(of_user(str(model)), config, out)
+    (tmp_path / "hay.txt").write_text("The grass is green .")
+    metrics = needle_report.measure(of_user(str(model)), config, out)
+    line = "The haystack's texts are 5 tokens and 128 are asked for, so they are repeated"
+    for place in (
+        metrics["warning"],
+        json.loads((out / "needle.json").read_text())["warning"],
+        capsys.readouterr().err,
+    ):
+        assert line in place
+
+
 def test_the_report_keeps_how_it_asked_and_what_was_wrong_at_each_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from chat_world import write_speaker
 
 from assets.stage import UserError
@@ -230,7 +231,7 @@ def test_a_prompt_of_the_harness_begins_with_the_begin_token_and_never_ends_with
     subject = of_user(str(write_speaker(tmp_path / "model", {}, "a b c", around=around)))
     judge = _judge(subject, 2, 4)
     ids = [subject.tokenizer.token_to_id(token) for token in ("<|begin|>", "a", "b", "c")]
-    assert judge.tok_encode("a b c") == judge.tok_encode("<|begin|> a b c") == ids
+    assert judge.tok_encode("a b c") == ids
     assert judge._encode_pair("a b", " c") == (ids[:3], ids[3:])
     rows, mask = judge.tok_batch_encode(["a b c a", "a"], left_truncate_len=4)
     assert rows[0].tolist() == [*ids[1:], ids[1]] and judge.cut == 1
@@ -261,6 +262,18 @@ def test_questions_of_many_choices_and_any_subject_are_scored_right_by_the_harne
     ]
     assert json.loads((tmp_path / "short_context.json").read_text())["local"]["cut_prompts"] == 1
     assert "the harness cut 1 prompts that are longer than 128 tokens" in capsys.readouterr().err
+
+
+def test_a_model_that_gives_no_numbers_is_not_scored_by_the_harness(tmp_path: Path) -> None:
+    """It would take A for the model's choice."""
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    path = write(tmp_path / "q.jsonl", item(answer=0))
+    subject = of_user(str(write_speaker(tmp_path / "model", {}, "Which A B C D")))
+    with torch.no_grad():
+        subject.model.lm_head.weight[0, 0] = float("nan")
+    config = ShortContextReportConfig(tasks={"local": Task(file=path)})
+    with pytest.raises(UserError, match="the model gives NaN instead of scores"):
+        short_context_report.measure(subject, config, tmp_path)
 
 
 def test_a_header_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:

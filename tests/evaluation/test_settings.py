@@ -1,5 +1,6 @@
 """What is wrong with params.yaml is said before anything runs, and a right one passes."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -134,3 +135,20 @@ def test_a_source_that_dvc_cannot_hash_is_named_before_anything_runs(
     assert problem.startswith(
         "params.yaml: raw_corpus.domains.book.source: books/pipe.jsonl: a named pipe"
     )
+
+
+def test_a_base_whose_tokenizer_gives_other_ids_is_named_before_anything_runs(
+    look: Callable[[dict[str, Any]], list[str]],
+) -> None:
+    sections = sample()
+    shutil.copytree("models/sample-base", "models/other")
+    sections["tokenizer"]["source"] = "models/other"
+    assert look(sections) == []
+    described = json.loads(Path("models/other/tokenizer.json").read_text())
+    described["pre_tokenizer"]["add_prefix_space"] = False
+    Path("models/other/tokenizer.json").write_text(json.dumps(described))
+    (problem,) = look(sections)
+    assert problem.startswith("params.yaml: base_checkpoint.source = models/sample-base: ")
+    assert "not the tokenizer that made" in problem and "the text 'a' has the ids" in problem
+    Path("models/other/tokenizer.json").unlink()
+    assert look(sections) == [], "it is to be trained, or is missing, which is said elsewhere"

@@ -36,6 +36,48 @@ def test_texts_of_subfolders_count_in_any_case_and_hidden_ones_do_not(
         assert name in printed
 
 
+ABOUT = (
+    "README.txt",
+    "readme.TXT.gz",
+    "Read Me.txt",
+    "README-first.txt",
+    "sub/readme (1).txt",
+    "LICENSE.txt",
+    "licence-mit.txt",
+    "COPYING.txt",
+    "CHANGELOG.txt",
+    "AUTHORS.txt",
+    "code_of_conduct.txt",
+    "SHA256SUMS.txt",
+    "requirements.txt",
+)
+ESSAYS = (
+    "readmen.txt",
+    "license to kill.txt",
+    "licensed.txt",
+    "noticed.txt",
+    "history.txt",
+    "news.txt",
+    "read.txt",
+    "manifesto.txt",
+    "copyright law.txt",
+)
+
+
+def test_a_text_about_a_folder_is_no_haystack_and_an_essay_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    essays = {name: name.encode() for name in ESSAYS}
+    about = {name: b"x" for name in ABOUT}
+    folder = write(tmp_path, essays | about | {"CHANGELOG.md": b"x", "LICENSE": b"x"})
+    assert sorted(read_texts(folder)) == sorted(ESSAYS)
+    printed = capsys.readouterr().err
+    for name in ABOUT:
+        assert f"{name}: about the folder, by its name" in printed
+    assert "CHANGELOG.md: unknown ending" in printed and "LICENSE: unknown ending" in printed
+    assert read_texts(tmp_path / "README.txt") == ["x"], "named itself, it is the source"
+
+
 def test_one_file_is_a_text_whatever_its_ending_but_not_a_file_of_records(tmp_path: Path) -> None:
     write(
         tmp_path,

@@ -20,6 +20,7 @@ from transformers import (
 
 from assets.stage import UserError
 from evaluation import walk
+from evaluation.scoring import token_losses
 from evaluation.walk import (
     Walk,
     cache_bytes,
@@ -157,3 +158,15 @@ def test_memory_that_files_are_cached_in_counts_as_free(
     assert free_memory(torch.device("cpu")) == 4000 * 1024
     walk.MEMINFO.unlink()
     assert free_memory(torch.device("cpu")) > 0
+
+
+def test_a_model_that_gives_no_numbers_is_not_scored() -> None:
+    """The first choice among NaN is token 0: an answer that begins with it would be right."""
+    broken = model("llama")
+    with torch.no_grad():
+        broken.get_output_embeddings().weight[7] = float("nan")
+    prompts = np.zeros((1, 4), np.int64)
+    with pytest.raises(UserError, match="the model gives NaN instead of scores"):
+        Walk(broken, 1, 16, 4).say(prompts, 2)
+    with pytest.raises(UserError, match="the model gives NaN instead of scores"):
+        token_losses(broken, prompts[0])

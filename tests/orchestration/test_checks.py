@@ -95,6 +95,40 @@ def test_a_recipe_is_held_to_its_shares(
     } == broken
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", ""])
+@pytest.mark.parametrize("column", ["requested", "realised", "long_share"])
+def test_a_share_that_is_no_number_fails_wherever_it_stands(
+    tmp_path: Path, number: str, column: str
+) -> None:
+    """`max` passes NaN over where another value comes first; a comparison with it is false."""
+    folder = write(tmp_path, "mixed_dataset", {})
+    good = dict.fromkeys(["requested", "realised", "long_share_requested", "long_share"], "0.5")
+    for place in range(2):
+        rows = [{"domain": name, **good} for name in ("book", "c4")]
+        rows[place][column] = number
+        with (folder / "shares.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        name = "long_share" if column == "long_share" else "domain_shares"
+        assert not verdict(tmp_path, "mixed_dataset", name).passed
+
+
+def test_a_score_that_is_no_number_holds_against_nothing(tmp_path: Path) -> None:
+    for name, worse in (("base", 80.0), ("x", float("nan"))):
+        (write(tmp_path, "short_context_report", {}, name) / "short_context.json").write_text(
+            json.dumps({"arc": {"score": 80.0}, "mmlu": {"score": worse}})
+        )
+    (tmp_path / "params.yaml").write_text("short_context_report: {against: base}\n")
+    drop = verdict(tmp_path, "short_context_report", "small_drop")
+    assert not drop.passed and "nan" in drop.found
+    write(tmp_path, "needle_report", {"mean_exact_match": float("nan")})
+    assert not verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": 0.5}).passed
+    write(tmp_path, "needle_report", {"mean_exact_match": 0.5})
+    first = verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": float("nan")})
+    assert not first.made, "a run that gave no number is no run to compare with"
+
+
 def index(root: Path, spans: list[tuple[str, int, int, int]]) -> None:
     """The recipe's choice: domain, document, start and stop of each span."""
     folder = write(root, "mixed_dataset", {"tokens": 0})
@@ -294,7 +328,17 @@ def test_a_model_that_is_not_what_was_written_is_found(tmp_path: Path) -> None:
     flipped = verdict(tmp_path, "checkpoint", "as_recorded")
     assert not flipped.passed and flipped.found == "model.safetensors differ"
     (folder / "model.safetensors").unlink()
-    assert not verdict(tmp_path, "checkpoint", "as_recorded").passed
+    lost = verdict(tmp_path, "checkpoint", "as_recorded")
+    assert not lost.passed and lost.found == "model.safetensors not there"
+
+
+@pytest.mark.parametrize("extra", ["model-00002.safetensors", "sub/adapter_config.json", ".hidden"])
+def test_a_file_that_the_record_does_not_name_is_found(tmp_path: Path, extra: str) -> None:
+    folder = model(tmp_path)
+    (folder / extra).parent.mkdir(exist_ok=True)
+    (folder / extra).write_text("{}")
+    found = verdict(tmp_path, "checkpoint", "as_recorded")
+    assert not found.passed and found.found == f"{extra} not in the record"
 
 
 def test_a_model_with_a_weight_missing_or_left_over_does_not_load(tmp_path: Path) -> None:

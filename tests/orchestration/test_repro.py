@@ -23,7 +23,7 @@ from dvc.utils.serialize import _common
 from dvc_data.hashfile import checkout as link_into_cache
 from dvc_world import GRAPH, STAGE, dvc, make_world
 
-from orchestration import dvc_repro, keeping, locks
+from orchestration import dvc_repro, keeping, locks, pipes
 from orchestration import graph as module
 from orchestration.graph import order_lock, read_graph, read_lock, read_status
 
@@ -289,6 +289,7 @@ def test_dvcs_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         (rwlock._edit_rwlock, "lock_dir fs hardlink"),
         (_common._dump_data, "path data dumper fs dumper_args"),
         (link_into_cache._relink, "link cache cache_info fs path in_cache force prompt"),
+        (Output._build, "self args no_progress_bar kwargs"),
         (Output.checkout, "self force progress_callback relink filter_info allow_missing kwargs"),
     ],
 )
@@ -310,3 +311,30 @@ def test_the_lock_file_is_put_in_order_with_one_reading(
     order_lock(graph)
     assert len(read) == 1
     assert list(read_lock(world)) == list(graph.items)
+
+
+@pytest.mark.parametrize("name", ["pipe.jsonl", ".hidden/pipe", "link"])
+def test_a_pipe_in_a_source_is_named_before_dvc_waits_for_it(tmp_path: Path, name: str) -> None:
+    """By the command, and by what sensors and runs read; a pipe that DVC ignores does no harm."""
+    world = make_world(tmp_path / "world")
+    folder = world / "sources/book"
+    (folder / name).parent.mkdir(exist_ok=True)
+    if name == "link":
+        os.mkfifo(tmp_path / "elsewhere")
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(folder / name)
+    printed = repro(world, "raw@book", code=255)
+    assert f"{name}: a named pipe. DVC would wait for it for ever" in printed
+    for read in (read_graph, read_status):
+        with pytest.raises(module.GraphError, match=f"{name}: a named pipe"):
+            read(world)
+    (world / ".dvcignore").write_text(f"**/{name}\n")
+    assert "raw@book" in read_status(world)
+    repro(world, "raw@c4")
+
+
+def test_a_source_that_is_a_socket_or_device_is_named(tmp_path: Path) -> None:
+    for path, kind in ((Path("/dev/null"), "a device"), (tmp_path, None)):
+        problem = pipes.endless(path, lambda name: False)
+        assert (problem or "").startswith(f"{path}: {kind}") if kind else problem is None

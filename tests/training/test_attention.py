@@ -83,6 +83,17 @@ def test_the_probe_finds_attention_that_looks_ahead(monkeypatch: pytest.MonkeyPa
         check_sight(ready(tiny()), alone(), False, False)
 
 
+def test_the_probe_says_that_a_weight_is_no_number_and_nothing_else() -> None:
+    """NaN differs from itself, so each question would be answered yes."""
+    broken = tiny()
+    with torch.no_grad():
+        broken.model.embed_tokens.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"the loss of \d+ tokens is nan. A weight of the base"):
+        check_sight(ready(broken), alone(), False, False)
+    with pytest.raises(UserError, match="own loss is nan: a weight of the base is not a number"):
+        agrees_with_stock(broken)
+
+
 def test_a_sliding_window_is_refused() -> None:
     model = MistralForCausalLM(
         MistralConfig(

@@ -91,3 +91,15 @@ def test_a_jump_of_the_loss_stops_before_the_step_is_taken() -> None:
     with pytest.raises(Diverged, match="jumped to 3.* from about 1.000"):
         list(train(loss, make_optimizer(loss, work.optimizer), longer, alone(), calm))
     assert all(torch.equal(weights[name], part) for name, part in loss.state_dict().items())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_before_the_step_is_taken(bad: float) -> None:
+    loss, work = TokenLoss(tiny()), task()
+    with torch.no_grad():
+        loss.model.get_output_embeddings().weight[3, 3] = bad
+    weights = {name: part.clone() for name, part in loss.state_dict().items()}
+    with pytest.raises(Diverged, match=r"at step 1 the loss is nan .* Lower optimizer.learning_r"):
+        list(train(loss, make_optimizer(loss, work.optimizer), work, alone()))
+    for name, part in loss.state_dict().items():
+        torch.testing.assert_close(weights[name], part, rtol=0, atol=0, equal_nan=True)
