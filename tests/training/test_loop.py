@@ -8,6 +8,7 @@ import torch
 from worlds import LENGTH, VOCABULARY, tiny
 
 from training.batches import RowsInMemory, row_order
+from training.extension import cpu_multiplies_bf16, slow_bf16
 from training.loop import Diverged, Task, accumulate, train
 from training.loss import TokenLoss
 from training.optimizer import OptimizerConfig, clip, learning_rate_at, make_optimizer
@@ -91,3 +92,15 @@ def test_a_jump_of_the_loss_stops_before_the_step_is_taken() -> None:
     with pytest.raises(Diverged, match="jumped to 3.* from about 1.000"):
         list(train(loss, make_optimizer(loss, work.optimizer), longer, alone(), calm))
     assert all(torch.equal(weights[name], part) for name, part in loss.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("device", "supported", "warned"),
+    [("cpu", False, True), ("cpu", True, False), ("cuda", False, False)],
+)
+def test_bf16_is_called_slow_only_on_a_cpu_without_its_instructions(
+    device: str, supported: bool, warned: bool
+) -> None:
+    words = slow_bf16(torch.device(device), supported)
+    assert ("checkpoint.precision" in words) == bool(words) == warned
+    assert isinstance(cpu_multiplies_bf16(), bool)
