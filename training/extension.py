@@ -330,7 +330,26 @@ def _ready(config: PretrainedConfig, world: World, task: Task) -> TokenLoss:
         f"{', '.join(['', *sorted(world.hardware.switches)])}",
     )
     _say(world, f"{task.what}: {_room(config, world, task)}")
+    if task.bf16 and (words := slow_bf16(world.device, cpu_multiplies_bf16())):
+        _say(world, f"{task.what}: {words}")
     return divide(TokenLoss(model), world, task.bf16, task.fp8)
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether oneDNN, which multiplies bf16 on CPUs, finds the instructions that it needs."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def slow_bf16(device: torch.device, supported: bool) -> str:
+    """A warning where bf16 has no hardware and is emulated, 3 to 70 times slower than fp32; or
+    empty. supported: what `cpu_multiplies_bf16` says.
+    """
+    if device.type != "cpu" or supported:
+        return ""
+    return (
+        "this CPU has no instructions for bf16 (avx512 or the like), so bf16 products take several "
+        "times as long as fp32. Set checkpoint.precision to fp32, or train on another machine"
+    )
 
 
 def _room(config: PretrainedConfig, world: World, task: Task) -> str:

@@ -42,6 +42,14 @@ def test_nothing_is_said_of_a_profile_that_runs(
     assert look(yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text())) == []
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml")))
+def test_a_profile_lacks_nothing_but_files_that_the_user_brings(
+    look: Callable[[dict[str, Any]], list[str]], name: str
+) -> None:
+    found = look(yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text()))
+    assert [line for line in found if "no such file or folder" not in line] == []
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

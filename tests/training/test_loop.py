@@ -8,6 +8,7 @@ import torch
 from worlds import LENGTH, VOCABULARY, tiny
 
 from training.batches import RowsInMemory, row_order
+from training.extension import cpu_multiplies_bf16, slow_bf16
 from training.loop import Diverged, Task, accumulate, train
 from training.loss import TokenLoss
 from training.optimizer import OptimizerConfig, clip, learning_rate_at, make_optimizer
@@ -103,3 +104,15 @@ def test_a_loss_that_is_no_number_stops_before_the_step_is_taken(bad: float) -> 
         list(train(loss, make_optimizer(loss, work.optimizer), work, alone()))
     for name, part in loss.state_dict().items():
         torch.testing.assert_close(weights[name], part, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "supported", "warned"),
+    [("cpu", False, True), ("cpu", True, False), ("cuda", False, False)],
+)
+def test_bf16_is_called_slow_only_on_a_cpu_without_its_instructions(
+    device: str, supported: bool, warned: bool
+) -> None:
+    words = slow_bf16(torch.device(device), supported)
+    assert ("checkpoint.precision" in words) == bool(words) == warned
+    assert isinstance(cpu_multiplies_bf16(), bool)

@@ -17,7 +17,12 @@ from training.parallel import Hardware
 from training.plan import PAPER, beside_the_paper
 
 ROOT = Path(__file__).parents[2]
-FIGURES = {"llama-2-7b": 6.738e9, "llama-2-13b": 13.016e9, "qwen3-8b-base": 8.191e9}
+FIGURES = {
+    "llama-2-7b": 6.738e9,
+    "llama-2-13b": 13.016e9,
+    "qwen3-8b-base": 8.191e9,
+    "smollm2-135m-instruct": 1.345e8,
+}
 CLASSES = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 
 
