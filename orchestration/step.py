@@ -10,7 +10,6 @@ nothing. Steps in processes of their own (another executor) ask for themselves.
 """
 
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -383,7 +382,7 @@ def outputs(locked: Locked | None) -> Mapping[str, str] | None:
 def tell(context: AssetExecutionContext, text: str) -> None:
     """Say something about the run as a whole: in its log, and at the terminal."""
     context.log.info(text)
-    print(text, file=sys.stderr, flush=True)
+    print(text, flush=True)
 
 
 def status_once_free(root: Path, say: Callable[[str], Any]) -> dict[str, list[str]]:

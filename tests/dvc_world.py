@@ -143,7 +143,8 @@ def materialize(root: Path, instance: DagsterInstance, *keys: str) -> tuple[dict
     of_step = {step_name(item): item.address for item in items}
     for event in run.events:
         if event.is_step_materialization:
-            outcome = Outcome(str(event.materialization.metadata["outcome"].value))
+            told = event.materialization.metadata.get("outcome")
+            outcome = Outcome(str(told.value)) if told else Outcome.RAN
             seen[of_step[str(event.step_key)]] = outcome
         elif event.is_step_failure and event.step_key in of_step:
             address = of_step[event.step_key]

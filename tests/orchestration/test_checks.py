@@ -548,7 +548,7 @@ def test_a_blocking_check_keeps_back_what_reads_the_asset_and_says_so(
     assert seen["raw@book"] is seen["raw@c4"] is seen["mixed@short"] is Outcome.RAN
     assert seen["mixed@both"] is seen["report"] is SKIPPED
     found = {(looked.asset_key.to_user_string(), looked.passed) for looked in run.checks}
-    assert found == {("raw/book", False), ("raw/c4", True), ("mixed/short", False)}
+    assert found == {("raw/book", False), ("raw/c4", True)}  # mixed is held together or not at all
     assert instance.get_latest_materialization_event(AssetKey(["raw", "book"])) is not None
     (world / "sources" / "book" / "documents").write_text("good\n")
     seen, run = materialize(world, instance)
