@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
@@ -85,7 +86,6 @@ class Threads(Executor):
 
     def __init__(self, workers: int, scope: Scope) -> None:
         self._workers, self._scope = workers, scope
-        self._resumed = False
 
     @property
     def retries(self) -> RetryMode:
@@ -96,10 +96,9 @@ class Threads(Executor):
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
         """The events of the whole run."""
-        self._resumed = plan_context.resume_from_failure
         yield from ExecuteRunWithPlanIterable(
             execution_plan=execution_plan,
-            iterator=self._steps,
+            iterator=partial(self._steps, plan_context.resume_from_failure),
             execution_context_manager=PlanExecutionContextManager(
                 job=plan_context.job,
                 retry_mode=plan_context.retry_mode,
@@ -113,11 +112,11 @@ class Threads(Executor):
         )
 
     def _steps(
-        self, job_context: PlanExecutionContext, execution_plan: ExecutionPlan
+        self, resumed: bool, job_context: PlanExecutionContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
         instance, run = job_context.instance, job_context.dagster_run
-        done = _ended_before(instance, run) if self._resumed else {}
-        if self._resumed:
+        done = _ended_before(instance, run) if resumed else {}
+        if resumed:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         events, running, interrupted = Events(), set[str](), False
         with (

@@ -88,12 +88,10 @@ class Children:
     """The processes at work, so that all of them can be stopped at once."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self._lock, self._stopped, self._patience = (
-            root,
-            Lock(),
-            Event(),
-            seconds_to_stop(),
-        )
+        self.root = root
+        self._lock = Lock()
+        self._stopped = Event()
+        self._patience = seconds_to_stop()
         self._processes: set[subprocess.Popen[str]] = set()
 
     def repro(self, address: str) -> Iterator[str]:

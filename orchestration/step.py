@@ -24,6 +24,7 @@ from dagster import (
     AssetCheckExecutionContext,
     AssetCheckResult,
     AssetChecksDefinition,
+    AssetCheckSpec,
     AssetExecutionContext,
     AssetsDefinition,
     DagsterInstance,
@@ -49,7 +50,6 @@ from orchestration.graph import (
     read_lock,
     read_status,
 )
-from orchestration.guard import seconds_to_stop
 from orchestration.launcher import note_worker
 from orchestration.lineage import revision
 from orchestration.metadata import describe
@@ -160,10 +160,10 @@ class Bridge:
     def scope(self, instance: DagsterInstance, run_id: str) -> Iterator[Callable[[], None]]:
         """For a run all of whose steps are threads of this process; gives what stops them. Raises
         ValueError."""
-        seconds_to_stop()
+        work = Work(self.graph)
         set_places(instance, self.graph)
         note_worker(instance, run_id, os.getpid())
-        work = self._works[run_id] = Work(self.graph)
+        self._works[run_id] = work
         try:
             yield work.children.stop
         finally:
@@ -203,12 +203,10 @@ class Bridge:
     def checks(self) -> list[AssetChecksDefinition]:
         """The checks that hold an item against others of its stage: one step a stage, after all of
         them."""
-        return [self._across(stage) for stage in across_specs(self.graph)]
+        return [self._across(stage, specs) for stage, specs in across_specs(self.graph).items()]
 
-    def _across(self, stage: str) -> AssetChecksDefinition:
-        @multi_asset_check(
-            name=f"compare_{stage}", specs=across_specs(self.graph)[stage], can_subset=True
-        )
+    def _across(self, stage: str, specs: Sequence[AssetCheckSpec]) -> AssetChecksDefinition:
+        @multi_asset_check(name=f"compare_{stage}", specs=specs, can_subset=True)
         def compare(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
             lock = read_lock(self.graph.root)
             wanted = {key.asset_key for key in context.selected_asset_check_keys}
@@ -227,9 +225,9 @@ def make(
     """Make one item if that is needed, and say what it is. Raises Failure."""
     graph, address, start = work.graph, item.address, time.monotonic()
     now = work.first_look(context)
-    refuse_what_reads_badly(context.instance, graph, item, now)
-
     before = read_lock(graph.root)
+    refuse_what_reads_badly(context.instance, graph, item, now, before)
+
     outcome = Outcome.UNCHANGED
     if work.to_do(item, now.stale):
         if found := now.findings.get(address):
@@ -260,8 +258,8 @@ def make(
         check_results=results(item, verdicts, version),
         data_version=DataVersion(version) if version else None,
     )
-    if broken := [verdict for verdict in verdicts if keeps_back(verdict)]:
-        raise Failure("\n".join(map(words_of, broken)), allow_retries=False)
+    if broken := what_keeps_back(verdicts):
+        raise Failure(broken, allow_retries=False)
 
 
 def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
@@ -296,18 +294,20 @@ def cause(address: str, tail: Sequence[str], error: Exception) -> str:
 
 
 def refuse_what_reads_badly(
-    instance: DagsterInstance, graph: Graph, item: Item, now: FirstLook
+    instance: DagsterInstance,
+    graph: Graph,
+    item: Item,
+    now: FirstLook,
+    lock: Mapping[str, Locked],
 ) -> None:
-    """Raise Failure if something the item reads, that is not in this run, is held back by a check.
-    Dagster itself holds back what reads a failed check of the same run."""
-    lock = read_lock(graph.root)
+    """Raise Failure if the item reads something that failed a blocking check and is not made in
+    this run. Within a run, Dagster itself holds back what reads a failed check."""
     for address in sorted(item.upstream - now.wanted):
         upstream = graph.items[address]
         verdicts = recalled(instance, graph, upstream, lock)
         verdicts += settings_verdict(graph, upstream, now)
-        if broken := [verdict for verdict in verdicts if keeps_back(verdict)]:
-            told = "\n".join(map(words_of, broken))
-            raise Failure(f"It reads {address}. {told}", allow_retries=False)
+        if broken := what_keeps_back(verdicts):
+            raise Failure(f"It reads {address}. {broken}", allow_retries=False)
 
 
 def verdicts_of(
@@ -353,6 +353,11 @@ def settings_verdict(graph: Graph, item: Item, now: FirstLook) -> list[Verdict]:
 def keeps_back(verdict: Verdict) -> bool:
     """Whether nothing may be made from the item. A check that was not made keeps nothing back."""
     return verdict.blocking and verdict.made and not verdict.passed
+
+
+def what_keeps_back(verdicts: Sequence[Verdict]) -> str:
+    """The failed checks that keep back what reads the item, a line each; "" if none does."""
+    return "\n".join(words_of(verdict) for verdict in verdicts if keeps_back(verdict))
 
 
 def words_of(verdict: Verdict) -> str:
