@@ -25,6 +25,7 @@ from dagster import (
     MetadataValue,
     OpExecutionContext,
     Output,
+    in_process_executor,
     job,
     op,
 )
@@ -173,6 +174,7 @@ def experiment_job(root: Path) -> JobDefinition:
 
     @job(
         name="experiment",
+        executor_def=in_process_executor,  # a cancellation reaches its one op, which ends DVC
         description="Other parameters, without editing a file: `dvc exp run` with overrides",
     )
     def experiment() -> None:

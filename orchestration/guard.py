@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -76,8 +76,10 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def main(parent: int, command: Sequence[str]) -> int:
-    """Run the command and return its code, a signal as a shell has it."""
+def watch(parent: int, start: Callable[[], Callable[[], int]]) -> int:
+    """Have a command started that does not outlive `parent`; returns its code, a signal as a shell
+    has it. start: starts it, and returns what waits for its code.
+    """
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in (
         signal.SIGTERM,
@@ -90,7 +92,7 @@ def main(parent: int, command: Sequence[str]) -> int:
         _prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
         if os.getppid() != parent:
             return 1
-        code = subprocess.Popen(command).wait()
+        code = start()()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     except Orphaned:
         code = 1
@@ -140,4 +142,5 @@ def _orphaned(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
+    command = sys.argv[2:]
+    sys.exit(watch(int(sys.argv[1]), lambda: subprocess.Popen(command).wait))
