@@ -56,6 +56,7 @@ from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap
 from orchestration.home import RELOAD
 from orchestration.lineage import revision
 from orchestration.metadata import describe
+from orchestration.pictures import beside_the_logs
 from orchestration.running import environment
 from orchestration.status import State, read_state
 from orchestration.translation import asset_key
@@ -467,7 +468,13 @@ def report_outside_state(
                 {"outcome": MetadataValue.text(OUTSIDE)}
                 if lost
                 else describe(
-                    graph, address, lock, outcome=OUTSIDE, left_stale=left_stale, revision=commit
+                    graph,
+                    address,
+                    lock,
+                    outcome=OUTSIDE,
+                    left_stale=left_stale,
+                    revision=commit,
+                    show=beside_the_logs(instance, OUTSIDE),
                 )
             )
             # Checked first, or it would be compared with itself.

@@ -54,6 +54,7 @@ from orchestration.guard import seconds_to_stop
 from orchestration.launcher import note_worker
 from orchestration.lineage import revision
 from orchestration.metadata import describe
+from orchestration.pictures import beside_the_logs
 from orchestration.pools import set_places
 from orchestration.progress import Pace, observation, progress_of
 from orchestration.running import (
@@ -193,6 +194,7 @@ class Bridge:
             check_specs=check_specs(self.graph, item),
             pool=item.pool or None,
             retry_policy=RetryPolicy(max_retries=item.retries) if item.retries else None,
+            can_subset=True,  # so that a check may go without a result
         )
         def step(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
             with self._work(context.run.run_id) as work:
@@ -250,6 +252,7 @@ def make(
         seconds=None if outcome is Outcome.UNCHANGED else time.monotonic() - start,
         left_stale=now.left_stale,
         revision=now.revision,
+        show=beside_the_logs(context.instance, context.run.run_id),
     )
     if unmade := reasons_not_made(verdicts):
         shown["checks not made"] = MetadataValue.text(unmade)
