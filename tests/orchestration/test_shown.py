@@ -15,6 +15,7 @@ from orchestration.definitions import build_definitions
 from orchestration.graph import Graph, GraphError, Item, read_graph
 from orchestration.metadata import describe, results
 from orchestration.pictures import beside_the_logs, curve, inline, loss_over_tokens
+from orchestration.step import cause, without_name, worth_telling
 from orchestration.translation import asset_spec, group_name, kinds
 
 ROOT = Path(__file__).parents[2]
@@ -204,3 +205,51 @@ def test_an_owner_is_shown_and_one_that_dagster_does_not_know_is_refused(tmp_pat
         else:
             with pytest.raises(GraphError, match="meta.owners: 'Ann' is no owner"):
                 asset_spec(graph, one)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "Loading weights:  45%|████▌     | 9/20 [00:01<00:01,  8.71it/s]",
+        "Fetching 3 files: 100%|##########| 3/3 [00:00<00:00, 21.0it/s]",
+        "1234it [00:10, 123.4it/s]",
+        "Downloading ━━━━━━━━ 12.3/45.6 MB",
+        "Running stage 'checkpoint@base':",
+        "Stage 'checkpoint@base' is cached - skipping run, checking out outputs",
+        "> python -m training.checkpoint base",
+        "Updating lock file 'dvc.lock'",
+        "  git add dvc.lock",
+    ],
+)
+def test_no_bar_and_none_of_dvcs_own_words_is_in_a_runs_log(line: str) -> None:
+    assert not worth_telling(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["loss 3.2", "45% of the answers | are cut", "2/3 domains [book]", "Traceback (most recent"],
+)
+def test_what_an_item_says_is_in_the_log(line: str) -> None:
+    assert worth_telling(line)
+
+
+def test_no_line_repeats_the_names_that_its_step_bears() -> None:
+    made = item("x", address="checkpoint@base", stage="checkpoint", name="base")
+    for said, told in {
+        "checkpoint@base: base: rows": "rows",
+        "checkpoint: base: rows": "rows",
+        "checkpoint base: warning: cut": "warning: cut",
+        "base: rows": "rows",
+        "basement: rows": "basement: rows",
+        "rows of base: 3": "rows of base: 3",
+        "base: ": "base: ",
+    }.items():
+        assert without_name(made, said) == told
+
+
+def test_a_failure_starts_with_its_cause() -> None:
+    tail = ["reading", "checkpoint: loss is nan", "ERROR: failed to reproduce 'checkpoint@base'"]
+    text = cause("checkpoint@base", tail, Exception("exit code 1"))
+    assert text.startswith("checkpoint: loss is nan\n")
+    assert cause("x", [], Exception("exit code 1")).startswith("exit code 1")
