@@ -79,7 +79,7 @@ def run(root: Path) -> list[str]:
     terminal, failed, tried = Terminal(steps), list[str](), set[str]()
     job = build_definitions(root).resolve_job_def(WHOLE_GRAPH)
     with DagsterInstance.get() as instance:
-        _, events = run_here(job, instance, run_config=QUIET)
+        _, events = run_here(job, instance, run_config=QUIET, root=root)
         for event in events:
             terminal.show(event)
             tried.add(steps.get(event.step_key or "", ""))

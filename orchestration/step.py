@@ -40,7 +40,7 @@ from dagster import (
 
 from orchestration import findings
 from orchestration.checks import ACROSS, COSTLY, Verdict, look
-from orchestration.executor import interrupted, step_log
+from orchestration.executor import interrupted, note_location, step_log
 from orchestration.graph import (
     Graph,
     GraphBusy,
@@ -171,6 +171,7 @@ class Bridge:
         seconds_to_stop()
         set_places(instance, self.graph)
         note_worker(instance, run_id, os.getpid())
+        note_location(instance, run_id)
         work = self._works[run_id] = Work(self.graph)
         try:
             yield work.children.stop

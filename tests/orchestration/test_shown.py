@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dagster import DagsterInstance, FloatMetadataValue, IntMetadataValue
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    FloatMetadataValue,
+    IntMetadataValue,
+    RunsFilter,
+)
 from dvc_world import make_world, path_of
 
 from orchestration import units
 from orchestration.definitions import build_definitions
+from orchestration.executor import note_location, of_a_terminal, run_here
 from orchestration.graph import Graph, GraphError, Item, read_graph
 from orchestration.metadata import describe, results
 from orchestration.pictures import beside_the_logs, curve, inline, loss_over_tokens
@@ -253,3 +260,22 @@ def test_a_failure_starts_with_its_cause() -> None:
     text = cause("checkpoint@base", tail, Exception("exit code 1"))
     assert text.startswith("checkpoint: loss is nan\n")
     assert cause("x", [], Exception("exit code 1")).startswith("exit code 1")
+
+
+def test_a_run_of_the_terminal_is_one_of_the_location_that_the_ui_serves(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    job = build_definitions(world).resolve_job_def("raw")
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        run_id, events = run_here(job, instance, root=world)
+        assert list(events)[-1].event_type is DagsterEventType.RUN_SUCCESS
+        plain, _ = run_here(job, instance)
+        note_location(instance, plain)
+        label = {".dagster/repository": "__repository__@needlework"}  # what the home page asks for
+        found = [run.run_id for run in instance.get_runs(RunsFilter(tags=label))]
+        assert set(found) == {run_id, plain}
+        run = instance.get_run_by_id(run_id)
+        assert run is not None and run.job_code_origin is not None and of_a_terminal(run)
+        assert run.remote_job_origin is not None
+        assert run.remote_job_origin.location_name == "needlework", "where it can be run again"
+        pointer = run.job_code_origin.repository_origin.code_pointer
+        assert getattr(pointer, "working_directory", "") == str(world)
