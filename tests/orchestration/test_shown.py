@@ -18,9 +18,12 @@ from dvc_world import make_world, path_of
 
 from orchestration import units
 from orchestration.definitions import build_definitions
+from orchestration.dvc_exp import merged
 from orchestration.executor import note_location, of_a_terminal, run_here
+from orchestration.experiment import example, unknown
 from orchestration.graph import Graph, GraphError, Item, read_graph
 from orchestration.metadata import describe, results
+from orchestration.metrics import tables
 from orchestration.pictures import beside_the_logs, curve, inline, loss_over_tokens
 from orchestration.step import cause, without_name, worth_telling
 from orchestration.translation import asset_spec, group_name, kinds
@@ -279,3 +282,63 @@ def test_a_run_of_the_terminal_is_one_of_the_location_that_the_ui_serves(tmp_pat
         assert run.remote_job_origin.location_name == "needlework", "where it can be run again"
         pointer = run.job_code_origin.repository_origin.code_pointer
         assert getattr(pointer, "working_directory", "") == str(world)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("a.deep", 0.8, "  deep: 0.8   # a comment that stays"),
+        ("a.flow.cut", [1, None], "  flow: {cut: [1, null], name: global, none: null}"),
+        ("a.flow.none", "no", "  flow: {cut: 2048, name: global, none: 'no'}"),
+        ("b", {"x": 1}, "b: {x: 1}"),
+        ("c", True, "c: true"),
+    ],
+)
+def test_an_experiment_changes_one_line_of_params_yaml(key: str, value: object, line: str) -> None:
+    before = (
+        "# A comment.\na:\n  deep: 0.7   # a comment that stays\n"
+        "  flow: {cut: 2048, name: global, none: null}\n\nb: x\nc: null\n" + f"d: {'long ' * 40}\n"
+    )
+    new = yaml.safe_load(before)
+    *path, last = key.split(".")
+    inner = new
+    for part in path:
+        inner = inner[part]
+    inner[last] = value
+    text = merged(before, yaml.safe_dump(new))
+    assert yaml.safe_load(text) == new
+    lines = zip(before.splitlines(), text.splitlines(), strict=True)
+    assert [now for old, now in lines if old != now] == [line]
+
+
+def test_a_key_that_is_new_or_gone_still_means_what_dvc_wrote() -> None:
+    for after in ("a: 1\nb: 2\n", "b: 2\n", "- 1\n"):
+        assert yaml.safe_load(merged("a: 1\n", after)) == yaml.safe_load(after)
+
+
+def test_the_launchpad_of_experiment_opens_with_what_works(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    filled = example(world)
+    assert filled.overrides == {"mixed.recipes.both.cut": 2}, "as it is in params.yaml"
+    params = yaml.safe_load((world / "params.yaml").read_text())
+    assert not any(unknown(params, key) for key in filled.overrides)
+    sample = example(ROOT)
+    assert sample.overrides == {"mixed_dataset.recipes.cut_at_base.cut": 256}
+    job = build_definitions(world).resolve_job_def("experiment")
+    assert job.run_config is not None and "first-try" in str(job.run_config)
+
+
+def test_the_table_of_metrics_fits_a_screen_whatever_there_is(tmp_path: Path) -> None:
+    made = {}
+    for name in ("base", "x" * 120):
+        fields = {"name": name, "outputs": (), "metrics": (f"{name}.json",)}
+        made[name] = item("x", plotted=("m*", "loss"), **fields)
+        values = {f"metric_{number}": 1234567.0 + number for number in range(30)}
+        content = {**values, "m" * 130: 1, "loss": 3.14159, "left_out": 1, "missing": None}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (text,) = tables(Graph(root=tmp_path, items=made))
+    assert max(map(len, text.splitlines())) <= 100
+    for number in range(30):
+        assert text.count(f"metric_{number} ") + text.count(f"metric_{number}\n") == 1
+    assert "3.142" in text and "left_out" not in text
+    assert not list(tables(Graph(root=tmp_path, items=made), ["other"]))
