@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import yaml
 from dagster import (
+    AssetKey,
     DagsterEventType,
     DagsterInstance,
     FloatMetadataValue,
     IntMetadataValue,
     RunsFilter,
 )
-from dvc_world import make_world, path_of
+from dvc_world import dvc, make_world, path_of
 
 from orchestration import units
+from orchestration.automation import report_once
 from orchestration.definitions import build_definitions
 from orchestration.dvc_exp import merged
 from orchestration.executor import note_location, of_a_terminal, run_here
@@ -25,6 +27,7 @@ from orchestration.graph import Graph, GraphError, Item, read_graph
 from orchestration.metadata import describe, results
 from orchestration.metrics import tables
 from orchestration.pictures import beside_the_logs, curve, inline, loss_over_tokens
+from orchestration.status import read_state
 from orchestration.step import cause, without_name, worth_telling
 from orchestration.translation import asset_spec, group_name, kinds
 
@@ -342,3 +345,35 @@ def test_the_table_of_metrics_fits_a_screen_whatever_there_is(tmp_path: Path) ->
         assert text.count(f"metric_{number} ") + text.count(f"metric_{number}\n") == 1
     assert "3.142" in text and "left_out" not in text
     assert not list(tables(Graph(root=tmp_path, items=made), ["other"]))
+
+
+def test_the_page_of_what_is_out_of_date_names_the_file_or_the_parameter(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    dvc(world, "repro")
+
+    def said(instance: DagsterInstance, asset: str) -> list[str]:
+        report_once(instance, read_state(world))
+        events = instance.fetch_observations(AssetKey(asset.split("/")), limit=10).records
+        found = [event.asset_observation.metadata for event in events if event.asset_observation]
+        return [str(metadata["out of date"].value) for metadata in found]
+
+    with DagsterInstance.ephemeral() as instance:
+        assert said(instance, "raw/book") == []
+        documents = world / "sources/book/documents"
+        before = documents.read_text()
+        documents.write_text("another\n")
+        params = world / "params.yaml"
+        params.write_text(params.read_text().replace("cut: 1", "cut: 7"))
+        assert said(instance, "raw/book") == ["sources/book modified"]
+        (words,) = said(instance, "mixed/short")
+        assert "mixed.recipes.short" in words
+        assert said(instance, "raw/book") == ["sources/book modified"], "said once"
+        documents.write_text(before)
+        assert said(instance, "raw/book") == ["no longer", "sources/book modified"]
+        (world / "data/raw/c4/text").unlink()
+        assert "output data/raw/c4" in said(instance, "raw/c4")[0]
+        event = instance.get_latest_materialization_event(AssetKey(["raw", "c4"]))
+        assert event is not None and event.asset_materialization is not None
+        shown = event.asset_materialization.metadata
+        assert "lost" in str(shown["outcome"].value)
+        assert "dvc checkout raw@c4" in str(shown["what to do"].value)
