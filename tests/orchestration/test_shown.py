@@ -15,7 +15,7 @@ from dagster import (
     IntMetadataValue,
     RunsFilter,
 )
-from dvc_world import dvc, make_world, path_of
+from dvc_world import dvc, make_world, materialize, path_of
 
 from orchestration import units
 from orchestration.automation import report_once
@@ -377,3 +377,14 @@ def test_the_page_of_what_is_out_of_date_names_the_file_or_the_parameter(tmp_pat
         shown = event.asset_materialization.metadata
         assert "lost" in str(shown["outcome"].value)
         assert "dvc checkout raw@c4" in str(shown["what to do"].value)
+
+
+def test_a_check_without_a_result_does_not_fail_its_step(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    command = """mkdir -p data && touch data/a && echo '{"mean_exact_match": 0.5}' > m.json"""
+    stage = {"cmd": command, "outs": ["data/a"], "metrics": ["m.json"]}
+    (world / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"needle_report": stage}}))
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        _, run = materialize(world, instance)
+        assert run.success, "the first run has nothing to hold the needle against"
+        assert [check.check_name for check in run.checks] == []
