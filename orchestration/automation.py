@@ -32,6 +32,7 @@ from dagster import (
     AssetCheckEvaluation,
     AssetKey,
     AssetMaterialization,
+    AssetObservation,
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
@@ -56,6 +57,7 @@ from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap
 from orchestration.home import RELOAD
 from orchestration.lineage import revision
 from orchestration.metadata import describe
+from orchestration.pictures import beside_the_logs
 from orchestration.running import environment
 from orchestration.status import State, read_state
 from orchestration.translation import asset_key
@@ -86,6 +88,8 @@ time.
 UNKNOWN_VERSION = "unknown"
 OUTSIDE = "outside"
 LOST = "output lost"
+OUT_OF_DATE, NOT_ANY_MORE = "out of date", "no longer"
+"""In the metadata of an observation: why the asset is out of date, in words."""
 UNLOCKED = "not in dvc.lock"
 INPUT_VERSION = "dagster/input_data_version/"
 
@@ -392,10 +396,42 @@ def report_once(instance: DagsterInstance, state: State) -> list[AssetKey]:
     if (last := last_event(instance)) and _reported.get(root) == (state, database, last):
         return []
     told = report_outside_state(instance, state.graph, state.lock, state.stale)
+    report_reasons(instance, state)
     report_findings(instance, state)
     if last := last_event(instance):
         _reported[root] = (state, database, last)
     return told
+
+
+def report_reasons(instance: DagsterInstance, state: State) -> None:
+    """Say on the page of each asset that is itself out of date which file or parameter made it so,
+    and say when that is over. Dagster's own mark names no more than "code" or "upstream data".
+    """
+    for address, item in state.graph.items.items():
+        key = asset_key(item)
+        told = instance.fetch_observations(key, limit=1).records
+        last = told[0].asset_observation if told else None
+        before = (
+            str(last.metadata[OUT_OF_DATE].value) if last and OUT_OF_DATE in last.metadata else ""
+        )
+        now = "; ".join(map(plainly, state.stale.get(address, ())))
+        made = instance.get_latest_materialization_event(key) if now or before else None
+        if before and made is not None and made.timestamp > told[0].timestamp:
+            before = ""  # what was said before it was made again is no longer shown
+        if made is None or now == before or (not now and before in ("", NOT_ANY_MORE)):
+            continue
+        text = now or NOT_ANY_MORE
+        instance.report_runless_asset_event(
+            AssetObservation(key, metadata={OUT_OF_DATE: MetadataValue.text(text)})
+        )
+
+
+def plainly(reason: str) -> str:
+    """A reason of DVC's as people say it: "changed deps: stage.py modified" is "stage.py modified"."""
+    kind, _, rest = reason.partition(": ")
+    if kind == "changed outs":
+        return f"output {rest}"
+    return rest if kind == "changed deps" else reason
 
 
 def report_findings(instance: DagsterInstance, state: State) -> None:
@@ -464,10 +500,20 @@ def report_outside_state(
             )
             commit = commit or revision(graph.root)
             shown = (
-                {"outcome": MetadataValue.text(OUTSIDE)}
+                {
+                    "outcome": MetadataValue.text("lost: the output is gone or altered"),
+                    "why": MetadataValue.text("; ".join(lost)),
+                    "what to do": MetadataValue.text(f"dvc checkout {address}, or make it again"),
+                }
                 if lost
                 else describe(
-                    graph, address, lock, outcome=OUTSIDE, left_stale=left_stale, revision=commit
+                    graph,
+                    address,
+                    lock,
+                    outcome=OUTSIDE,
+                    left_stale=left_stale,
+                    revision=commit,
+                    show=beside_the_logs(instance, OUTSIDE),
                 )
             )
             # Checked first, or it would be compared with itself.

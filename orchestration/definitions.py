@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from click import ClickException
-from dagster import AssetSelection, Definitions, define_asset_job, definitions
+from dagster import AssetKey, AssetSelection, Definitions, define_asset_job, definitions
 
 from orchestration.automation import change_sensor, nightly_schedule, truth_sensor
 from orchestration.executor import threads
@@ -11,7 +11,7 @@ from orchestration.experiment import experiment_job
 from orchestration.graph import GraphError, read_graph
 from orchestration.running import jobs
 from orchestration.step import Bridge
-from orchestration.translation import group_name
+from orchestration.translation import asset_key, job_name
 
 WHOLE_GRAPH = "whole_graph"
 
@@ -26,14 +26,19 @@ def build_definitions(root: Path) -> Definitions:
     whole = define_asset_job(
         WHOLE_GRAPH, AssetSelection.all(), description="Every asset that is out of date"
     )
-    stages = dict.fromkeys(group_name(item.stage) for item in graph.items.values())
+    stages: dict[str, list[AssetKey]] = {}
+    for item in graph.items.values():
+        stages.setdefault(job_name(item.stage), []).append(asset_key(item))
     return Definitions(
         assets=bridge.assets(),
         asset_checks=bridge.checks(),
         jobs=[
             whole,
             experiment_job(root),
-            *(define_asset_job(stage, AssetSelection.groups(stage)) for stage in stages),
+            *(
+                define_asset_job(stage, AssetSelection.assets(*keys))
+                for stage, keys in stages.items()
+            ),
         ],
         sensors=[change_sensor(graph, whole), truth_sensor(graph)],
         schedules=[nightly_schedule(graph, whole)],

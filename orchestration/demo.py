@@ -79,7 +79,7 @@ def run(root: Path) -> list[str]:
     terminal, failed, tried = Terminal(steps), list[str](), set[str]()
     job = build_definitions(root).resolve_job_def(WHOLE_GRAPH)
     with DagsterInstance.get() as instance:
-        run_id, events = run_here(job, instance, run_config=QUIET)
+        run_id, events = run_here(job, instance, run_config=QUIET, root=root)
         try:
             for event in events:
                 terminal.show(event)

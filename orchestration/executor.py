@@ -31,6 +31,7 @@ from dagster import (
     JobDefinition,
     executor,
 )
+from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.api import ExecuteRunWithPlanIterable, execute_run_iterator
@@ -46,8 +47,21 @@ from dagster._core.execution.plan.execute_plan import dagster_event_sequence_for
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode
+from dagster._core.origin import (
+    DEFAULT_DAGSTER_ENTRY_POINT,
+    JobPythonOrigin,
+    RepositoryPythonOrigin,
+)
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.tags import MAX_RETRIES_TAG, REPOSITORY_LABEL_TAG
+
+from orchestration.home import LOCATION, MODULE
 
 SECONDS_BETWEEN_LOOKS = 0.5
 """For an interrupt, and for a place in a pool."""
@@ -197,16 +211,59 @@ def run_here(
     instance: DagsterInstance,
     selection: Collection[AssetKey] | None = None,
     run_config: Mapping[str, Any] | None = None,
+    root: Path | None = None,
 ) -> tuple[str, Iterator[DagsterEvent]]:
     """A run in this process: its id, and its events as they come. `execute_in_process` would
     make one step after the other.
 
-    selection: some of the job's assets.
+    selection: some of the job's assets. root: the project's folder; the run then counts as one of
+    the location that `make ui` serves, so that it is on the home page and can be run again there.
     """
     run = instance.create_run_for_job(
-        job, asset_selection=frozenset(selection) if selection else None, run_config=run_config
+        job,
+        asset_selection=frozenset(selection) if selection else None,
+        run_config=run_config,
+        tags={MAX_RETRIES_TAG: "0"} if root else None,  # who started it sees how it ends
+        remote_job_origin=RemoteJobOrigin(_repository(), job.name) if root else None,
+        job_code_origin=_code_of(job.name, root) if root else None,
     )
     return run.run_id, execute_run_iterator(InMemoryJob(job), run, instance)
+
+
+def of_a_terminal(run: DagsterRun) -> bool:
+    """Whether the daemon has not started it, so that it ends with the process that did."""
+    origin = run.remote_job_origin
+    return (
+        run.job_code_origin is None
+        or origin is None
+        or isinstance(origin.repository_origin.code_location_origin, RegisteredCodeLocationOrigin)
+    )
+
+
+def note_location(instance: DagsterInstance, run_id: str) -> None:
+    """Have the run counted as one of the location that `make ui` serves, as one that Dagster's own
+    command line started does not by itself."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and run.remote_job_origin is None and REPOSITORY_LABEL_TAG not in run.tags:
+        instance.add_run_tags(run_id, {REPOSITORY_LABEL_TAG: _repository().get_label()})
+
+
+def _repository() -> RemoteRepositoryOrigin:
+    return RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), "__repository__")
+
+
+def _code_of(job: str, root: Path) -> JobPythonOrigin:
+    """Where another process finds the job."""
+    return JobPythonOrigin(
+        job_name=job,
+        repository_origin=RepositoryPythonOrigin(
+            executable_path=sys.executable,
+            code_pointer=ModuleCodePointer(MODULE, "defs", str(root.absolute())),
+            entry_point=DEFAULT_DAGSTER_ENTRY_POINT,
+            container_image=None,
+            container_context={},
+        ),
+    )
 
 
 def _ended_before(instance: DagsterInstance, run: DagsterRun) -> dict[str, list[DagsterEvent]]:

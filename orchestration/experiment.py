@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from dagster import (
     MetadataValue,
     OpExecutionContext,
     Output,
+    RunConfig,
     in_process_executor,
     job,
     op,
@@ -64,10 +65,7 @@ def experiment_command(config: Experiment) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "dvc",
-        "--wait-for-lock",
-        "exp",
-        "run",
+        "orchestration.dvc_exp",
         "--temp",
         "--name",
         config.name,
@@ -125,6 +123,36 @@ def unknown(params: Any, key: str) -> str:
     return ""
 
 
+def example(root: Path) -> Experiment:
+    """What the launchpad opens with: it works as it stands, and changes nothing. It sets the first
+    number in the project's last section that has one to what it is.
+    """
+    try:
+        params = yaml.safe_load((root / "params.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        params = {}
+    sections = params if isinstance(params, Mapping) else {}
+    preferred = ["mixed_dataset", *sections]
+    leaves = [
+        leaf
+        for name in preferred
+        if name in sections
+        for leaf in numbers(sections[name], str(name))
+    ]
+    # a recipe's own number is what one tries first
+    leaves.sort(key=lambda leaf: not leaf[0].startswith("mixed_dataset.recipes."))
+    return Experiment(name="first-try", overrides=dict(leaves[:1]), targets=[])
+
+
+def numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
+    """Each number in nested maps, by its dotted key."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from numbers(inner, f"{key}.{name}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value
+
+
 def experiment_job(root: Path) -> JobDefinition:
     """A job of one op on the project in `root`."""
 
@@ -176,6 +204,7 @@ def experiment_job(root: Path) -> JobDefinition:
         name="experiment",
         executor_def=in_process_executor,  # a cancellation reaches its one op, which ends DVC
         description="Other parameters, without editing a file: `dvc exp run` with overrides",
+        config=RunConfig(ops={"dvc_exp_run": example(root)}),
     )
     def experiment() -> None:
         dvc_exp_run()

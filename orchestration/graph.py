@@ -91,6 +91,14 @@ class Item:
     """
     retries: int = 0
     """How often a run makes it again after it failed (`meta: {retries: 2}`)."""
+    group: str = ""
+    """Under which heading it is shown (`meta: {group: report}`); "": by its command's package."""
+    owners: tuple[str, ...] = ()
+    """Who answers for it: addresses, or `team:NAME` (`meta: {owners: [team:data]}`)."""
+    plotted: tuple[str, ...] | None = None
+    """Patterns of the metrics that one compares from run to run (`meta: {plotted: [loss_*]}`).
+    None: the stage does not say.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -469,7 +477,17 @@ def _item(
         metrics=tuple(out.def_path for out in stage.outs if out.metric),
         pool=str((stage.meta or {}).get("pool", "")),
         retries=int((stage.meta or {}).get("retries", 0)),
+        group=str((stage.meta or {}).get("group", "")),
+        owners=tuple(map(str, _list((stage.meta or {}).get("owners")) or ())),
+        plotted=_list((stage.meta or {}).get("plotted")),
     )
+
+
+def _list(value: Any) -> tuple[Any, ...] | None:
+    """A list of dvc.yaml, in which a single word may stand alone; None where there is none."""
+    if value is None:
+        return None
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _locked(entry: Mapping[str, Any]) -> Locked:

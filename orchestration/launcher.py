@@ -32,6 +32,7 @@ from dagster._core.launcher import (
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
+from orchestration.executor import of_a_terminal
 from orchestration.processes import gone, identity, pid_of
 
 WORKER = "needlework/worker"
@@ -89,13 +90,14 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         here instead.
         """
         run = context.dagster_run
-        if run.job_code_origin is None or run.remote_job_origin is None:
+        if of_a_terminal(run):
             self._instance.report_run_failed(
                 run,
                 "Its process is gone, and it was not started by the daemon. Start it "
                 "again: what was finished is found done.",
             )
             return
+        assert run.job_code_origin is not None
         self._start(
             run,
             [

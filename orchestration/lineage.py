@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
+from orchestration import units
 from orchestration.graph import Graph, Locked, overlap
 from orchestration.translation import asset_key
 
@@ -24,11 +25,11 @@ CODE = (".py", ".sh")
 
 
 def came_out(locked: Locked) -> str:
-    """Every output with its hash and its size."""
+    """Every output with its size and its hash."""
     return table(
-        ["output", "hash", "bytes"],
+        ["output", "size", "hash"],
         (
-            [_code(path), _code(value), f"{locked.sizes.get(path, 0):,}"]
+            [_code(path), units.size(locked.sizes.get(path, 0)), _code(value)]
             for path, value in locked.outputs.items()
         ),
     )

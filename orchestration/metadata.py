@@ -1,27 +1,37 @@
-"""What Dagster shows of an item once it is made: outcome, sizes, numbers, pictures, tables, what it
-came from.
+"""What Dagster shows of an item once it is made: pictures and numbers first, then tables, sizes and
+what it came from.
 
-All of it is read from what the item wrote and from dvc.lock, never computed again. Pictures and
-tables go inline into Dagster's database, so that the UI shows them without reaching the project's
-files; the cost is database space, hence the limits. Each has an entry of its own: Dagster shows it
-on the asset's page, and from a run's log in a window.
+All of it is read from what the item wrote and from dvc.lock, never computed again. Dagster shows
+the entries in this order, and plots each number over time. So what one compares from run to run is
+a number (`plotted` in dvc.yaml's meta), and everything else is a text in units that people read.
+Tables go inline into Dagster's database, and pictures beside its logs, so that the UI shows them
+without reaching the project's files; the cost is space there, hence the limits.
 """
 
 import csv
 import json
-from base64 import b64encode
+import math
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from dagster import MetadataValue
 
-from orchestration.graph import Graph, Locked
+from orchestration import units
+from orchestration.graph import Graph, Item, Locked
 from orchestration.lineage import came_out, made_from, sources, table
+from orchestration.pictures import Show, inline, loss_over_tokens
 
 PICTURE_BYTES, PICTURES = 400_000, 8
 TABLE_BYTES, TABLES, TABLE_ROWS = 64_000, 6, 40
+MADE_WITH = "made_with"
+"""In a metrics file: the versions of packages, which is no result."""
+LOG = "log.csv"
+"""In the folder of a training: its curve."""
+
+Entries = dict[str, MetadataValue[Any]]
 
 
 def describe(
@@ -33,71 +43,106 @@ def describe(
     seconds: float | None = None,
     left_stale: AbstractSet[str] = frozenset(),
     revision: str = "",
-) -> dict[str, MetadataValue[Any]]:
-    """The metadata of one materialisation.
+    show: Show = inline,
+) -> Entries:
+    """The metadata of one materialisation, in the order in which it is shown.
 
     lock: dvc.lock at that moment. left_stale: the items that were out of date then, or read such a
-    one. revision: of the project in git; "" where there is none.
+    one. revision: of the project in git; "" where there is none. show: how pictures are shown.
     """
     item = graph.items[address]
-    entries: dict[str, MetadataValue[Any]] = {"outcome": MetadataValue.text(outcome)}
+    folders = [graph.root / path for path in item.outputs if path not in item.metrics]
+    found = dict[str, Any]()
+    for path in item.metrics:
+        found |= dict(numbers(graph.root / path))
+    entries: Entries = {}
+    for folder in folders:
+        entries |= pictures(folder, show)
+    entries |= results(item, {name: value for name, value in found.items() if name != MADE_WITH})
+    for folder in folders:
+        entries |= tables(folder)
+
+    stands: Entries = {"outcome": MetadataValue.text(outcome)}
     if seconds is not None:
-        entries["seconds"] = MetadataValue.float(round(seconds, 2))
+        stands["took"] = MetadataValue.text(units.duration(seconds))
+        stands["seconds"] = MetadataValue.float(round(seconds, 2))
     if item.upstream & left_stale:
-        entries["stale upstream"] = MetadataValue.text(
-            ", ".join(sorted(item.upstream & left_stale))
-        )
+        stands["stale upstream"] = MetadataValue.text(", ".join(sorted(item.upstream & left_stale)))
     if address in lock:
-        entries["bytes"] = MetadataValue.int(sum(lock[address].sizes.values()))
+        stands["size"] = MetadataValue.text(units.size(sum(lock[address].sizes.values())))
+    entries |= stands
+    for folder in folders:
+        entries["path"] = MetadataValue.path(str(folder))
+    if address in lock:
         entries["came out"] = MetadataValue.md(came_out(lock[address]))
         entries["made from"] = MetadataValue.md(made_from(graph, address, lock[address]))
         entries["sources"] = MetadataValue.md(sources(graph, address, lock, left_stale))
+    if MADE_WITH in found:
+        entries["made with"] = MetadataValue.text(str(found[MADE_WITH]))
     if revision:
         entries["git revision"] = MetadataValue.text(revision)
-    for path in item.metrics:
-        entries |= {
-            name: number for name, number in numbers(graph.root / path) if name not in entries
-        }
-    for folder in [graph.root / path for path in item.outputs if path not in item.metrics]:
-        entries["path"] = MetadataValue.path(str(folder))
-        entries |= tables(folder) | pictures(folder)
     return entries
 
 
-def numbers(path: Path) -> Iterator[tuple[str, MetadataValue[Any]]]:
-    """Each number in a metrics file, nested keys joined by dots; Dagster plots them over time. And
-    the versions of the packages that made it."""
-    if path.suffix != ".json" or not path.is_file():
-        return
-    for name, value in _flat(json.loads(path.read_text())):
-        if isinstance(value, int) and not isinstance(value, bool):
-            yield name, MetadataValue.int(value)
-        elif isinstance(value, float):
-            yield name, MetadataValue.float(value)
-        elif name == "made_with":
-            yield "made with", MetadataValue.text(str(value))
+def results(item: Item, found: Mapping[str, Any]) -> Entries:
+    """The metrics of an item: first those to compare from run to run, as numbers, which Dagster
+    plots; then the others as text. Where a stage does not say which to compare, all are.
+    """
+    first, rest = Entries(), Entries()
+    for name, value in found.items():
+        if _number(value) and compared(item, name):
+            first[name] = (
+                MetadataValue.int(value)
+                if isinstance(value, int)
+                else MetadataValue.float(units.rounded(value))
+            )
+        elif value is not None:
+            rest[name] = MetadataValue.text(readable(name, value))
+    return first | rest
 
 
-def pictures(folder: Path) -> dict[str, MetadataValue[Any]]:
-    """The PNG files of a folder, inline, by file name."""
+def compared(item: Item, name: str) -> bool:
+    """Whether this metric is one that is compared from run to run."""
+    return item.plotted is None or any(fnmatchcase(name, pattern) for pattern in item.plotted)
+
+
+def readable(name: str, value: Any) -> str:
+    """A value in the units that people read, told from its name."""
+    if not _number(value):
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    last = name.split(".")[-1].split("_")
+    if "bytes" in last:
+        return units.size(value)
+    if "seconds" in last:
+        return units.duration(value)
+    return units.number(value)
+
+
+def numbers(path: Path) -> Iterator[tuple[str, Any]]:
+    """Each value of a metrics file, nested keys joined by dots."""
+    if path.suffix == ".json" and path.is_file():
+        yield from _flat(json.loads(path.read_text()))
+
+
+def pictures(folder: Path, show: Show = inline) -> Entries:
+    """The curve of a training, and the PNG files of a folder, by file name."""
+    shown: Entries = {}
+    if drawn := loss_over_tokens(folder / LOG):
+        shown["loss over tokens"] = MetadataValue.md(show("loss over tokens", drawn, "svg"))
     found = [path for path in sorted(folder.rglob("*.png")) if path.stat().st_size <= PICTURE_BYTES]
-    return {
-        path.relative_to(folder).as_posix(): MetadataValue.md(_picture(path))
-        for path in found[:PICTURES]
-    }
+    for path in found[:PICTURES]:
+        name = path.relative_to(folder).as_posix()
+        shown[name] = MetadataValue.md(show(path.stem, path.read_bytes(), "png"))
+    return shown
 
 
-def tables(folder: Path) -> dict[str, MetadataValue[Any]]:
+def tables(folder: Path) -> Entries:
     """The first rows of the CSV files of a folder, as Markdown, by file name."""
     found = [path for path in sorted(folder.rglob("*.csv")) if path.stat().st_size <= TABLE_BYTES]
     return {
         path.relative_to(folder).as_posix(): MetadataValue.md(_table(path))
         for path in found[:TABLES]
     }
-
-
-def _picture(path: Path) -> str:
-    return f"![{path.stem}](data:image/png;base64,{b64encode(path.read_bytes()).decode()})"
 
 
 def _table(path: Path) -> str:
@@ -112,3 +157,8 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         return
     for key, inner in value.items():
         yield from _flat(inner, f"{name}.{key}" if name else str(key))
+
+
+def _number(value: Any) -> bool:
+    """Whether it can be plotted."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,12 +10,13 @@ nothing. Steps in processes of their own (another executor) ask for themselves.
 """
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -39,7 +40,7 @@ from dagster import (
 
 from orchestration import findings
 from orchestration.checks import ACROSS, COSTLY, Verdict, look
-from orchestration.executor import interrupted, step_log
+from orchestration.executor import interrupted, note_location, step_log
 from orchestration.graph import (
     Graph,
     GraphBusy,
@@ -53,6 +54,7 @@ from orchestration.graph import (
 from orchestration.launcher import note_worker
 from orchestration.lineage import revision
 from orchestration.metadata import describe
+from orchestration.pictures import beside_the_logs
 from orchestration.pools import set_places
 from orchestration.progress import Pace, observation, progress_of
 from orchestration.running import (
@@ -81,12 +83,17 @@ DVC_WORDS = (
     "dvc config core.autostage",
     "Use `dvc push`",
     "Running stage '",
+    "Stage '",
     "> ",
     "Updating lock file",
     "Generating lock file",
 )
 """What DVC says around every item, for people at a terminal."""
 DVC_FAILED = "ERROR: failed to reproduce"
+BAR = re.compile(
+    r"\d+%\|.*\||\d+(?:\.\d+)?\w*/\S+ \[\d+:\d\d|\[\d+:\d\d, |[\u2580-\u259f\u2501\u2578]{3}"
+)
+"""A progress bar of a library: tqdm's, with a total and without one, or one drawn of blocks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +170,7 @@ class Bridge:
         work = Work(self.graph)
         set_places(instance, self.graph)
         note_worker(instance, run_id, os.getpid())
+        note_location(instance, run_id)
         self._works[run_id] = work
         try:
             yield work.children.stop
@@ -248,6 +256,7 @@ def make(
         seconds=None if outcome is Outcome.UNCHANGED else time.monotonic() - start,
         left_stale=now.left_stale,
         revision=now.revision,
+        show=beside_the_logs(context.instance, context.run.run_id),
     )
     if unmade := reasons_not_made(verdicts):
         shown["checks not made"] = MetadataValue.text(unmade)
@@ -272,10 +281,11 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
         step = progress_of(line)
         if step is not None:
             if pace.due(item.address, step, time.monotonic()):
+                step = replace(step, what=without_name(item, step.what))
                 context.log_event(observation(asset_key(item), step))
-        elif line.strip() and not line.lstrip().startswith(DVC_WORDS):
+        elif worth_telling(line):
             tail.append(line)
-            context.log.info(line)
+            context.log.info(without_name(item, line))
 
     try:
         return make_item(work.children, item.address, show)
@@ -283,6 +293,18 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
         raise interrupted() from None
     except ItemFailed as error:
         raise Failure(cause(item.address, list(tail), error), allow_retries=False) from None
+
+
+def worth_telling(line: str) -> bool:
+    """Whether a line is of the item itself: no bar, and none of what DVC says around every item."""
+    return bool(line.strip()) and not line.lstrip().startswith(DVC_WORDS) and not BAR.search(line)
+
+
+def without_name(item: Item, line: str) -> str:
+    """A line without the names that its step bears anyway: `checkpoint@base: base: `."""
+    stage, name = re.escape(item.stage), re.escape(item.name or item.stage)
+    names = rf"(?:{re.escape(item.address)}|{stage} {name}|{stage}|{name}): +"
+    return re.sub(rf"^(?:{names})+(?=\S)", "", line)
 
 
 def cause(address: str, tail: Sequence[str], error: Exception) -> str:

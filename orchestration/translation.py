@@ -12,7 +12,18 @@ import re
 
 from dagster import AssetKey, AssetSpec
 
-from orchestration.graph import Graph, Item
+from orchestration.graph import Graph, GraphError, Item
+
+MODULE = re.compile(r"\bpython[\d.]* (?:-\S+ )*-m (\w+)\.(\w+)")
+"""A command that runs a stage's module: its package, and its name."""
+GROUPS = {"assets": "data", "training": "training", "evaluation": "evaluation"}
+"""By package, the heading under which the graph shows a stage."""
+REPORT = "report"
+"""The heading of stages that only make pages (`meta: {group: report}` in dvc.yaml)."""
+PYTORCH = {"training", "evaluation"}
+ARROW = {"raw_corpus", "tokenized_corpus", "mixed_dataset", "packed_shards"}
+"""Packages whose stages run models, and modules of `assets` that write Arrow or Parquet."""
+OWNER = re.compile(r"team:\w+|[^@\s]+@[^@\s]+\.\w+")
 
 
 def asset_key(item: Item) -> AssetKey:
@@ -22,9 +33,17 @@ def asset_key(item: Item) -> AssetKey:
     return AssetKey([item.stage] if item.name is None else [item.stage, item.name])
 
 
-def group_name(stage: str) -> str:
-    """Dagster's group (and job) of a stage; it allows letters, digits and underscores alone."""
+def job_name(stage: str) -> str:
+    """Dagster's job of a stage; it allows letters, digits and underscores alone."""
     return re.sub(r"\W", "_", stage, flags=re.ASCII)
+
+
+def group_name(item: Item) -> str:
+    """Under which heading the graph shows it: what dvc.yaml says, else its module's package, else
+    its stage. Four headings are read more easily than fifteen.
+    """
+    package, _ = module_of(item)
+    return job_name(item.group or GROUPS.get(package, item.stage))
 
 
 def step_name(item: Item) -> str:
@@ -34,28 +53,54 @@ def step_name(item: Item) -> str:
 
 
 def asset_spec(graph: Graph, item: Item) -> AssetSpec:
-    """What Dagster shows of an item before it is made."""
+    """What Dagster shows of an item before it is made. Raises GraphError."""
     return AssetSpec(
         key=asset_key(item),
         deps=[asset_key(graph.items[address]) for address in sorted(item.upstream)],
-        description=f"{item.description}\n\n`{item.command}`".strip(),
-        group_name=group_name(item.stage),
+        description=description(item),
+        group_name=group_name(item),
         kinds=kinds(item),
+        owners=owners(item),
+        tags={"stage": job_name(item.stage)},
         code_version=graph.code_version(item.address),
         metadata={"dvc address": item.address, "outputs": ", ".join(item.outputs)},
     )
 
 
-def kinds(item: Item) -> set[str]:
-    """The small labels on an asset: DVC always; Python, and what comes out, by the command's own
-    words.
+def description(item: Item) -> str:
+    """Its stage first: on the graph, a node's name is the item's alone, and this line stands below
+    it. Two nodes `global` so are `checkpoint` and `packed_shards`.
     """
-    words = set(re.split(r"\W+", f"{item.command} {' '.join(item.inputs)}"))
+    return f"**{item.stage}** {item.description}".strip() + f"\n\n`{item.command}`"
+
+
+def module_of(item: Item) -> tuple[str, str]:
+    """The package and the name of the module that its command runs; "" where it runs none."""
+    found = MODULE.search(item.command)
+    return (found[1], found[2]) if found else ("", "")
+
+
+def kinds(item: Item) -> set[str]:
+    """The small labels on an asset: DVC always; Python, and what its module works with."""
+    package, module = module_of(item)
     found = {"dvc"}
-    if "python" in words:
+    if re.search(r"\bpython\b", item.command):
         found.add("python")
-    if words & {"training", "evaluation"}:
+    if group_name(item) == REPORT:
+        return found
+    if package in PYTORCH:
         found.add("pytorch")
-    if words & {"packed_shards", "tokenized_corpus", "mixed_dataset"} and "pytorch" not in found:
+    if package == "assets" and module in ARROW:
         found.add("arrow")
     return found
+
+
+def owners(item: Item) -> list[str]:
+    """Who answers for it. Raises GraphError."""
+    for owner in item.owners:
+        if not OWNER.fullmatch(owner):
+            raise GraphError(
+                f"dvc.yaml: {item.stage}: meta.owners: {owner!r} is no owner to Dagster. Write an "
+                "address, as in ann@example.com, or a team, as in team:data."
+            )
+    return list(item.owners)

@@ -37,13 +37,10 @@ from urllib.request import Request, urlopen
 import yaml
 
 from orchestration.guard import adopt_orphans, guarded, seconds_to_stop
-from orchestration.home import RELOAD, home
+from orchestration.home import LOCATION, MODULE, RELOAD, home
 from orchestration.processes import children, first_child, leads_session
 
 HOST, PORT = "127.0.0.1", 3000
-LOCATION = "needlework"
-"""Named so in pyproject.toml too; what the sensors remember hangs on it."""
-MODULE = "orchestration.definitions"
 QUIET = "orchestration.quiet"
 """Dagster's command lines, with rarer polling."""
 SECONDS_BETWEEN_LOOKS = 1.0

@@ -114,10 +114,10 @@ def test_an_asset_is_made_by_a_click_and_shows_its_picture(
     page.get_by_text("View full message").last.click()
     page.get_by_role("dialog").get_by_text("[Show Markdown]").last.click()
     window = page.get_by_role("dialog").filter(has_text="plot.png").last
-    expect(window.locator("img[src^='data:image/png']")).to_be_visible()
+    expect(window.locator("img[src^='/logs/']")).to_be_visible()
     page.goto(f"{address}/assets/raw/book")
     expect(
-        page.get_by_role("row").filter(has_text="plot.png").locator("img[src^='data:image/png']")
+        page.get_by_role("row").filter(has_text="plot.png").locator("img[src^='/logs/']")
     ).to_be_visible()
 
 

@@ -65,8 +65,8 @@ def test_a_page_names_every_direct_input_with_its_hash_and_what_it_is(
     assert rows(page(instance, "raw/c4")["came out"]) == {
         (
             "data/raw/c4",
+            f"{(world / 'data/raw/c4/text').stat().st_size} bytes",
             hashes(world, "outs")["data/raw/c4"],
-            str((world / "data/raw/c4/text").stat().st_size),
         )
     }
 
@@ -112,7 +112,6 @@ def test_what_was_made_outside_has_the_same_page(world: Path, instance: DagsterI
     materialize(world, instance)
     inside = page(instance, "mixed/both")
     assert (outside.pop("outcome"), inside.pop("outcome")) == ("outside", "unchanged")
-    assert inside.pop("seconds") == "0.0"
     assert outside == inside
 
 
