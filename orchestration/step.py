@@ -89,6 +89,7 @@ DVC_WORDS = (
     "Generating lock file",
 )
 """What DVC says around every item, for people at a terminal."""
+AT_WORK = "another process makes it, or what it reads"
 DVC_FAILED = "ERROR: failed to reproduce"
 
 
@@ -399,13 +400,16 @@ def tell(context: AssetExecutionContext, text: str) -> None:
 
 
 def status_once_free(root: Path, say: Callable[[str], Any]) -> dict[str, list[str]]:
-    """What is out of date, as soon as no other DVC process holds what is needed to say so. Raises
-    GraphError.
+    """What is out of date, as soon as no other DVC process holds the repository. What another one
+    makes, and what reads that, counts as out of date: whoever makes it waits, and then asks DVC
+    again. Raises GraphError.
     """
     waits = False
     while True:
         try:
-            return read_status(root)
+            busy = set[str]()
+            stale = read_status(root, busy)
+            return stale | {address: [AT_WORK] for address in sorted(busy)}
         except GraphBusy as busy:
             if not waits:
                 say(f"{busy} Waiting for it to end.")
