@@ -39,7 +39,10 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from assets import elsewhere
+
 PARAMS = Path("params.yaml")
+GRAPH = Path("dvc.yaml")
 DATA = Path("data")
 METRICS = Path("metrics")
 RECORD = "record.json"
@@ -366,7 +369,51 @@ def command(run: Callable[..., None], *argument_names: str) -> None:
     with plain_errors(module.split(".")[-1]):
         for what, name in zip(argument_names, arguments, strict=True):
             check_item(what, name)
+        go_elsewhere(module, arguments)
         run(*arguments)
+
+
+def go_elsewhere(module: str, arguments: Sequence[str]) -> None:
+    """Become the launcher that the environment names for the stage's pool, if it names one
+    (assets/elsewhere.py). Raises UserError.
+    """
+    prefixes = elsewhere.prefixes(os.environ)
+    if not prefixes:
+        return
+    pools = pools_of(GRAPH)
+    known = {elsewhere.variable_of(pool) for pool in pools.values()}
+    for name in sorted(prefixes.keys() - known):
+        raise UserError(
+            f"{elsewhere.VARIABLE}{name}: no stage of {GRAPH} is in a pool {name!r}. There are "
+            f"{', '.join(sorted(known)) or 'none'}. Name one of those, or unset it."
+        )
+    pool = pools.get(module.split(".")[-1], "")
+    variable = elsewhere.variable_of(pool)
+    if variable not in prefixes:
+        return
+    prefix = prefixes[variable]
+    try:
+        words = elsewhere.command(prefix, pool, module, arguments, os.environ)
+    except ValueError as error:
+        raise UserError(f"{elsewhere.VARIABLE}{variable} = {prefix}: {error}") from None
+    sys.stdout.flush()
+    os.execv(words[0], words)
+
+
+def pools_of(path: Path) -> dict[str, str]:
+    """By stage, the pool that its `meta` in dvc.yaml names; read as plain YAML. Raises UserError."""
+    try:
+        graph = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path.resolve()}: cannot be read: {error}. It says which stages run elsewhere."
+        ) from None
+    found = {}
+    for name, stage in ((graph or {}).get("stages") or {}).items():
+        body = stage.get("do", stage)
+        if pool := (body.get("meta") or {}).get("pool"):
+            found[str(name)] = str(pool)
+    return found
 
 
 def check_item(what: str, name: str) -> None:

@@ -21,6 +21,7 @@ from assets.stage import (
     Config,
     UserError,
     check_item,
+    go_elsewhere,
     output,
     plain_errors,
     read_params,
@@ -57,6 +58,7 @@ def report(
     with plain_errors(stage):
         if given.name is not None:
             check_item("model", given.name)
+            go_elsewhere(f"evaluation.{stage}", [given.name])
             subject, config = of_graph(given.name), read_params(stage, kind)
             with output(stage, given.name) as out:
                 out.metrics = measure(subject, config, out.folder)

@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -60,7 +61,7 @@ from orchestration.metadata import describe
 from orchestration.pictures import beside_the_logs
 from orchestration.running import environment
 from orchestration.status import State, read_state
-from orchestration.translation import asset_key
+from orchestration.translation import asset_key, group_name
 from orchestration.verdicts import evaluations, last_values, last_verdict
 
 ACTIVE = [
@@ -94,6 +95,9 @@ UNLOCKED = "not in dvc.lock"
 INPUT_VERSION = "dagster/input_data_version/"
 
 
+STILL_LOOKING = "Still looking: the look before this one hashes what has changed."
+
+
 class NotNow(Exception):
     """A run is active, another look is, or the project can't be read; the message is for the tick's
     page.
@@ -123,7 +127,7 @@ def instance_of(context: SensorEvaluationContext) -> DagsterInstance:
 def look(instance: DagsterInstance, root: Path, patient: bool = False) -> State:
     """The state of the project; the patient wait for another look to end. Raises NotNow."""
     if not LOOKING.acquire(blocking=patient):
-        raise NotNow("Still looking: the look before this one hashes what has changed.")
+        raise NotNow(STILL_LOOKING)
     try:
         if instance.get_runs(RunsFilter(statuses=ACTIVE), limit=1):
             raise NotNow("A run is active.")
@@ -134,6 +138,43 @@ def look(instance: DagsterInstance, root: Path, patient: bool = False) -> State:
     finally:
         LOOKING.release()
     return state
+
+
+def look_beside_runs(instance: DagsterInstance, root: Path) -> tuple[State, AbstractSet[str]]:
+    """The state of the project, and what of it cannot be told of now: what an active run
+    makes, and all that comes from it. Raises NotNow.
+    """
+    runs = instance.get_runs(RunsFilter(statuses=ACTIVE))
+    if not runs:
+        return look(instance, root), frozenset()
+    if not LOOKING.acquire(blocking=False):
+        raise NotNow(STILL_LOOKING)
+    try:
+        busy = set[str]()
+        state = read_state(root, busy)
+    except (GraphError, GraphBusy) as error:
+        raise NotNow(str(error)) from None
+    finally:
+        LOOKING.release()
+    graph = state.graph
+    for run in [*runs, *instance.get_runs(RunsFilter(statuses=ACTIVE))]:  # one may have begun
+        busy |= items_of(run, graph)
+    beside = graph.downstream(busy)
+    if beside >= graph.items.keys():
+        raise NotNow("A run is active.")
+    return state, beside
+
+
+def items_of(run: DagsterRun, graph: Graph) -> set[str]:
+    """The addresses that a run makes; all, where it does not say."""
+    selected = run.asset_selection
+    found = {
+        address
+        for address, item in graph.items.items()
+        if (selected and asset_key(item) in selected)
+        or (not selected and group_name(item.stage) == run.job_name)
+    }
+    return found or set(graph.items)
 
 
 def seconds_between_ticks() -> int:
@@ -186,15 +227,16 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
     )
     def outside(context: SensorEvaluationContext) -> SkipReason:
         try:
-            state = look(instance := instance_of(context), loaded.root)
+            state, beside = look_beside_runs(instance := instance_of(context), loaded.root)
         except NotNow as error:
             return SkipReason(str(error))
-        told = report_once(instance, state)
+        told = report_once(instance, state, beside)
         words = (
             f"Told of {', '.join(key.to_user_string() for key in told)}."
             if told
             else "All as shown."
         )
+        words = f"{words} Left out while a run makes them: {_listed(beside)}." if beside else words
         words = f"{words} {reload()}" if state.digest != loaded_digest else words
         return SkipReason(with_findings(words, state))
 
@@ -384,13 +426,21 @@ that.
 """
 
 
-def report_once(instance: DagsterInstance, state: State) -> list[AssetKey]:
+def _listed(addresses: AbstractSet[str]) -> str:
+    return ", ".join(sorted(addresses))
+
+
+def report_once(
+    instance: DagsterInstance, state: State, beside: AbstractSet[str] = frozenset()
+) -> list[AssetKey]:
     """`report_outside_state`, unless neither the project nor anything about an asset in Dagster has
     changed since.
 
     Comparing them costs the last materialisation of every asset, pictures included.
     """
     root = state.graph.root
+    if beside:
+        return report_outside_state(instance, state.graph, state.lock, state.stale, beside)
     # every SQL storage has it
     database = instance.run_storage.get_run_storage_id()  # type: ignore[attr-defined]
     if (last := last_event(instance)) and _reported.get(root) == (state, database, last):
@@ -464,15 +514,18 @@ def report_outside_state(
     graph: Graph,
     lock: Mapping[str, Locked],
     stale: Mapping[str, Sequence[str]],
+    beside: AbstractSet[str] = frozenset(),
 ) -> list[AssetKey]:
     """Tell Dagster of what was made without it (a plain `dvc repro`, `dvc checkout`, `dvc pull`,
     `dvc exp apply`), of outputs that are gone or were altered, and of what dvc.lock no longer names
     (a commit from before it was made); return the assets told of.
 
     Compares everything an item came from, not its data alone: made anew from new code, the same
-    data would else stay marked as outdated.
+    data would else stay marked as outdated. beside: what is left out.
     """
-    keys = {address: asset_key(item) for address, item in graph.items.items()}
+    keys = {
+        address: asset_key(item) for address, item in graph.items.items() if address not in beside
+    }
     known = {
         record.asset_entry.asset_key: _tags(record.asset_entry.last_materialization)
         for record in instance.get_asset_records(list(keys.values()))

@@ -5,8 +5,9 @@ from pathlib import Path
 from click import ClickException
 from dagster import AssetKey, AssetSelection, Definitions, define_asset_job, definitions
 
+from orchestration.alerts import failure_sensor
 from orchestration.automation import change_sensor, nightly_schedule, truth_sensor
-from orchestration.executor import threads
+from orchestration.cluster import chosen_executor
 from orchestration.experiment import experiment_job
 from orchestration.graph import GraphError, read_graph
 from orchestration.running import jobs
@@ -40,9 +41,9 @@ def build_definitions(root: Path) -> Definitions:
                 for stage, keys in stages.items()
             ),
         ],
-        sensors=[change_sensor(graph, whole), truth_sensor(graph)],
+        sensors=[change_sensor(graph, whole), truth_sensor(graph), failure_sensor()],
         schedules=[nightly_schedule(graph, whole)],
-        executor=threads(jobs, bridge.scope),
+        executor=chosen_executor(jobs, bridge.scope),
     )
 
 

@@ -209,24 +209,27 @@ def _cache_folders(repo: Repo) -> frozenset[str]:
     return frozenset([repo.cache.local.path, repo.cache.legacy.path])
 
 
-def read_status(root: Path) -> dict[str, list[str]]:
+def read_status(root: Path, busy: set[str] | None = None) -> dict[str, list[str]]:
     """Address -> reasons, for each item that is itself out of date (not for what depends on it).
 
-    Raises GraphBusy while another DVC process writes, GraphError when the project is broken.
+    busy: gets the items that another DVC process makes, and those that read them; without it, one
+    such item is GraphBusy. Raises GraphBusy while another DVC process writes, GraphError when the
+    project is broken.
     """
     drop_dead_locks(root)
+    found = dict[str, list[str]]()
     with _opened(root) as repo, lock_repo(repo):
-        return {
-            stage.name: list(_reasons(changes))
-            for stage in _stages(repo)
-            if (
-                changes := [
-                    change
-                    for found in stage.status(check_updates=False).values()
-                    for change in found
-                ]
-            )
-        }
+        for stage in _stages(repo):
+            try:
+                status = stage.status(check_updates=False)
+            except LockError:
+                if busy is None:
+                    raise
+                busy.add(stage.name)
+                continue
+            if changes := [change for part in status.values() for change in part]:
+                found[stage.name] = list(_reasons(changes))
+    return found
 
 
 def read_lock(root: Path) -> dict[str, Locked]:

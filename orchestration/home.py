@@ -3,8 +3,9 @@ and its database.
 
 The database is made here, by one process, before several use it: Dagster's processes make what they
 miss, and three that find none at once leave one that none of them opens again. Nothing is sent
-anywhere, and one run is worked at a time: parallelism lives inside the run, where the edges are
-known. A dagster.yaml that is there already is left alone, for its owner may have changed it.
+anywhere. A few runs are worked at a time: where two would make the same item, DVC's locks have one
+wait, and it then finds it made. A dagster.yaml that is there already is left alone, for its owner
+may have changed it.
 """
 
 import os
@@ -26,7 +27,7 @@ nux:
   enabled: false
 concurrency:
   runs:
-    max_concurrent_runs: 1
+    max_concurrent_runs: 4   # a training does not hold back what has nothing to do with it
 run_launcher:            # a run is a process of its own, of which it can be told whether it is there
   module: orchestration.launcher
   class: ProcessRunLauncher

@@ -9,6 +9,7 @@ hence the pauses between them, which grow with the length of the work: some 2,50
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dagster import AssetKey, AssetObservation, MetadataValue
@@ -49,10 +50,9 @@ def progress_of(line: str) -> Step | None:
         return None
     try:
         step = Step(**json.loads(line)["progress"])
+        return replace(step, noted={name: float(value) for name, value in step.noted.items()})
     except (ValueError, TypeError):
         return None
-    finite = {name: float(value) for name, value in step.noted.items() if math.isfinite(value)}
-    return replace(step, noted=finite)
 
 
 def observation(key: AssetKey, step: Step) -> AssetObservation:
@@ -71,9 +71,14 @@ def observation(key: AssetKey, step: Step) -> AssetObservation:
         description=str(step),
         metadata={
             **metadata,
-            **{name: MetadataValue.float(number) for name, number in step.noted.items()},
+            **{name: MetadataValue.float(number) for name, number in finite(step.noted).items()},
         },
     )
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Those that can be plotted."""
+    return {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 
 @dataclass(kw_only=True, slots=True)

@@ -40,9 +40,9 @@ _kept: dict[Path, tuple[State, str]] = {}
 """By project: the last state, and the stamp of the files it was read from."""
 
 
-def read_state(root: Path) -> State:
-    """The state now. Raises GraphError and GraphBusy, as what it reads does. To be called by one
-    thread at a time.
+def read_state(root: Path, busy: set[str] | None = None) -> State:
+    """The state now. busy: as read_status has it. Raises GraphError and GraphBusy, as what it reads
+    does. To be called by one thread at a time.
     """
     known = _kept.get(root)
     before = stamp(known[0].graph) if known else ""
@@ -53,11 +53,12 @@ def read_state(root: Path) -> State:
     state = State(
         graph=graph,
         lock=read_lock(root),
-        stale=read_status(root),
+        stale=read_status(root, busy),
         digest=graph.digest(),
         findings=read_findings(graph),
     )
-    _kept[root] = (state, before if stamp(graph) == before else "")
+    if not busy:  # what is left out must be looked at when it is free
+        _kept[root] = (state, before if stamp(graph) == before else "")
     return state
 
 

@@ -39,7 +39,9 @@ from dagster import (
 )
 
 from orchestration import findings
+from orchestration.alerts import Watch, alert_of_checks, stall_minutes
 from orchestration.checks import ACROSS, COSTLY, Verdict, look
+from orchestration.cluster import op_tags
 from orchestration.executor import interrupted, note_location, step_log
 from orchestration.graph import (
     Graph,
@@ -89,6 +91,7 @@ DVC_WORDS = (
     "Generating lock file",
 )
 """What DVC says around every item, for people at a terminal."""
+AT_WORK = "another process makes it, or what it reads"
 DVC_FAILED = "ERROR: failed to reproduce"
 BAR = re.compile(
     r"\d+%\|.*\||\d+(?:\.\d+)?\w*/\S+ \[\d+:\d\d|\[\d+:\d\d, |[\u2580-\u259f\u2501\u2578]{3}"
@@ -168,6 +171,7 @@ class Bridge:
         """For a run all of whose steps are threads of this process; gives what stops them. Raises
         ValueError."""
         work = Work(self.graph)
+        stall_minutes()
         set_places(instance, self.graph)
         note_worker(instance, run_id, os.getpid())
         note_location(instance, run_id)
@@ -179,9 +183,11 @@ class Bridge:
             work.close()
 
     @contextmanager
-    def _work(self, run_id: str) -> Iterator[Work]:
-        """That of the run; a new one if this process is the step's own."""
+    def _work(self, instance: DagsterInstance, run_id: str) -> Iterator[Work]:
+        """That of the run; a new one if this process is the step's own. Raises ValueError."""
         shared = self._works.get(run_id)
+        if shared is None:
+            set_places(instance, self.graph)  # of the next steps: nothing runs before the first
         work = shared or Work(self.graph)
         try:
             yield work
@@ -190,20 +196,22 @@ class Bridge:
                 work.close()
 
     def assets(self) -> list[AssetsDefinition]:
-        """An asset for each item."""
-        return [self._asset(item) for item in self.graph.items.values()]
+        """An asset for each item. Raises GraphError."""
+        tags = op_tags(self.graph)
+        return [self._asset(item, tags.get(item.pool, {})) for item in self.graph.items.values()]
 
-    def _asset(self, item: Item) -> AssetsDefinition:
+    def _asset(self, item: Item, tags: Mapping[str, Any]) -> AssetsDefinition:
         @multi_asset(
             name=step_name(item),
             specs=[asset_spec(self.graph, item)],
             check_specs=check_specs(self.graph, item),
             pool=item.pool or None,
+            op_tags=tags,
             retry_policy=RetryPolicy(max_retries=item.retries) if item.retries else None,
             can_subset=True,  # so that a check may go without a result
         )
         def step(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
-            with self._work(context.run.run_id) as work:
+            with self._work(context.instance, context.run.run_id) as work:
                 yield from make(context, work, item)
 
         return step
@@ -222,6 +230,7 @@ class Bridge:
                 if asset_key(item) in wanted and address in lock:
                     found = look(self.graph.root, item, {}, ACROSS.__contains__)
                     version = self.graph.data_version(address, lock[address])
+                    alert_of_checks(context.instance, item, found, version)
                     yield from results(item, found, version)
 
         return compare
@@ -261,6 +270,7 @@ def make(
     if unmade := reasons_not_made(verdicts):
         shown["checks not made"] = MetadataValue.text(unmade)
     version = graph.data_version(address, locked) if locked else ""
+    alert_of_checks(context.instance, item, verdicts, version)
     yield MaterializeResult(
         asset_key=asset_key(item),
         metadata=shown,
@@ -275,11 +285,13 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
     """Have DVC make it. Its lines go to the step's log, and those that are not progress to the
     run's too. Raises Failure."""
     pace, tail, log = Pace(), deque[str](maxlen=TAIL_LINES), step_log()
+    watch = Watch(item)
 
     def show(line: str) -> None:
         print(line, file=log, flush=True)
         step = progress_of(line)
         if step is not None:
+            watch.note(step)
             if pace.due(item.address, step, time.monotonic()):
                 step = replace(step, what=without_name(item, step.what))
                 context.log_event(observation(asset_key(item), step))
@@ -288,7 +300,8 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
             context.log.info(without_name(item, line))
 
     try:
-        return make_item(work.children, item.address, show)
+        with watch:
+            return make_item(work.children, item.address, show)
     except Stopped:
         raise interrupted() from None
     except ItemFailed as error:
@@ -414,13 +427,16 @@ def tell(context: AssetExecutionContext, text: str) -> None:
 
 
 def status_once_free(root: Path, say: Callable[[str], Any]) -> dict[str, list[str]]:
-    """What is out of date, as soon as no other DVC process holds what is needed to say so. Raises
-    GraphError.
+    """What is out of date, as soon as no other DVC process holds the repository. What another one
+    makes, and what reads that, counts as out of date: whoever makes it waits, and then asks DVC
+    again. Raises GraphError.
     """
     waits = False
     while True:
         try:
-            return read_status(root)
+            busy = set[str]()
+            stale = read_status(root, busy)
+            return stale | {address: [AT_WORK] for address in sorted(busy)}
         except GraphBusy as busy:
             if not waits:
                 say(f"{busy} Waiting for it to end.")

@@ -197,7 +197,13 @@ def test_the_charts_runs_have_the_project_once_and_its_secrets() -> None:
         "needlework-remote"
     ]
     assert {"name": "NEEDLEWORK_POOLS", "value": "gpu=1"} in run.container_config["env"]
-    assert run.container_config["resources"]["limits"] == {"nvidia.com/gpu": 8}
+    environment = deployment["env"]
+    assert environment["NEEDLEWORK_EXECUTOR"] == "dagster_k8s:k8s_job_executor"
+    assert environment["NEEDLEWORK_OP_TAGS"] == "deploy/op-tags.yaml"
+    assert "resources" not in run.container_config  # a step asks for GPUs, by its pool; no run does
+    asked = read("op-tags.yaml")["gpu"]["dagster-k8s/config"]
+    step = k8s.K8sContainerContext.create_from_config({"k8s": {"run_k8s_config": asked}})
+    assert step.run_k8s_config.container_config["resources"]["limits"] == {"nvidia.com/gpu": 8}
 
 
 def free_port() -> int:

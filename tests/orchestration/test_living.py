@@ -410,7 +410,7 @@ def test_the_settings_that_are_written_are_the_ones_dagster_works_by(
     with DagsterInstance.get() as instance:
         assert not instance.telemetry_enabled and not instance.nux_enabled
         queue = instance.get_concurrency_config().run_queue_config
-        assert queue is not None and queue.max_concurrent_runs == 1
+        assert queue is not None and queue.max_concurrent_runs == 4
         assert (
             instance.run_launcher.supports_check_run_worker_health
             and instance.run_launcher.supports_resume_run

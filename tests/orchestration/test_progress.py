@@ -11,7 +11,7 @@ from dvc_world import make_world, materialize, out_of_date_in_dagster
 
 from assets.progress import Progress
 from orchestration.graph import read_status
-from orchestration.progress import Pace, Step, progress_of
+from orchestration.progress import Pace, Step, observation, progress_of
 
 TALK = """
 import json
@@ -80,12 +80,13 @@ def test_no_other_line_is_taken_for_progress(line: str) -> None:
     assert progress_of(line) is None
 
 
-def test_a_loss_that_is_no_number_is_left_out() -> None:
+def test_a_loss_that_is_no_number_is_said_and_not_plotted() -> None:
     step = progress_of(
         '{"progress": {"what": "x", "done": 8, "total": 32, "unit": "tok", "rate": 9, "left": 3,'
         ' "noted": {"step": 1, "loss": NaN}}}'
     )
-    assert step is not None and step.noted == {"step": 1}
+    assert step is not None and str(step).endswith("step 1, loss nan")
+    assert {"step", "loss"} & observation(AssetKey("x"), step).metadata.keys() == {"step"}
 
 
 def test_first_and_last_lines_are_shown_and_ever_fewer_between() -> None:

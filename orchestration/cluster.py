@@ -1,0 +1,65 @@
+"""What runs the steps, and what each step asks of a cluster: settings of where it runs, from the
+environment.
+
+NEEDLEWORK_EXECUTOR names Dagster's executor: `threads` (executor.py; without it, this one),
+`multiprocess`, or an import path such as `dagster_k8s:k8s_job_executor`. NEEDLEWORK_OP_TAGS names a
+YAML file, pool -> tags, which the steps of a pool get: by them k8s_job_executor and dagster-ray know
+what to ask for. So only what needs GPUs asks for them. The cost of any executor but threads: a
+process for each step, which asks DVC anew what is out of date.
+"""
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import yaml
+from dagster import ExecutorDefinition, multiprocess_executor
+
+from orchestration.executor import Scope, threads
+from orchestration.graph import Graph, GraphError
+
+EXECUTOR, OP_TAGS = "NEEDLEWORK_EXECUTOR", "NEEDLEWORK_OP_TAGS"
+THREADS, MULTIPROCESS = "threads", "multiprocess"
+
+
+def chosen_executor(workers: Callable[[], int], scope: Scope) -> ExecutorDefinition:
+    """The one that NEEDLEWORK_EXECUTOR names. Raises GraphError."""
+    name = os.environ.get(EXECUTOR, "").strip() or THREADS
+    if name == THREADS:
+        return threads(workers, scope)
+    if name == MULTIPROCESS:
+        return multiprocess_executor.configured({"max_concurrent": workers()})
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise GraphError(
+            f"{EXECUTOR} is {name!r}: write {THREADS}, {MULTIPROCESS}, or an import path, as in "
+            "dagster_k8s:k8s_job_executor."
+        )
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise GraphError(f"{EXECUTOR} is {name!r}: {error}. Install it, or name another.") from None
+    if not isinstance(found, ExecutorDefinition):
+        raise GraphError(f"{EXECUTOR} is {name!r}: that is no executor of Dagster's.")
+    return found
+
+
+def op_tags(graph: Graph) -> dict[str, dict[str, Any]]:
+    """By pool, the tags of its steps, from the file of NEEDLEWORK_OP_TAGS. Raises GraphError."""
+    name = os.environ.get(OP_TAGS, "").strip()
+    if not name:
+        return {}
+    path = graph.root / name
+    try:
+        tags = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise GraphError(f"{OP_TAGS} is {name!r}, which cannot be read: {error}") from None
+    if not (isinstance(tags, dict) and all(isinstance(inner, dict) for inner in tags.values())):
+        raise GraphError(f"{path}: not a map from pools to tags. deploy/op-tags.yaml shows one.")
+    pools = {item.pool for item in graph.items.values() if item.pool}
+    for pool in tags.keys() - pools:
+        raise GraphError(
+            f"{path}: no item is in a pool {pool!r}. There are {', '.join(sorted(pools)) or 'none'}."
+        )
+    return tags
