@@ -33,16 +33,20 @@ def describe(
     seconds: float | None = None,
     left_stale: AbstractSet[str] = frozenset(),
     revision: str = "",
+    cost: str = "",
 ) -> dict[str, MetadataValue[Any]]:
     """The metadata of one materialisation.
 
     lock: dvc.lock at that moment. left_stale: the items that were out of date then, or read such a
-    one. revision: of the project in git; "" where there is none.
+    one. revision: of the project in git; "" where there is none. cost: what making it again is going
+    to cost; "" where nothing is known.
     """
     item = graph.items[address]
     entries: dict[str, MetadataValue[Any]] = {"outcome": MetadataValue.text(outcome)}
     if seconds is not None:
         entries["seconds"] = MetadataValue.float(round(seconds, 2))
+    if cost:
+        entries["predicted cost"] = MetadataValue.text(cost)
     if item.upstream & left_stale:
         entries["stale upstream"] = MetadataValue.text(
             ", ".join(sorted(item.upstream & left_stale))

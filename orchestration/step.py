@@ -37,8 +37,9 @@ from dagster import (
     multi_asset_check,
 )
 
-from orchestration import findings
+from orchestration import findings, preview
 from orchestration.checks import ACROSS, COSTLY, Verdict, look
+from orchestration.costs import Price
 from orchestration.executor import interrupted, step_log
 from orchestration.graph import (
     Graph,
@@ -103,6 +104,8 @@ class FirstLook:
     wanted: AbstractSet[str]
     """The addresses that the run makes."""
     revision: str
+    prices: Mapping[str, Price]
+    """Address -> what `make plan` says of it."""
 
 
 class Work:
@@ -137,6 +140,7 @@ class Work:
             findings=findings.by_item(graph, found),
             wanted=wanted,
             revision=revision(graph.root),
+            prices=preview.read_prices(graph, ask=not wanted.isdisjoint(stale)),
         )
 
     def to_do(self, item: Item, stale: Mapping[str, Sequence[str]]) -> bool:
@@ -154,7 +158,7 @@ class Bridge:
     """The project's items as Dagster's assets."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+        self.graph, self.prices = graph, preview.read_prices(graph, ask=False)
         self._works = dict[str, Work]()
 
     @contextmanager
@@ -189,7 +193,7 @@ class Bridge:
     def _asset(self, item: Item) -> AssetsDefinition:
         @multi_asset(
             name=step_name(item),
-            specs=[asset_spec(self.graph, item)],
+            specs=[asset_spec(self.graph, item, preview.cost_known(item, self.graph, self.prices))],
             check_specs=check_specs(self.graph, item),
             pool=item.pool or None,
             retry_policy=RetryPolicy(max_retries=item.retries) if item.retries else None,
@@ -250,6 +254,7 @@ def make(
         seconds=None if outcome is Outcome.UNCHANGED else time.monotonic() - start,
         left_stale=now.left_stale,
         revision=now.revision,
+        cost=preview.cost_known(item, graph, now.prices),
     )
     if unmade := reasons_not_made(verdicts):
         shown["checks not made"] = MetadataValue.text(unmade)

@@ -33,8 +33,9 @@ def step_name(item: Item) -> str:
     return re.sub(r"\W", "_", f"{item.stage}__{item.name or 'all'}", flags=re.ASCII)
 
 
-def asset_spec(graph: Graph, item: Item) -> AssetSpec:
-    """What Dagster shows of an item before it is made."""
+def asset_spec(graph: Graph, item: Item, cost: str = "") -> AssetSpec:
+    """What Dagster shows of an item before it is made. cost: what making it is going to cost."""
+    predicted = {"predicted cost": cost} if cost else {}
     return AssetSpec(
         key=asset_key(item),
         deps=[asset_key(graph.items[address]) for address in sorted(item.upstream)],
@@ -42,7 +43,7 @@ def asset_spec(graph: Graph, item: Item) -> AssetSpec:
         group_name=group_name(item.stage),
         kinds=kinds(item),
         code_version=graph.code_version(item.address),
-        metadata={"dvc address": item.address, "outputs": ", ".join(item.outputs)},
+        metadata={"dvc address": item.address, "outputs": ", ".join(item.outputs), **predicted},
     )
 
 
