@@ -204,7 +204,7 @@ def _prices(said: Mapping[str, Mapping[str, float]]) -> dict[str, Price]:
             address: Price(gpu_hours=float(price["gpu_hours"]), devices=int(price["devices"]))
             for address, price in said.items()
         }
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         raise ValueError(str(error)) from None
 
 
