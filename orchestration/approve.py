@@ -8,8 +8,9 @@ is up to date, it is used up. Approvals stand beside DVC's temporary files, so t
 folder alone.
 
 The budget is of one change: what was started for the same state of the project counts against it,
-or a tick after the other would spend all. The cost: after a change, a lost output that no cache
-holds may have to be approved.
+or a tick after the other would spend all. That stands on the runs in Dagster, so `make preview`,
+which does not ask Dagster, shows what waits under the whole budget. The cost: after a change, a lost
+output that no cache holds may have to be approved.
 """
 
 import json
@@ -23,7 +24,7 @@ from pathlib import Path
 from orchestration.costs import BUDGET, Hours, budget, told
 from orchestration.graph import Graph
 from orchestration.locks import OURS, write_whole
-from orchestration.preview import COLUMNS, Outlook, cut, lines, read, total
+from orchestration.preview import COLUMNS, Outlook, cut, lines, listed, read, total
 
 APPROVED = OURS / "approved.json"
 """Address -> version of what it was approved to be made from."""
@@ -129,36 +130,37 @@ def _kept(root: Path) -> Mapping[str, str]:
     return {}
 
 
-def with_upstream(graph: Graph, named: Sequence[str], waits: Sequence[str]) -> list[str]:
-    """Of what waits: the named items, and what they are made from. Raises ValueError for a name of
-    nothing that waits."""
+def with_upstream(graph: Graph, named: Sequence[str], due: Sequence[str]) -> list[str]:
+    """Of what is due: the named items, and what they are made from. Raises ValueError for a name of
+    nothing that is due."""
     wanted = set[str]()
     for name in named:
         address = name.replace("/", "@", 1)
-        if address not in waits:
-            known = ", ".join(waits[:NAMED]) or "nothing"
-            raise ValueError(f"{name}: it does not wait for an approval. What does: {known}.")
+        if address not in due:
+            known = ", ".join(due[:NAMED]) or "nothing"
+            raise ValueError(
+                f"{name}: it is not due, so there is nothing to approve. Due: {known}."
+            )
         wanted |= {address, *graph.upstream(address)}
-    return [address for address in waits if address in wanted]
+    return [address for address in due if address in wanted]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Approve what waits, or of it the named items with what they are made from."""
+    """Approve all that is due, or of it the named items with what they are made from."""
     state, view = read(Path.cwd())
-    waits = split(state.graph, view, state.graph.items, checked_budget()).waits
     try:
-        wanted = with_upstream(state.graph, arguments, waits) if arguments else list(waits)
+        wanted = with_upstream(state.graph, arguments, view.due) if arguments else view.due
     except ValueError as error:
         sys.exit(str(error))
     print("\n".join(lines(view)))
     if not wanted:
-        print("Nothing waits for an approval.")
         return
     approve(state.graph, wanted)
+    print("\n".join(listed("approved", wanted, None)))
     print(
-        f"Approved: {', '.join(wanted)}: {total(view, wanted)}.\n"
-        "The sensor `changes`, or the schedule `nightly`, starts it if it is on. "
-        "At once: python -m orchestration.repro"
+        f"It costs at most: {total(view, wanted)}. "
+        "The sensor `changes`, or the schedule `nightly`,\n"
+        "starts it if it is on. At once: python -m orchestration.repro"
     )
 
 

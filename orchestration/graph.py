@@ -30,6 +30,7 @@ from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.scm import SCMError
 from dvc.stage import PipelineStage
 from dvc.stage.cache import _can_hash
+from dvc.stage.loader import StageLoader
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import modify_yaml
 from dvc.utils.strictyaml import YAMLValidationError
@@ -309,8 +310,8 @@ def accept(
 
     `note` is told, before anything is written, what will move; of an item that is up to date,
     nothing does. DVC's run cache learns of it too, so that an accepted artefact comes back like any
-    other. Raises Refused, for all of them, if one is out of date by more than its code; GraphBusy
-    and GraphError as `read_status` does.
+    other; for that, `root` must be the current folder. Raises Refused, for all of them, if one is
+    out of date by more than its code; GraphBusy and GraphError as `read_status` does.
     """
     drop_dead_locks(root)
     with _opened(root) as repo, lock_repo(repo):
@@ -381,9 +382,10 @@ def _held(repo: Repo, stage: PipelineStage) -> bool:
         return bool(stage.outs_cached())
     stage.save_deps()
     entry = repo.stage_cache._load(stage)
-    return bool(entry) and bool(
-        repo.stage_cache._create_stage(entry, wdir=stage.wdir).outs_cached()
-    )
+    if not entry:
+        return False
+    StageLoader.fill_from_lock(stage, entry)
+    return bool(stage.outs_cached())
 
 
 def held_by_cache(root: Path) -> dict[str, bool]:

@@ -8,6 +8,7 @@ params.yaml changed.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ COLUMNS = 100
 REASONS = 2
 """How many of an item's reasons are shown."""
 VALUE_LETTERS = 24
+HOW = re.compile(r"(.+) (modified|deleted|new|not in cache|update available)")
+"""How DVC ends a reason that is about a file."""
 TAG_LETTERS = 100
 ITEMS_ON_A_TICK = 12
 CACHED = "DVC's cache"
@@ -128,7 +131,8 @@ def _plain(item: Item, reason: str, locked: Locked, graph: Graph) -> str:
         change = _values(item, locked, file, key) if how == "modified" else f" is {how}"
         where = "" if file == PARAMS_FILE else f" of {file}"
         return f"parameter {key}{where}{change}"
-    path, _, how = rest.rpartition(" ")
+    found = HOW.fullmatch(rest)
+    path, how = found.groups() if found else (rest, "differs")
     how = {"modified": "changed", "deleted": "is gone"}.get(how, f"is {how}")
     if kind == "changed outs":
         return f"its output {path} {how}"
@@ -173,7 +177,7 @@ def lines(view: Outlook, most: int | None = None) -> list[str]:
     text += [_line(view, address, min(width, COLUMNS // 2)) for address in shown]
     if left_out := len(view.why) - len(shown):
         text.append(f"  and {left_out} more")
-    text += _listed("then", view.follows, most)
+    text += listed("then", view.follows, most)
     text.append(f"at most: {total(view, view.due)}")
     if view.restored:
         text.append(f"{len(view.restored)} of them come back from {CACHED}, without running")
@@ -204,7 +208,7 @@ def total(view: Outlook, addresses: Sequence[str]) -> str:
     return f"{words}, and {len(unknown)} of unknown cost" if unknown else words
 
 
-def _listed(word: str, addresses: Sequence[str], most: int | None) -> Iterator[str]:
+def listed(word: str, addresses: Sequence[str], most: int | None) -> Iterator[str]:
     """Addresses in lines of COLUMNS."""
     shown = list(addresses)[:most]
     if len(addresses) > len(shown):

@@ -213,7 +213,7 @@ def test_a_plan_that_can_not_be_read_prices_nothing(world: Path, said: str) -> N
 
 def test_an_asset_shows_what_it_will_cost(world: Path, instance: DagsterInstance) -> None:
     priced(world, short=0.5)
-    forget(world, "mixed@short")
+    edit(world)
     materialize(world, instance, "raw/c4", "mixed/short")
     shown = {
         key: instance.get_latest_materialization_event(AssetKey(key.split("/")))
@@ -272,7 +272,10 @@ def test_a_reason_is_told_in_plain_words_whatever_its_kind(world: Path) -> None:
         ("changed deps: sources/c4 modified", "source sources/c4 changed"),
         ("changed deps: data/raw/c4 deleted", "input data/raw/c4 is gone"),
         ("changed outs: data/mixed/short modified", "its output data/mixed/short changed"),
-        ("changed outs: data/mixed/short not in cache", "its output data/mixed/short not in cache"),
+        (
+            "changed outs: data/mixed/short not in cache",
+            "its output data/mixed/short is not in cache",
+        ),
         ("changed deps: params.yaml: a.b new", "parameter a.b is new"),
         ("changed command", "its command changed"),
         ("always changed", "always changed"),
@@ -316,7 +319,7 @@ def test_what_is_beyond_the_budget_waits_for_a_person_and_the_rest_runs(
     assert isinstance(night, SkipReason) and "mixed@short" in (night.skip_message or "")
 
     said = command(world, "approve")
-    assert "Approved: mixed@short, report" in said
+    assert "approved: mixed@short report" in said
     third = tick(world, instance)
     assert asked(third) == {"mixed/short", "report"}
     assert carry_out(world, instance, third).success and not read_status(world)
@@ -353,7 +356,7 @@ def test_to_approve_an_item_approves_what_it_is_made_from_and_nothing_else(world
     graph, waits = read_graph(world), ["mixed@short", "mixed@both", "report"]
     assert approve.with_upstream(graph, ["mixed/both"], waits) == ["mixed@both"]
     assert approve.with_upstream(graph, ["report"], waits) == waits
-    with pytest.raises(ValueError, match="does not wait"):
+    with pytest.raises(ValueError, match="is not due"):
         approve.with_upstream(graph, ["raw@c4"], waits)
 
 
@@ -426,9 +429,7 @@ def test_accepted_code_runs_nothing_and_moves_only_the_hash_of_the_code(
     assert all(entry["revision"].startswith(revision) and entry["user"] for entry in written)
     assert "stage.py" in written[0]["revision"], "the code was not committed when it was accepted"
     assert written[0]["files"]["stage.py"]["is"] == written[4]["files"]["stage.py"]["is"]
-    assert not git(
-        world, "check-ignore", "--no-index", accept.RECORD, "--non-matching", "-v"
-    ).startswith(".")
+    assert f"?? {accept.RECORD}" in git(world, "status", "--porcelain")
 
 
 def test_what_was_accepted_comes_back_from_the_cache_like_anything_that_was_made(
