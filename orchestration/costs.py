@@ -112,9 +112,10 @@ def told(hours: Hours) -> str:
     if math.isinf(hours.gpu):
         known = f" and {_short(hours.cpu)} of CPU" if hours.cpu else ""
         return f"an unknown time on GPUs{known}"
-    parts = [f"{hours.gpu:.3g} GPU-hours"] if hours.gpu else []
+    gpu = f"{hours.gpu:.3g}" if hours.gpu >= 0.01 else "under 0.01"
+    parts = [f"{gpu} GPU-hours"] if hours.gpu else []
     parts += [f"{_short(hours.cpu)} of CPU"] if hours.cpu else []
-    return " and ".join(parts) or "nothing that is known"
+    return " and ".join(parts) or "nothing"
 
 
 def _short(hours: float) -> str:
