@@ -9,7 +9,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test ui setup profile check packed plan metrics clean help
+.PHONY: demo test ui setup profile check packed plan metrics preview approve accept clean help
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -50,6 +50,15 @@ plan: $(READY)   ## what a training costs, before it is paid: make plan PROFILE=
 
 metrics: $(READY) ## the numbers of every stage that one compares, as tables of 100 columns
 	python -m orchestration.metrics
+
+preview: $(READY) ## what would run now, why, and what it costs; runs nothing
+	python -m orchestration.preview
+
+approve: $(READY) ## let sensor or schedule start what is beyond NEEDLEWORK_BUDGET: make approve [ITEM=checkpoint@global]
+	python -m orchestration.approve $(ITEM)
+
+accept: $(READY) ## a change of code alters nothing that was made by it: make accept ITEM="checkpoint base_checkpoint"
+	python -m orchestration.accept $(ITEM)
 
 clean:           ## remove what was made here (the DVC cache stays)
 	rm -rf data metrics .dagster .training

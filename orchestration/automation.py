@@ -13,6 +13,10 @@ out of date (a tag that the first look after its end puts on it, whoever looks).
 nothing out of date closes its story. So A, then X, then A again each bring a run, and a lost output
 is brought back whatever came before. The cost: what is lost in the seconds between a bad end and
 the first look counts as left by the run, and waits for the next change.
+
+A run that is asked for stays within NEEDLEWORK_BUDGET; what is beyond it waits for a person
+(approve.py). Both are on the tick: what is due and why as the sensor's cursor and in the tick's log,
+what waits in its message. A run carries the same as a tag, in short.
 """
 
 import json
@@ -53,7 +57,8 @@ from dagster import (
 )
 from dagster._utils.schedules import is_valid_cron_schedule
 
-from orchestration import checks, findings
+from orchestration import approve, checks, costs, findings, preview
+from orchestration.costs import Hours
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap
 from orchestration.home import RELOAD
 from orchestration.lineage import revision
@@ -61,7 +66,7 @@ from orchestration.metadata import describe
 from orchestration.pictures import beside_the_logs
 from orchestration.running import environment
 from orchestration.status import State, read_state
-from orchestration.translation import asset_key, group_name
+from orchestration.translation import asset_key, job_name
 from orchestration.verdicts import evaluations, last_values, last_verdict
 
 ACTIVE = [
@@ -81,6 +86,10 @@ ASKED = {"needlework/asked": "yes"}
 DIGEST, LEFT = "needlework/digest", "needlework/left"
 """Their tags: what the graph was made from when they were asked for, and what was out of date after
 a bad end.
+"""
+WHY, SPENT = "needlework/why", "needlework/spent"
+"""Their tags: the preview in short; and what they and those before them for the same digest may cost,
+of the budget.
 """
 LOOKING = Lock()
 """Held by whoever looks: a second look beside a long one would hash the same files at the same
@@ -172,7 +181,7 @@ def items_of(run: DagsterRun, graph: Graph) -> set[str]:
         address
         for address, item in graph.items.items()
         if (selected and asset_key(item) in selected)
-        or (not selected and group_name(item.stage) == run.job_name)
+        or (not selected and job_name(item.stage) == run.job_name)
     }
     return found or set(graph.items)
 
@@ -185,6 +194,14 @@ def seconds_between_ticks() -> int:
             f"NEEDLEWORK_TICK_SECONDS is {value!r}: a whole number above 0 says how often to look."
         )
     return int(value)
+
+
+def budget() -> Hours:
+    """NEEDLEWORK_BUDGET. Raises GraphError."""
+    try:
+        return costs.budget()
+    except ValueError as error:
+        raise GraphError(str(error)) from None
 
 
 def nightly_at() -> str:
@@ -261,15 +278,17 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
     )
     def nightly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         try:
-            state = look(context.instance, loaded.root, patient=True)
+            instance = context.instance
+            state = look(instance, loaded.root, patient=True)
             if told := move_pins(
                 state.graph
             ):  # only here, where no run is active that may be reading what they pin
                 context.log.info("\n".join(told))
-                state = look(context.instance, loaded.root, patient=True)
+                state = look(instance, loaded.root, patient=True)
+            skip, requests, text = decide(instance, loaded, state)
         except NotNow as error:
             return SkipReason(str(error))
-        skip, requests = decide(context.instance, loaded, state)
+        context.log.info(text)
         return requests[0] if requests else SkipReason(with_findings(skip, state))
 
     return nightly
@@ -320,7 +339,9 @@ def _follows(path: Path) -> bool:
 
 
 def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
-    """A sensor on the project of `loaded`, the graph as it was when this code location was loaded."""
+    """A sensor on the project of `loaded`, the graph as it was when this code location was loaded.
+    Raises GraphError."""
+    budget()  # wrong now is better than at the first tick
 
     @sensor(
         name="changes",
@@ -332,12 +353,14 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
     def changes(context: SensorEvaluationContext) -> SensorResult:
         try:
             state = look(instance := instance_of(context), loaded.root)
+            report_once(instance, state)
+            skip, requests, text = decide(instance, loaded, state)
         except NotNow as error:
             return SensorResult(skip_reason=SkipReason(str(error)))
-        report_once(instance, state)
-        skip, requests = decide(instance, loaded, state)
-        reason = SkipReason(with_findings(skip, state)) if skip else None
-        return SensorResult(skip_reason=reason, run_requests=requests)
+        context.log.info(text)
+        if requests:
+            return SensorResult(run_requests=requests, cursor=text)
+        return SensorResult(skip_reason=SkipReason(with_findings(skip, state)), cursor=text)
 
     return changes
 
@@ -358,21 +381,30 @@ def reload() -> str:
     return "The code location is loaded anew."
 
 
-def decide(instance: DagsterInstance, loaded: Graph, state: State) -> tuple[str, list[RunRequest]]:
-    """Why nothing is to be done, or the one run to ask for."""
+def decide(
+    instance: DagsterInstance, loaded: Graph, state: State
+) -> tuple[str, list[RunRequest], str]:
+    """Why nothing is to be done, or the one run to ask for; and the preview. Raises NotNow."""
     graph, stale = state.graph, state.stale
-    if not stale:
-        return "Everything is up to date.", []
     addresses = graph.downstream(stale)
+    approve.drop_used(graph, addresses)
+    if not stale:
+        words = "Everything is up to date."
+        return words, [], words
+    try:
+        view = preview.outlook(state)
+    except (GraphError, GraphBusy) as error:
+        raise NotNow(str(error)) from None
+    text = "\n".join(preview.lines(view, preview.ITEMS_ON_A_TICK))
     if graph.items.keys() != loaded.items.keys():
         words = f"dvc.yaml or params.yaml now name other items. {reload()}"
         if os.environ.get(RELOAD):
-            return words, []  # a moment later all of it is asked for, in one run
+            return words, [], text  # a moment later all of it is asked for, in one run
         addresses -= graph.downstream(
             addresses - loaded.items.keys()
         )  # what can be asked for without what is new
         if not addresses:
-            return words, []
+            return words, [], text
     last, digest = last_asked(instance), state.digest
     if (
         last
@@ -383,16 +415,41 @@ def decide(instance: DagsterInstance, loaded: Graph, state: State) -> tuple[str,
             f"The run for this change ended as {last.status.value}. Change something, or start a "
             "run by hand.",
             [],
+            text,
         )
-    keys = [asset_key(item) for address, item in graph.items.items() if address in addresses]
+    before = spent_before(last, digest)
+    parts = approve.split(graph, view, addresses, budget() - before)
+    waits = approve.waiting(view, parts.waits)
+    text = f"{text}\n{waits}" if waits else text
+    if not parts.starts:
+        return text, [], text
+    keys = [asset_key(graph.items[address]) for address in parts.starts]
+    spent = before + parts.spent
+    tags = {
+        **ASKED,
+        DIGEST: digest,
+        WHY: preview.tag(view, parts.starts),
+        SPENT: json.dumps({"gpu": spent.gpu, "cpu": spent.cpu}),
+    }
     # Dagster starts no second run with a key it has seen: after the same run, for the same change
-    return "", [
-        RunRequest(
-            run_key=f"{last.run_id if last else 'first'}-{digest}",
-            asset_selection=keys,
-            tags={**ASKED, DIGEST: digest},
-        )
-    ]
+    return (
+        "",
+        [
+            RunRequest(
+                run_key=f"{last.run_id if last else 'first'}-{digest}",
+                asset_selection=keys,
+                tags=tags,
+            )
+        ],
+        text,
+    )
+
+
+def spent_before(last: DagsterRun | None, digest: str) -> Hours:
+    """What the budget has already paid for the project as it is now."""
+    if last is None or last.tags.get(DIGEST) != digest or SPENT not in last.tags:
+        return Hours()
+    return Hours(**json.loads(last.tags[SPENT]))
 
 
 def last_asked(instance: DagsterInstance) -> DagsterRun | None:
@@ -567,6 +624,9 @@ def report_outside_state(
                     left_stale=left_stale,
                     revision=commit,
                     show=beside_the_logs(instance, OUTSIDE),
+                    cost=preview.cost_known(
+                        graph.items[address], graph, preview.read_prices(graph, ask=False)
+                    ),
                 )
             )
             # Checked first, or it would be compared with itself.

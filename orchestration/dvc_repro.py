@@ -21,6 +21,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ from dvc.stage import Stage
 from dvc.stage.cache import StageCache
 from voluptuous import Invalid
 
-from orchestration import keeping
+from orchestration import costs, keeping
 from orchestration.keeping import put_back_abandoned
 from orchestration.locks import repair, write_whole
 from orchestration.pipes import endless
@@ -140,15 +141,20 @@ def remove_outs(original: Callable[..., None]) -> Callable[..., None]:
 
 def keep(cmd_run: Callable[..., None]) -> Callable[..., None]:
     """`cmd_run`, the run of an item's command: the old outputs stay in place, or come back if it
-    fails.
+    fails. How long it took is noted (costs.py).
     """
 
     def run(stage: Stage, dry: bool = False, run_env: dict[str, str] | None = None) -> None:
+        start = time.monotonic()
         paths = [] if dry else [_path(out) for out in stage.outs if _kept(out)]
         if (stage.meta or {}).get(REPLACES):
             _run_in_place(stage, paths, lambda: cmd_run(stage, dry=dry, run_env=run_env))
         else:
             _run_aside(stage, paths, lambda: cmd_run(stage, dry=dry, run_env=run_env))
+        if not dry:
+            costs.note_seconds(
+                Path(stage.repo.root_dir), stage.addressing, time.monotonic() - start
+            )
 
     return run
 

@@ -12,7 +12,7 @@ takes 0.7 s, asking its status 0.3 s.
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,9 @@ from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.scm import SCMError
 from dvc.stage import PipelineStage
+from dvc.stage.cache import _can_hash
+from dvc.stage.loader import StageLoader
+from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import modify_yaml
 from dvc.utils.strictyaml import YAMLValidationError
 
@@ -55,6 +58,12 @@ MEND = "Mend it; `dvc status` there says whether it is right."
 MEND_GIT = "Make it one: git init. Or have DVC do without: dvc config core.no_scm true"
 
 
+CODE_REASON = re.compile(r"changed deps: (?P<path>.+\.py) (?:modified|new)")
+"""What `read_status` says of an item whose code changed."""
+Moved = Mapping[str, tuple[str, str]]
+"""Path of a file of code -> its hash in dvc.lock ("missing": none) and its hash now."""
+
+
 class GraphError(Exception):
     """The graph can't be read: dvc.yaml, params.yaml or dvc.lock is broken. One message, for the
     user to mend.
@@ -63,6 +72,10 @@ class GraphError(Exception):
 
 class GraphBusy(Exception):
     """Another DVC process holds what is needed; ask again later."""
+
+
+class Refused(Exception):
+    """A change of code that can't be accepted. One message, for the user."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -282,17 +295,110 @@ def order_lock(graph: Graph) -> None:
 
 
 def _write_in_order(path: Path, addresses: Iterable[str]) -> None:
-    """Those entries last and in this order, in DVC's own form. Written in one step: a kill leaves
-    the old order.
+    """Those entries last and in this order."""
+
+    def change(stages: Any) -> None:
+        for address in addresses:
+            stages[address] = stages.pop(address)
+
+    _rewrite(path, change)
+
+
+def _rewrite(path: Path, change: Callable[[Any], None]) -> None:
+    """Change the entries of dvc.lock, in DVC's own form. Written in one step: a kill leaves the old
+    file.
     """
     aside = path.with_name(f".{path.name}.order.partial")
     aside.write_bytes(path.read_bytes())
     with modify_yaml(str(aside)) as content:
-        stages = content["stages"]
-        for address in addresses:
-            stages[address] = stages.pop(address)
+        change(content["stages"])
     write_whole(path, aside.read_bytes())
     aside.unlink()
+
+
+def accept(
+    root: Path, addresses: Collection[str], note: Callable[[Mapping[str, Moved]], None]
+) -> None:
+    """Have dvc.lock name the code as it is now, without running anything.
+
+    `note` is told, before anything is written, what will move; of an item that is up to date,
+    nothing does. DVC's run cache learns of it too, so that an accepted artefact comes back like any
+    other; for that, `root` must be the current folder. Raises Refused, for all of them, if one is
+    out of date by more than its code; GraphBusy and GraphError as `read_status` does.
+    """
+    drop_dead_locks(root)
+    with _opened(root) as repo, lock_repo(repo):
+        stages = {stage.name: stage for stage in _stages(repo) if stage.name in addresses}
+        outputs = [out.def_path for stage in _stages(repo) for out in stage.outs]
+        found = {address: _moved(stage, outputs) for address, stage in stages.items()}
+        moved = {address: files for address, files in found.items() if files}
+        if not moved:
+            return
+        note(moved)
+        _rewrite(root / LOCK_FILE, lambda entries: _move(entries, stages, moved))
+        for address in moved:
+            repo.stage_cache.save(stages[address])
+        repair_lock_file(root)  # keeps a copy
+
+
+def _move(entries: Any, stages: Mapping[str, PipelineStage], moved: Iterable[str]) -> None:
+    """The entries of dvc.lock, with the code of these stages as it was just hashed."""
+    for address in moved:
+        entries[address] = to_single_stage_lockfile(stages[address])
+
+
+def _moved(stage: PipelineStage, outputs: Iterable[str]) -> Moved:
+    """The code that changed since the item was made, hashed anew in `stage`. Raises Refused if
+    anything else did.
+    """
+    changes = stage.status(check_updates=False).values()
+    reasons = [reason for found in changes for reason in _reasons(found)]
+    if any(not out.hash_info for out in stage.outs):
+        raise Refused(
+            f"{stage.name}: never made, so there is nothing to keep. Nothing is accepted."
+        )
+    matches = {reason: CODE_REASON.fullmatch(reason) for reason in reasons}
+    paths = {match["path"] for match in matches.values() if match}
+    others = [reason for reason, match in matches.items() if not match]
+    others += [path for path in sorted(paths) for out in outputs if overlap(path, out)]
+    if others:
+        raise Refused(
+            f"{stage.name}: more than its code changed ({'; '.join(others)}), so it must be made "
+            f"anew: python -m orchestration.repro {stage.name}. Nothing is accepted."
+        )
+    files = dict[str, tuple[str, str]]()
+    for dep in stage.deps:
+        if dep.def_path in paths:
+            before = dep.hash_info.value if dep.hash_info else MISSING
+            dep.save()
+            files[dep.def_path] = (before, dep.hash_info.value)
+    return files
+
+
+def restorable(root: Path, addresses: Collection[str]) -> set[str]:
+    """Those of the items that DVC's cache holds for what they read now: making them runs nothing.
+
+    To be asked of items whose inputs stand: nothing that they read is about to be made.
+    """
+    with _opened(root) as repo, lock_repo(repo):
+        return {
+            stage.name for stage in _stages(repo) if stage.name in addresses and _held(repo, stage)
+        }
+
+
+def _held(repo: Repo, stage: PipelineStage) -> bool:
+    """What `StageCache.restore` looks at. It alters `stage`, which must not be saved."""
+    if not all(dep.exists for dep in stage.deps) or not _can_hash(stage):
+        return False
+    known = all(out.hash_info for out in stage.outs)
+    if known and not stage.changed_stage() and not stage.changed_deps():
+        return bool(stage.outs_cached())
+    stage.save_deps()
+    entry = repo.stage_cache._load(stage)
+    if not entry:
+        return False
+    StageLoader.fill_from_lock(stage, entry)
+    return bool(stage.outs_cached())
 
 
 def held_by_cache(root: Path) -> dict[str, bool]:

@@ -44,11 +44,13 @@ def describe(
     left_stale: AbstractSet[str] = frozenset(),
     revision: str = "",
     show: Show = inline,
+    cost: str = "",
 ) -> Entries:
     """The metadata of one materialisation, in the order in which it is shown.
 
     lock: dvc.lock at that moment. left_stale: the items that were out of date then, or read such a
     one. revision: of the project in git; "" where there is none. show: how pictures are shown.
+    cost: what making it again is going to cost; "" where nothing is known.
     """
     item = graph.items[address]
     folders = [graph.root / path for path in item.outputs if path not in item.metrics]
@@ -66,6 +68,8 @@ def describe(
     if seconds is not None:
         stands["took"] = MetadataValue.text(units.duration(seconds))
         stands["seconds"] = MetadataValue.float(round(seconds, 2))
+    if cost:
+        stands["predicted cost"] = MetadataValue.text(cost)
     if item.upstream & left_stale:
         stands["stale upstream"] = MetadataValue.text(", ".join(sorted(item.upstream & left_stale)))
     if address in lock:

@@ -38,10 +38,11 @@ from dagster import (
     multi_asset_check,
 )
 
-from orchestration import findings
+from orchestration import findings, preview
 from orchestration.alerts import Watch, alert_of_checks, stall_minutes
 from orchestration.checks import ACROSS, COSTLY, Verdict, look
 from orchestration.cluster import op_tags
+from orchestration.costs import Price
 from orchestration.executor import interrupted, note_location, step_log
 from orchestration.graph import (
     Graph,
@@ -112,6 +113,8 @@ class FirstLook:
     wanted: AbstractSet[str]
     """The addresses that the run makes."""
     revision: str
+    prices: Mapping[str, Price]
+    """Address -> what `make plan` says of it."""
 
 
 class Work:
@@ -146,6 +149,7 @@ class Work:
             findings=findings.by_item(graph, found),
             wanted=wanted,
             revision=revision(graph.root),
+            prices=preview.read_prices(graph, ask=not wanted.isdisjoint(stale)),
         )
 
     def to_do(self, item: Item, stale: Mapping[str, Sequence[str]]) -> bool:
@@ -163,7 +167,7 @@ class Bridge:
     """The project's items as Dagster's assets."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+        self.graph, self.prices = graph, preview.read_prices(graph, ask=False)
         self._works = dict[str, Work]()
 
     @contextmanager
@@ -203,7 +207,7 @@ class Bridge:
     def _asset(self, item: Item, tags: Mapping[str, Any]) -> AssetsDefinition:
         @multi_asset(
             name=step_name(item),
-            specs=[asset_spec(self.graph, item)],
+            specs=[asset_spec(self.graph, item, preview.cost_known(item, self.graph, self.prices))],
             check_specs=check_specs(self.graph, item),
             pool=item.pool or None,
             op_tags=tags,
@@ -266,6 +270,7 @@ def make(
         left_stale=now.left_stale,
         revision=now.revision,
         show=beside_the_logs(context.instance, context.run.run_id),
+        cost=preview.cost_known(item, graph, now.prices),
     )
     if unmade := reasons_not_made(verdicts):
         shown["checks not made"] = MetadataValue.text(unmade)

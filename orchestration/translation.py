@@ -52,8 +52,10 @@ def step_name(item: Item) -> str:
     return re.sub(r"\W", "_", f"{item.stage}__{item.name or 'all'}", flags=re.ASCII)
 
 
-def asset_spec(graph: Graph, item: Item) -> AssetSpec:
-    """What Dagster shows of an item before it is made. Raises GraphError."""
+def asset_spec(graph: Graph, item: Item, cost: str = "") -> AssetSpec:
+    """What Dagster shows of an item before it is made. cost: what making it is going to cost.
+    Raises GraphError."""
+    predicted = {"predicted cost": cost} if cost else {}
     return AssetSpec(
         key=asset_key(item),
         deps=[asset_key(graph.items[address]) for address in sorted(item.upstream)],
@@ -63,7 +65,7 @@ def asset_spec(graph: Graph, item: Item) -> AssetSpec:
         owners=owners(item),
         tags={"stage": job_name(item.stage)},
         code_version=graph.code_version(item.address),
-        metadata={"dvc address": item.address, "outputs": ", ".join(item.outputs)},
+        metadata={"dvc address": item.address, "outputs": ", ".join(item.outputs), **predicted},
     )
 
 

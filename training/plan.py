@@ -4,13 +4,27 @@ Everything follows from the profile, the base model's config.json (or, before it
 figures in models/NAME.json) and a file of training/accelerate/. Only the share of the peak that a
 device reaches (MFU) can't be known beforehand: it is an argument, and a table shows what the
 paper's own days say about it.
+
+`--json` says the GPU-hours of params.yaml as it stands, by item: of each training, under the
+accelerate file in force (NEEDLEWORK_ACCELERATE; else one device), and of each needle grid, on one.
+A model that is not trained costs nothing. What the grid of a model costs that a YAML file names is
+not said. A grid is read as evaluation/walk.py reads it, at the same MFU; the frame, the statement
+and the answer are left out.
+The grid's defaults stand in evaluation/needle.py, which this package may not import; a test holds
+the two together.
 """
 
 import argparse
+import json
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 import yaml
 from pydantic import ValidationError
 from transformers import LlamaConfig, PretrainedConfig
@@ -18,13 +32,17 @@ from transformers import LlamaConfig, PretrainedConfig
 from assets.recipes import MixedDatasetConfig
 from assets.stage import UserError
 from training.base_checkpoint import BaseCheckpointConfig
-from training.extension import BASE, CheckpointConfig
-from training.flops import MEMORY_GIB, PEAK_BF16, Shape, shape_of
+from training.checkpoint import ACCELERATE
+from training.extension import BASE, CheckpointConfig, ModelConfig
+from training.flops import MEMORY_GIB, PEAK_BF16, Shape, named_gpu, shape_of
 from training.memory import GIB, MOMENT_BYTES, USABLE, on_device, on_host
 from training.model import read_config
 from training.parallel import Hardware
 
-PROFILES, FIGURES = Path("profiles"), Path("models")
+PROFILES, FIGURES, PARAMS = Path("profiles"), Path("models"), Path("params.yaml")
+GPU = "A100"
+PRETRAINED = Path("data/tokenized_corpus")
+"""The base's source if it is pretrained here."""
 DAY = 86_400
 MFU = 0.45
 ADVICE = (
@@ -74,6 +92,8 @@ class Job:
     hardware: Hardware
     gpu: str
     gpus: int
+    copied: bool = True
+    """Whether the base is there, and not pretrained here."""
 
     @property
     def tokens(self) -> int:
@@ -108,13 +128,18 @@ def read_job(profile: str, gpu: str, hardware: Hardware, gpus: int) -> Job:
             f"{path}: no such profile. There are: "
             f"{', '.join(sorted(p.stem for p in PROFILES.glob('*')))}."
         )
-    values = yaml.safe_load(path.read_text())
+    return job_of(path, gpu, hardware, gpus)
+
+
+def job_of(path: Path, gpu: str, hardware: Hardware, gpus: int) -> Job:
+    """The training that a file of parameters asks for. Raises UserError."""
     try:
+        values = yaml.safe_load(path.read_text())
         config = CheckpointConfig.model_validate(values["checkpoint"])
         source = BaseCheckpointConfig.model_validate(values["base_checkpoint"]).source
         length = int(values["packed_shards"]["chunk_length"])
         rows = MixedDatasetConfig.model_validate(values["mixed_dataset"]).token_budget // length
-    except (ValidationError, KeyError, TypeError) as error:
+    except (ValidationError, KeyError, TypeError, OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {error}") from None
     return Job(
         shape=shape_of(_config_of(source)),
@@ -124,6 +149,7 @@ def read_job(profile: str, gpu: str, hardware: Hardware, gpus: int) -> Job:
         hardware=hardware,
         gpu=gpu,
         gpus=gpus,
+        copied=source != PRETRAINED,
         per_step=max(config.optimizer.batch_tokens // length, 1),
     )
 
@@ -226,27 +252,121 @@ def beside_the_paper(mfu: float) -> str:
     return "\n".join(lines)
 
 
+def is_trained(model: ModelConfig) -> bool:
+    """Whether it is trained, and not copied, stretched or taken from another's snapshots."""
+    return (
+        model.source != BASE
+        and model.at is None
+        and model.source.suffix not in (".yaml", ".yml")
+        and not (model.source / "config.json").is_file()
+    )
+
+
+def shape_under(model: ModelConfig, base: Shape) -> Shape | None:
+    """Of the model that a report asks; None if it is not known, or not here."""
+    if model.source.suffix in (".yaml", ".yml"):
+        return None
+    own = model.source != BASE and (model.source / "config.json").is_file() and model.at is None
+    return shape_of(read_config(model.source)) if own else base
+
+
+def read_flops(shape: Shape, known: int, read: int) -> float:
+    """FLOP of reading `read` tokens after `known` ones, forwards only."""
+    pairs = known * read + read**2 / 2
+    return (
+        2.0 * shape.matrix_weights * read
+        + 4.0 * shape.layers * shape.heads * shape.head_dim * pairs
+    )
+
+
+def places_of(grid: Mapping[str, Any]) -> dict[int, int]:
+    """Place of the statement, in tokens -> the longest context that is read from there on."""
+    lengths = [int(length) for length in grid["lengths"]]
+    if grid.get("kind", "percent") == "percent":
+        depths = grid.get("depths") or np.linspace(0, 100, 10).round(2).tolist()
+        cells = [(round(length * depth / 100), length) for length in lengths for depth in depths]
+    else:
+        places = np.linspace(0, max(lengths), int(grid.get("places", 40))).round().astype(int)
+        cells = [(int(place), max(lengths)) for place in places]
+    found = dict[int, int]()
+    for place, length in cells:
+        found[place] = max(found.get(place, 0), length)
+    return found
+
+
+def grid_flops(shape: Shape, grid: Mapping[str, Any], trials: int) -> float:
+    """Of a needle grid: the longest haystack once, and from each place on to the end."""
+    once = read_flops(shape, 0, max(int(length) for length in grid["lengths"]))
+    cells = places_of(grid).items()
+    return trials * (once + sum(read_flops(shape, at, length - at) for at, length in cells))
+
+
+def prices(job: Job, needle: Mapping[str, Any], mfu: float) -> dict[str, dict[str, float]]:
+    """Address -> its GPU-hours, and on how many devices. needle: the section needle_report."""
+    found = dict[str, dict[str, float]]()
+    if job.copied:
+        found["base_checkpoint"] = {"gpu_hours": 0.0, "devices": 1}
+    speed = PEAK_BF16[job.gpu] * mfu
+    for name, model in job.config.models.items():
+        hours = job.seconds(mfu) * job.gpus / 3600 if is_trained(model) else 0.0
+        devices = job.gpus if is_trained(model) else 1
+        found[f"checkpoint@{name}"] = {"gpu_hours": hours, "devices": devices}
+        shape = shape_under(model, job.shape)
+        if shape is not None:
+            flops = grid_flops(shape, needle["grid"], int(needle.get("trials", 1)))
+            hours = flops / speed / 3600
+            found[f"needle_report@{name}"] = {"gpu_hours": hours, "devices": 1}
+    return found
+
+
+def grid_line(path: Path, job: Job, mfu: float) -> str:
+    """What one needle grid of a profile takes, in words. Raises UserError."""
+    try:
+        needle = yaml.safe_load(path.read_text())["needle_report"]
+        flops = grid_flops(job.shape, needle["grid"], int(needle.get("trials", 1)))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: needle_report: {error}") from None
+    return (
+        f"one needle grid {flops / PEAK_BF16[job.gpu] / mfu / 3600:,.2f} GPU-hours, on one device"
+    )
+
+
+def prices_in_force() -> dict[str, dict[str, float]]:
+    """Those of params.yaml here and now. Raises UserError."""
+    file = os.environ.get(ACCELERATE)
+    hardware, gpus = Hardware.of_file(Path(file)) if file else (Hardware(), 1)
+    gpu = named_gpu(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    job = job_of(PARAMS, gpu or GPU, hardware, gpus)
+    try:
+        return prices(job, yaml.safe_load(PARAMS.read_text())["needle_report"], MFU)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{PARAMS}: needle_report: {error}") from None
+
+
 def main() -> None:
     """Print the plan."""
+    if sys.argv[1:] == ["--json"]:
+        try:
+            print(json.dumps(prices_in_force()))
+        except UserError as error:
+            sys.exit(f"plan: {error}")
+        return
     parse = argparse.ArgumentParser(prog="python -m training.plan", description=__doc__)
     parse.add_argument("profile")
     parse.add_argument(
         "--accelerate", type=Path, default=Path("training/accelerate/gpus-8.yaml"), metavar="FILE"
     )
-    parse.add_argument("--gpu", choices=sorted(PEAK_BF16), default="A100")
+    parse.add_argument("--gpu", choices=sorted(PEAK_BF16), default=GPU)
     parse.add_argument("--mfu", type=float, default=MFU, help="share of the peak in bf16, 0 to 1")
     given = parse.parse_args()
     try:
         hardware, gpus = Hardware.of_file(given.accelerate)
         job = read_job(given.profile, given.gpu, hardware, gpus)
-        trained = [
-            model
-            for model in job.config.models.values()
-            if model.source != BASE and model.at is None
-        ]
+        trained = [model for model in job.config.models.values() if is_trained(model)]
         print(
             f"{given.profile} under "
             f"{given.accelerate}\n\n{describe(job, given.mfu, len(trained))}\n\n"
+            f"{grid_line(PROFILES / f'{given.profile}.yaml', job, given.mfu)}\n\n"
             f"{beside_the_paper(given.mfu)}"
         )
     except UserError as error:

@@ -23,6 +23,7 @@ from evaluation.needle import (
 )
 from evaluation.needle_report import judge
 from evaluation.subject import Subject, of_user
+from training.plan import places_of
 
 BEGIN, STOP, RESERVE = 0, 1, 3
 NEEDLE = Needle(
@@ -216,3 +217,10 @@ def test_a_haystack_that_has_to_be_repeated_says_so(tmp_path: Path) -> None:
     assert "texts are 6 tokens and 64 are asked for, so they are repeated" in str(
         haystacks.repeated
     )
+
+
+@pytest.mark.parametrize("given", [{}, {"depths": [0, 50]}, {"kind": "shared"}])
+def test_the_plan_prices_the_places_that_a_grid_has(given: dict[str, object]) -> None:
+    grid: dict[str, object] = {"lengths": [100, 200], **given}
+    found = cells(Grid.model_validate(grid), [100, 200])
+    assert set(places_of(grid)) == {cell.place for cell in found}

@@ -2,6 +2,9 @@
 them.
 """
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,7 @@ from worlds import tiny
 from training.flops import shape_of
 from training.memory import on_device, on_host
 from training.parallel import Hardware
-from training.plan import PAPER, beside_the_paper
+from training.plan import PAPER, beside_the_paper, grid_flops, read_flops
 
 ROOT = Path(__file__).parents[2]
 FIGURES = {
@@ -87,6 +90,7 @@ def test_the_plan_prints_every_part_and_a_ratio_for_every_row_of_the_paper() -> 
         "62% attention",
         "gradients, fp32",
         "GPU-hours",
+        "one needle grid",
         "packed_shards",
         "fits",
     ):
@@ -118,3 +122,38 @@ def test_a_profile_that_is_not_there_is_a_line_that_names_those_that_are() -> No
         and "llama2-7b-80k" in wrong.stderr
         and "Traceback" not in wrong.stderr
     )
+
+
+def test_a_grid_reads_the_longest_haystack_once_and_from_each_place_to_the_longest_end() -> None:
+    shape = shape_of(LlamaConfig.from_json_file(ROOT / "models/llama-2-7b.json"))
+    grid = {"lengths": [100, 200], "depths": [0, 50]}
+    parts = [(0, 200), (0, 200), (50, 50), (100, 100)]  # place 0 serves both lengths
+    assert grid_flops(shape, grid, 3) == 3 * sum(read_flops(shape, *part) for part in parts)
+    shared = {"kind": "shared", "lengths": [100, 200], "places": 3}
+    parts = [(0, 200), (0, 200), (100, 100), (200, 0)]
+    assert grid_flops(shape, shared, 1) == sum(read_flops(shape, *part) for part in parts)
+
+
+def test_a_price_is_of_what_is_trained_and_of_every_grid(tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / "profiles/llama2-7b-80k.yaml", tmp_path / "params.yaml")
+    shutil.copytree(
+        ROOT / "models", tmp_path / "models", ignore=shutil.ignore_patterns("sample-base")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "training.plan", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "NEEDLEWORK_ACCELERATE": str(ROOT / "training/accelerate/gpus-8.yaml"),
+        },
+    )
+    prices = json.loads(done.stdout)
+    trained = {name for name, price in prices.items() if price["devices"] == 8}
+    assert trained and all(prices[name]["gpu_hours"] > 100 for name in trained)
+    copied = {name for name in prices if name.startswith("checkpoint@")} - trained
+    assert copied and all(prices[name]["gpu_hours"] == 0 for name in copied)
+    grids = [prices[name] for name in prices if name.startswith("needle_report@")]
+    assert grids and all(0 < price["gpu_hours"] < 1000 for price in grids)

@@ -1,0 +1,226 @@
+"""What an item will cost, and what may be spent without asking: NEEDLEWORK_BUDGET.
+
+An item's cost is the time of its last run. Of a training or a needle grid it is the larger of that
+and what `make plan` computes: a plan assumes a share of the peak, and a last run may have had other
+settings. Items in the pool `gpu` cost GPU-hours, whatever the device, and all others CPU-hours: the
+hours on the clock, not those of all cores.
+
+An item that never ran here has no known cost. Outside the pool `gpu` it counts as nothing, or no
+new project would begin; in it, it counts as more than any budget. A last run that went on from a
+snapshot counts from there, so it says too little.
+
+The times are one small file an item beside DVC's temporary files: dvc_repro.py writes them, so a run
+without Dagster counts too. The plan imports PyTorch, which this package may not, so it is run as a
+command, and its answer is kept until something that it reads changes (as in findings.py).
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from orchestration.locks import OURS, write_whole
+
+BUDGET = "NEEDLEWORK_BUDGET"
+DEFAULT = {"gpu": 1.0, "cpu": 4.0}
+"""Hours."""
+ACCELERATE = "NEEDLEWORK_ACCELERATE"
+GPU = "gpu"
+"""The pool whose items cost GPU-hours."""
+SECONDS = OURS / "seconds"
+"""A folder: of each item, the seconds of its last run."""
+MODULE = Path("training") / "plan.py"
+COMMAND = [sys.executable, "-m", "training.plan", "--json"]
+ANSWER = OURS / "plan.json"
+PARAMS_FILE = "params.yaml"
+SECONDS_FOR_THE_PLAN = 300.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hours:
+    """Hours of GPUs and of CPUs. Infinite: unknown, and more than any budget."""
+
+    gpu: float = 0.0
+    cpu: float = 0.0
+
+    def __add__(self, other: "Hours") -> "Hours":
+        return Hours(gpu=self.gpu + other.gpu, cpu=self.cpu + other.cpu)
+
+    def __sub__(self, other: "Hours") -> "Hours":
+        return Hours(gpu=_left(self.gpu, other.gpu), cpu=_left(self.cpu, other.cpu))
+
+    def within(self, other: "Hours") -> bool:
+        """Whether neither is more than the other's."""
+        return self.gpu <= other.gpu and self.cpu <= other.cpu
+
+
+def _left(budget: float, spent: float) -> float:
+    """What is left; of no bound, no bound."""
+    return budget if math.isinf(budget) else max(budget - spent, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What one item will cost."""
+
+    hours: Hours = Hours()
+    known_from: str = ""
+    """"last run", "make plan", or "" where nothing is known."""
+
+    def __str__(self) -> str:
+        if not self.known_from:
+            return "unknown: it never ran here"
+        return f"{told(self.hours)} ({self.known_from})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Price:
+    """What `make plan` says of one item."""
+
+    gpu_hours: float
+    devices: int
+
+
+def budget() -> Hours:
+    """NEEDLEWORK_BUDGET, as in "gpu=1,cpu=4"; what it leaves out has its default. Raises
+    ValueError."""
+    text = os.environ.get(BUDGET, "")
+    found = dict(DEFAULT)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = map(str.strip, part.partition("="))
+        hours = -1.0
+        with suppress(ValueError):
+            hours = float(number)
+        if name not in DEFAULT or not hours >= 0:
+            raise ValueError(
+                f"{BUDGET} is {text!r}: write hours that sensor and schedule may spend without "
+                "asking, as in gpu=1,cpu=4; inf is no bound."
+            )
+        found[name] = hours
+    return Hours(**found)
+
+
+def told(hours: Hours) -> str:
+    """In words: "0.5 GPU-hours, 12 s of CPU"."""
+    if math.isinf(hours.gpu):
+        known = f" and {_short(hours.cpu)} of CPU" if hours.cpu else ""
+        return f"an unknown time on GPUs{known}"
+    gpu = f"{hours.gpu:.3g}" if hours.gpu >= 0.01 else "under 0.01"
+    parts = [f"{gpu} GPU-hours"] if hours.gpu else []
+    parts += [f"{_short(hours.cpu)} of CPU"] if hours.cpu else []
+    return " and ".join(parts) or "nothing"
+
+
+def _short(hours: float) -> str:
+    """12 s, 3 min, 4.1 h."""
+    seconds = hours * 3600
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{hours:.1f} h"
+
+
+def note_seconds(root: Path, address: str, seconds: float) -> None:
+    """Note how long an item's command took."""
+    write_whole(root / SECONDS / _file(address), json.dumps({"seconds": seconds}).encode())
+
+
+def last_seconds(root: Path, address: str) -> float | None:
+    """Of its last run; None if it never ran here."""
+    try:
+        return float(json.loads((root / SECONDS / _file(address)).read_text())["seconds"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _file(address: str) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_@-]', '_', address)}.json"
+
+
+def cost_of(root: Path, address: str, pool: str, prices: Mapping[str, Price]) -> Cost:
+    """What one item will cost."""
+    seconds, price = last_seconds(root, address), prices.get(address)
+    if pool != GPU:
+        if seconds is None:
+            return Cost()
+        return Cost(hours=Hours(cpu=seconds / 3600), known_from="last run")
+    found = list[tuple[float, str]]()
+    if seconds is not None:
+        found.append((seconds / 3600 * (price.devices if price else 1), "last run"))
+    if price is not None:
+        found.append((price.gpu_hours, "make plan"))
+    if not found:
+        return Cost(hours=Hours(gpu=math.inf))
+    hours, source = max(found)
+    return Cost(hours=Hours(gpu=hours), known_from=source)
+
+
+def read_prices(root: Path, depends: Iterable[str], ask: bool = True) -> dict[str, Price]:
+    """What `make plan` says of trainings and needle grids. Runs it only if something has changed;
+    without `ask`, never: then only what was said about the project as it is now. Nothing where it
+    can't be said.
+
+    depends: hashes of what else a plan reads.
+    """
+    if not (root / MODULE).is_file():
+        return {}
+    answer, key = root / ANSWER, _key(root, depends)
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        kept = json.loads(answer.read_text())
+        if kept["key"] == key:
+            return _prices(kept["prices"])
+    if not ask:
+        return {}
+    said = _ask(root)
+    write_whole(answer, json.dumps({"key": key, "prices": said}).encode())
+    return _prices(said)
+
+
+def _ask(root: Path) -> dict[str, dict[str, float]]:
+    """What the command says; nothing if it can't."""
+    with suppress(OSError, ValueError, LookupError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            COMMAND,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS_FOR_THE_PLAN,
+        )
+        said = json.loads(done.stdout.strip().splitlines()[-1])
+        _prices(said)
+        return dict(said)
+    return {}
+
+
+def _prices(said: Mapping[str, Mapping[str, float]]) -> dict[str, Price]:
+    try:
+        return {
+            address: Price(gpu_hours=float(price["gpu_hours"]), devices=int(price["devices"]))
+            for address, price in said.items()
+        }
+    except (AttributeError, TypeError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _key(root: Path, depends: Iterable[str]) -> str:
+    """Changes with everything that the plan reads."""
+    hasher = blake2b(digest_size=16)
+    for line in [*_looked_at(root), *sorted(depends)]:
+        hasher.update(f"{line}\n".encode(errors="surrogateescape"))
+    return hasher.hexdigest()
+
+
+def _looked_at(root: Path) -> Iterator[str]:
+    chosen = os.environ.get(ACCELERATE, "")
+    yield chosen
+    for path in [root / PARAMS_FILE, *([root / chosen] if chosen else [])]:
+        yield path.read_text(errors="replace") if path.is_file() else "missing"
+    for path in sorted((root / MODULE).parent.glob("*.py")):
+        yield f"{path.name} {path.stat().st_mtime_ns}"

@@ -1,0 +1,260 @@
+"""`make preview`: what would run now, why, what follows, and what it costs. Runs nothing.
+
+The same text stands on the ticks of sensor and schedule. It says at most: an item that comes out as
+before stops what follows it, and that is known only once it is made. What DVC's cache would bring
+back is told of items all of whose inputs stand; for what reads an item that is about to be made it
+can't be known yet. The cost is one look at DVC's status, and the plan of a training where
+params.yaml changed.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestration import costs
+from orchestration.costs import Cost, Hours, Price, told
+from orchestration.graph import (
+    CODE_REASON,
+    PARAMS_FILE,
+    Graph,
+    GraphBusy,
+    GraphError,
+    Item,
+    Locked,
+    restorable,
+)
+from orchestration.status import State, read_state
+
+COLUMNS = 100
+REASONS = 2
+"""How many of an item's reasons are shown."""
+VALUE_LETTERS = 24
+HOW = re.compile(r"(.+) (modified|deleted|new|not in cache|update available)")
+"""How DVC ends a reason that is about a file."""
+TAG_LETTERS = 100
+ITEMS_ON_A_TICK = 12
+CACHED = "DVC's cache"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlook:
+    """What is due. Addresses are in the graph's order."""
+
+    why: Mapping[str, Sequence[str]]
+    """Of each item that is itself out of date: its reasons, in plain words."""
+    follows: Sequence[str]
+    """Items that read one of those, however far."""
+    restored: frozenset[str]
+    """Items that DVC's cache brings back: they cost nothing."""
+    cost: Mapping[str, Cost]
+    """Of each item that is due."""
+
+    @property
+    def due(self) -> list[str]:
+        """All of it."""
+        return [*self.why, *self.follows]
+
+    def hours(self, addresses: Iterable[str]) -> Hours:
+        """What these items cost together."""
+        return sum((self.cost[address].hours for address in addresses), Hours())
+
+
+def outlook(state: State) -> Outlook:
+    """What is due now. Raises GraphBusy and GraphError."""
+    graph, stale = state.graph, state.stale
+    due = graph.downstream(stale)
+    why = {
+        address: plain(item, stale[address], state.lock.get(address), graph)
+        for address, item in graph.items.items()
+        if address in stale
+    }
+    standing = {address for address in stale if graph.items[address].upstream.isdisjoint(due)}
+    restored = restorable(graph.root, standing) if standing else set[str]()
+    prices = read_prices(graph) if due - restored else {}
+    return Outlook(
+        why=why,
+        follows=[address for address in graph.items if address in due - stale.keys()],
+        restored=frozenset(restored),
+        cost={
+            address: Cost(known_from=CACHED)
+            if address in restored
+            else cost_of(graph.items[address], graph.root, prices)
+            for address in graph.items
+            if address in due
+        },
+    )
+
+
+def cost_of(item: Item, root: Path, prices: Mapping[str, Price]) -> Cost:
+    """What making it costs."""
+    return costs.cost_of(root, item.address, item.pool, prices)
+
+
+def cost_known(item: Item, graph: Graph, prices: Mapping[str, Price]) -> str:
+    """The same in words; "" where nothing is known."""
+    cost = cost_of(item, graph.root, prices)
+    return str(cost) if cost.known_from else ""
+
+
+def read_prices(graph: Graph, ask: bool = True) -> dict[str, Price]:
+    """What `make plan` says, by address; see costs.read_prices."""
+    scarce = [item for item in graph.items.values() if item.pool == costs.GPU]
+    if not scarce:
+        return {}
+    depends = {
+        f"{path} {value}"
+        for item in scarce
+        for path, value in item.inputs.items()
+        if not path.endswith(".py")
+    }
+    return costs.read_prices(graph.root, depends, ask)
+
+
+def plain(item: Item, reasons: Sequence[str], locked: Locked | None, graph: Graph) -> list[str]:
+    """DVC's reasons in plain words, each of them once."""
+    if locked is None:
+        return ["never made"]
+    return list(dict.fromkeys(_plain(item, reason, locked, graph) for reason in reasons))
+
+
+def _plain(item: Item, reason: str, locked: Locked, graph: Graph) -> str:
+    if code := CODE_REASON.fullmatch(reason):
+        return f"code {code['path']} changed"
+    kind, _, rest = reason.partition(": ")
+    file, _, of_file = rest.partition(": ")
+    if kind == "changed deps" and of_file and file in item.params:
+        key, _, how = of_file.rpartition(" ")
+        change = _values(item, locked, file, key) if how == "modified" else f" is {how}"
+        where = "" if file == PARAMS_FILE else f" of {file}"
+        return f"parameter {key}{where}{change}"
+    found = HOW.fullmatch(rest)
+    path, how = found.groups() if found else (rest, "differs")
+    how = {"modified": "changed", "deleted": "is gone"}.get(how, f"is {how}")
+    if kind == "changed outs":
+        return f"its output {path} {how}"
+    if kind == "changed deps":
+        return f"{'input' if graph.made(path) else 'source'} {path} {how}"
+    return "its command changed" if reason == "changed command" else reason
+
+
+def _values(item: Item, locked: Locked, file: str, key: str) -> str:
+    """What of a parameter differs: ".cut 1 -> 7"; if several values do, how many."""
+    before = dict(_flat((locked.params.get(file) or {}).get(key)))
+    now = dict(_flat(item.params[file].get(key)))
+    differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if len(differ) != 1:
+        return f" changed in {len(differ)} values" if differ else " changed"
+    old, new = (_short(side[differ[0]]) if differ[0] in side else "" for side in (before, now))
+    return (
+        f"{differ[0]} {old} -> {new}" if old and new else f"{differ[0]} {'new' if new else 'gone'}"
+    )
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value in nested maps, with its path: ".recipes.cut"."""
+    if not isinstance(value, Mapping):
+        yield name, value
+        return
+    for key, inner in value.items():
+        yield from _flat(inner, f"{name}.{key}")
+
+
+def _short(value: Any) -> str:
+    return cut(json.dumps(value, default=str, ensure_ascii=False), VALUE_LETTERS)
+
+
+def lines(view: Outlook, most: int | None = None) -> list[str]:
+    """The preview, COLUMNS wide. most: how many items to show."""
+    if not view.due:
+        return ["Everything is up to date."]
+    shown = [address for address in view.why][:most]
+    width = max(len(address) for address in shown)
+    text = [f"{len(view.why)} out of date, {len(view.follows)} more read them"]
+    text += [_line(view, address, min(width, COLUMNS // 2)) for address in shown]
+    if left_out := len(view.why) - len(shown):
+        text.append(f"  and {left_out} more")
+    text += listed("then", view.follows, most)
+    text.append(f"at most: {total(view, view.due)}")
+    if view.restored:
+        text.append(f"{len(view.restored)} of them come back from {CACHED}, without running")
+    if view.follows:
+        text.append(f"what {CACHED} holds of those that follow is known when their inputs are made")
+    return [cut(line, COLUMNS) for line in text]
+
+
+def _line(view: Outlook, address: str, width: int) -> str:
+    """One item: its reasons, and its cost at the right."""
+    cost = view.cost[address]
+    price = f"  [{CACHED if address in view.restored else cost}]"
+    room = COLUMNS - len(price)
+    return cut(f"  {address:<{width}}  {reasons(view.why[address])}", room) + price
+
+
+def reasons(why: Sequence[str]) -> str:
+    """The first of them, and how many more."""
+    more = f" and {len(why) - REASONS} more" if len(why) > REASONS else ""
+    return ", ".join(why[:REASONS]) + more
+
+
+def total(view: Outlook, addresses: Sequence[str]) -> str:
+    """What they cost together, and of how many that isn't known."""
+    unknown = [address for address in addresses if not view.cost[address].known_from]
+    known = view.hours(set(addresses) - set(unknown))
+    words = told(known)
+    return f"{words}, and {len(unknown)} of unknown cost" if unknown else words
+
+
+def listed(word: str, addresses: Sequence[str], most: int | None) -> Iterator[str]:
+    """Addresses in lines of COLUMNS."""
+    shown = list(addresses)[:most]
+    if len(addresses) > len(shown):
+        shown.append(f"and {len(addresses) - len(shown)} more")
+    line = f"{word}:" if shown else ""
+    for name in shown:
+        if len(line) + len(name) + 1 > COLUMNS:
+            yield line
+            line = " " * len(f"{word}:")
+        line = f"{line} {name}"
+    if line:
+        yield line
+
+
+def tag(view: Outlook, addresses: Sequence[str]) -> str:
+    """The preview of a run, short enough for a tag of it."""
+    first = next(iter(view.why))
+    more = f" (+{len(view.why) - 1})" if len(view.why) > 1 else ""
+    end = f"; {len(addresses)} items, {total(view, addresses)}"
+    start = cut(f"{first}: {reasons(view.why[first])}{more}", max(TAG_LETTERS - len(end), 20))
+    return cut(start + end, TAG_LETTERS)
+
+
+def cut(text: str, letters: int) -> str:
+    """The text, or its beginning and three dots."""
+    return text if len(text) <= letters else f"{text[: max(letters - 3, 0)]}..."
+
+
+def read(root: Path) -> tuple[State, Outlook]:
+    """The state of a project and what is due. Ends the program with one line if it can't be told."""
+    try:
+        state = read_state(root)
+        return state, outlook(state)
+    except (GraphError, GraphBusy) as error:
+        sys.exit(str(error))
+
+
+def main() -> None:
+    """Print it."""
+    from orchestration.approve import waiting_lines
+
+    state, view = read(Path.cwd())
+    print("\n".join([*lines(view), *waiting_lines(state.graph, view)]))
+    for text in state.findings:
+        print(f"make check finds: {text}")
+
+
+if __name__ == "__main__":
+    main()
