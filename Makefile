@@ -29,7 +29,7 @@ test: $(READY)   ## lint, types, tests
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	pytest --numprocesses 3 --dist worksteal
 
 ui: $(READY)     ## Dagster on http://127.0.0.1:3000, kept up until Ctrl-C
 	python -m orchestration.ui

@@ -46,10 +46,10 @@ def params() -> dict[str, object]:
         "optimizer": OPTIMIZER,
         "models": {
             "base": {"source": "data/base_checkpoint"},
-            "original": {"source": "data/packed_shards/original", "rope": {"base": 50_000}},
             "per_source": {"source": "data/packed_shards/per_source", "rope": {"base": 50_000}},
         },
     }
+    world["comparison"] |= {"baseline": "base"}
     world["needle_report"] |= {"grid": {"lengths": LENGTHS, "depths": [0, 50, 100]}, "trials": 2}
     world["loss_report"] = {"bands": [32, 128], "points": [64], "tokens_per_domain": 500}
     world["book_qa_report"] |= {"count": 2, "context": 128}
@@ -124,7 +124,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_the_whole_graph_ends_in_a_summary_of_the_documented_form(world: Path) -> None:
     summary = json.loads((world / "data/comparison/summary.json").read_text())
     assert summary["base_context"] == 64
-    assert list(summary["models"]) == ["base", "original", "per_source"]
+    assert list(summary["models"]) == ["base", "per_source"]
     for model in summary["models"].values():
         assert model["needle"]["lengths"] == LENGTHS
         assert len(model["needle"]["exact_match"]) == len(model["needle"]["gain"]) == len(LENGTHS)
@@ -148,7 +148,7 @@ def test_the_report_is_one_file_with_its_pictures_inside(world: Path) -> None:
 def test_each_record_leads_to_package_versions_and_the_page_shows_them(world: Path) -> None:
     page = (world / "data/comparison/report.html").read_text()
     behind = ["raw_corpus/book", "tokenized_corpus/c4", "packed_shards/original", "base_checkpoint"]
-    for path in (*behind, "checkpoint/per_source", "needle_report/base", "loss_report/original"):
+    for path in (*behind, "checkpoint/per_source", "needle_report/base", "loss_report/per_source"):
         named = json.loads((world / "data" / path / "record.json").read_text())["made_with"]
         versions = json.loads((world / named).read_text())["made_with"]
         assert "numpy " in versions and versions in page, path

@@ -54,6 +54,8 @@ KINDS = {
     "sliding": MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=8),
 }
 ROWS = 3
+ROUNDING = 3e-4
+"""Between two orders of the same sums in fp32."""
 
 
 def model(kind: str) -> PreTrainedModel:
@@ -83,8 +85,9 @@ def test_answers_are_those_of_reading_every_prompt_alone(kind: str, data: st.Dat
         prompts[:, data.draw(st.integers(0, 60)) :] = draw.integers(0, 32)
         answers = draw.integers(0, 32, (ROWS, 3))
         expected, found = alone(reader, prompts, answers), walker.ask(prompts, answers)
-        assert np.abs(expected - found).max() < 1e-4
-        assert (expected.argmax(-1) == found.argmax(-1)).all()
+        assert np.abs(expected - found).max() < ROUNDING
+        best = np.take_along_axis(expected, found.argmax(-1)[..., None], -1)[..., 0]
+        assert (expected.max(-1) - best < 2 * ROUNDING).all()
 
 
 @pytest.mark.parametrize("kind", ["llama", "sliding"])

@@ -54,7 +54,8 @@ def write(root: Path, stage: str, metrics: Mapping[str, Any], name: str = "x") -
 
 def verdict(root: Path, stage: str, name: str, before: Mapping[str, Any] = {}) -> Verdict:  # noqa: B006
     """The one of that name."""
-    return next(found for found in look(root, item(stage), before) if found.name == name)
+    (found,) = look(root, item(stage), before, name.__eq__)
+    return found
 
 
 def shares(folder: Path, realised: float, long: float) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -225,8 +226,9 @@ def postgres(tmp_path: Path, environment: Path) -> Iterator[Path]:
     if os.geteuid() == 0:  # Postgres refuses to run as root
         owner = ["runuser", "-u", "postgres", "--"]
         shutil.chown(tmp_path, "postgres")
-        for folder in list(tmp_path.parents)[:2]:
-            folder.chmod(0o711)
+        for folder in list(tmp_path.parents)[:3]:  # pytest's own, one more with several workers
+            if folder != Path(tempfile.gettempdir()):
+                folder.chmod(0o711)
     command = [*owner, str(PG_CTL), "-D", str(data)]
     subprocess.run(
         [*command, "initdb", "-o", "--auth=trust --username=dagster"],

@@ -17,7 +17,7 @@ from orchestration.automation import report_outside_state
 from orchestration.graph import Graph, read_graph, read_lock, read_status
 from orchestration.translation import asset_key
 
-ROUNDS = 3
+ROUNDS = 2
 """How often each kind of step is taken."""
 
 
