@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from assets import page
+from assets.data_report_config import DataReportConfig
 from assets.stage import Config, command, output, read_json, read_params
 from assets.tables import read_table
 
@@ -25,12 +26,6 @@ COLOURS = ("#1f6f8b", "#c9a227", "#3a7d44", "#8a8f98", "#b5651d", "#7a4988", "#c
 LOWEST = 256
 """Lengths up to this are not told apart in the picture; the CSV files do."""
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
-
-
-class DataReportConfig(Config):
-    """What stands above the page."""
-
-    title: str = "The data"
 
 
 class Names(Config):

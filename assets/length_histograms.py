@@ -6,26 +6,18 @@ do. All documents count, held out or not: this is a description of the domain, n
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field
 
 from assets.histogram import histogram
-from assets.stage import Config, command, output, read_params
+from assets.length_histograms_config import LengthHistogramsConfig
+from assets.stage import command, output, read_params
 from assets.token_store import open_tokens
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
-
-
-class LengthHistogramsConfig(Config):
-    """Lengths worth asking about."""
-
-    thresholds: tuple[Annotated[int, Field(ge=1)], ...]
-    """Report the share of documents and of tokens in documents longer than these, in tokens."""
 
 
 def run(name: str) -> None:

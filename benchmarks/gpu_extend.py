@@ -28,14 +28,15 @@ import torch
 from assets.stage import read_json, read_params
 from assets.token_store import open_tokens
 from benchmarks.gpu import say
-from evaluation.needle_report import NeedleReportConfig, measure
+from evaluation.needle_report import measure
+from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.scoring import token_losses
 from evaluation.subject import Subject, of_graph
 from training import checkpoint
-from training.extension import CheckpointConfig
+from training.checkpoint_config import CheckpointConfig
 from training.extension import extend as train_model
+from training.hardware import LIGER, VARIABLE
 from training.parallel import LAUNCHED, join_world
-from training.switches import LIGER, VARIABLE
 
 PART = 55 << 20
 HELDOUT = "heldout.npz"

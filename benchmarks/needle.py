@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from evaluation.needle import Cell, Given, Grid, Needle, cells, prompt
+from evaluation.needle import Cell, Needle, cells, prompt
+from evaluation.needle_report_config import Given, Grid
 from evaluation.walk import Walk
 from training.flops import Shape, shape_of
 from training.model import load_model, make_reproducible

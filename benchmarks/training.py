@@ -34,7 +34,8 @@ from training.loop import Task, train
 from training.loss import TokenLoss, summed_loss
 from training.memory import GIB
 from training.model import make_reproducible, shell_of
-from training.optimizer import OptimizerConfig, make_optimizer
+from training.optimizer import make_optimizer
+from training.optimizer_config import OptimizerConfig
 from training.parallel import LAUNCHED, alone, divide, join_world
 
 ROOT = Path(__file__).parents[1]

@@ -16,12 +16,12 @@ so, an endpoint's books are cut to its own context.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from assets.document_store import FILE
 from assets.hub import HubSource, fetch, hub_files
@@ -32,11 +32,10 @@ from assets.sample_corpus import NAMES
 from assets.source_files import shown
 from assets.stage import Config, UserError, validated, write_json
 from evaluation.answers import FLAWS, f1, flaws, joined, occurs, warning
+from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import (
     Asking,
-    ChatMode,
     asking,
-    check_frame,
     last_ids,
     may_be_read_as_tokens,
     spoken,
@@ -48,37 +47,6 @@ from evaluation.subject import Subject
 from evaluation.texts import read_texts
 from evaluation.walk import Walk, check_room
 from training.model import make_reproducible
-
-
-class BookQaReportConfig(Config):
-    """Which questions, and how they are asked."""
-
-    seed: int = 0
-    questions: Path
-    """A .jsonl file, a YAML file that names a Hub dataset and its files, or data/raw_corpus/DOMAIN
-    to make some.
-    """
-    count: Annotated[int, Field(ge=1)] | None = None
-    """The first so many; or how many to make."""
-    context: Annotated[int, Field(ge=64)]
-    """Tokens of prompt and answer together, to which a book is cut in its middle."""
-    frame: str = (
-        "Read the book and answer the question.\n\n{context}\n\nQuestion: {question}\n\nAnswer:"
-    )
-    chat: ChatMode = "auto"
-    """Whether prompts are put in the model's own chat template: if it has one, always, or never."""
-    chat_options: dict[str, Any] = {}
-    """Variables for the template, as {enable_thinking: false}."""
-    answer_prefix: str = ""
-    """The beginning of every answer, given to the model."""
-    new_tokens: Annotated[int, Field(ge=1)] = 40
-    """Tokens that the model may say; of them the first line counts."""
-    tokens_at_once: Annotated[int, Field(ge=1)] = 8192
-
-    @model_validator(mode="after")
-    def _places(self) -> Self:
-        check_frame(self.frame)
-        return self
 
 
 class Question(Config):

@@ -17,17 +17,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import TemplateError
 
 from assets.stage import UserError
 from assets.tokenizer import config_of
+from evaluation.frame import ChatMode
 from evaluation.subject import Subject
 from training.baselines import TEMPLATE
 
-ChatMode = Literal["auto", "always", "never"]
-"""auto: in the chat template, if the model has one."""
 MARK = "@@needlework@@"
 TODAY = datetime(2024, 7, 26)
 """The date that Llama 3's template falls back to."""
@@ -60,12 +59,6 @@ class Asking:
     """Ids before the first token of text."""
     ends: frozenset[int]
     """Ids that end an answer."""
-
-
-def check_frame(frame: str) -> None:
-    """Raise ValueError unless a frame holds the context once and the question after it."""
-    if frame.count("{context}") != 1 or "{question}" not in frame.split("{context}")[1]:
-        raise ValueError("frame needs {context} once, and {question} after it")
 
 
 def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: str) -> Asking:

@@ -18,6 +18,7 @@ from assets.tables import read_table
 from evaluation import paper, plots, provenance
 from evaluation.answers import FLAWS
 from evaluation.bootstrap import differences, marked
+from evaluation.comparison_config import ComparisonConfig
 
 DATA = Path("data")
 NEEDLES = (
@@ -35,16 +36,6 @@ NEEDLES = (
 OF_DOMAINS = ("raw_corpus", "tokenized_corpus", "length_histograms")
 OF_RECIPES = ("mixed_dataset", "packed_shards")
 OF_MODELS = ("checkpoint", "needle_report", "loss_report", "book_qa_report", "short_context_report")
-
-
-class ComparisonConfig(Config):
-    """What the page sets beside what."""
-
-    title: str = "Comparison"
-    baseline: str = "original"
-    """Losses are shown as differences to this model."""
-    untrained: str = "base"
-    """The short-context drop is against this model."""
 
 
 class Names(Config):

@@ -14,12 +14,11 @@ token of ours: its report is empty and says why.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from assets.agreement import disagreement
 from assets.progress import Progress
@@ -27,6 +26,7 @@ from assets.randomness import generator
 from assets.stage import Config, UserError, read_params, write_json
 from assets.token_store import TokenStore, open_tokens
 from assets.tokenizer import load_tokenizer
+from evaluation.loss_report_config import LossReportConfig
 from evaluation.report import report
 from evaluation.scoring import token_losses
 from evaluation.subject import Subject
@@ -35,24 +35,6 @@ from training.model import make_reproducible
 CORPUS = Path("data/tokenized_corpus")
 TOKENIZER = Path("data/tokenizer")
 COLUMNS = ["domain", "document", "band", "sum", "tokens"]
-
-
-class LossReportConfig(Config):
-    """Which tokens are scored."""
-
-    seed: int = 0
-    bands: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
-    """Upper ends of the bands of positions, in tokens, rising: [256, 2048] are 0-256 and 256-2048."""
-    points: tuple[Annotated[int, Field(ge=16)], ...] = ()
-    """Positions at which the loss is reported besides, as the mean over the eighth before them."""
-    tokens_per_domain: Annotated[int, Field(ge=1)]
-    """Whole documents are drawn until this many tokens of the domain are scored."""
-
-    @model_validator(mode="after")
-    def _rising(self) -> Self:
-        if list(self.bands) != sorted(set(self.bands)):
-            raise ValueError("bands must rise, as in [256, 2048]")
-        return self
 
 
 class Domains(Config):

@@ -20,80 +20,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from assets.randomness import generator
 from assets.sample_corpus import NAMES
-from assets.stage import Config, UserError
+from assets.stage import UserError
 from evaluation.chat import Asking, Turn, seam
+from evaluation.needle_report_config import TOUCHING, Drawn, Given, Grid
 from evaluation.subject import Subject
 
 Ids = NDArray[np.int64]
-Words = Annotated[str, Field(pattern=r"\S")]
-TOUCHING = 100
-"""Depth in percent at which the statement touches the question."""
-
-
-class Drawn(Config):
-    """Needles drawn anew for each trial."""
-
-    words: Literal["sample"] | Annotated[tuple[str, ...], Field(min_length=8)]
-    """Keys and values are drawn from these: the sample's names, or words of your own."""
-    value_words: Annotated[int, Field(ge=1, le=8)] = 2
-    """Words in a value."""
-    statement: str
-    """What is hidden, with {key} and {value}."""
-    question: str
-    """What is asked, with {key}; the value must be what follows."""
-    answer_prefix: str = ""
-    """The beginning of the answer, given to the model, with or without {key}; the value must
-    follow.
-    """
-
-    @model_validator(mode="after")
-    def _placeholders(self) -> Self:
-        if (
-            "{key}" not in self.statement
-            or "{value}" not in self.statement
-            or "{key}" not in self.question
-        ):
-            raise ValueError("statement needs {key} and {value}, question needs {key}")
-        return self
-
-
-class Given(Config):
-    """A needle of the user's own."""
-
-    statement: Words
-    question: str
-    answer: Words
-    answer_prefix: str = ""
-    """The beginning of the answer, given to the model: "The best thing to do in San Francisco is".
-    """
-
-
-class Grid(Config):
-    """Which cells there are."""
-
-    kind: Literal["percent", "shared"] = "percent"
-    lengths: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(min_length=1)]
-    """Context lengths in tokens, question and answer included."""
-    depths: tuple[Annotated[float, Field(ge=0, le=100)], ...] = tuple(
-        np.linspace(0, 100, 10).round(2).tolist()
-    )
-    """Where the statement stands, in percent of the haystack; of a percent grid."""
-    places: Annotated[int, Field(ge=2)] = 40
-    """How many places along the longest haystack; of a shared grid."""
-
-    @model_validator(mode="after")
-    def _some_counts(self) -> Self:
-        if self.kind == "percent" and all(depth == TOUCHING for depth in self.depths):
-            raise ValueError("depths needs one below 100: depth 100 is never averaged")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,33 +38,26 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from assets.origin import done_by_others, note
 from assets.progress import Progress
-from assets.stage import RECORD, Config, UserError, read_json, write_json
+from assets.stage import RECORD, UserError, read_json, write_json
 from evaluation.answers import FLAWS, flaws, joined, occurs, rouge_1, warning, word_overlap
 from evaluation.chat import (
     Asking,
-    ChatMode,
     asking,
-    check_frame,
     may_be_read_as_tokens,
     spoken,
     written,
 )
 from evaluation.endpoint import Reply, check_read, complete_all
 from evaluation.needle import (
-    TOUCHING,
     Cell,
-    Drawn,
-    Given,
-    Grid,
     Haystacks,
     Ids,
     Needle,
@@ -74,6 +67,7 @@ from evaluation.needle import (
     sentence_ends,
     statement_at,
 )
+from evaluation.needle_report_config import TOUCHING, NeedleReportConfig
 from evaluation.plots import heatmaps, save
 from evaluation.report import report, warn
 from evaluation.subject import Subject
@@ -87,43 +81,6 @@ FORM = 1
 """Of a kept answer: to be raised when a record gets, loses or redefines a field."""
 Answered = dict[str, list[dict[str, Any]]]
 """Records by what was asked."""
-
-
-class NeedleReportConfig(Config):
-    """The grid and the words of the test."""
-
-    seed: int = 0
-    haystack: Path
-    """data/raw_corpus/DOMAIN, whose held-out documents are the haystack; or a folder of .txt files."""
-    frame: str = "{context} {question}"
-    """How a prompt is put together; under a chat template, the user's message."""
-    chat: ChatMode = "auto"
-    """Whether prompts are put in the model's own chat template: if it has one, always, or never."""
-    chat_options: dict[str, Any] = {}
-    """Variables for the template, as {enable_thinking: false}."""
-    drawn: Drawn | None = None
-    needles: tuple[Given, ...] = ()
-    """Needles of your own, taken in turns; or `drawn` ones."""
-    grid: Grid
-    trials: Annotated[int, Field(ge=1)] = 1
-    """Trials in every cell."""
-    new_tokens: Annotated[int, Field(ge=0)] = 50
-    """Tokens that the model may say; 0: only the answer's probability is asked, and nothing is
-    said.
-    """
-    tokens_at_once: Annotated[int, Field(ge=1)] = 8192
-    """Tokens read in one forward pass."""
-    side_by_side: Annotated[int, Field(ge=1)] = 16
-    """Trials that are read together, each with a cache of its own; changes memory and the order of
-    sums, hence the last digits of the scores.
-    """
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if (self.drawn is None) == (not self.needles):
-            raise ValueError("give either `drawn` or a list of `needles`")
-        check_frame(self.frame)
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,9 @@
 A stage reads its own section when its turn comes, which for a report is after days of training.
 This reads all of them at once with the same models, and what no single stage can see: files and
 folders that are not there, and items, models and snapshots that one section asks another for.
-Sections of models that are not declared (`checkpoint.models: {}`) are left alone. The cost: it
-lives above everything it looks at, so it takes as long as importing PyTorch.
+Sections of models that are not declared (`checkpoint.models: {}`) are left alone. It runs before
+every run and at every change, so it imports neither PyTorch nor what draws. The cost: a stage that
+needs one of them has its settings in a module of their own, STAGE_config.
 """
 
 import json
@@ -16,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from assets.data_report import DataReportConfig
-from assets.length_histograms import LengthHistogramsConfig
+from assets.data_report_config import DataReportConfig
+from assets.length_histograms_config import LengthHistogramsConfig
 from assets.packed_shards import PackedShardsConfig
 from assets.raw_corpus import RawCorpusConfig
 from assets.recipes import MixedDatasetConfig
@@ -35,14 +36,15 @@ from assets.stage import (
 from assets.token_demand import TokenDemandConfig, check_names
 from assets.tokenized_corpus import TokenizedCorpusConfig
 from assets.tokenizer import Special, TokenizerConfig, load_tokenizer, special_ids
-from evaluation.book_qa_report import BookQaReportConfig
-from evaluation.comparison import ComparisonConfig
-from evaluation.loss_report import LossReportConfig
+from evaluation.book_qa_report_config import BookQaReportConfig
+from evaluation.comparison_config import ComparisonConfig
+from evaluation.loss_report_config import LossReportConfig
 from evaluation.names import unquoted_names
-from evaluation.needle_report import NeedleReportConfig
-from evaluation.short_context_report import ShortContextReportConfig
-from training.base_checkpoint import BaseCheckpointConfig, check_vocabulary
-from training.extension import CheckpointConfig, ModelConfig
+from evaluation.needle_report_config import NeedleReportConfig
+from evaluation.short_context_report_config import ShortContextReportConfig
+from training.base_checkpoint_config import BaseCheckpointConfig
+from training.checkpoint_config import CheckpointConfig, ModelConfig
+from training.vocabulary import check_vocabulary
 
 GRAPH = Path("dvc.yaml")
 ALWAYS: dict[str, type[Config]] = {

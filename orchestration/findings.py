@@ -2,10 +2,10 @@
 
 A renamed recipe leaves a folder behind that a model may still name, and DVC calls that model up to
 date. Only `make check` finds such mistakes, and nobody types it after every edit. It imports all
-stages, which this package may not, so it is run as a command, `python -m evaluation.settings
---json`, which costs the import of PyTorch. Its answer is kept beside DVC's temporary files until
-something that it reads changes: params.yaml, dvc.yaml, code, which sources exist, and the files of
-the tokenizer and of the base. A project without that module has no findings.
+stages' settings, which this package may not, so it is run as a command, `python -m
+evaluation.settings --json`, which costs a second. Its answer is kept beside DVC's temporary files
+until something that it reads changes: params.yaml, dvc.yaml, code, which sources exist, and the
+files of the tokenizer and of the base. A project without that module has no findings.
 """
 
 import json

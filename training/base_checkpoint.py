@@ -14,75 +14,32 @@ recalls nothing (docs/log.md).
 """
 
 import shutil
-import sys
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
-from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from assets.agreement import disagreement
-from assets.stage import Config, UserError, command, names_of, output, read_params
+from assets.stage import UserError, command, names_of, output, read_params
 from assets.tokenizer import FILES, bos_eos_ids, clear_use, load_tokenizer
 from training import attention
+from training.base_checkpoint_config import Act, Architecture, BaseCheckpointConfig
 from training.batches import RowsInMemory, document_rows, with_repeats
 from training.curves import write_log
 from training.loop import Task, train
 from training.loss import TokenLoss
 from training.model import (
     MODEL_SUFFIXES,
-    built_tokenizer,
     load_model,
     make_reproducible,
-    read_config,
     rope_base,
     save_model,
 )
-from training.optimizer import OptimizerConfig, make_optimizer
+from training.optimizer import make_optimizer
 from training.parallel import alone
 from training.snapshots import StepLog
+from training.vocabulary import CORPUS, TOKENIZER, check_vocabulary
 
-TOKENIZER = Path("data/tokenizer")
-CORPUS = Path("data/tokenized_corpus")
 COPIED = MODEL_SUFFIXES | {".csv"}
-OLDER_FORMS = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-"""Files that may hold the tokenizer of a folder without tokenizer.json."""
-
-
-class Architecture(Config):
-    """Shape of a small Llama; the vocabulary is the tokenizer's."""
-
-    hidden_size: Annotated[int, Field(ge=8)] = 128
-    layers: Annotated[int, Field(ge=1)] = 2
-    heads: Annotated[int, Field(ge=1)] = 4
-    feed_forward: Annotated[int, Field(ge=8)] = 384
-    rope_base: Annotated[float, Field(gt=1)] = 10_000.0
-    context: Annotated[int, Field(ge=16)] = 256
-    """Tokens the base can read: C."""
-
-
-class Act(Config):
-    """One act of the curriculum."""
-
-    row_length: Annotated[int, Field(ge=16)]
-    """Tokens in a row."""
-    tokens: Annotated[int, Field(ge=1)]
-    """Tokens trained in this act."""
-    repeated_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of rows that are a random span repeated verbatim."""
-    optimizer: OptimizerConfig
-
-
-class BaseCheckpointConfig(Config):
-    """Where the base comes from; `architecture` and `acts` count only when it is pretrained here."""
-
-    source: Path
-    """A transformers folder, or `data/tokenized_corpus` to pretrain on it."""
-    seed: int = 0
-    architecture: Architecture = Architecture()
-    acts: tuple[Act, ...] = ()
 
 
 def run() -> None:
@@ -133,73 +90,6 @@ def _copy_base(source: Path, folder: Path) -> PreTrainedModel:
             shutil.copyfile(TOKENIZER / name, folder / name)
     clear_use(folder)
     return model
-
-
-def check_vocabulary(source: Path, tokenizer: Path = TOKENIZER) -> None:
-    """Raises UserError unless ids of the graph's tokenizer mean to this model what they mean to the
-    tokenizer.
-
-    tokenizer: the folder of the graph's tokenizer, or the one it will be copied from.
-    """
-    ours = load_tokenizer(tokenizer)
-    rows = int(read_config(source).get_text_config().vocab_size)
-    vocabulary = ours.get_vocab(with_added_tokens=True)
-    theirs, file = _own_tokenizer(source)
-    why = None
-    if theirs is not None:
-        why = disagreement(theirs, ours) or _other_ends(source, theirs, tokenizer, ours)
-    if why:
-        advice = (
-            f"Set tokenizer.source to {source}."
-            if file.endswith("tokenizer.json")
-            else (
-                f"Put its tokenizer.json there, or remove {file} if you know that the ids are "
-                "equal."
-            )
-        )
-        raise UserError(
-            f"{file} is not the tokenizer that made {CORPUS} ({tokenizer}): {why}. {advice}"
-        )
-    if theirs is None:
-        print(
-            f"base_checkpoint.source = {source}: {file}, so its ids cannot be compared with those "
-            f"of {tokenizer}, which has {len(vocabulary):,} of its {rows:,} tokens",
-            file=sys.stderr,
-        )
-    highest = max(vocabulary.values())
-    if highest >= rows:
-        raise UserError(
-            f"its config.json says vocab_size = {rows}, but the tokenizer of tokenizer.source "
-            "gives ids up "
-            f"to {highest}. Set tokenizer.source to this model's tokenizer, or name the model it "
-            "is of."
-        )
-
-
-def _own_tokenizer(source: Path) -> tuple[Tokenizer | None, str]:
-    """The model's own tokenizer and the file it is in; or None, and why there is none."""
-    if (source / "tokenizer.json").is_file():
-        return load_tokenizer(source), str(source / "tokenizer.json")
-    older = next((name for name in OLDER_FORMS if (source / name).is_file()), None)
-    if older is None:
-        return None, "it brings no tokenizer"
-    built = built_tokenizer(source)
-    return built, f"{source / older}" if built else f"its tokenizer ({older}) cannot be opened here"
-
-
-def _other_ends(source: Path, theirs: Tokenizer, folder: Path, ours: Tokenizer) -> str | None:
-    """A message if the model's own files name other begin or end tokens than the graph's, in
-    `folder`; else None."""
-    if not (source / "tokenizer_config.json").is_file():
-        return None  # the model gets the graph's file
-    there, here = bos_eos_ids(source, theirs), bos_eos_ids(folder, ours)
-    for place, name in enumerate(("bos_token", "eos_token")):
-        if there[place] != here[place]:
-            return (
-                f"tokenizer_config.json there names the id {there[place]} as {name}, and here "
-                f"{here[place]}"
-            )
-    return None
 
 
 def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:

@@ -31,20 +31,19 @@ from assets.stage import (
 )
 from assets.tokenizer import clear_use
 from training.baselines import ENDPOINT, bring
+from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.curves import LOG, write_log
 from training.extension import (
-    BASE,
     ORIGIN,
     SCRATCH,
     STOPPED,
-    CheckpointConfig,
-    ModelConfig,
     clear_others,
     decides,
     extend,
     scratch_folder,
     settings,
 )
+from training.hardware import ACCELERATE
 from training.loop import Stopped
 from training.model import (
     MODEL_SUFFIXES,
@@ -57,7 +56,6 @@ from training.model import (
 from training.parallel import alone
 from training.rope import trained_context
 
-ACCELERATE = "NEEDLEWORK_ACCELERATE"
 PATIENCE = "NEEDLEWORK_SECONDS_TO_STOP"
 SECONDS_TO_STOP = 900.0
 TORCH_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"

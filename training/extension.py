@@ -22,17 +22,15 @@ import sys
 import time
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from transformers import PretrainedConfig
 
 from assets.origin import note
 from assets.stage import (
     DATA,
     RECORD,
-    Config,
     UserError,
     is_whole,
     missing,
@@ -45,17 +43,16 @@ from assets.stage import (
 )
 from training import attention, probe, snapshots
 from training.batches import PackedRows, open_rows
+from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.curves import write_log
 from training.flops import shape_of
 from training.loop import Diverged, Patience, Stopped, Task, train
 from training.loss import TokenLoss
 from training.memory import GIB, USABLE, on_device
 from training.model import load_model, make_reproducible, read_config, save_model, shell_of
-from training.optimizer import OptimizerConfig, make_optimizer
+from training.optimizer import make_optimizer
 from training.parallel import World, alone, divide, join_world, whole_weights
-from training.rope import RopeConfig
 
-BASE = Path("data/base_checkpoint")
 SCRATCH = Path(".training/checkpoint")
 SECONDS = "NEEDLEWORK_SNAPSHOT_SECONDS"
 SECONDS_BETWEEN_SNAPSHOTS = 900.0
@@ -67,44 +64,6 @@ DECIDES, ORIGIN = "decides.json", "origin.json"
 """In a scratch folder: the values that its name is a hash of, and the code and packages so far."""
 STOPPED = 143
 """Exit status after SIGTERM, as a shell gives it."""
-
-
-class ModelConfig(Config):
-    """What one model of the comparison is made from."""
-
-    source: Path
-    """A folder of packed rows, to train on them; a model's folder, to take it as it is
-    (data/base_checkpoint for a control that is not trained); another model of the comparison, to
-    take its snapshot `at`; or a YAML file that names somebody else's model (training/baselines.py).
-    """
-    rope: RopeConfig | None = None
-    """How the rotary embedding is stretched before training; None keeps the base model's."""
-    snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Tokens after which to keep the model as it is then, each at the end of the step that reaches
-    it.
-    """
-    at: int | None = None
-    """Which of those snapshots of the model in `source` this one is."""
-
-
-class CheckpointConfig(Config):
-    """Continual pretraining, the same for every model."""
-
-    seed: int = 0
-    tokens: Annotated[int, Field(ge=1)]
-    """Tokens to train on, rounded down to whole optimizer steps (at least one)."""
-    context: Annotated[int, Field(ge=16)]
-    """Context length written into the trained model's config, in tokens."""
-    document_mask: bool = False
-    """Whether documents that share a row are kept from seeing each other (the paper: no)."""
-    precision: Literal["bf16", "fp32", "fp8"] = "bf16"
-    """Of matrix products; weights and sums are fp32 either way. fp8: that of linear layers, the
-    rest bf16.
-    """
-    saved_as: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights in the saved model."""
-    optimizer: OptimizerConfig
-    models: dict[str, ModelConfig]
 
 
 def extend(name: str, world: World) -> Path:

@@ -7,10 +7,14 @@ and costs nothing; the head counts.
 """
 
 from dataclasses import dataclass
-
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
 
 from training.rope import head_dim
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from training.config_json import Dimensions
 
 PEAK_BF16 = {
     "A100": 312e12,
@@ -68,7 +72,7 @@ class Shape:
         return self.linear_flops() + self.attention_flops(length)
 
 
-def shape_of(config: PretrainedConfig) -> Shape:
+def shape_of(config: "PretrainedConfig | Dimensions") -> Shape:
     """The dimensions in a transformers config of a dense decoder."""
     heads = int(config.num_attention_heads)
     return Shape(

@@ -22,7 +22,8 @@ from assets.stage import UserError
 from training.batches import Rows, row_order
 from training.flops import PEAK_BF16, named_gpu, shape_of
 from training.loss import TokenLoss
-from training.optimizer import OptimizerConfig, clip, learning_rate_at, set_rate
+from training.optimizer import clip, learning_rate_at, set_rate
+from training.optimizer_config import OptimizerConfig
 from training.parallel import World
 from training.passes import counted, forward, shares
 from training.snapshots import StepLog

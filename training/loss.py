@@ -14,10 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from assets.stage import UserError
+from training.memory import LOGITS_AT_ONCE
 
 IGNORED = -100
-LOGITS_AT_ONCE = 1 << 26
-"""Logits held at once: 256 MiB in fp32, and half that again in bf16."""
 
 
 class TokenLoss(nn.Module):

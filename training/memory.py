@@ -6,13 +6,14 @@ here: the peak that a run reports when it ends is the judge, and a margin is lef
 """
 
 from training.flops import Shape
-from training.loss import LOGITS_AT_ONCE
-from training.parallel import Hardware
+from training.hardware import Hardware
 
 GIB = float(1 << 30)
 USABLE = 0.95
 """Of a device's memory; the rest goes to the driver, NCCL and fragments."""
 MOMENT_BYTES = {"adamw": 8, "adamw_8bit": 2}
+LOGITS_AT_ONCE = 1 << 26
+"""Logits that the loss holds at once: 256 MiB in fp32, and half that again in bf16."""
 
 
 def on_device(

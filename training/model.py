@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from assets.stage import UserError
 from assets.tokenizer import allow_length, bos_eos_ids, clear_use, load_tokenizer
+from training.config_json import config_file
 from training.rope import RopeConfig, stretched
 
 TOKENIZER_FILES = (
@@ -66,11 +67,7 @@ def read_config(
 
     Raises UserError where there is none. Never runs code from the folder and never asks the Hub.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder}: no config.json there. A base model is a transformers folder: config.json, "
-            "*.safetensors, tokenizer.json. Set base_checkpoint.source to one."
-        )
+    config_file(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

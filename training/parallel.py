@@ -9,16 +9,14 @@ processes in fp32. The order of the data depends on neither.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import yaml
 from accelerate import PartialState
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -31,110 +29,15 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from assets.stage import UserError
+from training.hardware import VARIABLE, Hardware
 from training.loss import TokenLoss
-from training.switches import (
-    CHECKPOINT,
-    KEEP_ATTENTION,
-    OFFLOAD,
-    VARIABLE,
-    apply,
-    checkpoint_activations,
-    switches_of,
-    to_fp8,
-)
+from training.switches import apply, checkpoint_activations, to_fp8
 
 LAUNCHED = "ACCELERATE_USE_FSDP"
 WAIT = timedelta(hours=2)
 """How long processes wait for each other: the main one reads and hashes whole snapshots meanwhile
 (156 GB at 250 MB/s take 10 minutes, which is NCCL's own limit).
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """What an accelerate file says beyond how many processes there are."""
-
-    sp: int = 1
-    """Processes along which a row is divided (parallelism_config_sp_size)."""
-    checkpoint_activations: bool = False
-    """Keep only what enters each layer and compute the rest again: a third more FLOP for a tenth of
-    the memory.
-    """
-    offload_activations: bool = False
-    """Keep that in the host's memory, at the cost of two copies a layer
-    (fsdp_activation_checkpointing_offload).
-    """
-    offload_weights: bool = False
-    """Keep weights, gradients and the optimizer's moments in the host's memory and update them
-    there.
-    """
-    reshard: bool = True
-    """Give up a layer's gathered weights after its forward pass."""
-    keep_attention: bool = False
-    """With checkpointed activations: also keep attention's outputs."""
-    switches: frozenset[str] = frozenset()
-    """All names in NEEDLEWORK_SWITCHES (training/switches.py)."""
-
-    @classmethod
-    def of_file(cls, path: Path) -> tuple["Hardware", int]:
-        """What `accelerate launch` would make of that file, and how many processes it starts.
-        Raises UserError.
-        """
-        try:
-            values = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{path}: {error}. training/accelerate/ has some that are right."
-            ) from None
-        return cls.of_environment(
-            {
-                name.upper(): str(value)
-                for part in ("fsdp_config", "parallelism_config")
-                for name, value in (values.get(part) or {}).items()
-            }
-        ), int(values["num_processes"])
-
-    @classmethod
-    def of_environment(cls, environment: Mapping[str, str]) -> "Hardware":
-        """What `accelerate launch` left there. Raises UserError for what is refused."""
-
-        def size(name: str) -> int:
-            return int(environment.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1"))
-
-        def on(name: str, default: bool = False) -> bool:
-            return environment.get(f"FSDP_{name}", str(default)).lower() in (
-                "true",
-                "1",
-                "full_shard",
-            )
-
-        if size("CP") > 1:
-            raise UserError(
-                "parallelism_config_cp_size > 1: context parallelism drops attention masks and is "
-                "plain "
-                "causal whatever is asked, so with checkpoint.document_mask documents would "
-                "silently see "
-                "each other. Divide rows with parallelism_config_sp_size instead (Ulysses)."
-            )
-        if size("TP") > 1:
-            raise UserError(
-                "parallelism_config_tp_size > 1: tensor parallelism is not offered; weights are "
-                "sharded "
-                "over all processes anyway (FSDP2). Remove it."
-            )
-        switches = switches_of(environment)
-        keep = KEEP_ATTENTION in switches
-        offload = on("ACTIVATION_CHECKPOINTING_OFFLOAD") or OFFLOAD in switches
-        return cls(
-            sp=size("SP"),
-            checkpoint_activations=on("ACTIVATION_CHECKPOINTING")
-            or bool({CHECKPOINT, KEEP_ATTENTION, OFFLOAD} & switches),
-            offload_activations=offload,
-            offload_weights=on("OFFLOAD_PARAMS"),
-            reshard=on("RESHARD_AFTER_FORWARD", True),
-            keep_attention=keep,
-            switches=switches,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

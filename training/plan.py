@@ -9,9 +9,11 @@ paper's own days say about it.
 accelerate file in force (NEEDLEWORK_ACCELERATE; else one device), and of each needle grid, on one.
 A model that is not trained costs nothing. What the grid of a model costs that a YAML file names is
 not said. A grid is read as evaluation/walk.py reads it, at the same MFU; the frame, the statement
-and the answer are left out.
-The grid's defaults stand in evaluation/needle.py, which this package may not import; a test holds
-the two together.
+and the answer are left out. The grid's defaults stand in evaluation/needle_report_config.py, which
+this package may not import; a test holds the two together.
+
+It runs before work is priced, so it reads a plain Llama's config.json and the figures as JSON.
+Other models are read by transformers, which costs seconds.
 """
 
 import argparse
@@ -24,23 +26,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from pydantic import ValidationError
-from transformers import LlamaConfig, PretrainedConfig
 
 from assets.recipes import MixedDatasetConfig
 from assets.stage import UserError
-from training.base_checkpoint import BaseCheckpointConfig
-from training.checkpoint import ACCELERATE
-from training.extension import BASE, CheckpointConfig, ModelConfig
+from training.base_checkpoint_config import BaseCheckpointConfig
+from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
+from training.config_json import Dimensions, plain_llama, read_dimensions
 from training.flops import MEMORY_GIB, PEAK_BF16, Shape, named_gpu, shape_of
+from training.hardware import ACCELERATE, Hardware
 from training.memory import GIB, MOMENT_BYTES, USABLE, on_device, on_host
-from training.model import read_config
-from training.parallel import Hardware
 
 PROFILES, FIGURES, PARAMS = Path("profiles"), Path("models"), Path("params.yaml")
 GPU = "A100"
+DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")))
+"""Files of Linux, one of which is there where a GPU can be used: NVIDIA, AMD, Windows below."""
 PRETRAINED = Path("data/tokenized_corpus")
 """The base's source if it is pretrained here."""
 DAY = 86_400
@@ -142,7 +143,7 @@ def job_of(path: Path, gpu: str, hardware: Hardware, gpus: int) -> Job:
     except (ValidationError, KeyError, TypeError, OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {error}") from None
     return Job(
-        shape=shape_of(_config_of(source)),
+        shape=shape_at(source),
         rows=rows,
         length=length,
         config=config,
@@ -154,11 +155,29 @@ def job_of(path: Path, gpu: str, hardware: Hardware, gpus: int) -> Job:
     )
 
 
-def _config_of(source: Path) -> PretrainedConfig:
+def shape_at(source: Path) -> Shape:
+    """Of the model in `source`, or of the figures under its name until it is there. Raises
+    UserError.
+    """
     figures = FIGURES / f"{source.name}.json"
     if (source / "config.json").is_file() or not figures.is_file():
-        return read_config(source)
-    return LlamaConfig.from_json_file(figures)
+        return shape_in(source)
+    known = read_dimensions(figures, Dimensions)
+    if known is not None:
+        return shape_of(known)
+    from transformers import LlamaConfig
+
+    return shape_of(LlamaConfig.from_json_file(figures))
+
+
+def shape_in(folder: Path) -> Shape:
+    """Of the model in `folder`. Raises UserError."""
+    plain = plain_llama(folder)
+    if plain is not None:
+        return shape_of(plain)
+    from training.model import read_config
+
+    return shape_of(read_config(folder))
 
 
 def describe(job: Job, mfu: float, trainings: int) -> str:
@@ -242,7 +261,7 @@ def beside_the_paper(mfu: float) -> str:
         f"{'model':<12}{'length':>8}{'paper':>9}{'plan':>9}{'plan/paper':>12}{'its MFU':>9}",
     ]
     for row in PAPER:
-        flops = PAPER_TOKENS * shape_of(_config_of(FIGURES / row.model)).training_flops(row.length)
+        flops = PAPER_TOKENS * shape_at(FIGURES / row.model).training_flops(row.length)
         at_peak = flops / (row.gpus * PEAK_BF16["A100"]) / DAY
         lines.append(
             f"  {row.gpus:>4}  {row.model:<12}{row.length:>8,}{row.days:>7.0f} "
@@ -267,7 +286,7 @@ def shape_under(model: ModelConfig, base: Shape) -> Shape | None:
     if model.source.suffix in (".yaml", ".yml"):
         return None
     own = model.source != BASE and (model.source / "config.json").is_file() and model.at is None
-    return shape_of(read_config(model.source)) if own else base
+    return shape_in(model.source) if own else base
 
 
 def read_flops(shape: Shape, known: int, read: int) -> float:
@@ -331,12 +350,20 @@ def grid_line(path: Path, job: Job, mfu: float) -> str:
     )
 
 
+def gpu_here() -> str | None:
+    """The entry of PEAK_BF16 that this machine's GPU is, if it has one that PyTorch can use."""
+    if sys.platform == "linux" and not any(path.exists() for path in DRIVERS):
+        return None
+    import torch
+
+    return named_gpu(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+
+
 def prices_in_force() -> dict[str, dict[str, float]]:
     """Those of params.yaml here and now. Raises UserError."""
     file = os.environ.get(ACCELERATE)
     hardware, gpus = Hardware.of_file(Path(file)) if file else (Hardware(), 1)
-    gpu = named_gpu(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    job = job_of(PARAMS, gpu or GPU, hardware, gpus)
+    job = job_of(PARAMS, gpu_here() or GPU, hardware, gpus)
     try:
         return prices(job, yaml.safe_load(PARAMS.read_text())["needle_report"], MFU)
     except (LookupError, TypeError, ValueError, AttributeError) as error:

@@ -9,12 +9,16 @@ it computes something else on short prompts than it was trained on (thread 11 th
 """
 
 from math import pi
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
-from transformers import PretrainedConfig
 
 from assets.stage import Config, UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from training.config_json import Dimensions
 
 PARTIAL = "partial_rotary_factor"
 
@@ -47,7 +51,7 @@ class RopeConfig(Config):
         return self
 
 
-def stretched(config: PretrainedConfig, rope: RopeConfig, context: int) -> dict[str, Any]:
+def stretched(config: "PretrainedConfig", rope: RopeConfig, context: int) -> dict[str, Any]:
     """The model's rope_parameters after `rope`, for a context of that many tokens.
 
     A scaling that the model already has (Llama 3's) stays, except under YaRN. Raises UserError
@@ -85,20 +89,20 @@ def stretched(config: PretrainedConfig, rope: RopeConfig, context: int) -> dict[
     return {**current, "rope_theta": base}
 
 
-def trained_context(config: PretrainedConfig) -> int:
+def trained_context(config: "PretrainedConfig") -> int:
     """Tokens the model was first trained on."""
     parameters = getattr(config, "rope_parameters", None) or {}
     return int(parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
 
 
-def head_dim(config: PretrainedConfig) -> int:
+def head_dim(config: "PretrainedConfig | Dimensions") -> int:
     """Dimensions of one attention head."""
     return int(
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
 
 
-def rotating_dim(config: PretrainedConfig) -> int:
+def rotating_dim(config: "PretrainedConfig") -> int:
     """Those of them that rotate: all of Llama's, half of GLM's, a quarter of GPT-NeoX's."""
     parameters = getattr(config, "rope_parameters", None) or {}
     return int(head_dim(config) * (parameters.get(PARTIAL) or 1.0))

@@ -18,7 +18,7 @@ fp8 linear layers change the numbers, so they are a parameter: checkpoint.precis
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,11 +27,8 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from transformers import PreTrainedModel
 
 from assets.stage import UserError
+from training.hardware import COMPILE, LIGER, TILED_MLP, VARIABLE
 
-VARIABLE = "NEEDLEWORK_SWITCHES"
-CHECKPOINT, KEEP_ATTENTION, OFFLOAD = "checkpoint", "keep_attention", "offload"
-LIGER, COMPILE, TILED_MLP = "liger", "compile", "tiled_mlp"
-KNOWN = (CHECKPOINT, KEEP_ATTENTION, OFFLOAD, LIGER, COMPILE, TILED_MLP)
 ATTENTION_OPERATORS = (
     "aten::_scaled_dot_product_flash_attention",
     "aten::_scaled_dot_product_cudnn_attention",
@@ -43,22 +40,6 @@ ATTENTION_OPERATORS = (
 COMPILED_SHAPES = 64
 TILE = 4096
 """Tokens of a tile of the feed-forward: enough to fill a GPU."""
-
-
-def switches_of(environment: Mapping[str, str]) -> frozenset[str]:
-    """The switches in the environment. Raises UserError for an unknown name."""
-    names = [name.strip() for name in environment.get(VARIABLE, "").split(",") if name.strip()]
-    unknown = [name for name in names if name not in KNOWN]
-    if unknown:
-        raise UserError(
-            f"{VARIABLE} = {environment[VARIABLE]}: no switch is called {unknown[0]!r}. There are: "
-            f"{', '.join(KNOWN)}."
-        )
-    if LIGER in names and COMPILE in names:
-        raise UserError(
-            f"{VARIABLE}: {LIGER} and {COMPILE} fuse the same operations. Choose one of them."
-        )
-    return frozenset(names)
 
 
 def checkpoint_activations(model: PreTrainedModel, keep_attention: bool, offload: bool) -> None:

@@ -12,10 +12,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from assets.stage import UserError, write_json
 from evaluation import book_qa_report, needle_report
-from evaluation.book_qa_report import BookQaReportConfig, Question, ask
+from evaluation.book_qa_report import Question, ask
+from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import asking, last_ids, rendered, seam
 from evaluation.needle import Haystacks
-from evaluation.needle_report import NeedleReportConfig
+from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.subject import Subject, of_user
 
 GRASS = "The grass is green . The sky is blue . " * 40

@@ -16,9 +16,9 @@ from chat_world import ASSISTANT, BEGIN, END, USER, write_speaker
 
 from assets.stage import UserError
 from evaluation import book_qa_report, needle_report
-from evaluation.book_qa_report import BookQaReportConfig
+from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.endpoint import complete, complete_all
-from evaluation.needle_report import NeedleReportConfig
+from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.subject import of_user
 from training.baselines import EndpointConfig
 

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from assets.stage import write_json
 from assets.tokenizer import train_bpe
 from evaluation import needle_report
-from evaluation.needle_report import NeedleReportConfig, make_test, measure
+from evaluation.needle_report import make_test, measure
+from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.subject import of_user
 from training.model import make_reproducible
 

@@ -5,7 +5,8 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.loss_report import LossReportConfig, band_names, by_domain, in_span, spans
+from evaluation.loss_report import band_names, by_domain, in_span, spans
+from evaluation.loss_report_config import LossReportConfig
 from evaluation.needle_report import summarise
 
 CONFIG = LossReportConfig(bands=(4, 16, 40), points=(16, 32), tokens_per_domain=1)

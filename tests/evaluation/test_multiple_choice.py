@@ -12,7 +12,8 @@ from chat_world import write_speaker
 from assets.stage import UserError
 from evaluation import short_context_report
 from evaluation.multiple_choice import labels, made_questions, place, read_sets
-from evaluation.short_context_report import ShortContextReportConfig, Task, _judge, _why
+from evaluation.short_context_report import _judge, _why
+from evaluation.short_context_report_config import ShortContextReportConfig, Task
 from evaluation.subject import of_user
 
 TREES = [

@@ -9,19 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.chat import asking
-from evaluation.needle import (
-    Cell,
-    Drawn,
-    Given,
-    Grid,
-    Haystacks,
-    Needle,
-    cells,
-    fill,
-    make_needle,
-    prompt,
-)
+from evaluation.needle import Cell, Haystacks, Needle, cells, fill, make_needle, prompt
 from evaluation.needle_report import judge
+from evaluation.needle_report_config import Drawn, Given, Grid
 from evaluation.subject import Subject, of_user
 from training.plan import places_of
 

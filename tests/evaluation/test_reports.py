@@ -18,11 +18,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from assets.stage import UserError, write_json
 from assets.tokenizer import train_bpe
 from evaluation import needle_report, short_context_report
-from evaluation.book_qa_report import BookQaReportConfig, Question, ask, read_questions
+from evaluation.book_qa_report import Question, ask, read_questions
+from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import asking
-from evaluation.needle_report import NeedleReportConfig, measure
+from evaluation.needle_report import measure
+from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.report import _changed
-from evaluation.short_context_report import ShortContextReportConfig, Task
+from evaluation.short_context_report_config import ShortContextReportConfig, Task
 from evaluation.subject import Subject, of_user
 from evaluation.walk import cache_bytes
 from training.model import make_reproducible

@@ -10,9 +10,11 @@ from chat_world import ASSISTANT, BEGIN, END, SPECIAL, TEMPLATE, USER, write_spe
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from assets.stage import write_json
-from evaluation.book_qa_report import BookQaReportConfig, Question, ask
+from evaluation.book_qa_report import Question, ask
+from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import Asking, asking, may_be_read_as_tokens, written
-from evaluation.needle import Drawn, Given, Haystacks, make_needle
+from evaluation.needle import Haystacks, make_needle
+from evaluation.needle_report_config import Drawn, Given
 from evaluation.short_context_report import _judge
 from evaluation.specials import MARK
 from evaluation.subject import Subject, of_user

@@ -5,8 +5,9 @@ import torch
 from worlds import LENGTH, VOCABULARY, tiny
 
 from training.batches import Batch
+from training.hardware import Hardware
 from training.loss import TokenLoss
-from training.parallel import Hardware, World, divide
+from training.parallel import World, divide
 from training.passes import forward
 
 

@@ -11,8 +11,9 @@ from worlds import VOCABULARY, tiny
 from assets.stage import UserError
 from training import attention
 from training.batches import Batch
+from training.hardware import Hardware
 from training.loss import TokenLoss
-from training.parallel import Hardware, alone
+from training.parallel import alone
 from training.passes import forward, shares
 from training.probe import agrees_with_stock, check_sight
 

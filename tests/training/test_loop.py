@@ -11,7 +11,8 @@ from training.batches import RowsInMemory, row_order
 from training.extension import cpu_multiplies_bf16, slow_bf16
 from training.loop import Diverged, Task, accumulate, train
 from training.loss import TokenLoss
-from training.optimizer import OptimizerConfig, clip, learning_rate_at, make_optimizer
+from training.optimizer import clip, learning_rate_at, make_optimizer
+from training.optimizer_config import OptimizerConfig
 from training.parallel import alone
 from training.snapshots import StepLog
 

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from worlds import tiny
 
 from training.flops import shape_of
+from training.hardware import Hardware
 from training.memory import on_device, on_host
-from training.parallel import Hardware
 from training.plan import PAPER, beside_the_paper, grid_flops, read_flops
 
 ROOT = Path(__file__).parents[2]

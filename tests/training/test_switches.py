@@ -11,8 +11,9 @@ from worlds import VOCABULARY, tiny
 from assets.stage import UserError
 from training import attention, switches
 from training.batches import Batch
+from training.hardware import VARIABLE, Hardware
 from training.loss import TokenLoss
-from training.parallel import Hardware, World, divide
+from training.parallel import World, divide
 from training.passes import forward
 
 LENGTH = 96
@@ -20,7 +21,7 @@ LENGTH = 96
 
 def world(*names: str) -> World:
     """One CPU process with these switches."""
-    environment = {switches.VARIABLE: ",".join(names)}
+    environment = {VARIABLE: ",".join(names)}
     return World(device=torch.device("cpu"), hardware=Hardware.of_environment(environment))
 
 

@@ -1,0 +1,14 @@
+"""What params.yaml may say of the lengths (assets/length_histograms.py)."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from assets.stage import Config
+
+
+class LengthHistogramsConfig(Config):
+    """Lengths worth asking about."""
+
+    thresholds: tuple[Annotated[int, Field(ge=1)], ...]
+    """Report the share of documents and of tokens in documents longer than these, in tokens."""

@@ -1,0 +1,43 @@
+"""What params.yaml may say of the base model (training/base_checkpoint.py)."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from assets.stage import Config
+from training.optimizer_config import OptimizerConfig
+
+
+class Architecture(Config):
+    """Shape of a small Llama; the vocabulary is the tokenizer's."""
+
+    hidden_size: Annotated[int, Field(ge=8)] = 128
+    layers: Annotated[int, Field(ge=1)] = 2
+    heads: Annotated[int, Field(ge=1)] = 4
+    feed_forward: Annotated[int, Field(ge=8)] = 384
+    rope_base: Annotated[float, Field(gt=1)] = 10_000.0
+    context: Annotated[int, Field(ge=16)] = 256
+    """Tokens the base can read: C."""
+
+
+class Act(Config):
+    """One act of the curriculum."""
+
+    row_length: Annotated[int, Field(ge=16)]
+    """Tokens in a row."""
+    tokens: Annotated[int, Field(ge=1)]
+    """Tokens trained in this act."""
+    repeated_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of rows that are a random span repeated verbatim."""
+    optimizer: OptimizerConfig
+
+
+class BaseCheckpointConfig(Config):
+    """Where the base comes from; `architecture` and `acts` count only when it is pretrained here."""
+
+    source: Path
+    """A transformers folder, or `data/tokenized_corpus` to pretrain on it."""
+    seed: int = 0
+    architecture: Architecture = Architecture()
+    acts: tuple[Act, ...] = ()
