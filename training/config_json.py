@@ -9,7 +9,7 @@ down here, and a test holds it against transformers.
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -67,6 +67,8 @@ class PlainLlama(Dimensions):
     rope_parameters: PlainRope | None = None
     rope_theta: Number | None = None
     rope_scaling: None = None
+    name_or_path: Annotated[str | None, Field(alias="_name_or_path")] = None
+    js_config: Annotated[dict[str, Any] | None, Field(alias="transformers.js_config")] = None
     architectures: list[str] | None = None
     attention_bias: bool = False
     attention_dropout: Number = 0.0
@@ -75,10 +77,12 @@ class PlainLlama(Dimensions):
     eos_token_id: int | None = None
     hidden_act: str = "silu"
     initializer_range: Annotated[Real, Field(ge=0, le=1)] = 0.02
+    is_llama_config: bool = True
     mlp_bias: bool = False
     pad_token_id: int | None = None
     pretraining_tp: int = 1
     rms_norm_eps: Real = 1e-6
+    rope_interleaved: Literal[False] = False
     torch_dtype: Kind = None
     transformers_version: str | None = None
     use_cache: bool = True

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, processors
 from transformers import (
@@ -72,6 +73,9 @@ def read_config(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}/config.json: transformers cannot read it: {error}") from None
+    except StrictDataclassError as error:  # a value of a wrong type, told in two lines
+        said = " ".join(str(error).split())
+        raise UserError(f"{folder}/config.json: transformers cannot read it: {said}") from None
     if rope is not None and context is not None:
         config.rope_parameters = stretched(config, rope, context)
         config.max_position_embeddings = context

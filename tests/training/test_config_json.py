@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, LlamaConfig
 
+from assets.stage import UserError
 from training.config_json import Dimensions, PlainLlama, plain_llama, read_dimensions
 from training.flops import shape_of
 from training.model import read_config
@@ -41,6 +42,8 @@ def model(folder: Path, **changes: Any) -> Path:
         {"rope_theta": 500000.0, "rope_scaling": None, "torch_dtype": "bfloat16"},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 10000}},
         {"bos_token_id": 1, "eos_token_id": 2, "architectures": ["LlamaForCausalLM"]},
+        {"_name_or_path": "meta-llama/Llama-2-7b-hf", "torch_dtype": "float16"},
+        {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"a": "b"}},
     ],
 )
 def test_a_plain_llama_has_the_shape_that_transformers_reads(
@@ -82,7 +85,9 @@ def test_what_is_not_plain_is_left_to_transformers(tmp_path: Path, changes: dict
     assert plain_llama(model(tmp_path, **changes)) is None
 
 
-@pytest.mark.parametrize("key", PlainLlama.model_fields)
+@pytest.mark.parametrize(
+    "key", [field.alias or name for name, field in PlainLlama.model_fields.items()]
+)
 def test_whatever_a_plain_key_says_transformers_takes_it_and_finds_the_same(
     tmp_path: Path, key: str
 ) -> None:
@@ -91,6 +96,11 @@ def test_whatever_a_plain_key_says_transformers_takes_it_and_finds_the_same(
         if plain is not None:
             theirs = read_config(tmp_path)
             assert (shape_of(plain), plain.vocab_size) == (shape_of(theirs), theirs.vocab_size)
+
+
+def test_a_value_of_a_wrong_type_is_a_line_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="config.json: transformers cannot read it: .*rms_norm_eps"):
+        read_config(model(tmp_path, rms_norm_eps=1))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": "llama"}', "\ufeff{}"])
