@@ -131,3 +131,17 @@ def test_every_link_and_picture_leads_somewhere(path: Path, link: str) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_LINES
+
+
+OWN = re.compile(r"NEEDLEWORK_[A-Z_]*[A-Z](?:_<POOL>)?")
+
+
+def test_every_variable_that_the_code_reads_is_on_its_page_and_no_other() -> None:
+    """A launcher's variable ends in the name of a pool."""
+    read = {
+        "NEEDLEWORK_RUN_<POOL>" if name == "NEEDLEWORK_RUN_" else name
+        for package in ("assets", "training", "evaluation", "orchestration")
+        for path in (ROOT / package).glob("*.py")
+        for name in re.findall(r'"(NEEDLEWORK_[A-Z_]+)"', path.read_text())
+    }
+    assert read == set(OWN.findall(PAGES[ROOT / "docs/environment.md"]))

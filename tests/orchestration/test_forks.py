@@ -13,6 +13,8 @@ from dvc_world import make_world
 from orchestration.forks import Fork, Forks
 from orchestration.running import environment
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

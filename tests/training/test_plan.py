@@ -19,6 +19,8 @@ from training.memory import on_device, on_host
 from training.parallel import Hardware
 from training.plan import PAPER, beside_the_paper, grid_flops, read_flops
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FIGURES = {
     "llama-2-7b": 6.738e9,
