@@ -9,7 +9,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test ui setup profile check packed plan metrics preview approve accept clean help
+.PHONY: demo test test-fast ui setup profile check packed plan metrics preview approve accept clean help
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -30,6 +30,12 @@ test: $(READY)   ## lint, types, tests
 	ruff format --check .
 	mypy
 	pytest --numprocesses 3 --dist worksteal
+
+test-fast: $(READY) ## the same without servers, browser and long trainings: for daily work
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest --numprocesses 3 --dist worksteal -m 'not slow'
 
 ui: $(READY)     ## Dagster on http://127.0.0.1:3000, kept up until Ctrl-C
 	python -m orchestration.ui

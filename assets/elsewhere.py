@@ -38,7 +38,7 @@ VARIABLE = "NEEDLEWORK_RUN_"
 """Of the environment, followed by a pool: what is put before the commands of its stages."""
 INSIDE = "NEEDLEWORK_ELSEWHERE"
 """In the environment of a stage that runs on the other machine: its pool."""
-PATIENCE, SECONDS_TO_STOP = "NEEDLEWORK_SECONDS_TO_STOP", 120.0
+PATIENCE, SECONDS_TO_STOP = "NEEDLEWORK_SECONDS_TO_STOP", 900.0
 """As in orchestration/guard.py."""
 ALSO = ("PYTHONPATH", "PYTHONUNBUFFERED", "TQDM_DISABLE", "HF_HUB_OFFLINE")
 """What goes along of the environment, beside the variables of this project."""

@@ -35,6 +35,7 @@ run_monitoring:          # a run whose process died goes on in a new one; what w
   enabled: true
   poll_interval_seconds: 15
   max_resume_run_attempts: 5
+  cancel_timeout_seconds: 960   # a training writes a snapshot first: NEEDLEWORK_SECONDS_TO_STOP is 900
 run_retries:             # a run that ended otherwise than by a failed item, as when `make ui` is ended, starts again
   enabled: true
   max_retries: 2

@@ -1,4 +1,4 @@
-"""The README tells the truth about what can be typed and what lies where."""
+"""The README and the pages in docs/ tell the truth about what can be typed and what lies where."""
 
 import re
 import subprocess
@@ -10,7 +10,13 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    path: path.read_text()
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    if path.name != "log.md"  # tells of the past
+}
+README = "\n".join(PAGES.values())
+MOST_LINES = 160
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
     command.strip()
@@ -56,12 +62,6 @@ def test_no_command_that_is_documented_makes_anything_with_plain_dvc() -> None:
         *COMMANDS,
         (ROOT / "Makefile").read_text(),
         *(path.read_text() for path in (ROOT / "profiles").iterdir()),
-        *(
-            block
-            for path in (ROOT / "docs").glob("*.md")
-            if path.name != "log.md"
-            for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)
-        ),
     ]
     assert not [text for text in texts if re.search(r"\bdvc repro\b", text)]
     messages = [
@@ -91,7 +91,7 @@ def test_every_module_run_in_the_readme_exists(module: str) -> None:
 
 
 def test_the_map_names_only_what_is_there_and_every_module() -> None:
-    tree = README.split("## The map")[1].split("```")[1]
+    tree = PAGES[ROOT / "docs/map.md"].split("```")[1]
     named, folder = set(), Path()
     for line in tree.strip().splitlines():
         names = [
@@ -116,6 +116,32 @@ def test_the_map_names_only_what_is_there_and_every_module() -> None:
         assert modules <= named, f"not on the map: {sorted(map(str, modules - named))}"
 
 
-@pytest.mark.parametrize("picture", re.findall(r"!\[.*?\]\((.*?)\)", README))
-def test_every_picture_of_the_readme_is_there(picture: str) -> None:
-    assert (ROOT / picture).is_file()
+@pytest.mark.parametrize(
+    "path, link",
+    [
+        (path, link)
+        for path, text in PAGES.items()
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+        if "://" not in link
+    ],
+)
+def test_every_link_and_picture_leads_somewhere(path: Path, link: str) -> None:
+    assert (path.parent / link).exists()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_LINES
+
+
+OWN = re.compile(r"NEEDLEWORK_[A-Z_]*[A-Z](?:_<POOL>)?")
+
+
+def test_every_variable_that_the_code_reads_is_on_its_page_and_no_other() -> None:
+    """A launcher's variable ends in the name of a pool."""
+    read = {
+        "NEEDLEWORK_RUN_<POOL>" if name == "NEEDLEWORK_RUN_" else name
+        for package in ("assets", "training", "evaluation", "orchestration")
+        for path in (ROOT / package).glob("*.py")
+        for name in re.findall(r'"(NEEDLEWORK_[A-Z_]+)"', path.read_text())
+    }
+    assert read == set(OWN.findall(PAGES[ROOT / "docs/environment.md"]))

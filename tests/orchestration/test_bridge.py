@@ -20,6 +20,8 @@ from orchestration.graph import GraphError, read_graph, read_lock, read_status
 from orchestration.pools import wanted_places
 from orchestration.running import Outcome
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:

@@ -17,6 +17,8 @@ from dvc_world import make_world
 
 from orchestration.graph import read_status
 
+pytestmark = pytest.mark.slow
+
 SENSOR = "changes"
 LOOKS = 2
 """Ticks that must have found nothing to do before it counts as nothing."""

@@ -12,6 +12,8 @@ import zc.lockfile  # type: ignore[import-untyped]
 from dagster_server import until
 from dvc_world import make_world
 
+pytestmark = pytest.mark.slow
+
 CHECKED = """
 stages:
   raw_corpus:

@@ -23,6 +23,8 @@ from dvc_world import make_world, materialize, out_of_date_in_dagster
 from orchestration.retention import delete, expired
 from orchestration.ui import LONG_LOOKS, LONG_NIGHTS
 
+pytestmark = pytest.mark.slow
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PG_CTL = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))), None)
 

@@ -30,6 +30,8 @@ from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.executor import run_here
 from orchestration.graph import read_status
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:

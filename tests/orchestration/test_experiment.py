@@ -22,6 +22,8 @@ from orchestration.home import prepare
 from orchestration.launcher import WORKER
 from orchestration.processes import identity
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

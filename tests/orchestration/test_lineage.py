@@ -15,6 +15,8 @@ from orchestration.automation import report_outside_state
 from orchestration.graph import read_graph, read_lock, read_status
 from orchestration.lineage import ROWS, VALUE_LETTERS, table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def instance() -> Iterator[DagsterInstance]:

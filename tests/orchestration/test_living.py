@@ -36,6 +36,8 @@ from orchestration.guard import guarded
 from orchestration.home import make_database, prepare
 from orchestration.processes import gone, identity, pid_of, process
 
+pytestmark = pytest.mark.slow
+
 SERVICES = ("quiet daemon", "quiet webserver", "api grpc", "quiet code-server start")
 WORKER = "_run {"
 """In the command of a run's process: `dagster api execute_run {...}`, or `resume_run` after the

@@ -27,6 +27,8 @@ from orchestration import dvc_repro, keeping, locks, pipes
 from orchestration import graph as module
 from orchestration.graph import order_lock, read_graph, read_lock, read_status
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 REPRO = [sys.executable, "-m", "orchestration.repro"]
 BOOK = Path("data/raw/book/text")

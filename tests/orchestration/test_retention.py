@@ -15,6 +15,8 @@ from orchestration.graph import Item, read_graph
 from orchestration.home import prepare
 from orchestration.retention import delete, expired, main
 
+pytestmark = pytest.mark.slow
+
 BOOK = AssetKey(["raw", "book"])
 
 

@@ -31,6 +31,8 @@ from orchestration.graph import GraphError, read_graph, read_status
 from orchestration.home import RELOAD
 from orchestration.profile import put_in_place
 
+pytestmark = pytest.mark.slow
+
 GRAPH = """
 stages:
   copy:

@@ -31,6 +31,8 @@ from orchestration.status import read_state
 from orchestration.step import cause, without_name, worth_telling
 from orchestration.translation import asset_spec, group_name, kinds
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PIXEL = b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="

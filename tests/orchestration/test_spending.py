@@ -41,6 +41,8 @@ from orchestration.graph import Locked, read_graph, read_status
 from orchestration.running import Outcome
 from orchestration.status import read_state
 
+pytestmark = pytest.mark.slow
+
 ON_GPU = "      cmd: python stage.py mixed"
 PLAN = """import json, pathlib, sys
 assert sys.argv[1:] == ["--json"]

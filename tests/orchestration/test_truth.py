@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
 import yaml
 from dagster import DagsterInstance
 from dvc_world import dvc, git, make_world, materialize, out_of_date_in_dagster
@@ -16,6 +17,8 @@ from dvc_world import dvc, git, make_world, materialize, out_of_date_in_dagster
 from orchestration.automation import report_outside_state
 from orchestration.graph import Graph, read_graph, read_lock, read_status
 from orchestration.translation import asset_key
+
+pytestmark = pytest.mark.slow
 
 ROUNDS = 2
 """How often each kind of step is taken."""

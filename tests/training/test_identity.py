@@ -21,6 +21,8 @@ from training.curves import write_log
 from training.extension import clear_others, scratch_folder, settings
 from training.snapshots import StepLog, snapshots, step_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 Project = Callable[..., Path]
 

@@ -19,6 +19,8 @@ from training.hardware import Hardware
 from training.memory import on_device, on_host
 from training.plan import PAPER, beside_the_paper, grid_flops, read_flops
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FIGURES = {
     "llama-2-7b": 6.738e9,

@@ -19,6 +19,8 @@ from worlds import LENGTH, tiny
 from assets.stage import UserError, is_whole
 from training.checkpoint import be_patient, run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 Project = Callable[..., Path]
 

@@ -21,6 +21,8 @@ from training.checkpoint import run
 from training.extension import extend
 from training.parallel import alone
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 Project = Callable[..., Path]
 
