@@ -10,7 +10,7 @@ new project would begin; in it, it counts as more than any budget. A last run th
 snapshot counts from there, so it says too little.
 
 The times are one small file an item beside DVC's temporary files: dvc_repro.py writes them, so a run
-without Dagster counts too. The plan imports PyTorch, which this package may not, so it is run as a
+without Dagster counts too. The plan imports training, which this package may not, so it is run as a
 command, and its answer is kept until something that it reads changes (as in findings.py).
 """
 
