@@ -25,7 +25,8 @@ from orchestration.forks import Fork, Forks
 from orchestration.guard import guarded, seconds_to_stop
 
 SECONDS_BETWEEN_LOOKS = 0.05
-SECONDS_BETWEEN_TRIES = 0.1
+SECONDS_BETWEEN_TRIES, MOST_SECONDS_BETWEEN_TRIES = 0.1, 5.0
+"""The first, doubled from try to try up to the second: each try costs 0.15 s of CPU."""
 PROGRESS = {"NEEDLEWORK_PROGRESS": "json", "TQDM_DISABLE": "1"}
 """Of a command: its progress as JSON (progress.py), and no bars of the libraries that it uses."""
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
@@ -71,13 +72,18 @@ def make_item(children: "Children", address: str, tell: Callable[[str], None]) -
     DVC's global flag waits for the repository's lock. The locks of single paths have no such flag
     and fail at once, so here the item is tried again.
     """
+    pause, told = SECONDS_BETWEEN_TRIES, False
     while True:
         outcome, busy = Outcome.UNCHANGED, False
         try:
             for line in children.repro(address):
                 outcome = outcome_of(line, address) or outcome
                 busy = busy or any(words in line for words in BUSY)
-                tell(line)
+                if not busy:
+                    tell(line)
+                elif not told:
+                    tell(f"Waiting for another DVC process. {line}")
+                    told = True
         except ChildProcessError as error:
             raise ItemFailed(str(error)) from None
         except subprocess.CalledProcessError as error:
@@ -85,7 +91,8 @@ def make_item(children: "Children", address: str, tell: Callable[[str], None]) -
                 raise Stopped from None
             if not busy or outcome is not Outcome.UNCHANGED:
                 raise ItemFailed(f"exit code {error.returncode}") from None
-            children.pause()
+            children.pause(pause)
+            pause = min(2 * pause, MOST_SECONDS_BETWEEN_TRIES)
         else:
             return outcome
 
@@ -147,9 +154,9 @@ class Children:
         """Whether the children were told to end."""
         return self._stopped.is_set()
 
-    def pause(self) -> None:
-        """Wait a moment, or until stopped."""
-        self._stopped.wait(SECONDS_BETWEEN_TRIES)
+    def pause(self, seconds: float) -> None:
+        """Wait, or until stopped."""
+        self._stopped.wait(seconds)
 
     def stop(self) -> None:
         """End every child and all they started: SIGTERM, and SIGKILL for what takes longer than it
