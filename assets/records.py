@@ -422,6 +422,11 @@ def _explain_frame(path: Path, head: bytes, first: bool, error: zstandard.ZstdEr
             f"{shown(path)}: compressed with a dictionary (id {dictionary}), which is not in the "
             "file. Unpack it with zstd -d -D DICTIONARY FILE, then pack it without one."
         )
+    if "corruption" in str(error):  # a frame may also leave out which dictionary it needs
+        raise UserError(
+            f"{shown(path)}: the archive is broken ({error}), or needs a dictionary that it does "
+            "not name. Fetch it again, or unpack it with zstd -d -D DICTIONARY FILE."
+        )
 
 
 def _trailing(where: str, command: str) -> str:

@@ -11,7 +11,8 @@ same bytes. Five things are different:
 - dvc.lock and DVC's list of path locks are written in one step. What a killed DVC left broken is
   repaired first (locks.py).
 - It waits while another DVC process holds the repository.
-- A named pipe or device in a source is an error; DVC opens it and waits for ever.
+- What DVC cannot hash whole is an error: it waits for a pipe for ever, and leaves out a folder that
+  it cannot list.
 
 The cost: nine of DVC's functions are replaced, so the minor version of DVC is pinned, and
 tests/orchestration/test_repro.py tests what we rely on in each. Plain `dvc repro` is not changed.
@@ -42,9 +43,9 @@ from dvc.stage.cache import StageCache
 from voluptuous import Invalid
 
 from orchestration import costs, keeping
+from orchestration.hashable import why_not_hashable
 from orchestration.keeping import put_back_abandoned
 from orchestration.locks import repair, write_whole
-from orchestration.pipes import endless
 
 REPLACES = "replaces"
 """In a stage's `meta`: its command replaces each of its outputs whole, and reads none of them."""
@@ -107,13 +108,13 @@ class Saved:
 
 
 def build(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`Output._build`, by which DVC hashes a file or folder: refuses one that it would not come to
-    the end of.
+    """`Output._build`, by which DVC hashes a file or folder: refuses one that it cannot hash
+    whole.
     """
 
     def built(out: Output, *arguments: Any, **options: Any) -> Any:
         if out.protocol == "local":
-            problem = endless(
+            problem = why_not_hashable(
                 Path(out.fs_path), lambda name: bool(out.dvcignore.is_ignored(out.fs, name))
             )
             if problem:

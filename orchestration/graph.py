@@ -36,6 +36,7 @@ from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import modify_yaml
 from dvc.utils.strictyaml import YAMLValidationError
 
+from orchestration.hashable import why_not_hashable
 from orchestration.locks import (
     drop_dead_locks,
     lock_is_broken,
@@ -44,7 +45,6 @@ from orchestration.locks import (
     repository_held,
     write_whole,
 )
-from orchestration.pipes import endless
 
 PARAMS_FILE = "params.yaml"
 MISSING = "missing"
@@ -468,12 +468,12 @@ def _stages(repo: Repo) -> list[PipelineStage]:
 
 
 def _check_files(repo: Repo, stages: Iterable[PipelineStage]) -> None:
-    """Refuse a pipe or device in what DVC is about to hash."""
+    """Refuse what DVC is about to hash and cannot hash whole."""
     sources = {
         dep.fs_path: dep.fs for stage in stages for dep in stage.deps if dep.protocol == "local"
     }
     for path, fs in sources.items():
-        problem = endless(Path(path), partial(repo.dvcignore.is_ignored, fs))
+        problem = why_not_hashable(Path(path), partial(repo.dvcignore.is_ignored, fs))
         if problem:
             raise GraphError(problem)
 

@@ -74,12 +74,12 @@ def test_line_numbers_count_every_line_and_blank_ones_are_no_records(tmp_path: P
     assert list(read_records(path)) == [(2, {"a": 1}), (5, {"a": 2})]
 
 
-def dictionary_packed(content: bytes) -> bytes:
-    """With a dictionary that is not in the file."""
+def dictionary_packed(content: bytes, named: bool = True) -> bytes:
+    """With a dictionary that is not in the file; not `named`: whose id is not there either."""
     samples = [f'{{"text": "number {number} of {number * 7}"}}'.encode() for number in range(2000)]
-    return zstandard.ZstdCompressor(dict_data=zstandard.train_dictionary(2000, samples)).compress(
-        content
-    )
+    dictionary = zstandard.train_dictionary(2000, samples)
+    packer = zstandard.ZstdCompressor(dict_data=dictionary, write_dict_id=named)
+    return packer.compress(content)
 
 
 # an empty frame, a window of 2^32
@@ -117,6 +117,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "dictionary.jsonl.zst": (
         dictionary_packed(LINES),
         r"compressed with a dictionary \(id \d+\).*zstd -d -D DICTIONARY",
+    ),
+    "unnamed.jsonl.zst": (
+        dictionary_packed(LINES, named=False),
+        "needs a dictionary that it does not name.*zstd -d -D DICTIONARY",
     ),
     "wide.jsonl.zst": (WIDE, "compressed with a window of more than the 2,048 MiB that zstd reads"),
 }

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dvc.utils.serialize import _common
 from dvc_data.hashfile import checkout as link_into_cache
 from dvc_world import GRAPH, STAGE, dvc, make_world
 
-from orchestration import dvc_repro, keeping, locks, pipes
+from orchestration import dvc_repro, hashable, keeping, locks
 from orchestration import graph as module
 from orchestration.graph import order_lock, read_graph, read_lock, read_status
 
@@ -338,5 +339,36 @@ def test_a_pipe_in_a_source_is_named_before_dvc_waits_for_it(tmp_path: Path, nam
 
 def test_a_source_that_is_a_socket_or_device_is_named(tmp_path: Path) -> None:
     for path, kind in ((Path("/dev/null"), "a device"), (tmp_path, None)):
-        problem = pipes.endless(path, lambda name: False)
+        problem = hashable.why_not_hashable(path, lambda name: False)
         assert (problem or "").startswith(f"{path}: {kind}") if kind else problem is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to someone else")
+def test_a_folder_that_cannot_be_listed_is_an_error_before_dvc_leaves_it_out(
+    tmp_path: Path,
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "x.jsonl").touch()
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+        if folder != Path(tempfile.gettempdir()):
+            folder.chmod(0o755)
+    closed.chmod(0)
+    os.seteuid(65534)
+    try:
+        problem = hashable.why_not_hashable(tmp_path, lambda name: False)
+        ignored = hashable.why_not_hashable(tmp_path, lambda name: name.endswith("closed"))
+    finally:
+        os.seteuid(0)
+    assert problem and "closed: cannot be listed (Permission denied)" in problem
+    assert ignored is None
+
+
+def test_names_and_links_that_dvc_can_not_record_are_named(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    odd = os.fsencode(world / "sources/book") + b"/caf\xe9.jsonl"
+    Path(os.fsdecode(odd)).touch()
+    assert r"caf\xe9.jsonl: its name is not UTF-8" in repro(world, "raw@book", code=255)
+    Path(os.fsdecode(odd)).unlink()
+    (world / "sources/book/gone").symlink_to("nowhere")
+    assert "gone: a link that leads nowhere" in repro(world, "raw@book", code=255)
