@@ -113,17 +113,22 @@ def repetitive(response: str) -> bool:
 
 
 def warning(
-    shares: Mapping[str, float | None], lost: float | None, limit: str, drawn: bool = False
+    shares: Mapping[str, float | None],
+    lost: float | None,
+    limit: str,
+    drawn: bool = False,
+    cure: str = "set chat or answer_prefix",
 ) -> str | None:
     """One line where more than a tenth of the answers are flawed, or none is greedy; None else.
 
     shares: of each of FLAWS; None where nothing was said. lost: share of answers that were cut off
     without the expected answer in them. limit: the key that sets how many tokens may be said.
-    drawn: whether an endpoint refused temperature 0.
+    drawn: whether an endpoint refused temperature 0. cure: what may help against empty and
+    repetitive answers.
     """
     kinds = (
-        (shares["empty"], "are empty", "set chat or answer_prefix"),
-        (shares["repetitive"], "repeat themselves", "set chat or answer_prefix"),
+        (shares["empty"], "are empty", cure),
+        (shares["repetitive"], "repeat themselves", cure),
         (
             lost,
             "were cut off before the expected answer came",

@@ -36,6 +36,7 @@ from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import (
     Asking,
     asking,
+    cure,
     last_ids,
     may_be_read_as_tokens,
     spoken,
@@ -105,7 +106,7 @@ def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[
     drawn = not all(reply.greedy for reply in said)
     contents = (text for question in questions for text in (question.context, question.input))
     warned = joined(
-        warning(shares, lost, "book_qa_report.new_tokens", drawn),
+        warning(shares, lost, "book_qa_report.new_tokens", drawn, cure(subject)),
         may_be_read_as_tokens(subject, contents),
     )
     warn("book_qa_report", subject.name, warned)

@@ -61,6 +61,13 @@ class Asking:
     """Ids that end an answer."""
 
 
+def cure(subject: Subject) -> str:
+    """What may help a model that says nothing, or the same again and again."""
+    if subject.endpoint is not None and subject.endpoint.kind == "chat":
+        return "set the endpoint's `options`, for it takes no answer_prefix"
+    return "set chat or answer_prefix"
+
+
 def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: str) -> Asking:
     """How `subject` is asked under `mode`. options: variables for the template. report: the section
     that an error names. Raises UserError if the mode is not possible.

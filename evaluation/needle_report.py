@@ -51,6 +51,7 @@ from evaluation.answers import FLAWS, flaws, joined, occurs, rouge_1, warning, w
 from evaluation.chat import (
     Asking,
     asking,
+    cure,
     may_be_read_as_tokens,
     spoken,
     written,
@@ -169,7 +170,7 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
     )
     shares = {flaw: _mean(trials[flaw].dropna().tolist()) for flaw in FLAWS}
     warned = joined(
-        warning(shares, lost, "needle_report.new_tokens", drawn),
+        warning(shares, lost, "needle_report.new_tokens", drawn, cure(subject)),
         may_be_read_as_tokens(subject, _contents(subject, test)),
         test.repeated,
     )

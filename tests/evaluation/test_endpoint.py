@@ -313,6 +313,7 @@ def test_a_thinking_model_that_never_comes_to_words_is_warned_about(
     metrics, _ = needle(tmp_path, serve(thinks))
     assert metrics["empty"] == metrics["truncated"] == 1
     assert "100 % of the answers are empty" in metrics["warning"]
+    assert "set the endpoint's `options`" in metrics["warning"], "a prefix would not be sent"
     assert "cut off before the expected answer came" in metrics["warning"]
     assert "refuses temperature 0, so another run gives other answers" in metrics["warning"]
 
