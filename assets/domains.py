@@ -35,4 +35,5 @@ MIXTURES: dict[str, dict[str, float]] = {
         "stackexchange": 0.03169647,
     },
 }
-"""Named mixtures: domain -> share of tokens. They sum to 1 but for the rounding of their sources."""
+"""Named mixtures: domain -> share of tokens. They sum to 1 but for the rounding of their sources.
+"""

@@ -40,7 +40,8 @@ if stage == "token_demand":
     for name in DEMANDED:
         (out / name).write_text("{}")
 """
-"""Stands for every stage's command. DEMANDED: the files of token_demand, which other stages read."""
+"""Stands for every stage's command. DEMANDED: the files of token_demand, which other stages read.
+"""
 SELECTOR = {"repositoryLocationName": "needlework", "repositoryName": "__repository__"}
 SENSORS = ("changes", "outside")
 SECONDS_BETWEEN_LOOKS = 1.0

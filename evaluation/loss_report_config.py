@@ -12,7 +12,8 @@ class LossReportConfig(Config):
 
     seed: int = 0
     bands: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
-    """Upper ends of the bands of positions, in tokens, rising: [256, 2048] are 0-256 and 256-2048."""
+    """Upper ends of the bands of positions, in tokens, rising: [256, 2048] are 0-256 and 256-2048.
+    """
     points: tuple[Annotated[int, Field(ge=16)], ...] = ()
     """Positions at which the loss is reported besides, as the mean over the eighth before them."""
     tokens_per_domain: Annotated[int, Field(ge=1)]

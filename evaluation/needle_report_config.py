@@ -77,7 +77,8 @@ class NeedleReportConfig(Config):
 
     seed: int = 0
     haystack: Path
-    """data/raw_corpus/DOMAIN, whose held-out documents are the haystack; or a folder of .txt files."""
+    """data/raw_corpus/DOMAIN, whose held-out documents are the haystack; or a folder of .txt files.
+    """
     frame: str = "{context} {question}"
     """How a prompt is put together; under a chat template, the user's message."""
     chat: ChatMode = "auto"

@@ -17,7 +17,8 @@ from functools import cached_property
 from tokenizers import AddedToken, Tokenizer
 
 MARK = "\ufdd0"
-"""Before a special token's text that is only text, and before a mark that is part of the content."""
+"""Before a special token's text that is only text, and before a mark that is part of the content.
+"""
 PLAIN = "\ufdd1"
 """After a mark: the content is to be encoded as text, though no special token is written in it."""
 NAME = "\ufdd2{}\ufdd3"

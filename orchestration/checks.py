@@ -359,7 +359,8 @@ CHECKS: Mapping[str, Sequence[Look]] = {
 }
 """By stage. A graph without these stages has no checks."""
 COSTLY = {"loads_in_transformers", "as_recorded"}
-"""Looked at once for each version of the data, by the run that makes it or the first that needs it."""
+"""Looked at once for each version of the data, by the run that makes it or the first that needs it.
+"""
 ACROSS = {"small_drop"}
 """Hold an item against another of its stage: looked at once a run has made all it makes."""
 BLOCKING = {

@@ -69,7 +69,8 @@ ENDED = {DagsterEventType.STEP_OUTPUT, DagsterEventType.STEP_SUCCESS}
 _log: ContextVar[IO[str] | None] = ContextVar("step_log", default=None)
 
 Scope = Callable[[DagsterInstance, str], AbstractContextManager[Callable[[], None]]]
-"""Instance, run id -> a context that is entered for the whole run and gives what stops its children."""
+"""Instance, run id -> a context that is entered for the whole run and gives what stops its
+children."""
 Events = SimpleQueue[DagsterEvent | BaseException | str]
 """What the threads say: an event of a step, what broke Dagster's own code, the key of a step that
 has ended."""

@@ -51,7 +51,8 @@ SECONDS_TO_STOP = 15.0
 SECONDS_OF_SILENCE = 5.0
 SECONDS_TO_BE_WHOLE, SECONDS_TO_LOAD = 30.0, 60.0
 SECONDS_BETWEEN_TRIES = 30.0
-"""Between two looks at a project that perhaps can't be read, though its two files are as they were."""
+"""Between two looks at a project that perhaps can't be read, though its two files are as they were.
+"""
 ENDING = (signal.SIGINT, signal.SIGTERM)
 WAKING = {signal.SIGCHLD, *ENDING}
 RELOADED = """mutation Reload($name: String!) {

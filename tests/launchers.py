@@ -29,7 +29,8 @@ def srun_in(folder: Path) -> str:
 
 @contextmanager
 def ssh_in(folder: Path) -> Iterator[str]:
-    """A prefix that calls ssh to an sshd on loopback, with keys of its own, while the context lasts."""
+    """A prefix that calls ssh to an sshd on loopback, with keys of its own, while the context
+    lasts."""
     assert SSHD
     folder.mkdir(parents=True, exist_ok=True)
     if os.getuid() == 0:
