@@ -113,7 +113,7 @@ def test_an_asset_is_made_by_a_click_and_shows_its_picture(
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
     page.locator("a[href^='/runs/']").first.click()
     page.get_by_text("View full message").last.click()
-    page.get_by_role("dialog").get_by_text("[Show Markdown]").last.click()
+    page.get_by_role("dialog").get_by_text("[Show Markdown]").first.click()
     window = page.get_by_role("dialog").filter(has_text="plot.png").last
     expect(window.locator("img[src^='/logs/']")).to_be_visible()
     page.goto(f"{address}/assets/raw/book")

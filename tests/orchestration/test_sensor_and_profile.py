@@ -375,6 +375,7 @@ def test_what_was_made_outside_dagster_is_told_to_it_once(
 def test_the_sensor_is_off_until_someone_starts_it(world: Path) -> None:
     definitions = build_definitions(world)
     assert {sensor.name: sensor.default_status.value for sensor in definitions.sensors or []} == {
+        "alerts": "STOPPED",
         "changes": "STOPPED",
         "outside": "RUNNING",
     }
