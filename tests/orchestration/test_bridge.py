@@ -356,9 +356,7 @@ def test_a_source_that_can_not_be_read_is_one_message_that_names_it(world: Path)
     link = world / "sources" / "book" / "gone"
     link.symlink_to("nowhere")
     for read in (read_graph, read_status):
-        with pytest.raises(
-            GraphError, match=rf"{link}: No such file or directory\. Mend or remove it"
-        ):
+        with pytest.raises(GraphError, match=f"{link}: a link that leads nowhere"):
             read(world)
     link.unlink()
     (world / "dvc.lock").mkdir()
