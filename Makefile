@@ -9,7 +9,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-fast ui setup profile check packed plan metrics preview approve accept clean help
+.PHONY: demo lint test test-fast ui setup profile check packed plan metrics preview approve accept clean help
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -25,16 +25,15 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)   ## the whole graph on the sample, through Dagster, and a table of results
 	python -m orchestration.demo
 
-test: $(READY)   ## lint, types, tests
+lint: $(READY)   ## lint and types
 	ruff check .
 	ruff format --check .
 	mypy
+
+test: lint       ## lint, types, tests
 	pytest --numprocesses 3 --dist worksteal
 
-test-fast: $(READY) ## the same without servers, browser and long trainings: for daily work
-	ruff check .
-	ruff format --check .
-	mypy
+test-fast: lint  ## the same without servers, browser and long trainings: for daily work
 	pytest --numprocesses 3 --dist worksteal -m 'not slow'
 
 ui: $(READY)     ## Dagster on http://127.0.0.1:3000, kept up until Ctrl-C

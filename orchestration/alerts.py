@@ -37,8 +37,8 @@ from dagster import (
 )
 
 from orchestration.checks import Verdict
+from orchestration.costs import GPU
 from orchestration.graph import Item
-from orchestration.pools import GPU
 from orchestration.progress import Step
 from orchestration.verdicts import last_verdict
 

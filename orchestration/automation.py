@@ -58,7 +58,7 @@ from dagster import (
 from dagster._utils.schedules import is_valid_cron_schedule
 
 from orchestration import approve, checks, costs, findings, preview
-from orchestration.costs import Hours
+from orchestration.costs import Hours, Price
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap
 from orchestration.home import RELOAD
 from orchestration.lineage import revision
@@ -588,6 +588,7 @@ def report_outside_state(
         for record in instance.get_asset_records(list(keys.values()))
     }
     told, left_stale, commit = list[AssetKey](), graph.downstream(stale), ""
+    prices: Mapping[str, Price] | None = None
     for address, key in keys.items():
         locked, reasons = lock.get(address), stale.get(address, ())
         lost = (
@@ -609,6 +610,8 @@ def report_outside_state(
                 f"No longer as it was made: {', '.join(lost)}" if lost else "Made outside Dagster"
             )
             commit = commit or revision(graph.root)
+            if prices is None:
+                prices = preview.read_prices(graph, ask=False)
             shown = (
                 {
                     "outcome": MetadataValue.text("lost: the output is gone or altered"),
@@ -624,9 +627,7 @@ def report_outside_state(
                     left_stale=left_stale,
                     revision=commit,
                     show=beside_the_logs(instance, OUTSIDE),
-                    cost=preview.cost_known(
-                        graph.items[address], graph, preview.read_prices(graph, ask=False)
-                    ),
+                    cost=preview.cost_known(graph.items[address], graph, prices),
                 )
             )
             # Checked first, or it would be compared with itself.

@@ -23,9 +23,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
+from orchestration.kept import keep, key_of, recall
 from orchestration.locks import OURS, write_whole
 
 BUDGET = "NEEDLEWORK_BUDGET"
@@ -170,15 +170,15 @@ def read_prices(root: Path, depends: Iterable[str], ask: bool = True) -> dict[st
     """
     if not (root / MODULE).is_file():
         return {}
-    answer, key = root / ANSWER, _key(root, depends)
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        kept = json.loads(answer.read_text())
-        if kept["key"] == key:
-            return _prices(kept["prices"])
+    answer, key = root / ANSWER, key_of([*_looked_at(root), *sorted(depends)])
+    kept = recall(answer, key)
+    if kept is not None:
+        with suppress(ValueError, LookupError):
+            return _prices(kept)
     if not ask:
         return {}
     said = _ask(root)
-    write_whole(answer, json.dumps({"key": key, "prices": said}).encode())
+    keep(answer, key, said)
     return _prices(said)
 
 
@@ -209,15 +209,8 @@ def _prices(said: Mapping[str, Mapping[str, float]]) -> dict[str, Price]:
         raise ValueError(str(error)) from None
 
 
-def _key(root: Path, depends: Iterable[str]) -> str:
-    """Changes with everything that the plan reads."""
-    hasher = blake2b(digest_size=16)
-    for line in [*_looked_at(root), *sorted(depends)]:
-        hasher.update(f"{line}\n".encode(errors="surrogateescape"))
-    return hasher.hexdigest()
-
-
 def _looked_at(root: Path) -> Iterator[str]:
+    """What the plan reads of the project itself."""
     chosen = os.environ.get(ACCELERATE, "")
     yield chosen
     for path in [root / PARAMS_FILE, *([root / chosen] if chosen else [])]:

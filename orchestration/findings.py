@@ -13,12 +13,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
 
 from orchestration.checks import Verdict
 from orchestration.graph import PARAMS_FILE, Graph
-from orchestration.locks import OURS, write_whole
+from orchestration.kept import keep, key_of, recall
+from orchestration.locks import OURS
 from orchestration.running import environment
 
 MODULE = Path("evaluation") / "settings.py"
@@ -43,14 +43,10 @@ def read_findings(graph: Graph) -> list[str]:
     """The findings of `make check`, one text each. Runs it only if something has changed."""
     if not has_settings(graph.root):
         return []
-    key = _key(graph)
-    answer = graph.root / ANSWER
-    try:
-        kept = json.loads(answer.read_text())
-        if kept["key"] == key:
-            return list(kept["found"])
-    except (OSError, ValueError, LookupError, TypeError):
-        pass  # not asked yet, or by another version
+    answer, key = graph.root / ANSWER, key_of(_looked_at(graph))
+    kept = recall(answer, key)
+    if isinstance(kept, list):
+        return kept
 
     done = subprocess.run(
         COMMAND, cwd=graph.root, env=environment(), capture_output=True, text=True, check=False
@@ -60,7 +56,7 @@ def read_findings(graph: Graph) -> list[str]:
     except (ValueError, LookupError):
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         return [f"make check could not check the settings: {last}. Run it by hand: make check"]
-    write_whole(answer, json.dumps({"key": key, "found": found}).encode())
+    keep(answer, key, found)
     return found
 
 
@@ -98,15 +94,8 @@ def _concerned(graph: Graph, text: str) -> list[str]:
     return [item.address for item in of_stage] or list(graph.items)
 
 
-def _key(graph: Graph) -> str:
-    """Changes with everything that `make check` reads."""
-    hasher = blake2b(digest_size=16)
-    for line in _looked_at(graph):
-        hasher.update(f"{line}\n".encode(errors="surrogateescape"))
-    return hasher.hexdigest()
-
-
 def _looked_at(graph: Graph) -> Iterator[str]:
+    """Everything that `make check` reads."""
     for name in (PARAMS_FILE, "dvc.yaml"):
         path = graph.root / name
         yield path.read_text(errors="replace") if path.is_file() else "missing"

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -132,7 +133,8 @@ def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, s
         os.write(status, f"{os.getpid()}\n".encode())
         code = guard.watch(server, lambda: repro(arguments, status))
     finally:
-        os.write(status, f"{code}\n".encode())
+        with suppress(OSError):  # whoever asked has ended
+            os.write(status, f"{code}\n".encode())
         os._exit(code)
 
 

@@ -31,7 +31,8 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 """Linux: <sys/prctl.h>."""
 PATIENCE = "NEEDLEWORK_SECONDS_TO_STOP"
 SECONDS_TO_STOP = 900.0
-"""A pass over a long row on a CPU takes minutes. The same in training/checkpoint.py."""
+"""A pass over a long row on a CPU takes minutes. The same in assets/elsewhere.py, which this
+file may not import."""
 SECONDS_BETWEEN_LOOKS = 0.05
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from dagster import DagsterInstance
 
+from orchestration.costs import GPU
 from orchestration.graph import Graph
 
 VARIABLE = "NEEDLEWORK_POOLS"
-GPU, DEVICE = "gpu", Path("/dev/nvidiactl")
+DEVICE = Path("/dev/nvidiactl")
 """The device is there where there is an NVIDIA GPU."""
 
 

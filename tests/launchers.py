@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from getpass import getuser
 from pathlib import Path
 
+import pytest
+
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 CAN_SSH = bool(SSHD and shutil.which("ssh") and shutil.which("ssh-keygen"))
 SRUN = """#!/bin/sh
@@ -61,3 +63,15 @@ def ssh_in(folder: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.communicate()
+
+
+@contextmanager
+def launcher_in(kind: str, folder: Path) -> Iterator[str]:
+    """A prefix of that kind, "srun" or "ssh"; skips the test where there is no sshd."""
+    if kind == "srun":
+        yield srun_in(folder / "bin")
+        return
+    if not CAN_SSH:
+        pytest.skip("no sshd (Debian: openssh-server)")
+    with ssh_in(folder / "ssh") as words:
+        yield words

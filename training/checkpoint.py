@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from assets.elsewhere import PATIENCE, SECONDS_TO_STOP
 from assets.origin import done_by_others
 from assets.stage import (
     RECORD,
@@ -56,8 +57,6 @@ from training.model import (
 from training.parallel import alone
 from training.rope import trained_context
 
-PATIENCE = "NEEDLEWORK_SECONDS_TO_STOP"
-SECONDS_TO_STOP = 900.0
 TORCH_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 """What torch's launcher reads; without it, it kills 30 s after SIGTERM."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launchers import CAN_SSH, srun_in, ssh_in
+from launchers import launcher_in, srun_in
 
 GRAPH = """
 stages:
@@ -51,12 +51,7 @@ command(run)
 
 @pytest.fixture(params=["srun", "ssh"])
 def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "srun":
-        yield srun_in(tmp_path / "bin")
-        return
-    if not CAN_SSH:
-        pytest.skip("no sshd (Debian: openssh-server)")
-    with ssh_in(tmp_path / "ssh") as words:
+    with launcher_in(request.param, tmp_path) as words:
         yield words
 
 

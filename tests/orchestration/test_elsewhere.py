@@ -7,7 +7,7 @@ from threading import Thread
 import pytest
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
 from dvc_world import dvc, materialize
-from launchers import CAN_SSH, srun_in, ssh_in
+from launchers import launcher_in
 
 from orchestration.running import Children, Stopped, make_item
 
@@ -61,12 +61,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=["srun", "ssh"])
 def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "srun":
-        yield srun_in(tmp_path / "bin")
-        return
-    if not CAN_SSH:
-        pytest.skip("no sshd (Debian: openssh-server)")
-    with ssh_in(tmp_path / "ssh") as words:
+    with launcher_in(request.param, tmp_path) as words:
         yield words
 
 
