@@ -1,14 +1,18 @@
-"""Whether two tokenizers give the same ids: decided by encoding texts, not by comparing files.
+"""Agreement: whether two tokenizers give the same ids, by encoding texts, not by comparing files.
 
 Files that differ in form may give the same ids: merges are written as pairs or as one text. Files
 with the same vocabulary may give different ids: another pre-tokenizer, normaliser, added token or
-template is enough. So both tokenizers encode the same texts: some for each script and style, each
-added token in several contexts, and each entry of the vocabulary alone and beside others, which
-tests the merges. That is about 1.1 texts an entry, three ways: 0.2 s for 2,000 entries and 5 to 9 s
-for 32,000. It is paid only where the files differ.
+template is enough. So both tokenizers encode the same texts:
 
-A difference might show in none of these texts. So the `model` sections must be equal too, in the
+- some texts for each script and style,
+- each added token in several contexts,
+- each entry of the vocabulary, alone and beside others, which tests the merges.
+
+A difference might not show in any of these texts. So the `model` sections must be equal too, in the
 form that `tokenizers` itself writes.
+
+The cost: about 1.1 texts an entry, in three ways. This takes 0.2 s for 2,000 entries and 5 to 9 s
+for 32,000, but only if the files differ.
 """
 
 import json
@@ -86,17 +90,21 @@ PROBES = (
 """Texts of each kind in which tokenizers are known to differ."""
 WAYS = ((False, False), (True, False), (True, True))
 """Whether special tokens are found in text, and whether the template adds its own."""
-IN_COMPANY = 16
-"""Entries of the vocabulary that stand together in one text."""
+TOGETHER = 16
+"""Entries of the vocabulary in one text."""
 AT_ONCE = 4096
-"""Texts encoded together."""
+"""Texts encoded in one call."""
 SHOWN = 8
-"""Ids shown of each, from the first that differs."""
+"""Ids in the message, from the first that differs."""
+LONGEST_NAME = 60
+"""Characters of the text in the message."""
 
 
 def around(token: str) -> list[str]:
-    """Texts that show how an added token is found: whether spaces beside it, letters beside it and
-    case matter."""
+    """Texts that show how an added token is found in text.
+
+    Spaces beside it, letters beside it, and its case may matter.
+    """
     return [
         token,
         f"one{token}two {token} {token}\n",
@@ -109,34 +117,47 @@ def around(token: str) -> list[str]:
 
 
 def disagreement(there: Tokenizer, here: Tokenizer, as_in_corpus: bool = False) -> str | None:
-    """A message with the first text for which the ids differ, and the ids of both; None if all are
-    equal.
+    """The first difference as a phrase: a text and its ids in both. None if all ids are equal.
 
     Neither tokenizer is changed. Special tokens are compared in three ways: recognised in text,
-    treated as text, and added by the template. as_in_corpus: only treated as text, as
-    tokenized_corpus does; special tokens and templates may then differ.
+    treated as text, and added by the template.
+
+    as_in_corpus: compare them only as text, as tokenized_corpus does. Special tokens and templates
+    may then differ.
     """
-    described = [_quiet(json.loads(tokenizer.to_str())) for tokenizer in (there, here)]
-    if described[0] == described[1]:
+    theirs = _without_use(json.loads(there.to_str()))
+    ours = _without_use(json.loads(here.to_str()))
+    if theirs == ours:
         return None
-    there, here = (Tokenizer.from_str(json.dumps(part)) for part in described)
+
+    # Copies: the comparison changes a setting of the tokenizers.
+    there, here = Tokenizer.from_str(json.dumps(theirs)), Tokenizer.from_str(json.dumps(ours))
     texts = _texts(there, here)
     while some := list(islice(texts, AT_ONCE)):
-        for found_in_text, added_around in WAYS[:1] if as_in_corpus else WAYS:
-            pairs = zip(
-                some,
-                _ids(there, some, found_in_text, added_around),
-                _ids(here, some, found_in_text, added_around),
-                strict=True,
-            )
-            for text, theirs, ours in pairs:
-                if theirs != ours:
-                    return _in_words(text, theirs, ours)
-    vocabularies = (part.get_vocab(with_added_tokens=not as_in_corpus) for part in (there, here))
-    return _of_entries(*vocabularies) or _of_models(*(part["model"] for part in described))
+        for way in WAYS[:1] if as_in_corpus else WAYS:
+            found = _first_difference(there, here, some, *way)
+            if found is not None:
+                return found
+
+    return _of_entries(
+        there.get_vocab(with_added_tokens=not as_in_corpus),
+        here.get_vocab(with_added_tokens=not as_in_corpus),
+    ) or _of_models(theirs["model"], ours["model"])
 
 
-def _quiet(described: dict[str, Any]) -> dict[str, Any]:
+def _first_difference(
+    there: Tokenizer, here: Tokenizer, texts: list[str], found_in_text: bool, added_around: bool
+) -> str | None:
+    """The first of the texts whose ids differ, as a phrase, or None."""
+    all_theirs = _ids(there, texts, found_in_text, added_around)
+    all_ours = _ids(here, texts, found_in_text, added_around)
+    for text, theirs, ours in zip(texts, all_theirs, all_ours, strict=True):
+        if theirs != ours:
+            return _in_words(text, theirs, ours)
+    return None
+
+
+def _without_use(described: dict[str, Any]) -> dict[str, Any]:
     """A tokenizer.json without truncation, padding and dropout."""
     model = described["model"]
     changes = {"model": model | {"dropout": None}} if "dropout" in model else {}
@@ -144,17 +165,20 @@ def _quiet(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def _texts(there: Tokenizer, here: Tokenizer) -> Iterator[str]:
+    """The texts to compare."""
     yield from PROBES
-    added = {
-        token.content
-        for part in (there, here)
-        for token in part.get_added_tokens_decoder().values()
-    }
+
+    added: set[str] = set()
+    for tokenizer in (there, here):
+        added |= {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for token in sorted(added):
         yield from around(token)
+
     entries = sorted(here.get_vocab().values())
     yield from here.decode_batch([[entry] for entry in entries], skip_special_tokens=False)
-    step = -(-len(entries) // IN_COMPANY)
+
+    # Each text joins entries from all over the vocabulary: frequent ones beside rare ones.
+    step = -(-len(entries) // TOGETHER)
     together = [entries[start::step] for start in range(step)]
     yield from here.decode_batch(together, skip_special_tokens=False)
 
@@ -162,32 +186,35 @@ def _texts(there: Tokenizer, here: Tokenizer) -> Iterator[str]:
 def _ids(
     tokenizer: Tokenizer, texts: Sequence[str], found_in_text: bool, added_around: bool
 ) -> list[list[int]]:
+    """The ids of each text.
+
+    found_in_text: whether the text of a special token becomes that token.
+    added_around: whether the template adds its special tokens.
+    """
     tokenizer.encode_special_tokens = not found_in_text
-    return [
-        encoding.ids
-        for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=added_around)
-    ]
+    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=added_around)
+    return [encoding.ids for encoding in encodings]
 
 
 def _in_words(text: str, theirs: Sequence[int], ours: Sequence[int]) -> str:
-    first = next(
-        (
-            place
-            for place, (one, other) in enumerate(zip(theirs, ours, strict=False))
-            if one != other
-        ),
-        min(len(theirs), len(ours)),
-    )
-    there, here = (
-        f"{'... ' if first else ''}{list(ids[first : first + SHOWN])}"
-        f"{' ...' if len(ids) > first + SHOWN else ''}"
-        for ids in (theirs, ours)
-    )
-    name = repr(text) if len(text) <= 60 else f"{text[:60]!r} ..."
+    """The ids of both from the first that differs."""
+    first = 0
+    while first < min(len(theirs), len(ours)) and theirs[first] == ours[first]:
+        first += 1
+    there, here = _shown_ids(theirs, first), _shown_ids(ours, first)
+    name = repr(text) if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]!r} ..."
     return f"the text {name} has the ids {there} there and {here} here"
 
 
+def _shown_ids(ids: Sequence[int], first: int) -> str:
+    """Some ids from the place `first` on. Dots stand for the rest."""
+    before = "... " if first else ""
+    after = " ..." if len(ids) > first + SHOWN else ""
+    return f"{before}{list(ids[first : first + SHOWN])}{after}"
+
+
 def _of_entries(theirs: dict[str, int], ours: dict[str, int]) -> str | None:
+    """The first token with different ids, as a phrase, or None."""
     for token in sorted(theirs.keys() | ours.keys()):
         if theirs.get(token) != ours.get(token):
             there, here = theirs.get(token), ours.get(token)
@@ -196,5 +223,6 @@ def _of_entries(theirs: dict[str, int], ours: dict[str, int]) -> str | None:
 
 
 def _of_models(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
+    """The keys in which the `model` sections differ, as a phrase, or None."""
     keys = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
     return f"the `model` sections differ in {', '.join(keys)}" if keys else None

@@ -1,9 +1,9 @@
-"""What params.yaml may say of the page on the data (assets/data_report.py)."""
+"""What params.yaml may say about the data report (assets/data_report.py)."""
 
 from assets.stage import Config
 
 
 class DataReportConfig(Config):
-    """What stands above the page."""
+    """The title of the page."""
 
     title: str = "The data"

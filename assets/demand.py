@@ -1,22 +1,22 @@
-"""What a domain must bring, as token_demand writes it and raw_corpus reads it; apart from both, so
-that a change in how needs are worked out does not count as a change in how documents are read.
+"""Demand: what a domain must supply. token_demand writes it and raw_corpus reads it.
+
+It is a module of its own, so that a change in the computation of demands does not make the raw
+corpus stale.
 """
 
 from assets.stage import Config
 
 
 class Demand(Config):
-    """Where reading a domain may stop. Tokens are estimated from bytes, for no tokenizer is there
-    yet.
-    """
+    """When to stop reading a domain. Tokens are estimated from bytes: there is no tokenizer yet."""
 
     tokens: float | None
-    """Tokens of training documents; None reads every source to its end."""
+    """Tokens of training documents. None: read every source to its end."""
     long_tokens: float
     """Tokens of training documents longer than `long_over`."""
     long_over: int
     bytes_per_token: float
 
     def met(self, supply: float, long_supply: float) -> bool:
-        """Whether so many tokens, and so many in long documents, are enough."""
+        """Whether this many tokens, and this many in long documents, are enough."""
         return self.tokens is not None and supply >= self.tokens and long_supply >= self.long_tokens

@@ -1,10 +1,11 @@
-"""Documents on disk: one Arrow IPC stream per domain, in blocks of about a megabyte, not
-compressed.
+"""Document store: the documents of a domain as one Arrow IPC stream, without compression.
 
-Columns: id (uint64), text (large_string), heldout (bool). Stock `datasets` opens it too. What is
-read and written once for each change of a source should cost no more than copying it: compressing
-by lz4 took as long as half of all parsing (docs/log.md). The cost is disk: as much as the text
-itself, where zstd would take a third.
+Columns: id (uint64), text (large_string), heldout (bool), in batches of about a megabyte. Stock
+`datasets` opens the file too.
+
+Compression with lz4 took half as long as all parsing (docs/log.md), and the file is written and
+read once for each change of a source. The cost: the file is as large as the text. zstd would need a
+third of that.
 """
 
 from collections.abc import Iterator
@@ -21,19 +22,19 @@ SCHEMA = pa.schema([("id", pa.uint64()), ("text", pa.large_string()), ("heldout"
 
 @contextmanager
 def document_writer(folder: Path) -> Iterator[pa.ipc.RecordBatchStreamWriter]:
-    """Takes record batches of SCHEMA for the documents of `folder`."""
+    """A writer of record batches with SCHEMA, for the documents of `folder`."""
     with pa.OSFile(str(folder / FILE), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
         yield writer
 
 
 def read_documents(folder: Path) -> Iterator[pa.RecordBatch]:
-    """The blocks of data/raw_corpus/DOMAIN, one in memory at a time. Raises UserError where the
-    file is missing or broken.
+    """The batches of data/raw_corpus/DOMAIN, one in memory at a time.
+
+    Raises UserError if the file is missing or broken.
     """
     path = folder / FILE
     try:
-        # Read, not mapped: mapped pages would count as this process's memory until the last
-        # document is done.
+        # Read, not mapped: mapped pages would count as memory of this process until the end.
         with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as batches:
             yield from batches
     except FileNotFoundError:
@@ -45,19 +46,15 @@ def read_documents(folder: Path) -> Iterator[pa.RecordBatch]:
 
 
 def texts_of(batch: pa.RecordBatch, heldout: bool | None = None) -> list[str]:
-    """The texts of a block: all, or those of one split."""
-    texts = (
-        batch["text"]
-        if heldout is None
-        else batch["text"].filter(
-            batch["heldout"]
-            if heldout
-            else pa.array(~batch["heldout"].to_numpy(zero_copy_only=False))
-        )
-    )
+    """The texts of a batch: of one split, or of both (None)."""
+    texts = batch["text"]
+    if heldout is not None:
+        wanted = batch["heldout"].to_numpy(zero_copy_only=False) == heldout
+        texts = texts.filter(pa.array(wanted))
     return list(texts.to_pylist())
 
 
 def utf8_of(batch: pa.RecordBatch) -> list[bytes]:
-    """The texts of a block as UTF-8."""
+    """The texts of a batch as UTF-8."""
+    # A view: Arrow stores UTF-8 already.
     return list(batch["text"].view(pa.large_binary()).to_pylist())

@@ -1,7 +1,7 @@
-"""SlimPajama's seven domains and the two mixtures the paper's sources quote. Shares count tokens.
+"""Domains: SlimPajama's seven domains, and two mixtures of them. Shares count tokens.
 
-Source: Fu et al. 2024, section 3 (the text quotes LLaMA's mixture), and the released code
-(SlimPajama's own shares).
+Sources: "paper" is LLaMA's mixture, which Fu et al. 2024 quote in section 3. "slimpajama" has
+SlimPajama's own shares, from the code that they released.
 """
 
 SET_NAMES = {
@@ -13,7 +13,7 @@ SET_NAMES = {
     "arxiv": "RedPajamaArXiv",
     "stackexchange": "RedPajamaStackExchange",
 }
-"""Our short name of a domain -> `meta.redpajama_set_name`."""
+"""Our short name of a domain -> its `meta.redpajama_set_name`."""
 
 MIXTURES: dict[str, dict[str, float]] = {
     "paper": {
@@ -35,5 +35,4 @@ MIXTURES: dict[str, dict[str, float]] = {
         "stackexchange": 0.03169647,
     },
 }
-"""Named mixtures: domain -> share of tokens. They sum to 1 but for the rounding of their sources.
-"""
+"""Named mixtures: domain -> share of tokens. They sum to 1 up to the rounding of their sources."""

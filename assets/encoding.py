@@ -1,15 +1,17 @@
-"""Text to token ids: the fastest tokenizer whose ids are those of Hugging Face's `tokenizers`,
-which is the reference.
+"""Encoding: text to token ids, by gigatoken if it gives the same ids as the reference.
 
-gigatoken is several times faster and gave the same ids wherever it was tried, but that is a claim
-about every text. So in each block (about a megabyte) the document of the lowest id, as good as
-drawn, is encoded by both, and one difference sends the whole domain back to the reference. Which of
-the two worked never shows in the ids; the log says it.
+The reference is Hugging Face's `tokenizers`. gigatoken is several times faster and gave the same
+ids wherever we tried, but nobody has proved it for every text. So both encode a sample: one
+document of each block (about a megabyte), the one with the lowest id, which is random because ids
+are hashes. After one difference the whole domain is encoded again by the reference. So the ids
+never depend on which of the two was used; the log says which it was.
 
 A special token's text inside a document is text: a page about HTML may contain "</s>". The
 reference has a setting for this. gigatoken has none, so it gets the tokenizer without its special
-tokens. Before the first document both must give the same ids for the text of every added token and
-for a text in each of many scripts and styles.
+tokens. Before the first document, both must give the same ids for the text of every added token and
+for texts in many scripts and styles.
+
+The cost: a difference that shows in no sample goes unnoticed.
 """
 
 import os
@@ -32,48 +34,47 @@ except ImportError:  # the extra `fast` is not installed
     gigatoken = None
 
 FAST_IS_HERE = gigatoken is not None
+"""Whether gigatoken is installed."""
 ONE_THREAD = os.environ.get("RAYON_NUM_THREADS") == "1" or os.cpu_count() == 1
 
 COMPARED_BYTES = 2000
+"""Bytes of the sample from each block: few, as the reference is slow."""
 FRESH_AFTER = 256 << 20
-"""Bytes after which gigatoken starts with an empty cache: in 0.10 it grows without bound (its issue
-36).
-"""
+"""Bytes after which gigatoken starts with an empty cache. Its cache grows without bound in version
+0.10 (its issue 36)."""
 
 Ids = NDArray[np.uint32]
 
 
 class IdsDiffer(Exception):
-    """The fast tokenizer gave other ids than the reference."""
+    """The fast tokenizer and the reference gave different ids."""
 
 
 class Reference:
     """Hugging Face's `tokenizers`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """The tokenizer is from now on one that takes the text of special tokens for text."""
+        """From now on the tokenizer treats the text of special tokens as text."""
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = True
 
     @property
     def added(self) -> list[str]:
-        """The texts of the added tokens, special ones among them."""
+        """The texts of the added tokens, including special ones."""
         return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
 
     def encode(self, texts: Sequence[bytes]) -> list[Ids]:
         """Ids of each text (UTF-8), none of them a special token's."""
         decoded = [text.decode() for text in texts]
-        return [
-            np.array(encoding.ids, np.uint32)
-            for encoding in self._tokenizer.encode_batch_fast(decoded, add_special_tokens=False)
-        ]
+        encodings = self._tokenizer.encode_batch_fast(decoded, add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
 
 class Fast:
-    """gigatoken, started anew now and then."""
+    """gigatoken, with its cache emptied from time to time."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises any error of gigatoken's own where it cannot read this tokenizer."""
+        """Raises gigatoken's own errors, of any type, if it cannot read this tokenizer."""
         self._described = without_specials(folder / "tokenizer.json")
         self._tokenizer: Any = gigatoken.Tokenizer.from_json(self._described)
         self._bytes = 0
@@ -83,10 +84,13 @@ class Fast:
         if self._bytes > FRESH_AFTER:
             self._tokenizer, self._bytes = gigatoken.Tokenizer.from_json(self._described), 0
         self._bytes += sum(map(len, texts))
-        if ONE_THREAD:  # the batch interface brings a slow import and gains nothing
+
+        # With one thread the batch interface has a slow import and no advantage.
+        if ONE_THREAD:
             return [self._tokenizer.encode(text) for text in texts]
         layout = self._tokenizer.encode_batch(list(texts)).layout
-        offsets, ids = np.asarray(layout.offsets.data), np.asarray(layout.content.data, np.uint32)
+        offsets = np.asarray(layout.offsets.data)
+        ids = np.asarray(layout.content.data, np.uint32)
         return [ids[start:stop] for start, stop in pairwise(offsets.tolist())]
 
 
@@ -100,10 +104,12 @@ def without_specials(path: Path) -> bytes:
 def check_specials(fast: Fast, reference: Reference) -> None:
     """Compare the ids of both for every added token, alone and among words, and for PROBES.
 
-    Raises IdsDiffer where they differ.
+    Raises IdsDiffer if they differ.
     """
-    of_added = [text for token in reference.added for text in around(token)]
-    texts = [text.encode() for text in (*of_added, *PROBES)]
+    texts = [text.encode() for text in PROBES]
+    for token in reference.added:
+        texts += [text.encode() for text in around(token)]
+
     for text, ours, theirs in zip(texts, fast.encode(texts), reference.encode(texts), strict=True):
         if not np.array_equal(ours, theirs):
             raise IdsDiffer(f"the text {text.decode()!r}")
@@ -112,11 +118,12 @@ def check_specials(fast: Fast, reference: Reference) -> None:
 def check_sample(
     fast: Fast, reference: Reference, texts: Sequence[bytes], identities: NDArray[np.uint64]
 ) -> None:
-    """Encode the beginning of one of the texts by both. Raises IdsDiffer, naming the document,
-    where they differ.
+    """Encode the beginning of one of the texts by both. Raises IdsDiffer if the ids differ.
+
+    identities: the document ids of the texts, uint64[texts].
     """
     chosen = int(np.argmin(identities))
-    # no character cut in two
+    # "ignore" drops a character that is cut in two.
     beginning = texts[chosen][:COMPARED_BYTES].decode("utf-8", "ignore").encode()
     if not np.array_equal(fast.encode([beginning])[0], reference.encode([beginning])[0]):
         raise IdsDiffer(f"document {int(identities[chosen]):016x}")

@@ -1,10 +1,12 @@
-"""`python -m assets.hub_branch SOURCE.yaml ...`: pin what says `follow: main` to that branch's
-newest commit.
+"""Hub branch: move the pin of a source with `follow: main` to that branch's newest commit.
 
-What is read stays what the file pins: this only moves the pin, as an edit that `git diff` shows,
-and everything else follows from a changed source as from any other. So a run can be repeated, and a
-branch that moves leads to one run. The cost: the commit is asked for by a command (the schedule
-`nightly` gives it), not at every look.
+    python -m assets.hub_branch SOURCE.yaml ...
+
+A stage reads only the pinned commit. This command changes the pin, as an edit that `git diff`
+shows, and a changed source makes its domains stale like any other change. So every run can be
+repeated, and a branch that moves leads to one run.
+
+The cost: a new commit is noticed only when this command runs (the schedule `nightly` runs it).
 """
 
 import re
@@ -19,9 +21,7 @@ from assets.stage import UserError, validated
 
 
 def main(paths: list[str]) -> None:
-    """Move every pin; one that cannot be moved is said on stderr, the others still are, and the
-    exit code is 1.
-    """
+    """Move every pin. If one cannot be moved, the others still are, and the exit code is 1."""
     failed = False
     for path in map(Path, paths):
         try:
@@ -33,32 +33,33 @@ def main(paths: list[str]) -> None:
 
 
 def move_pin(path: Path) -> str:
-    """Write the newest commit of the branch into the file, whole or not at all; what was done, in
-    words.
+    """Write the newest commit of the branch into the file. Returns a line that says what changed.
 
-    Raises UserError where the file describes no Hub dataset that follows a branch, or the Hub
-    cannot be asked.
+    Raises UserError if the file does not describe a Hub dataset that follows a branch, or if the
+    Hub does not answer. The file is then unchanged.
     """
     try:
         text = path.read_text()
         values = yaml.safe_load(text)
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as the description of a source: {error}") from None
+
     source = validated(HubSource, values, str(path))
     if source.follow is None:
         raise UserError(
-            f"{path}: no `follow` says which branch to follow. Add `follow: main`, or leave it "
-            "pinned."
+            f"{path}: there is no `follow` with the branch to follow. Add `follow: main`, or leave "
+            "it pinned."
         )
     newest = newest_commit(source, source.follow)
     if newest == source.revision:
         return f"{path}: {source.follow} of {source.hub} is still at {newest[:8]}"
+
+    # Replaced in the text: dumping the values again would lose comments and order.
     moved = re.sub(rf"(?m)^(revision:\s*['\"]?){source.revision}", rf"\g<1>{newest}", text)
     if yaml.safe_load(moved) != {**values, "revision": newest}:
         raise UserError(
-            f"{path}: its revision stands in a form that cannot be replaced in place. Write it on "
-            "a line "
-            f"of its own: revision: {newest}"
+            f"{path}: its revision is written in a form that cannot be replaced. Write it on a "
+            f"line of its own: revision: {newest}"
         )
     aside = path.with_name(f".{path.name}.partial")
     aside.write_text(moved)
@@ -69,7 +70,7 @@ def move_pin(path: Path) -> str:
 
 
 def newest_commit(source: HubSource, branch: str) -> str:
-    """The full commit at which a branch (or tag) of the dataset stands now. Raises UserError."""
+    """The full commit of a branch (or tag) of the dataset now. Raises UserError."""
     try:
         return str(huggingface_hub.HfApi().dataset_info(source.hub, revision=branch).sha)
     except Exception as error:

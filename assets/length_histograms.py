@@ -1,8 +1,11 @@
-"""How long the documents of one domain are, and how much of its text stands in long ones.
+"""Length histograms: how long the documents of one domain are, and how its tokens are distributed.
 
-Two distributions, because they answer different questions: most documents are short, yet most
-tokens may stand in long ones, and a recipe moves tokens. Bins double in width, as context lengths
-do. All documents count, held out or not: this is a description of the domain, not of what trains.
+There are two distributions, because they answer different questions: most documents may be short
+and yet most tokens may be in long ones, and a recipe moves tokens. Bins double in width, as context
+lengths do.
+
+All documents count, also held-out ones and texts that another domain keeps: this describes the
+domain, not what trains. The cost: numbers for the training documents alone are in mixed_dataset.
 """
 
 from pathlib import Path
@@ -17,6 +20,7 @@ from assets.length_histograms_config import LengthHistogramsConfig
 from assets.stage import command, output, read_params
 from assets.token_store import open_tokens
 
+# More at the ends: the longest documents decide what a recipe can reach.
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 
 
@@ -38,10 +42,12 @@ def run(name: str) -> None:
 def percentiles(lengths: NDArray[np.int64]) -> pd.DataFrame:
     """Document length in tokens at each percentile of documents, and of tokens."""
     ordered = np.sort(lengths)
-    mass = np.cumsum(ordered)
-    by_token = ordered[
-        np.minimum(np.searchsorted(mass, np.array(PERCENTILES) / 100 * mass[-1]), len(ordered) - 1)
-    ]
+    tokens = np.cumsum(ordered)
+    places = np.searchsorted(tokens, np.array(PERCENTILES) / 100 * tokens[-1])
+    # The product may be larger than the total by a rounding error.
+    by_token = ordered[np.minimum(places, len(ordered) - 1)]
+
+    # inverted_cdf: a length that occurs, never one between two documents.
     by_document = np.percentile(ordered, PERCENTILES, method="inverted_cdf")
     return pd.DataFrame(
         {"percentile": PERCENTILES, "by_document": by_document, "by_token": by_token}
@@ -49,14 +55,15 @@ def percentiles(lengths: NDArray[np.int64]) -> pd.DataFrame:
 
 
 def summary(lengths: NDArray[np.int64], thresholds: tuple[int, ...]) -> dict[str, float | int]:
-    """The numbers of one domain: counts, median, mean, longest, and the share of tokens above each
-    threshold.
+    """Metrics of one domain. thresholds: report the share of tokens in documents longer than these.
+
+    lengths: tokens of each document, int64[documents].
     """
     tokens = int(lengths.sum())
-    shares = {
-        f"tokens_over_{limit}": round(float(lengths[lengths > limit].sum() / max(tokens, 1)), 6)
-        for limit in thresholds
-    }
+    shares = {}
+    for limit in thresholds:
+        share = float(lengths[lengths > limit].sum() / max(tokens, 1))
+        shares[f"tokens_over_{limit}"] = round(share, 6)
     return {
         "documents": len(lengths),
         "tokens": tokens,
@@ -68,9 +75,7 @@ def summary(lengths: NDArray[np.int64], thresholds: tuple[int, ...]) -> dict[str
 
 
 def draw(name: str, table: pd.DataFrame, thresholds: tuple[int, ...], path: Path) -> None:
-    """Share of documents and share of tokens by length, as two outlines over the same doubling
-    bins.
-    """
+    """Draw the shares of documents and of tokens by length, over the same bins."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -86,14 +91,15 @@ def draw(name: str, table: pd.DataFrame, thresholds: tuple[int, ...], path: Path
             fill=column == "tokens",
             alpha=0.75 if column == "tokens" else 1.0,
         )
+
     for limit in thresholds:
         axes.axvline(limit, color="#c0392b", lw=0.8, ls="--")
     axes.set(xscale="log", xlabel="document length (tokens)", title=name, ylim=(0, None))
     axes.set_xscale("log", base=2)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    # No software version in the file: the same numbers give the same bytes for as long as the
-    # renderer is the same.
+
+    # Without the version of matplotlib in the file, the same picture has the same bytes for longer.
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 

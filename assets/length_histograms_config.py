@@ -1,4 +1,4 @@
-"""What params.yaml may say of the lengths (assets/length_histograms.py)."""
+"""What params.yaml may say about length histograms (assets/length_histograms.py)."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from assets.stage import Config
 
 
 class LengthHistogramsConfig(Config):
-    """Lengths worth asking about."""
+    """The lengths that matter to the user."""
 
     thresholds: tuple[Annotated[int, Field(ge=1)], ...]
-    """Report the share of documents and of tokens in documents longer than these, in tokens."""
+    """Tokens. Report the share of tokens in documents longer than these."""

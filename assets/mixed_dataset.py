@@ -1,19 +1,42 @@
-"""One recipe applied to the corpus: which document spans train, how often, in what order. No token
-is copied.
+"""Mixed dataset: which pieces of which documents train for one recipe, how often, in what order.
 
-The artefact is an index of 30 bytes a span, so a further recipe costs seconds. It holds the
-requested and the realised shares side by side. Held-out documents never enter, and that is checked
-on what was chosen.
+The result is an index of about 30 bytes a piece. No token is copied, so another recipe costs
+seconds. Held-out documents are left out, and the stage checks this on what it chose.
 
 A text in two domains would train twice, so the later domain leaves it out
-(`duplicates_across_domains`). This happens here because this is the first stage that sees all
-domains: earlier stages handle each domain alone, in any order and in parallel, and a change of one
-makes no other stale. The cost: the length histograms and the demand still count such a text twice.
-duplicates.csv counts the documents and tokens that each domain left out, and for which domain. DVC
-compares maps of parameters without their order, so this stage also depends on
-data/token_demand/order.txt.
+(`duplicates_across_domains`). It happens here because this is the first stage that reads all
+domains: the earlier stages handle each domain alone, and a change of one domain makes no other
+stale. The cost: the length histograms and the demand still count such a text twice. duplicates.csv
+counts what each domain left out, and for which domain.
+
+Which domain comes first is decided by params.yaml. DVC ignores the order of a map, so this stage
+also depends on data/token_demand/order.txt.
 
 Memory: about 150 bytes for each document of the corpus.
+
+Example: three documents of 5, 2 and 1 tokens, in all eight. With `cut: 3` the first becomes a long
+piece of 3 tokens and a short one of 2, if documents over 2 tokens are long:
+
+>>> ids = np.array([11, 22, 33], np.uint64)
+>>> web = cut_documents(ids, np.array([0, 1, 2]), np.array([5, 2, 1]), cut=3)
+>>> web.document.tolist(), web.start.tolist(), web.stop.tolist()
+([0, 0, 1, 2], [0, 3, 0, 0], [3, 5, 2, 1])
+
+3 of the 8 tokens are in long pieces. A recipe of 8 tokens asks for three quarters, so the long
+piece is used twice:
+
+>>> recipe = Recipe(cut=3, long_share=0.75)
+>>> mixing = Mixing(recipe=recipe, seed=1, weights="natural", token_budget=8, long_over=2)
+>>> chosen, wanted = choose(mixing, {"web": web}, {"web": 1.0})
+>>> wanted
+{('web', True): 6.0, ('web', False): 2.0}
+>>> for piece in in_training_order(chosen, seed=1).to_pylist():
+...     print("{domain}: document {document}, tokens {start}:{stop}".format(**piece))
+web: document 0, tokens 0:3
+web: document 0, tokens 3:5
+web: document 0, tokens 0:3
+
+assets/packing.py puts these pieces into rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,17 +49,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from assets.histogram import histogram
+from assets.pieces import Pieces, cut_documents, fill, keyed_order
 from assets.recipes import (
     Domains,
     MixedDatasetConfig,
     Mixing,
     Part,
-    Pieces,
     Recipe,
-    cut_documents,
     domain_weights,
-    fill,
-    keyed_order,
     of_recipe,
     solve,
 )
@@ -46,135 +66,170 @@ from assets.token_store import TokenStore, open_tokens
 INDEX = "index.parquet"
 DUPLICATES = "duplicates.csv"
 CORPUS = Path("data/tokenized_corpus")
-Rows = NDArray[np.int64]
-"""Which documents of a domain, by their place in its store."""
+SMALL = 128
+"""With fewer domains their numbers are int8 in the index."""
+Numbers = NDArray[np.int64]
+"""Some documents of a domain, by their number in its store."""
+Documents = Mapping[str, Numbers]
+"""Some documents of each domain."""
+Stores = Mapping[str, TokenStore]
+"""The token store of each domain."""
+Chosen = Mapping[Part, Pieces]
+"""The pieces of each part that train."""
 
 
 def run(name: str) -> None:
     """Make data/mixed_dataset/NAME."""
     shared = read_params("mixed_dataset", MixedDatasetConfig)
     mixing = of_recipe(read_params(f"mixed_dataset.recipes.{name}", Recipe), shared)
-    stores = {
-        domain: open_tokens(CORPUS / domain)
-        for domain in read_params("raw_corpus", Domains).domains
-    }
+    domains = read_params("raw_corpus", Domains).domains
+    stores = {domain: open_tokens(CORPUS / domain) for domain in domains}
+
     with output("mixed_dataset", name) as out:
-        rows = {domain: np.flatnonzero(~store.heldout) for domain, store in stores.items()}
-        weighing = weights_of(mixing, stores, rows)
-        drop = mixing.recipe.duplicates_across_domains == "drop"
-        claiming = [domain for domain in rows if drop and weighing[domain] > 0]
-        rows, given_up = first_domain_only(stores, rows, claiming)
-        given_up.to_csv(out.folder / DUPLICATES, index=False, lineterminator="\n")
+        documents, left_out = training_documents(mixing, stores)
+        _write_csv(left_out, out.folder / DUPLICATES)
+
+        weights = weights_of(mixing, stores, documents)
         candidates = {
-            domain: train_pieces(store, rows[domain], mixing.recipe.cut)
+            domain: train_pieces(store, documents[domain], mixing.recipe.cut)
             for domain, store in stores.items()
         }
-        weights = weights_of(mixing, stores, rows)
         try:
             chosen, wanted = choose(mixing, candidates, weights)
         except UserError as error:
-            raise UserError(f"recipe {name!r}: {error}{_hint(given_up)}") from None
+            raise UserError(f"recipe {name!r}: {error}{_hint(left_out)}") from None
         check_heldout(chosen, stores)
+
         index = in_training_order(chosen, mixing.seed)
         pq.write_table(index, out.folder / INDEX, compression="zstd")
         table = shares(chosen, weights, wanted, mixing.token_budget)
-        table.to_csv(out.folder / "shares.csv", index=False, lineterminator="\n")
-        lengths(chosen).to_csv(out.folder / "lengths.csv", index=False, lineterminator="\n")
-        total = table.iloc[-1]
-        domains = table.iloc[:-1]
-        out.facts = out.metrics = {
-            "spans": index.num_rows,
-            "tokens": int(total["tokens"]),
-            "long_share": float(total["long_share"]),
-            "largest_share_error": float((domains["realised"] - domains["requested"]).abs().max()),
-            "duplicates_across_domains": int(given_up["documents"].sum()),
-            "repeated_spans": index.num_rows - _distinct(index),
-            "longest_span": _longest(index),
-            "heldout_spans": 0,
-        }
+        _write_csv(table, out.folder / "shares.csv")
+        _write_csv(lengths(chosen), out.folder / "lengths.csv")
+        out.facts = out.metrics = _summary(index, table, left_out)
 
 
-def weights_of(
-    mixing: Mixing, stores: Mapping[str, TokenStore], rows: Mapping[str, Rows]
-) -> dict[str, float]:
-    """Share of tokens by domain, where these rows of each may train."""
-    tokens = {domain: int(store.lengths[rows[domain]].sum()) for domain, store in stores.items()}
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table with the same line ends on every system."""
+    table.to_csv(path, index=False, lineterminator="\n")
+
+
+def _summary(index: pa.Table, table: pd.DataFrame, left_out: pd.DataFrame) -> dict[str, float]:
+    """The metrics of a recipe. table: as `shares` returns it, the sum over all domains last."""
+    total, domains = table.iloc[-1], table.iloc[:-1]
+    error = (domains["realised"] - domains["requested"]).abs().max()
+    return {
+        "spans": index.num_rows,
+        "tokens": int(total["tokens"]),
+        "long_share": float(total["long_share"]),
+        "largest_share_error": float(error),
+        "duplicates_across_domains": int(left_out["documents"].sum()),
+        "repeated_spans": index.num_rows - _distinct(index),
+        "longest_span": _longest(index),
+        "heldout_spans": 0,
+    }
+
+
+def training_documents(mixing: Mixing, stores: Stores) -> tuple[dict[str, Numbers], pd.DataFrame]:
+    """The documents of each domain that may train, and a table of those that it left out.
+
+    Held-out documents never train. Of a text in several domains only the first domain keeps its
+    document, unless the recipe keeps duplicates.
+    """
+    documents = {domain: np.flatnonzero(~store.heldout) for domain, store in stores.items()}
+    if mixing.recipe.duplicates_across_domains == "keep":
+        return first_domain_only(stores, documents, [])
+
+    # A domain of weight 0 does not train, so it must not keep a text from one that does.
+    weights = weights_of(mixing, stores, documents)
+    weighted = [domain for domain in documents if weights[domain] > 0]
+    return first_domain_only(stores, documents, weighted)
+
+
+def weights_of(mixing: Mixing, stores: Stores, documents: Documents) -> dict[str, float]:
+    """Share of tokens by domain, if these documents of each domain may train.
+
+    The shares sum to 1. Only "natural" weights depend on the documents.
+    """
+    tokens = {}
+    for domain, store in stores.items():
+        tokens[domain] = int(store.lengths[documents[domain]].sum())
     return domain_weights(mixing, tokens)
 
 
 def first_domain_only(
-    stores: Mapping[str, TokenStore], rows: Mapping[str, Rows], domains: Sequence[str]
-) -> tuple[dict[str, Rows], pd.DataFrame]:
-    """The rows of each domain without those whose text stands in an earlier one of `domains`, too.
+    stores: Stores, documents: Documents, domains: Sequence[str]
+) -> tuple[dict[str, Numbers], pd.DataFrame]:
+    """The documents of each domain, without those whose text an earlier one of `domains` has too.
 
-    Texts are equal where their ids are, which are hashes of them. The table has a row for each
-    domain that gave documents up and each that keeps them: domain, kept_by, documents, tokens.
+    Texts are equal if their ids are: an id is a hash of the text. The table has a row for each pair
+    of a domain and an earlier one: domain, kept_by, documents, tokens.
     """
-    kept, given_up = dict(rows), []
-    ids = [stores[domain].ids[rows[domain]] for domain in domains]
-    number = np.repeat(np.arange(len(domains)), [len(own) for own in ids])
+    # All ids in one array, in the order of the domains, and the domain's number beside each.
+    ids = [stores[domain].ids[documents[domain]] for domain in domains]
     joined = np.concatenate([*ids, np.empty(0, np.uint64)])
+    number = np.repeat(np.arange(len(domains)), [len(own) for own in ids])
+
+    # `first` is the first place of each text, which is in the earliest domain that has it.
     _, first, text = np.unique(joined, return_index=True, return_inverse=True)
-    keeper = number[first[text]]  # `first` is the first place of each id, so of the earliest domain
+    keeper = number[first[text]]
+
+    kept = dict(documents)
+    left_out = []
     for place, domain in enumerate(domains):
         own_keeper = keeper[number == place]
         for other in np.unique(own_keeper[own_keeper != place]).tolist():
-            gone = rows[domain][own_keeper == other]
+            gone = documents[domain][own_keeper == other]
             tokens = int(stores[domain].lengths[gone].sum())
-            given_up.append((domain, domains[other], len(gone), tokens))
-        kept[domain] = rows[domain][own_keeper == place]
-    return kept, pd.DataFrame(given_up, columns=["domain", "kept_by", "documents", "tokens"])
+            left_out.append((domain, domains[other], len(gone), tokens))
+        kept[domain] = documents[domain][own_keeper == place]
+    return kept, pd.DataFrame(left_out, columns=["domain", "kept_by", "documents", "tokens"])
 
 
-def _hint(given_up: pd.DataFrame) -> str:
-    """What to add to a refusal where texts were given up."""
-    if not len(given_up):
+def _hint(left_out: pd.DataFrame) -> str:
+    """A sentence for the message of a refused recipe, if documents were left out."""
+    if not len(left_out):
         return ""
-    documents, tokens = int(given_up["documents"].sum()), int(given_up["tokens"].sum())
+    documents, tokens = int(left_out["documents"].sum()), int(left_out["tokens"].sum())
     return (
-        f" {documents:,} documents ({tokens:,} tokens) count in an earlier domain only, as "
-        "duplicates_across_domains = drop says."
+        f" {documents:,} documents ({tokens:,} tokens) count in an earlier domain only, because of "
+        "duplicates_across_domains = drop."
     )
 
 
-def train_pieces(store: TokenStore, rows: Rows, cut: int) -> Pieces:
-    """These documents of a domain, cut. Held-out ones must not be among them; `run` leaves them
-    out."""
-    return cut_documents(store.ids[rows], rows, store.lengths[rows], cut)
+def train_pieces(store: TokenStore, documents: Numbers, cut: int) -> Pieces:
+    """These documents of a domain, cut into pieces. Held-out documents must not be among them."""
+    return cut_documents(store.ids[documents], documents, store.lengths[documents], cut)
 
 
 def choose(
     mixing: Mixing, candidates: Mapping[str, Pieces], weights: Mapping[str, float]
 ) -> tuple[dict[Part, Pieces], dict[Part, float]]:
-    """The spans of every part, and the tokens that were wanted of it."""
-    parts = {
-        (domain, is_long): pieces.take(
-            np.flatnonzero((pieces.length > mixing.long_over) == is_long)
-        )
-        for domain, pieces in candidates.items()
-        for is_long in (True, False)
-    }
-    wanted = solve(
-        mixing, weights, {part: int(pieces.length.sum()) for part, pieces in parts.items()}
-    )
-    chosen = {}
+    """The pieces of every part that train, and the tokens that were wanted of it.
+
+    candidates: all pieces of each domain.
+    weights: share of tokens by domain, summing to 1.
+    Raises UserError if the corpus has too few tokens for the recipe.
+    """
+    parts: dict[Part, Pieces] = {}
+    for domain, pieces in candidates.items():
+        long = pieces.length > mixing.long_over
+        parts[domain, True] = pieces.take(np.flatnonzero(long))
+        parts[domain, False] = pieces.take(np.flatnonzero(~long))
+    supply = {part: int(pieces.length.sum()) for part, pieces in parts.items()}
+    wanted = solve(mixing, weights, supply)
+
+    chosen: dict[Part, Pieces] = {}
     for (domain, is_long), budget in wanted.items():
         where = f"{domain}, {'long' if is_long else 'short'} documents"
+        key = (mixing.seed, domain, int(is_long))
         chosen[domain, is_long] = fill(
-            parts[domain, is_long],
-            budget,
-            mixing.recipe.max_repeats,
-            where,
-            mixing.seed,
-            domain,
-            int(is_long),
+            parts[domain, is_long], budget, mixing.recipe.max_repeats, where, *key
         )
     return chosen, wanted
 
 
-def check_heldout(chosen: Mapping[Part, Pieces], stores: Mapping[str, TokenStore]) -> None:
-    """Raise RuntimeError if a held-out document is among the chosen: a fault of this program, not
-    of the user."""
+def check_heldout(chosen: Chosen, stores: Stores) -> None:
+    """Raise RuntimeError if a held-out document was chosen: a bug here, not a user's mistake."""
     for (domain, _), pieces in chosen.items():
         if stores[domain].heldout[pieces.document].any():
             raise RuntimeError(
@@ -182,39 +237,34 @@ def check_heldout(chosen: Mapping[Part, Pieces], stores: Mapping[str, TokenStore
             )
 
 
-def lengths(chosen: Mapping[Part, Pieces]) -> pd.DataFrame:
-    """Spans and tokens of each domain by length of the span, in bins of doubling width: the paper's
-    figure 2."""
+def lengths(chosen: Chosen) -> pd.DataFrame:
+    """Pieces and tokens of each domain by the length of the piece (the paper's figure 2)."""
     tables = []
     for domain in dict.fromkeys(domain for domain, _ in chosen):
-        table = histogram(
-            np.concatenate([chosen[domain, is_long].length for is_long in (True, False)])
-        )
+        both = np.concatenate([chosen[domain, True].length, chosen[domain, False].length])
+        table = histogram(both)
         table.insert(0, "domain", domain)
         tables.append(table.rename(columns={"documents": "spans"}))
     return pd.concat(tables, ignore_index=True)
 
 
-def in_training_order(chosen: Mapping[Part, Pieces], seed: int) -> pa.Table:
-    """All spans, shuffled across domains: domain (dictionary), document (int32), start and stop
-    (int64 tokens)."""
-    chosen = dict(
-        sorted(chosen.items())
-    )  # copies are numbered in this order, which is not that of params.yaml
+def in_training_order(chosen: Chosen, seed: int) -> pa.Table:
+    """All pieces, shuffled across domains.
+
+    Columns: domain (dictionary), document (int32), start and stop (int64, tokens).
+    """
+    # Sorted: keyed_order numbers copies in this order, and params.yaml must not decide it.
+    parts = sorted(chosen.items())
     domains = sorted({domain for domain, _ in chosen})
-    parts = [(domains.index(domain), pieces) for (domain, _), pieces in chosen.items()]
+    kind = np.int8 if len(domains) < SMALL else np.int16
     code = np.concatenate(
         [
-            np.full(len(pieces.document), number, np.int8 if len(domains) < 128 else np.int16)
-            for number, pieces in parts
+            np.full(len(pieces.document), domains.index(domain), kind)
+            for (domain, _), pieces in parts
         ]
     )
-    spans = Pieces(
-        **{
-            name: np.concatenate([getattr(pieces, name) for _, pieces in parts])
-            for name in ("identity", "document", "start", "stop")
-        }
-    )
+
+    spans = _all_pieces([pieces for _, pieces in parts])
     order = keyed_order(spans, seed, "order")
     ordered = spans.take(order)
     return pa.table(
@@ -227,55 +277,71 @@ def in_training_order(chosen: Mapping[Part, Pieces], seed: int) -> pa.Table:
     )
 
 
+def _all_pieces(parts: Sequence[Pieces]) -> Pieces:
+    """The pieces of all parts, one part after the other."""
+    return Pieces(
+        identity=np.concatenate([pieces.identity for pieces in parts]),
+        document=np.concatenate([pieces.document for pieces in parts]),
+        start=np.concatenate([pieces.start for pieces in parts]),
+        stop=np.concatenate([pieces.stop for pieces in parts]),
+    )
+
+
 def shares(
-    chosen: Mapping[Part, Pieces],
+    chosen: Chosen,
     weights: Mapping[str, float],
     wanted: Mapping[Part, float],
     budget: int,
 ) -> pd.DataFrame:
-    """Requested and realised, by domain and in all: domain shares of tokens and shares of tokens in
-    long documents."""
+    """Requested and realised shares of tokens, one row a domain and a last row for all of them.
+
+    Columns: domain; weight, the share that the recipe's weights give it; requested and realised,
+    the domain's share of all tokens; long_share_requested and long_share, the share of its tokens
+    that is in long pieces; tokens.
+    """
     got = {part: int(pieces.length.sum()) for part, pieces in chosen.items()}
-    total = max(sum(got.values()), 1)
+    total = sum(got.values())
+
     rows = []
     for domain in weights:
-        tokens, asked = (
-            got[domain, True] + got[domain, False],
-            wanted[domain, True] + wanted[domain, False],
-        )
+        tokens = got[domain, True] + got[domain, False]
+        asked = wanted[domain, True] + wanted[domain, False]
         rows.append(
             {
                 "domain": domain,
                 "weight": weights[domain],
                 "requested": asked / budget,
-                "realised": tokens / total,
+                "realised": tokens / max(total, 1),
                 "long_share_requested": wanted[domain, True] / max(asked, 1e-9),
                 "long_share": got[domain, True] / max(tokens, 1),
                 "tokens": tokens,
             }
         )
+
+    long_wanted = sum(tokens for (_, is_long), tokens in wanted.items() if is_long)
+    long_got = sum(tokens for (_, is_long), tokens in got.items() if is_long)
     rows.append(
         {
             "domain": "all",
             "weight": 1.0,
             "requested": sum(wanted.values()) / budget,
-            "realised": sum(got.values()) / total,
-            "long_share_requested": sum(
-                tokens for (_, is_long), tokens in wanted.items() if is_long
-            )
-            / budget,
-            "long_share": sum(tokens for (_, is_long), tokens in got.items() if is_long) / total,
-            "tokens": sum(got.values()),
+            "realised": total / max(total, 1),
+            "long_share_requested": long_wanted / budget,
+            "long_share": long_got / max(total, 1),
+            "tokens": total,
         }
     )
     return pd.DataFrame(rows).round(6)
 
 
 def _distinct(index: pa.Table) -> int:
-    return int(index.select(["domain", "document", "start"]).to_pandas().drop_duplicates().shape[0])
+    """The number of different pieces. A start names a piece: all are cut at the same length."""
+    keys = index.select(["domain", "document", "start"]).to_pandas()
+    return len(keys.drop_duplicates())
 
 
 def _longest(index: pa.Table) -> int:
+    """Tokens in the longest piece."""
     return int((index["stop"].to_numpy() - index["start"].to_numpy()).max(initial=0))
 
 

@@ -1,14 +1,17 @@
-"""The rows that train: exactly `chunk_length` token ids each, with their source spans, as Arrow IPC
-streams.
+"""Packed shards: the rows that train, exactly `chunk_length` token ids each, as Arrow IPC streams.
 
-Columns as in the set the paper's authors published: `input_ids`, and `source`, a list of {source,
-start, end} which tile the row, so that training can mask across documents or not. Stock
-`datasets.load_dataset("arrow", data_files=...)` opens them. A shard holds about half a gigabyte,
-for DVC is slow with many files and copies are slow with one. Memory holds a few megabytes of rows
+Each row names its sources. The columns are those of the data set that the paper's authors
+published: `input_ids`, and `source`, a list of {source, start, end} that covers the row without gap
+or overlap. So a training can mask attention across documents, or not. Stock
+`datasets.load_dataset("arrow", data_files=...)` opens the files.
+
+A shard holds about half a gigabyte: DVC is slow with many files, and copies are slow with one.
+
+The cost: every recipe copies its tokens, 2 or 4 bytes each. Memory holds a few megabytes of rows,
 and 60 bytes for each piece of the layout.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,9 +22,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
+from assets.best_fit import best_fit
 from assets.packing import (
     Layout,
-    best_fit,
+    Lengths,
+    Texts,
     concatenate,
     copies_together,
     cuts,
@@ -33,10 +38,15 @@ from assets.randomness import generator
 from assets.stage import Config, UserError, command, output, read_params
 from assets.token_store import Tokens, TokenStore, open_tokens
 
+Stores = Mapping[str, TokenStore]
+
 INDEX = "index.parquet"
 SHARD_BYTES = 512 << 20
 BLOCK_BYTES = 8 << 20
+"""Bytes of rows in memory at once."""
 SOURCE = pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
+START_FACTOR = np.uint64(0x9E37_79B9_7F4A_7C15)
+"""Odd, so that different starts stay different modulo 2^64."""
 
 
 class PackedShardsConfig(Config):
@@ -45,40 +55,33 @@ class PackedShardsConfig(Config):
     chunk_length: Annotated[int, Field(ge=2)]
     """Tokens in a row (the paper: 81,920 for 7B)."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
-    """concatenate: as in the paper. best_fit: documents stay whole where they can and copies of one
-    in different rows; rows are then shuffled.
-    """
+    """concatenate: as in the paper. best_fit: documents stay whole where possible, copies of a
+    document go to different rows, and the rows are shuffled afterwards."""
     seed: int = 0
-    """Of the order of rows after best_fit; concatenate keeps the order of mixed_dataset, which is
-    shuffled.
-    """
+    """Decides the order of rows after best_fit. concatenate keeps the order of mixed_dataset, which
+    is shuffled already."""
 
 
 def run(name: str) -> None:
     """Make data/packed_shards/NAME."""
     config = read_params("packed_shards", PackedShardsConfig)
     index = pq.read_table(Path("data/mixed_dataset") / name / INDEX)
-    start, stop = index["start"].to_numpy(), index["stop"].to_numpy()
-    lengths, total = stop - start, int((stop - start).sum())
+    lengths = index["stop"].to_numpy() - index["start"].to_numpy()
+    total = int(lengths.sum())
     if total < config.chunk_length:
         raise UserError(
             f"packed_shards.chunk_length = {config.chunk_length:,}, but recipe {name!r} holds "
-            f"{total:,} "
-            "tokens: not one row. Raise mixed_dataset.token_budget or lower the chunk length."
+            f"{total:,} tokens: not one row. Raise mixed_dataset.token_budget or lower the chunk "
+            "length."
         )
-    domains = index["domain"].combine_chunks()
-    names = domains.dictionary.to_pylist()
-    stores = {domain: open_tokens(Path("data/tokenized_corpus") / domain) for domain in names}
-    where = Spans(
-        names=names,
-        domain=domains.indices.to_numpy(),
-        document=index["document"].to_numpy(),
-        start=start,
-    )
-    texts = where.texts(stores)
+
+    spans = _spans(index)
+    stores = {domain: open_tokens(Path("data/tokenized_corpus") / domain) for domain in spans.names}
+    texts = spans.texts(stores)
     layout = laid_out(lengths, config, texts)
+
     with output("packed_shards", name) as out:
-        shards = write_shards(layout, where, stores, config.chunk_length, out.folder)
+        shards = write_shards(layout, spans, stores, config.chunk_length, out.folder)
         tokens = layout.rows * config.chunk_length
         out.facts = out.metrics = {
             "rows": layout.rows,
@@ -93,69 +96,80 @@ def run(name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Spans:
-    """Which part of which document each span is. All arrays have one length."""
+    """Which part of which document each span is. All arrays have one entry a span."""
 
     names: list[str]
     """The domains."""
     domain: NDArray[np.int8 | np.int16]
-    """Each span's place in `names`."""
+    """The place of the span's domain in `names`."""
     document: NDArray[np.int32]
-    """Its document's row in that domain's store."""
-    start: NDArray[np.int64]
-    """Its first token there."""
+    """The document's number in the domain's store."""
+    start: Lengths
+    """The first token, counted from the beginning of the document."""
 
-    def texts(self, stores: Mapping[str, TokenStore]) -> NDArray[np.uint64]:
-        """A number for each span's text, equal for copies: made of the document's id, which is a
-        hash of its text, and of where the span begins in it.
+    def texts(self, stores: Stores) -> Texts:
+        """A number for each span, equal for copies of a text. uint64[spans].
+
+        It is made of the document's id, a hash of the document's text, and of the span's start.
         """
         ids = np.empty(len(self.document), np.uint64)
         for number, name in enumerate(self.names):
             own = self.domain == number
             ids[own] = stores[name].ids[self.document[own]]
-        return ids + self.start.astype(np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
+        return ids + self.start.astype(np.uint64) * START_FACTOR
 
 
-def laid_out(
-    lengths: NDArray[np.int64], config: PackedShardsConfig, texts: NDArray[np.uint64]
-) -> Layout:
-    """Where every piece goes, by the packing asked for."""
+def _spans(index: pa.Table) -> Spans:
+    """The spans of an index that mixed_dataset wrote."""
+    domains = index["domain"].combine_chunks()
+    return Spans(
+        names=domains.dictionary.to_pylist(),
+        domain=domains.indices.to_numpy(),
+        document=index["document"].to_numpy(),
+        start=index["start"].to_numpy(),
+    )
+
+
+def laid_out(lengths: Lengths, config: PackedShardsConfig, texts: Texts) -> Layout:
+    """The layout by the configured packing.
+
+    lengths: tokens of each span. texts: a number for each span, equal for copies.
+    """
     if config.packing == "concatenate":
         return concatenate(lengths, config.chunk_length)
+    # Best fit puts long spans first, and training must not see rows by length.
     layout = best_fit(lengths, config.chunk_length, texts)
     return shuffled_rows(layout, generator(config.seed, "packed rows").permutation(layout.rows))
 
 
 def write_shards(
-    layout: Layout, spans: Spans, stores: Mapping[str, TokenStore], chunk_length: int, folder: Path
+    layout: Layout, spans: Spans, stores: Stores, chunk_length: int, folder: Path
 ) -> int:
-    """Write train-00000.arrow and so on; returns how many."""
+    """Write train-00000.arrow and so on into `folder`. Returns the number of files.
+
+    spans: where the tokens of the layout's spans are. stores: the token store of each domain.
+    """
     kind = next(iter(stores.values())).kind
-    schema = pa.schema(
-        [
-            ("input_ids", pa.list_(pa.from_numpy_dtype(kind), chunk_length)),
-            ("source", pa.list_(SOURCE)),
-        ]
-    )
+    row_type = pa.list_(pa.from_numpy_dtype(kind), chunk_length)
+    schema = pa.schema([("input_ids", row_type), ("source", pa.list_(SOURCE))])
     row_bytes = chunk_length * kind.itemsize
-    a_shard, a_block = max(SHARD_BYTES // row_bytes, 1), max(BLOCK_BYTES // row_bytes, 1)
+    shard_rows = max(SHARD_BYTES // row_bytes, 1)
+    block_rows = max(BLOCK_BYTES // row_bytes, 1)
+
     progress = Progress("rows", layout.rows, "row")
-    starts = range(0, layout.rows, a_shard)
+    starts = range(0, layout.rows, shard_rows)
     for number, first in enumerate(starts):
+        last = min(first + shard_rows, layout.rows)
         with (
             pa.OSFile(str(folder / f"train-{number:05d}.arrow"), "wb") as file,
             pa.ipc.new_stream(file, schema) as writer,
         ):
-            last = min(first + a_shard, layout.rows)
-            for begin, end in _ranges(first, last, a_block):
-                writer.write_batch(_rows(layout, begin, end, spans, stores, chunk_length, schema))
+            for begin in range(first, last, block_rows):
+                end = min(begin + block_rows, last)
+                writer.write_batch(_rows(layout, begin, end, spans, stores, schema))
                 progress.add(end - begin)
     progress.close()
     return len(starts)
-
-
-def _ranges(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
-    for begin in range(first, last, size):
-        yield begin, min(begin + size, last)
 
 
 def _rows(
@@ -163,53 +177,58 @@ def _rows(
     begin: int,
     end: int,
     spans: Spans,
-    stores: Mapping[str, TokenStore],
-    chunk_length: int,
+    stores: Stores,
     schema: pa.Schema,
 ) -> pa.RecordBatch:
-    """Rows `begin` to `end`."""
+    """Rows `begin` to `end`, without `end`, as a record batch."""
+    # The pieces of these rows. The layout is ordered by row.
     low, high = np.searchsorted(layout.row, [begin, end])
     span, at, length = layout.span[low:high], layout.at[low:high], layout.length[low:high]
+
     tokens = _tokens(span, layout.start[low:high], length, spans, stores)
-    offsets = np.searchsorted(layout.row[low:high], np.arange(begin, end + 1)).astype(np.int32)
     names = pa.array(spans.names, pa.string()).take(pa.array(spans.domain[span]))
     sources = pa.StructArray.from_arrays(
         [names, pa.array(at.astype(np.int32)), pa.array((at + length).astype(np.int32))],
         fields=list(SOURCE),
     )
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.FixedSizeListArray.from_arrays(
-                pa.array(tokens), type=schema.field("input_ids").type
-            ),
-            pa.ListArray.from_arrays(pa.array(offsets), sources),
-        ],
-        schema=schema,
-    )
+
+    # The first piece of each row, and the end of the last row.
+    offsets = np.searchsorted(layout.row[low:high], np.arange(begin, end + 1)).astype(np.int32)
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pa.array(tokens), type=schema.field("input_ids").type),
+        pa.ListArray.from_arrays(pa.array(offsets), sources),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _tokens(
-    span: NDArray[np.int64],
-    start: NDArray[np.int64],
-    length: NDArray[np.int64],
+    span: Lengths,
+    start: Lengths,
+    length: Lengths,
     spans: Spans,
-    stores: Mapping[str, TokenStore],
+    stores: Stores,
 ) -> Tokens:
-    """The pieces' tokens, end to end: as pieces tile their rows, the rows. Each goes from the file
-    to its place in one call, for a piece of a web page is short.
+    """The tokens of these pieces, end to end. The pieces fill rows, so these are the rows.
+
+    span, start, length: of each piece, int64[pieces].
     """
     used = [stores[name] for name in spans.names]
-    kind = used[0].kind  # of all: one tokenizer made them
+    kind = used[0].kind  # the same for all: one tokenizer made them
+
+    # The byte at which each piece begins in its domain's file.
     domain, document = spans.domain[span], spans.document[span]
     place = (spans.start[span] + start) * kind.itemsize
     for number, store in enumerate(used):
         own = domain == number
         place[own] += store.places[document[own]]
+
+    # One call for each piece copies from the file to the row: a web page is short, so anything
+    # slower would decide the time of the stage.
     tokens = np.empty(int(length.sum()), kind)
-    target, begin = tokens.data.cast("B"), 0
-    for number, where, end in zip(
-        domain.tolist(), place.tolist(), (np.cumsum(length) * kind.itemsize).tolist(), strict=True
-    ):
+    target = tokens.data.cast("B")
+    begin = 0
+    ends = np.cumsum(length) * kind.itemsize
+    for number, where, end in zip(domain.tolist(), place.tolist(), ends.tolist(), strict=True):
         used[number].read(where, target[begin:end])
         begin = end
     return tokens

@@ -1,21 +1,23 @@
-"""The sample corpus: a small language in which remembering pays, so that long context can be
-watched on a laptop.
+"""Sample corpus: a small language in which long context helps, for experiments on a laptop.
 
-Seven domains with SlimPajama's names and its length profile at one sixteenth (4,096 tokens there
-are 256 here). A document has a cast of *titles*, each a fixed run of three names ("Karo Velmi
-Tusha"), drawn anew for every document: inside one document a name stands in one title only, so its
-first word decides the next two, and nothing but an earlier mention in the same document can tell
-which. Titles enter as the document goes on and every one already met is equally likely to be
-mentioned next, so the distance back to the last mention grows with the document. That makes recall
-useful at every distance up to the document's length, and makes these documents denser in recall
-than real text: about half of the words are names. The rest are everyday words in a domain-flavoured
-order that carries little.
+It has seven domains with SlimPajama's names and document lengths, at one sixteenth: 256 tokens here
+stand for 4,096 there.
 
-Every document is a pure function of (seed, domain, number), so any size streams, in any order, from
-any worker.
+A document has its own *titles*, each a fixed sequence of three names ("Karo Velmi Tusha"). Inside a
+document a name occurs in one title only. So the first name of a title decides the next two, and
+only an earlier mention in the same document shows which. New titles enter as the document goes on,
+and each title so far is equally likely to be next. So the distance to the last mention grows with
+the document, and recall helps at every distance up to the document's length.
+
+The cost: this is not real text. About half of the words are names, so recall matters far more than
+in books or code. The other words are common English words whose order means little.
+
+Every document is a function of (seed, domain, number), so a corpus of any size can be read in any
+order, by any number of workers.
 """
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Annotated, Any
 
 import numpy as np
@@ -28,6 +30,8 @@ WORDS_PER_TITLE = 3
 CONSONANTS = "bdfgklmnprstvz"
 VOWELS = "aeiou"
 NAME_COUNT = 768
+SHORTEST = 8
+"""Words of the shortest document."""
 ORDINARY_WORDS = """
     the of and a to in is you that it was for on with as his they at be this from have or by one had
     not but what all were when we there can an your which their said if do will each about how up
@@ -50,39 +54,35 @@ ORDINARY_WORDS = """
 
 
 class SampleDomain(Config):
-    """How one domain of the sample corpus looks. Lengths count words, which are tokens of the
-    sample tokenizer.
-    """
+    """The statistics of one domain. Lengths count words; a word is one token of the sample."""
 
     set_name: str
     """SlimPajama's name of the domain, e.g. RedPajamaArXiv."""
     words: Annotated[int, Field(ge=1)]
-    """How many words the domain holds in all (the last document may pass it)."""
+    """Words of the whole domain. The last document may exceed it."""
     median_length: Annotated[float, Field(gt=0)]
     """Median document length in words."""
     spread: Annotated[float, Field(ge=0, le=3)]
     """Standard deviation of the logarithm of the length (log-normal)."""
     tail_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the words in documents of a heavy tail: Pareto with exponent 1, so every doubling of
-    the length holds the same mass. Real web pages and source files have one; a log-normal has none.
-    """
+    """Share of the words in a heavy tail: Pareto with exponent 1, so every doubling of the length
+    has the same share. Real web pages and source files have such a tail, a log-normal has none."""
     tail_from: Annotated[int, Field(ge=16)] = 256
     """Shortest document of the tail, in words."""
     longest: Annotated[int, Field(ge=16)] = 20_000
-    """Lengths above this are cut to it, in words."""
+    """Words of the longest document."""
     words_per_title: Annotated[int, Field(ge=4)] = 24
-    """A new title may enter the cast every so many words."""
+    """A new title may enter after this many words."""
     largest_cast: Annotated[int, Field(ge=1, le=NAME_COUNT // WORDS_PER_TITLE)] = 160
-    """Most titles in one document."""
+    """Titles in one document at most."""
 
 
 def all_names() -> list[str]:
     """The 768 names, in a fixed order: two syllables, capitalised, e.g. "Karo"."""
-    syllables = [consonant + vowel for consonant in CONSONANTS for vowel in VOWELS]
+    syllables = [consonant + vowel for consonant, vowel in product(CONSONANTS, VOWELS)]
     pairs = [
         (first + second).capitalize()
-        for first in syllables
-        for second in syllables
+        for first, second in product(syllables, repeat=2)
         if first != second
     ]
     order = generator("sample corpus", "names").permutation(len(pairs))
@@ -93,7 +93,7 @@ NAMES = all_names()
 
 
 def records(domain: str, spec: SampleDomain, seed: int) -> Iterator[dict[str, Any]]:
-    """The documents of one domain in SlimPajama's schema, until `spec.words` words are reached."""
+    """Documents of one domain in SlimPajama's schema, until there are `spec.words` words."""
     written, number = 0, 0
     while written < spec.words:
         words = document_words(domain, spec, seed, number)
@@ -102,21 +102,24 @@ def records(domain: str, spec: SampleDomain, seed: int) -> Iterator[dict[str, An
 
 
 def document_words(domain: str, spec: SampleDomain, seed: int, number: int) -> list[str]:
-    """Document `number` of the domain as words: sentences of ordinary words around one to three
-    titles.
-    """
+    """The words of document `number`: sentences of ordinary words around one to three titles."""
+    # The order of the draws decides the bytes of the corpus: do not change it.
     draw = generator(seed, domain, number)
     length = document_length(spec, draw)
-    titles = draw.permutation(NAME_COUNT)[: spec.largest_cast * WORDS_PER_TITLE].reshape(
-        -1, WORDS_PER_TITLE
-    )
+    names = draw.permutation(NAME_COUNT)[: spec.largest_cast * WORDS_PER_TITLE]
+    titles = names.reshape(-1, WORDS_PER_TITLE)
+    # Each domain prefers other words.
     flavour = generator("sample corpus", "flavour", domain).permutation(len(ORDINARY_WORDS))
+
     words: list[str] = []
     introduced = 0
     while len(words) < length:
         for _ in range(int(draw.integers(1, 4))):
+            # Zipf with 1.3: a few ordinary words are frequent, as in real text.
             for rank in draw.zipf(1.3, int(draw.integers(1, 5))):
                 words.append(ORDINARY_WORDS[flavour[int(rank) % len(flavour)]])
+
+            # A new title if there is room for one, else one of the titles so far.
             room = min(spec.largest_cast, 1 + len(words) // spec.words_per_title)
             chosen = introduced if introduced < room else int(draw.integers(introduced))
             introduced = max(introduced, chosen + 1)
@@ -127,31 +130,30 @@ def document_words(domain: str, spec: SampleDomain, seed: int, number: int) -> l
 
 def document_length(spec: SampleDomain, draw: np.random.Generator) -> int:
     """Length of one document in words: from the log-normal body, or from the Pareto tail."""
-    body = float(
-        np.clip(np.exp(draw.normal(np.log(spec.median_length), spec.spread)), 8, spec.longest)
-    )
+    # Both are drawn for every document, so a change of tail_share moves no other draw.
+    body = np.exp(draw.normal(np.log(spec.median_length), spec.spread))
     in_tail, along = draw.random(2)
     if in_tail >= _tail_probability(spec):
-        return int(body)
+        return int(np.clip(body, SHORTEST, spec.longest))
+
+    # The inverse of the tail's distribution function.
     shortest, longest = 1 / spec.tail_from, 1 / spec.longest
     return int(1 / (shortest - along * (shortest - longest)))
 
 
 def _tail_probability(spec: SampleDomain) -> float:
-    """Share of documents in the tail such that `tail_share` of the words stand there."""
+    """The share of documents in the tail, so that `tail_share` of the words are in it."""
     if spec.tail_share == 0:
         return 0.0
     mean_body = spec.median_length * np.exp(spec.spread**2 / 2)
     mean_tail = np.log(spec.longest / spec.tail_from) / (1 / spec.tail_from - 1 / spec.longest)
-    documents_in_tail, documents_in_body = (
-        spec.tail_share / mean_tail,
-        (1 - spec.tail_share) / mean_body,
-    )
-    return float(documents_in_tail / (documents_in_tail + documents_in_body))
+
+    # Documents for each word of the domain.
+    in_tail = spec.tail_share / mean_tail
+    in_body = (1 - spec.tail_share) / mean_body
+    return float(in_tail / (in_tail + in_body))
 
 
 def as_text(words: list[str]) -> str:
-    """Words joined by single spaces, full stops too: every word is one token of the sample
-    tokenizer.
-    """
+    """Words joined by single spaces, full stops too, so every word is one token of the sample."""
     return " ".join(words)

@@ -1,14 +1,15 @@
-"""Which files of a folder are read: one rule for corpora, texts of evaluations and haystacks.
+"""Source files: which files of a folder are read, by one rule for corpora, tests and haystacks.
 
 A folder is read with its subfolders, in the order of the paths.
 A file is read if its ending is known, in any case.
-Hidden files, temporary files and leftovers of editors and operating systems are ignored, and so are
-such folders with all they hold. So is a text that describes its folder: README.txt, LICENSE.txt.
-Each is listed with its reason.
+Hidden files, temporary files and files left by editors and operating systems are ignored. So are
+such folders, with everything below them, and texts about a folder: README.txt, LICENSE.txt.
+Each ignored file is listed with its reason.
 An error while listing stops the stage: an unlisted folder may hold half of the corpus.
 
 The cost: only names count. A document file named `_a.jsonl`, or an essay named `license.txt`, must
-be renamed, or be the source itself: the rule applies to files below a source, not to the source.
+be renamed or given as the source itself. The rule applies to files below a source, not to the
+source.
 """
 
 import os
@@ -23,7 +24,8 @@ from assets.stage import UserError
 
 DOCUMENTS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst", ".parquet")
 TEXTS = (".txt", ".txt.gz", ".txt.zst")
-NAMED = 20  # ignored files on stderr; parts.csv of the stage has all
+NAMED = 20
+"""Ignored files that are printed. parts.csv of the stage lists all of them."""
 
 SYSTEM = frozenset(
     (
@@ -40,7 +42,8 @@ SYSTEM = frozenset(
         "network trash folder",
     )
 )
-TEMPORARY = frozenset(("tmp", "temp"))  # folders, or files without an ending
+TEMPORARY = frozenset(("tmp", "temp"))
+"""Names of temporary folders, or of files without an ending."""
 UNFINISHED = frozenset(("tmp", "partial", "incomplete", "inprogress", "crdownload", "bak", "swp"))
 """Extensions of temporary files, at any place in the name: part.tmp.jsonl, part.jsonl.tmp."""
 LAST = (
@@ -64,8 +67,8 @@ ABOUT = re.compile(
       ([ ._-](mit|bsd|apache|[al]?gpl|mpl|cc|en|\d).*)?""",
     re.VERBOSE,
 )
-"""Names, without ending and in small letters, of texts about a folder. Only of texts: records have
-fields."""
+"""Names of texts about a folder, in small letters and without ending. The rule is for texts only:
+a file of records without the wanted field is found by its records."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +86,15 @@ def source_files(source: Path, endings: tuple[str, ...], setting: str) -> Files:
     The first ignored files are printed on stderr.
 
     setting: the key of params.yaml that names the source, for messages.
-    Raises UserError where there is nothing to read, where a folder cannot be listed, and for a
-    link that leads nowhere.
+    Raises UserError if there is nothing to read, if a folder cannot be listed, and for a broken
+    link.
     """
     mode = _mode(source, setting)
     if not stat.S_ISDIR(mode):
-        if not stat.S_ISREG(mode):
-            raise UserError(
-                f"{shown(source)}: {kind_of(mode)}, not a file or folder. Set {setting} in "
-                "params.yaml."
-            )
-        if not source.name.lower().endswith(endings):
-            known = ", ".join(endings)
-            raise UserError(
-                f"{shown(source)}: unknown format. Known endings: {known}. Rename or convert it."
-            )
+        _check_single(source, mode, endings, setting)
         return Files(read=[source], ignored={})
 
+    # Sorted: os.scandir returns another order on another file system.
     read: list[Path] = []
     ignored: dict[Path, str] = {}
     for path, why in sorted(_listed(source, endings)):
@@ -113,8 +108,21 @@ def source_files(source: Path, endings: tuple[str, ...], setting: str) -> Files:
     return Files(read=read, ignored=ignored)
 
 
+def _check_single(source: Path, mode: int, endings: tuple[str, ...], setting: str) -> None:
+    """Raise UserError if a source that is not a folder cannot be read."""
+    if not stat.S_ISREG(mode):
+        raise UserError(
+            f"{shown(source)}: {kind_of(mode)}, not a file or folder. Set {setting} in params.yaml."
+        )
+    if not source.name.lower().endswith(endings):
+        raise UserError(
+            f"{shown(source)}: unknown format. Known endings: {', '.join(endings)}. Rename or "
+            "convert it."
+        )
+
+
 def print_ignored(ignored: dict[str, str], where: str) -> None:
-    """Name the first ignored files on stderr, with their reasons, and count the rest."""
+    """Print the first ignored files on stderr, with their reasons, and the number of the rest."""
     for path, why in list(ignored.items())[:NAMED]:
         print(f"ignored: {path}: {why}", file=sys.stderr)
     if len(ignored) > NAMED:
@@ -138,7 +146,8 @@ def check_hashable(source: Path, setting: str) -> None:
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 problem = kind_of(mode)
         except OSError as error:
-            problem = "a link that leads nowhere" if path.is_symlink() else str(error.strerror)
+            problem = "a broken link" if path.is_symlink() else str(error.strerror)
+
         if problem is None and not _is_utf8(path.name):
             problem = "its name is not UTF-8"
         if problem:
@@ -149,52 +158,66 @@ def check_hashable(source: Path, setting: str) -> None:
 
 
 def _is_utf8(name: str) -> bool:
-    return not any("\ud800" <= sign <= "\udfff" for sign in name)
+    """Whether a file name can be written as UTF-8."""
+    # Python shows each byte of a name that is not UTF-8 as a lone surrogate.
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def why_ignored(name: str, endings: tuple[str, ...] | None) -> str | None:
-    """Why a file of this name is not read, or None. endings: known ones; None for a folder."""
+    """Why a file or folder of this name is not read, or None.
+
+    endings: the known endings. None: it is a folder.
+    """
     low = name.lower()
     if low in SYSTEM:
         return "left by the operating system"
     if low.startswith((".", "_")):
         return "hidden: its name starts with . or _"
-    if (
-        low in TEMPORARY
-        or low.startswith("~")
-        or low.endswith(LAST)
-        or UNFINISHED & {*low.split(".")[1:]}
-    ):
+    if _is_temporary(low):
         return "temporary, unfinished or a backup, by its name"
-    if endings is not None and not low.endswith(endings):
+    if endings is None:
+        return None
+
+    if not low.endswith(endings):
         return "unknown ending"
-    if endings is not None and low.endswith(TEXTS) and ABOUT.fullmatch(_stem(low)):
+    if low.endswith(TEXTS) and ABOUT.fullmatch(low[: low.rindex(".txt")]):
         return "about the folder, by its name"
     return None
 
 
-def _stem(low: str) -> str:
-    """The name of a text file without its ending."""
-    return low[: low.rindex(".txt")]
+def _is_temporary(low: str) -> bool:
+    """Whether a name, in small letters, looks like a temporary file or a backup."""
+    extensions = set(low.split(".")[1:])
+    return (
+        low in TEMPORARY
+        or low.startswith("~")
+        or low.endswith(LAST)
+        or bool(UNFINISHED & extensions)
+    )
 
 
 def why_ignored_below(path: str, endings: tuple[str, ...]) -> str | None:
-    """`why_ignored` for a path below a source, with slashes: its folders count too."""
+    """`why_ignored` for a path below a source, with slashes. Its folders count too."""
     *folders, name = path.split("/")
-    reasons = [why_ignored(folder, None) for folder in folders]
-    return next(filter(None, reasons), None) or why_ignored(name, endings)
+    for folder in folders:
+        why = why_ignored(folder, None)
+        if why:
+            return why
+    return why_ignored(name, endings)
 
 
 def shown(path: Path | str) -> str:
-    """A path as text that can be printed and written as UTF-8, whatever bytes its name has."""
+    """A path as printable text of one line, whatever bytes its name has."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     if text.isprintable():
         return text
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
 
 
 def _listed(source: Path, endings: tuple[str, ...]) -> Iterator[tuple[Path, str | None]]:
-    """Every file below a folder, and why it is ignored or None; an ignored folder as a whole."""
+    """Every file below a folder, and why it is ignored or None. An ignored folder is one entry."""
     waiting = [source]
     while waiting:
         folder = waiting.pop()
@@ -210,21 +233,22 @@ def _listed(source: Path, endings: tuple[str, ...]) -> Iterator[tuple[Path, str 
                     else:
                         yield path, f"folder {why}"
                 elif entry.is_symlink() and path.is_dir():
+                    # Links to folders may form a loop, or list a file twice.
                     why = why_ignored(entry.name, None)
                     yield path, why or "a link to a folder is not followed"
                 else:
-                    yield path, why_ignored(entry.name, endings) or _why_no_file(entry)
+                    yield path, why_ignored(entry.name, endings) or _why_not_a_file(entry)
         except OSError as error:
             lost = Path(error.filename or folder)
-            what = "a link that leads nowhere" if lost.is_symlink() else "cannot be listed"
+            what = "a broken link" if lost.is_symlink() else "cannot be listed"
             raise UserError(
                 f"{shown(lost)}: {what} ({error.strerror}), so documents may be missing. "
                 "Give access to it, or move it out of the source."
             ) from None
 
 
-def _why_no_file(entry: os.DirEntry[str]) -> str | None:
-    """Why an entry is no file to read, or None. Raises OSError for a link that leads nowhere."""
+def _why_not_a_file(entry: os.DirEntry[str]) -> str | None:
+    """Why an entry is not a file, or None if it is one. Raises OSError for a broken link."""
     if entry.is_file(follow_symlinks=False):
         return None
     mode = entry.stat().st_mode
@@ -232,6 +256,7 @@ def _why_no_file(entry: os.DirEntry[str]) -> str | None:
 
 
 def _mode(source: Path, setting: str) -> int:
+    """The mode bits of a source. Raises UserError if it is not there or not accessible."""
     try:
         return source.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -245,7 +270,7 @@ def _mode(source: Path, setting: str) -> int:
 
 
 def kind_of(mode: int) -> str:
-    """The kind of something that is not a file, as a phrase: reading it might never end."""
+    """The kind of a path that is not a file or folder. Reading it might never end."""
     if stat.S_ISFIFO(mode):
         return "a named pipe"
     return "a socket" if stat.S_ISSOCK(mode) else "a device"
@@ -254,9 +279,13 @@ def kind_of(mode: int) -> str:
 def _nothing_to_read(
     source: Path, endings: tuple[str, ...], setting: str, ignored: dict[Path, str]
 ) -> str:
+    """The message for a folder without a file to read."""
     first = [
         f"{shown(path.relative_to(source))} ({why})" for path, why in list(ignored.items())[:3]
     ]
     more = ", ..." if len(ignored) > len(first) else ""
-    passed = f" Ignored: {', '.join(first)}{more}." if first else ""
-    return f"{shown(source)}: holds no {', '.join(endings)} file.{passed} Point {setting} at some."
+    examples = f" Ignored: {', '.join(first)}{more}." if first else ""
+    return (
+        f"{shown(source)}: holds no {', '.join(endings)} file.{examples} Set {setting} to a folder "
+        "that has some."
+    )

@@ -1,16 +1,19 @@
-"""How many tokens each domain must bring for the recipes: the largest need of any of them, times a
-margin.
+"""Token demand: the tokens that each domain must supply for the recipes.
 
-A stage of its own, so that reading a corpus hangs on what is needed and not on how it is used:
-another recipe that needs no more leaves data/token_demand/DOMAIN.json as it was, byte for byte, and
-nothing is read again. Needs are of one pass; a recipe that repeats documents does with less. With
-the weights "natural" a domain's share is known only when all of it is read, so all of it is. A text
-that an earlier domain keeps is still counted here; the margin must cover that. As the first
-stage it refuses a recipe that names a domain which is not there.
+It is the largest need of any recipe, times a margin. It is a stage of its own, so that reading a
+corpus depends on what is needed and not on the recipes: a new recipe that needs no more leaves
+data/token_demand/DOMAIN.json as it was, byte for byte, and nothing is read again.
+
+The cost is some tokens too many or too few:
+- A recipe that repeats documents needs fewer. The demand is for each document once.
+- A text that an earlier domain keeps is counted here too. The margin must cover that.
+- With the weights "natural" a domain's share depends on all of its documents, so all are read.
+
+This is the first stage, so it also refuses a recipe that names an unknown domain.
 
 order.txt holds the domains in the order of params.yaml, which decides the domain that keeps a text.
-DVC compares maps of parameters without their order, so dvc.yaml writes the domains into this
-stage's command, which DVC compares letter by letter.
+DVC ignores the order of a map. So dvc.yaml writes the domains into the command of this stage, which
+DVC compares as text.
 """
 
 import sys
@@ -26,14 +29,13 @@ ORDER = "order.txt"
 
 
 class TokenDemandConfig(Config):
-    """How far ahead of the recipes to read."""
+    """How much more to read than the recipes need."""
 
     margin: Annotated[float, Field(ge=1)] | None
-    """Candidates for each token that trains; null reads every source to its end."""
+    """Tokens to read for each token that trains. null: read every source to its end."""
     bytes_per_token: Annotated[float, Field(gt=0)] = 3.68
-    """Estimates tokens before there is a tokenizer (the released code's figure, for characters);
-    the margin covers its error.
-    """
+    """Estimates tokens before there is a tokenizer. It is the released code's number for
+    characters. The margin covers its error."""
 
 
 def run() -> None:
@@ -43,6 +45,7 @@ def run() -> None:
     domains = list(read_params("raw_corpus", Domains).domains)
     check_names(mixing, domains)
     mixings = [of_recipe(recipe, mixing) for recipe in mixing.recipes.values()]
+
     with output("token_demand") as out:
         for domain in domains:
             wanted = demand(domain, domains, mixings, config)
@@ -52,8 +55,7 @@ def run() -> None:
 
 
 def check_names(mixing: MixedDatasetConfig, domains: list[str]) -> None:
-    """Raises UserError, naming the recipe, where weights or raised domains are not those of
-    raw_corpus."""
+    """Raise UserError, with the recipe, if its weights name other domains than raw_corpus."""
     for name, recipe in mixing.recipes.items():
         try:
             domain_weights(of_recipe(recipe, mixing), dict.fromkeys(domains, 1))
@@ -65,30 +67,31 @@ def demand(
     domain: str, domains: list[str], mixings: list[Mixing], config: TokenDemandConfig
 ) -> Demand:
     """The largest need of any recipe, times the margin."""
-    long_over = max((mixing.long_over for mixing in mixings), default=1)
-    if (
-        config.margin is None
-        or not mixings
-        or any(mixing.weights == "natural" for mixing in mixings)
-    ):
-        return Demand(
-            tokens=None, long_tokens=0, long_over=long_over, bytes_per_token=config.bytes_per_token
-        )
-    needs = []
-    for mixing in mixings:
-        tokens = mixing.token_budget * domain_weights(mixing, dict.fromkeys(domains, 0))[domain]
-        # With a keep ratio the share of long tokens follows from the corpus; it is never more than
-        # all of them.
-        share = 1.0 if mixing.recipe.keep_ratio is not None else mixing.recipe.long_share or 0.0
-        needs.append((tokens, tokens * share))
+    tokens: float | None = None
+    long_tokens = 0.0
+    natural = any(mixing.weights == "natural" for mixing in mixings)
+    if config.margin is not None and mixings and not natural:
+        needs = [_need(domain, domains, mixing) for mixing in mixings]
+        tokens = config.margin * max(need for need, _ in needs)
+        long_tokens = config.margin * max(need for _, need in needs)
     return Demand(
-        tokens=config.margin * max(need for need, _ in needs),
-        long_tokens=config.margin * max(need for _, need in needs),
-        long_over=long_over,
+        tokens=tokens,
+        long_tokens=long_tokens,
+        long_over=max((mixing.long_over for mixing in mixings), default=1),
         bytes_per_token=config.bytes_per_token,
     )
 
 
+def _need(domain: str, domains: list[str], mixing: Mixing) -> tuple[float, float]:
+    """The tokens that one recipe takes from a domain, and those of them in long documents."""
+    weights = domain_weights(mixing, dict.fromkeys(domains, 0))
+    tokens = mixing.token_budget * weights[domain]
+    if mixing.recipe.keep_ratio is not None:
+        return tokens, tokens  # the corpus decides the share of long tokens: at most all of them
+    return tokens, tokens * (mixing.recipe.long_share or 0.0)
+
+
 if __name__ == "__main__":
-    del sys.argv[1:]  # the domains, which are read from params.yaml
+    # The arguments are the domains, for DVC. They are read from params.yaml.
+    del sys.argv[1:]
     command(run)

@@ -1,10 +1,11 @@
-"""Tokenized documents on disk: one Arrow IPC stream per domain, opened memory-mapped, nothing
-copied until asked for.
+"""Token store: the tokenized documents of a domain as one memory-mapped Arrow IPC stream.
 
 Columns: id (uint64), heldout (bool), input_ids (large_list of uint16 or uint32, by the largest id).
-Stock `datasets` opens it too. Each record batch is a contiguous run of tokens; a document is a view
-into one of them. A view's pages count as this process's memory, and 64 KB around each; `read`
-copies instead, for work that touches the whole file.
+Stock `datasets` opens the file too. The tokens of a batch are contiguous, and a document is a view
+of them, so opening a store reads no tokens.
+
+The cost: the pages of a view count as memory of this process, and so do 64 KB around each. `read`
+copies instead, for work that reads the whole file.
 """
 
 import mmap
@@ -33,7 +34,7 @@ class TokenStore:
     lengths: NDArray[np.int64]
     """Tokens in each document, int64[documents]."""
     places: NDArray[np.int64]
-    """The byte of the file at which its first token stands, int64[documents]."""
+    """The byte of the file at which its first token begins, int64[documents]."""
     kind: np.dtype[np.uint16 | np.uint32]
     file: BinaryIO
     mapping: mmap.mmap
@@ -51,13 +52,14 @@ class TokenStore:
 
 
 def token_type(largest: int) -> pa.DataType:
-    """uint16 where ids up to `largest` fit, else uint32."""
+    """uint16 if ids up to `largest` fit, else uint32."""
     return pa.uint16() if largest < 1 << 16 else pa.uint32()
 
 
 def schema(largest: int) -> pa.Schema:
-    """Schema of documents.arrow for a tokenizer of ids up to `largest`: ids may have holes, so a
-    count won't do.
+    """The schema of documents.arrow for a tokenizer with ids up to `largest`.
+
+    The largest id, not the number of tokens: ids may have gaps.
     """
     return pa.schema(
         [
@@ -82,14 +84,16 @@ def open_tokens(folder: Path) -> TokenStore:
         raise UserError(
             f"{path}: {error}. Make it again: python -m orchestration.repro tokenized_corpus"
         ) from None
+
     kind = np.dtype(table.schema.field("input_ids").type.value_type.to_pandas_dtype())
     lengths, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for chunk in table.column("input_ids").chunks:
+        # The buffer of the tokens lies in the mapping, so its address gives its place in the file.
+        first = chunk.values.buffers()[1].address - buffer.address
         offsets = chunk.offsets.to_numpy()
         lengths.append(np.diff(offsets))
-        places.append(
-            chunk.values.buffers()[1].address - buffer.address + offsets[:-1] * kind.itemsize
-        )
+        places.append(first + offsets[:-1] * kind.itemsize)
+
     return TokenStore(
         ids=table.column("id").to_numpy(),
         heldout=table.column("heldout").to_numpy(),

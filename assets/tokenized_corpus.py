@@ -1,10 +1,10 @@
-"""Token ids of one domain, once: every later length is an exact token count, never characters
-divided by 3.68.
+"""Tokenized corpus: the token ids of one domain, so that every later length is an exact count.
 
-Special tokens are added here by policy (`bos`, `eos`), not by the tokenizer's own template and not
-because a text says "</s>", so every domain and every tokenizer gets the same treatment. Costs 2
-bytes a token on disk (4 where the largest id is 65,536 or more). Memory holds one block of
-documents. Threads (RAYON_NUM_THREADS) change the speed and nothing else.
+Special tokens are added here, as `bos` and `eos` say. The tokenizer's template is not used, and
+"</s>" in a text is text. So every domain and every tokenizer gets the same treatment.
+
+The cost: 2 bytes a token on disk, or 4 if the largest id is 65,536 or more. Memory holds one block
+of documents. Threads (RAYON_NUM_THREADS) change the speed, not the result.
 """
 
 import sys
@@ -34,7 +34,7 @@ TOKENIZER = Path("data/tokenizer")
 
 
 class TokenizedCorpusConfig(Special):
-    """Which special tokens a document carries, and nothing else."""
+    """Which special tokens a document gets. Other keys are refused."""
 
     model_config = Config.model_config
 
@@ -48,6 +48,7 @@ def run(name: str) -> None:
     described = schema(max(tokenizer.get_vocab().values()))
     reference = Reference(tokenizer)
     with output("tokenized_corpus", name) as out:
+        # After a difference the loop starts over with the reference, and overwrites the file.
         for fast in _fast_first(TOKENIZER):
             try:
                 if fast is not None:
@@ -57,7 +58,7 @@ def run(name: str) -> None:
                 break
             except IdsDiffer as error:
                 print(
-                    f"gigatoken gives other ids than tokenizers ({error}): all again with "
+                    f"gigatoken gives other ids than tokenizers ({error}): starting again with "
                     "tokenizers",
                     file=sys.stderr,
                 )
@@ -65,18 +66,18 @@ def run(name: str) -> None:
 
 
 def _fast_first(folder: Path) -> Iterator[Fast | None]:
-    """The fast tokenizer if it can be had, and None for the reference."""
+    """The fast tokenizer if it can be used, then None, which stands for the reference."""
     if not FAST_IS_HERE:
         print(
-            "tokenizers at work; gigatoken, several times faster, comes with the extra `fast`",
+            "using tokenizers; gigatoken is several times faster (the extra `fast`)",
             file=sys.stderr,
         )
     else:
         try:
             yield Fast(folder)
-        except Exception as error:  # whatever it says, the reference can do the work
+        except Exception as error:  # of any type: the reference can do the work
             print(
-                f"tokenizers at work: gigatoken cannot read this tokenizer ({error})",
+                f"using tokenizers: gigatoken cannot read this tokenizer ({error})",
                 file=sys.stderr,
             )
     yield None
@@ -91,10 +92,13 @@ def write(
     described: pa.Schema,
     path: Path,
 ) -> dict[str, int]:
-    """Encode the documents of `source` into `path`; returns how many documents and tokens. Raises
-    IdsDiffer.
+    """Encode the documents of `source` into `path`. Returns the numbers of documents and tokens.
+
+    fast: None: only the reference is used.
+    Raises IdsDiffer if the two give different ids.
     """
     kind = described.field("input_ids").type
+    encode = (fast or reference).encode
     progress = Progress("documents", int(read_json(source / RECORD)["documents"]), "doc")
     documents = tokens = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, described) as writer:
@@ -102,14 +106,15 @@ def write(
             texts = utf8_of(block)
             if fast is not None and texts:
                 check_sample(fast, reference, texts, block["id"].to_numpy())
-            offsets, ids = with_special(
-                (fast or reference).encode(texts), bos, eos, kind.value_type.to_pandas_dtype()
-            )
+
+            id_type = kind.value_type.to_pandas_dtype()
+            offsets, ids = with_special(encode(texts), bos, eos, id_type)
             lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids), type=kind)
-            writer.write_batch(
-                pa.RecordBatch.from_arrays([block["id"], block["heldout"], lists], schema=described)
-            )
-            documents, tokens = documents + len(texts), tokens + len(ids)
+            columns = [block["id"], block["heldout"], lists]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=described))
+
+            documents += len(texts)
+            tokens += len(ids)
             progress.add(len(texts))
     progress.close()
     return {"documents": documents, "tokens": tokens}
@@ -118,15 +123,16 @@ def write(
 def with_special(
     each: Sequence[Ids], bos: int | None, eos: int | None, kind: type[np.uint16 | np.uint32]
 ) -> tuple[NDArray[np.int64], Tokens]:
-    """All documents end to end, with `bos` before and `eos` after each where they are not None:
-    offsets, int64[documents + 1], and the tokens, of that kind. Raises UserError where an id
-    doesn't fit it.
+    """All documents end to end, each with `bos` before it and `eos` after it unless they are None.
+
+    Returns offsets, int64[documents + 1], and the tokens, as `kind`.
+    Raises UserError if an id does not fit into `kind`.
     """
     marks = (bos is not None) + (eos is not None)
     offsets = np.cumsum([0, *(len(ids) + marks for ids in each)], dtype=np.int64)
-    tokens = np.empty(
-        int(offsets[-1]), np.uint32
-    )  # of any id: cast at once, a larger one would become another token
+
+    # 32 bits for now: cast at once, an id that is too large would become another token.
+    tokens = np.empty(int(offsets[-1]), np.uint32)
     first = int(bos is not None)
     for start, ids in zip(offsets.tolist(), each, strict=False):
         tokens[start + first : start + first + len(ids)] = ids
@@ -134,13 +140,13 @@ def with_special(
         tokens[offsets[:-1]] = bos
     if eos is not None:
         tokens[offsets[1:] - 1] = eos
+
     largest = int(tokens.max(initial=0))
     if largest > np.iinfo(kind).max:
         raise UserError(
-            f"token id {largest:,} is larger than any in {TOKENIZER}/tokenizer.json, by which ids "
-            "take "
-            f"{np.dtype(kind).itemsize} bytes. Check that file against the base model's, then: "
-            "python -m orchestration.repro tokenizer"
+            f"token id {largest:,} is larger than any in {TOKENIZER}/tokenizer.json, so it does "
+            f"not fit into {np.dtype(kind).itemsize} bytes. Compare that file with the base "
+            "model's, then: python -m orchestration.repro tokenizer"
         )
     return offsets, tokens.astype(kind, copy=False)
 

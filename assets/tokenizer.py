@@ -1,18 +1,17 @@
-"""The tokenizer of the whole graph: the base model's own, or a byte-level BPE trained on the
-corpus.
+"""Tokenizer: the base model's own, or a byte-level BPE trained on the corpus.
 
-`source` says which: a folder with a tokenizer.json is taken as it is; the raw corpus is what to
-train on. Training is deterministic (the trainer breaks ties by token) and uses the training split
-alone, of the domains that params.yaml names: a folder that another profile left behind changes
-nothing.
+`source` decides: a folder with a tokenizer.json is copied, and data/raw_corpus means training on
+it. Training is deterministic (the trainer breaks ties by token). It uses the training split of the
+domains in params.yaml, so a folder of another profile changes nothing.
 
-The special tokens that tokenized_corpus will ask for are looked up here, for this stage needs no
-corpus. The cost is that a change of `tokenized_corpus` runs this stage again, to the same bytes.
+This stage also checks that the tokenizer has the special tokens that tokenized_corpus will ask for:
+it needs no corpus, so the error comes early. The cost: a change of `tokenized_corpus` runs this
+stage again, with the same bytes as a result.
 
 Every tokenizer of the project is opened here. A tokenizer.json may store settings of its last use:
-truncation, padding, BPE dropout. Left on, they would silently cut a document to its first 128
-tokens, or pad it. They are switched off whenever a tokenizer is opened, with a line on stderr once
-for each file, and no artefact carries them. The cost: a tokenizer.json is parsed twice.
+truncation, padding, BPE dropout. They would silently cut a document to its first 128 tokens, or pad
+it. So they are switched off whenever a tokenizer is opened, with one line on stderr for each file,
+and no artefact has them. The cost: a tokenizer.json is parsed twice.
 """
 
 import json
@@ -41,6 +40,7 @@ from assets.stage import (
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 BOS, EOS = "<s>", "</s>"
+"""The special tokens of a tokenizer that is trained here."""
 RAW_CORPUS = Path("data/raw_corpus")
 OF_USE = {
     "max_length",
@@ -52,20 +52,20 @@ OF_USE = {
 }
 """Keys of tokenizer_config.json in which transformers stores the settings of the last use."""
 _printed: set[str] = set()
-"""Lines that were printed already: each is printed once."""
+"""Lines that were printed already. Each is printed once."""
 
 
 class TokenizerConfig(Config):
-    """Where the tokenizer comes from; `vocab_size` counts only when it is trained here."""
+    """Where the tokenizer comes from. `vocab_size` has an effect only if it is trained here."""
 
     source: Path
     """A folder with tokenizer.json, or `data/raw_corpus` to train on it."""
     vocab_size: Annotated[int, Field(ge=300)] = 2048
-    """Tokens in all: 2 special ones, 256 bytes, the rest merges."""
+    """Tokens in all: 2 special ones, 256 bytes, and merges."""
 
 
 class Special(Config):
-    """The part of tokenized_corpus that matters here: which special tokens a document will carry."""
+    """The part of tokenized_corpus that is read here: which special tokens a document gets."""
 
     model_config = {**Config.model_config, "extra": "ignore"}
     bos: bool = True
@@ -89,8 +89,10 @@ def run() -> None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in `folder`, without truncation, padding and dropout. Raises UserError if its
-    tokenizer.json cannot be read."""
+    """The tokenizer in `folder`, without truncation, padding and dropout.
+
+    Raises UserError if its tokenizer.json cannot be read.
+    """
     path = folder / "tokenizer.json"
     described, switched_off = without_use(path)
     try:
@@ -99,6 +101,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise UserError(
             f"{path}: not a tokenizer.json that `tokenizers` can read: {error}"
         ) from None
+
     note = (
         f"{path}: saved with {', '.join(switched_off)}; switched off here, so that every text "
         "keeps all its tokens"
@@ -124,6 +127,7 @@ def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise UserError(
             f"{path}: not a tokenizer.json that `tokenizers` can read: {error!r}"
         ) from None
+
     found = []
     if truncation is not None:
         found.append(f"truncation ({_short(truncation)})")
@@ -131,6 +135,7 @@ def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
         found.append(f"padding ({_short(padding)})")
     if dropout:
         found.append(f"BPE dropout ({dropout})")
+
     changes: dict[str, Any] = {"truncation": None, "padding": None}
     if dropout:
         changes["model"] = model | {"dropout": None}
@@ -140,13 +145,15 @@ def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
 def clear_use(folder: Path) -> None:
     """Remove truncation, padding and dropout from the tokenizer files in `folder`.
 
-    A file that is not a tokenizer stays as it is: opening it will refuse it.
+    A file that is not a tokenizer stays as it is: opening it raises the error.
     """
     path, config_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    # A file without such settings is not written again, so it keeps its bytes.
     with suppress(UserError):
         described, found = without_use(path)
         if found:
             write_json(path, described)
+
     with suppress(UserError):
         config = config_of(config_path)
         if config.keys() & OF_USE:
@@ -154,24 +161,24 @@ def clear_use(folder: Path) -> None:
 
 
 def allow_length(folder: Path, tokens: int) -> None:
-    """Raise `model_max_length` in `folder`'s tokenizer_config.json to `tokens`, if it has a lower
-    one."""
+    """Raise `model_max_length` in a folder's tokenizer_config.json to `tokens` if it is lower."""
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
     config = config_of(path)
-    if isinstance(limit := config.get("model_max_length"), int | float) and limit < tokens:
+    limit = config.get("model_max_length")
+    if isinstance(limit, int | float) and limit < tokens:
         write_json(path, config | {"model_max_length": tokens})
 
 
 def _short(value: Any) -> str:
-    """A JSON value in a few words."""
+    """A JSON value without its braces and quotes."""
     text = orjson.dumps(value).decode().translate(str.maketrans("", "", '"{}'))
     return text.replace(":", " ").replace(",", ", ")
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE: any text encodes, and decodes to itself but for one leading space."""
+    """A byte-level BPE. Any text encodes, and decodes to itself after one leading space."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -179,6 +186,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
         vocab_size=vocab_size,
         special_tokens=[BOS, EOS],
         show_progress=False,
+        # Sorted: alphabet() has another order in every process, and the order decides the ids.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     tokenizer.train_from_iterator(texts, trainer)
@@ -190,6 +198,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 
 def _copy(source: Path, folder: Path) -> None:
+    """Copy the base model's tokenizer into `folder`, without settings of its last use."""
     for name in FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
@@ -197,15 +206,15 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _train(config: TokenizerConfig, folder: Path) -> None:
+    """Train a tokenizer on the raw corpus and write it into `folder`."""
     if config.source != RAW_CORPUS:
         raise UserError(
             f"tokenizer.source = {config.source}: no tokenizer.json there. Name the base model's "
-            "folder, "
-            f"or {RAW_CORPUS} to train one."
+            f"folder, or {RAW_CORPUS} to train one."
         )
-    tokenizer = train_bpe(
-        _train_texts([RAW_CORPUS / name for name in sorted(names_of("domain"))]), config.vocab_size
-    )
+    folders = [RAW_CORPUS / name for name in sorted(names_of("domain"))]
+    tokenizer = train_bpe(_train_texts(folders), config.vocab_size)
+
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(
         folder / "tokenizer_config.json",
@@ -219,48 +228,58 @@ def _train(config: TokenizerConfig, folder: Path) -> None:
 
 
 def _train_texts(folders: list[Path]) -> Iterator[str]:
+    """The texts of the training split of these domains."""
     for folder in folders:
         for batch in read_documents(folder):
             yield from texts_of(batch, heldout=False)
 
 
 def bos_eos_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int | None, int | None]:
-    """Ids of the tokens that tokenizer_config.json names as begin and end of a text; None where it
-    names none, or one that tokenizer.json does not hold. Raises UserError where it can't be read.
+    """Ids of the tokens that tokenizer_config.json names as begin and end of a text.
+
+    None if it names none, or one that is not in tokenizer.json.
+    Raises UserError if it cannot be read.
     """
-    ids = [None if text is None else tokenizer.token_to_id(text) for text in _special_texts(folder)]
-    return ids[0], ids[1]
+    bos, eos = _special_texts(folder)
+    return (
+        None if bos is None else tokenizer.token_to_id(bos),
+        None if eos is None else tokenizer.token_to_id(eos),
+    )
 
 
 def special_ids(
     folder: Path, tokenizer: Tokenizer, wanted: Special
 ) -> tuple[int | None, int | None]:
-    """Ids of the tokens that begin and end a document, None for one that it does not carry. Raises
-    UserError where the tokenizer, whose folder that is, lacks one that it should.
+    """Ids of the tokens that begin and end a document. None for one that is not wanted.
+
+    folder: the tokenizer's. Raises UserError if the tokenizer lacks a wanted token.
     """
-    ids = bos_eos_ids(folder, tokenizer)
-    for place, (name, on) in enumerate((("bos", wanted.bos), ("eos", wanted.eos))):
-        if on and ids[place] is None:
-            text = _special_texts(folder)[place]
-            why = (
-                f"names no {name}_token"
-                if text is None
-                else (
-                    f"names {text!r} as {name}_token, which is no token of tokenizer.json beside it"
-                )
-            )
-            raise UserError(
-                f"tokenized_corpus.{name} = true, but {folder}/tokenizer_config.json {why}. Set "
-                f"tokenized_corpus.{name} to false, or name a token of tokenizer.json there."
-            )
-    return ids[0] if wanted.bos else None, ids[1] if wanted.eos else None
+    bos, eos = bos_eos_ids(folder, tokenizer)
+    bos_text, eos_text = _special_texts(folder)
+    if wanted.bos and bos is None:
+        raise _no_special(folder, "bos", bos_text)
+    if wanted.eos and eos is None:
+        raise _no_special(folder, "eos", eos_text)
+    return bos if wanted.bos else None, eos if wanted.eos else None
+
+
+def _no_special(folder: Path, name: str, text: str | None) -> UserError:
+    """The message for a wanted special token that is not there. name: bos or eos."""
+    why = f"names no {name}_token"
+    if text is not None:
+        why = f"names {text!r} as {name}_token, which is not a token of tokenizer.json beside it"
+    return UserError(
+        f"tokenized_corpus.{name} = true, but {folder}/tokenizer_config.json {why}. Set "
+        f"tokenized_corpus.{name} to false, or name a token of tokenizer.json there."
+    )
 
 
 def _special_texts(folder: Path) -> tuple[str | None, str | None]:
-    """What tokenizer_config.json names as the token that begins a text, and the one that ends it."""
+    """The begin and the end token that tokenizer_config.json names, as text."""
     path = folder / "tokenizer_config.json"
     config = config_of(path)
     try:
+        # A token is stored as text, or as an object with its flags.
         named = [config.get(key) for key in ("bos_token", "eos_token")]
         texts = [token["content"] if isinstance(token, dict) else token for token in named]
     except KeyError as error:

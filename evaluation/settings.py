@@ -20,7 +20,7 @@ import yaml
 from assets.data_report_config import DataReportConfig
 from assets.length_histograms_config import LengthHistogramsConfig
 from assets.packed_shards import PackedShardsConfig
-from assets.raw_corpus import RawCorpusConfig
+from assets.raw_corpus_config import RawCorpusConfig
 from assets.recipes import MixedDatasetConfig
 from assets.source_files import check_hashable
 from assets.stage import (

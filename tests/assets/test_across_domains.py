@@ -1,6 +1,7 @@
 """A text that stands in two domains trains once, in the first of them; and a domain may be named as
 a number."""
 
+import doctest
 import json
 import shutil
 import subprocess
@@ -118,10 +119,15 @@ def shared_ids() -> set[int]:
     return ids[0] & ids[1]
 
 
+def test_the_worked_example_holds() -> None:
+    result = doctest.testmod(mixed_dataset)
+    assert result.attempted > 5 and result.failed == 0
+
+
 @pytest.mark.parametrize(
     ("order", "keeper", "other"), [(DOMAINS, "1e5", "NA"), (DOMAINS[::-1], "NA", "1e5")]
 )
-def test_the_first_domain_of_params_yaml_keeps_a_text_and_the_other_counts_it(
+def test_the_first_domain_keeps_a_text_and_the_other_counts_it(
     world: Path, order: tuple[str, ...], keeper: str, other: str
 ) -> None:
     write_world(world, order)
@@ -142,7 +148,7 @@ def test_the_first_domain_of_params_yaml_keeps_a_text_and_the_other_counts_it(
     ] == len(both)
 
 
-def test_the_setting_keeps_them_and_best_fit_puts_them_in_different_rows(world: Path) -> None:
+def test_kept_duplicates_go_to_different_rows_by_best_fit(world: Path) -> None:
     write_world(world, duplicates_across_domains="keep")
     ask_for_all()
     mixed_dataset.run("007")
@@ -154,7 +160,7 @@ def test_the_setting_keeps_them_and_best_fit_puts_them_in_different_rows(world: 
     assert metrics["rows"] > 40 and metrics["copies_together"] == 0
 
 
-def test_a_domain_of_weight_0_takes_no_text_from_one_that_trains(world: Path) -> None:
+def test_a_domain_of_weight_0_takes_no_text_from_another(world: Path) -> None:
     write_world(world, weights={"2024": 0.5, "1e5": 0, "NA": 0.5}, token_budget=400)
     mixed_dataset.run("007")
     assert not len(read_table(Path("data/mixed_dataset/007/duplicates.csv")))
@@ -171,7 +177,7 @@ def test_a_refusal_names_what_was_given_up(world: Path) -> None:
         mixed_dataset.run("007")
 
 
-def test_domains_and_recipes_named_as_numbers_have_their_place_in_the_report(world: Path) -> None:
+def test_the_report_has_domains_and_recipes_named_as_numbers(world: Path) -> None:
     ask_for_all()
     mixed_dataset.run("007")
     packed_shards.run("007")

@@ -90,7 +90,7 @@ def test_a_copy_is_found_in_every_spelling(text: str, disguise: str) -> None:
     assert contaminated(build_index([DISGUISES[disguise](text)], 50), [text.encode()]) == [0]
 
 
-def test_each_of_many_texts_is_found_in_the_document_that_holds_it() -> None:
+def test_each_of_many_texts_is_found_in_its_document() -> None:
     index = build_index(ALL, 50)
     documents = [f"{text.upper()} {number}".encode() for number, text in enumerate(reversed(ALL))]
     assert contaminated(index, [b"clean", *documents, b"clean"]) == list(range(1, 11))
@@ -159,14 +159,14 @@ TEXTS = st.text(
 
 
 @given(TEXTS)
-def test_folding_goes_character_by_character_and_keeps_only_letters(text: str) -> None:
+def test_folding_is_by_character_and_keeps_only_letters(text: str) -> None:
     folded = fold(text.encode()).tobytes().decode()
     assert folded == "".join(fold_character(character) for character in text)
     assert all(character.isalnum() for character in folded)
 
 
 @given(TEXTS)
-def test_texts_that_are_equal_under_nfkc_and_case_folding_are_equal_here(text: str) -> None:
+def test_texts_equal_under_nfkc_and_case_folding_fold_alike(text: str) -> None:
     normal = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     letters = "".join(character for character in normal if character.isalnum())
     kept = fold(text.encode()).tobytes()
@@ -182,9 +182,7 @@ def test_texts_that_are_equal_under_nfkc_and_case_folding_are_equal_here(text: s
     st.lists(st.text("aé漢", max_size=30), max_size=3),
     st.integers(15, 20),
 )
-def test_contaminated_means_a_common_run_of_letters_and_nothing_else(
-    test: str, texts: list[str], run: int
-) -> None:
+def test_contaminated_means_a_common_run_of_letters(test: str, texts: list[str], run: int) -> None:
     def runs(text: str) -> set[str]:
         folded = fold(text.encode()).tobytes().decode()
         letters = [0, *accumulate(1 + (sign == "漢") for sign in folded)]

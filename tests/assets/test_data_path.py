@@ -17,6 +17,7 @@ import zstandard
 
 from assets import (
     data_report,
+    ingestion,
     length_histograms,
     mixed_dataset,
     packed_shards,
@@ -142,9 +143,7 @@ def rows_of(recipe: str, tmp_path: Path) -> datasets.Dataset:
 
 
 @pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
-def test_rows_hold_training_documents_of_their_sources_and_nothing_held_out(
-    world: Path, packing: str
-) -> None:
+def test_rows_hold_training_documents_of_the_named_sources(world: Path, packing: str) -> None:
     settings = yaml.safe_load((world / "params.yaml").read_text())
     settings["packed_shards"]["packing"] = packing
     (world / "params.yaml").write_text(yaml.safe_dump(settings))
@@ -246,7 +245,7 @@ def test_recipes_reach_the_shares_they_ask_for(world: Path) -> None:
     assert page.count("data:image/png;base64,") == 2 and "per_source" in page
 
 
-def test_made_again_over_what_a_kill_left_behind_it_is_the_same(world: Path) -> None:
+def test_a_rerun_after_a_kill_gives_the_same_bytes(world: Path) -> None:
     first = make(world)
     for left in ("data/raw_corpus/.book.partial", "data/packed_shards/.original.partial"):
         (world / left).mkdir()
@@ -257,7 +256,7 @@ def test_made_again_over_what_a_kill_left_behind_it_is_the_same(world: Path) -> 
 def test_reading_stops_with_enough_for_the_largest_recipe(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(raw_corpus, "BLOCK", 1000)
+    monkeypatch.setattr(ingestion, "BLOCK", 1000)
     settings = yaml.safe_load((world / "params.yaml").read_text())
     settings["token_demand"]["margin"] = 1.5
     del settings["mixed_dataset"]["recipes"]["kept"]  # natural weights: all is read

@@ -94,9 +94,7 @@ def test_the_text_of_a_special_token_is_text_like_any_other(folder: Path, encode
 
 
 @needs_fast
-def test_a_fast_tokenizer_that_finds_special_tokens_in_text_is_noticed(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_special_tokens_found_in_text_are_noticed(folder: Path, tmp_path: Path) -> None:
     check_specials(Fast(folder), Reference(load_tokenizer(folder)))
     described = json.loads((folder / "tokenizer.json").read_text())
     for token in described["added_tokens"]:
@@ -210,7 +208,7 @@ BEGINS_TWICE = {
 
 
 @pytest.mark.parametrize("here", ["fast", "reference"])
-def test_a_corpus_has_the_same_tokens_whatever_its_tokenizer_was_last_used_for(
+def test_tokens_do_not_depend_on_saved_tokenizer_settings(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
     if here == "fast" and not FAST_IS_HERE:
@@ -243,7 +241,7 @@ def test_a_corpus_has_the_same_tokens_whatever_its_tokenizer_was_last_used_for(
     [{"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}, {}],
     ids=str,
 )
-def test_an_added_token_gets_the_reference_ids_whatever_its_flags(
+def test_added_tokens_get_the_reference_ids_with_any_flags(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool]
 ) -> None:
     described = json.loads((folder / "tokenizer.json").read_text())

@@ -190,9 +190,7 @@ def move_pins(
     )
 
 
-def test_a_source_that_follows_a_branch_is_pinned_to_its_newest_commit_and_nothing_else_changes(
-    server: str, tmp_path: Path
-) -> None:
+def test_a_followed_branch_moves_only_the_pin(server: str, tmp_path: Path) -> None:
     path = tmp_path / "fish.yaml"
     path.write_text(SOURCE)
     for words in ("moved from 01234567 to 89abcdef", "is still at 89abcdef"):
@@ -204,7 +202,7 @@ def test_a_source_that_follows_a_branch_is_pinned_to_its_newest_commit_and_nothi
     )
 
 
-def test_a_pin_that_cannot_be_moved_stays_and_the_others_move(server: str, tmp_path: Path) -> None:
+def test_a_pin_that_cannot_move_does_not_stop_the_others(server: str, tmp_path: Path) -> None:
     pinned, gone, follows = (
         tmp_path / name for name in ("pinned.yaml", "gone.yaml", "follows.yaml")
     )
@@ -230,7 +228,7 @@ def test_a_pin_that_cannot_be_moved_stays_and_the_others_move(server: str, tmp_p
     assert follows.read_text() == SOURCE
 
 
-def test_the_nightly_schedule_asks_for_a_run_when_a_followed_branch_has_moved(
+def test_nightly_requests_a_run_after_a_followed_branch_moved(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(tmp_path / "world")

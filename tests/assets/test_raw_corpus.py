@@ -17,24 +17,17 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets import raw_corpus
+from assets import ingestion, raw_corpus
 from assets import records as reading
 from assets.contamination import build_index, contaminated
 from assets.demand import Demand
 from assets.documents import Fields, document_files, read_texts
-from assets.raw_corpus import (
-    Domain,
-    Limits,
-    RawCorpusConfig,
-    Seen,
-    SkippedRow,
-    Tally,
-    check,
-    ingest,
-    located,
-)
+from assets.ingestion import Seen, ingest
+from assets.raw_corpus import located
+from assets.raw_corpus_config import Domain, RawCorpusConfig
 from assets.records import Skipped
 from assets.stage import UserError, write_json
+from assets.tally import Limits, SkippedRow, Tally, check
 
 TEXTS = ["one fish", "two fish", "red fish"]
 SETS = ["RedPajamaBook", "RedPajamaArXiv", "RedPajamaBook"]
@@ -105,9 +98,7 @@ def test_every_format_gives_the_same_texts(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_one_file_of_many_domains_is_shared_out_by_a_nested_field(
-    tmp_path: Path, ending: str
-) -> None:
+def test_a_nested_field_divides_one_file_into_domains(tmp_path: Path, ending: str) -> None:
     write(tmp_path, ending)
     settings = config(domain_field="meta.redpajama_set_name")
     found = {
@@ -142,7 +133,7 @@ def test_lines_are_the_same_however_the_blocks_fall(lines: list[bytes], size: in
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
-def test_a_document_too_long_is_counted_and_passed_over(tmp_path: Path, ending: str) -> None:
+def test_too_long_a_document_is_counted_and_skipped(tmp_path: Path, ending: str) -> None:
     long = json.dumps({"text": "x" * 3_000_000}).encode()
     path = write(tmp_path, ending, b'{"text": "before"}\n' + long + b'\n{"text": "after"}\n')
     tally, skipped = counted()
@@ -162,7 +153,7 @@ def test_a_line_too_long_is_never_held_whole() -> None:
     assert list(reading._lines(blocks, 50)) == [b"one", None, b"two"]
 
 
-def test_a_broken_line_is_named_with_its_file_and_line_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_a_broken_line_is_skipped_and_the_others_are_read(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         ".jsonl",
@@ -175,22 +166,22 @@ def test_a_broken_line_is_named_with_its_file_and_line_and_the_rest_is_read(tmp_
 
 
 @pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst"])
-def test_a_cut_off_archive_stops_and_names_the_file(tmp_path: Path, ending: str) -> None:
+def test_a_truncated_archive_stops_the_stage(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path, ending, LINES * 20_000)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(UserError, match=f"{path.name}.*broken or cut off"):
+    with pytest.raises(UserError, match=f"{path.name}.*broken or truncated"):
         texts(path)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_wrong_field_is_named_beside_those_that_are_there(tmp_path: Path, ending: str) -> None:
+def test_a_wrong_field_is_refused_with_the_fields_present(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path, ending)
     tally, settings = counted()[0], config(text_field="content")
     with pytest.raises(
         UserError,
         match=rf"3 of 3 records are field_missing.*The first: {path}, line 1: no field "
-        r"'content', as raw_corpus.text_field says; the record holds text.* Set "
-        r"the field's name right",
+        r"'content', which raw_corpus.text_field names; the record holds text.*"
+        r"Correct the field's name",
     ):
         list(
             ingest(
@@ -244,9 +235,7 @@ ODD = {
 
 @pytest.mark.parametrize("reason", ODD)
 @pytest.mark.parametrize("alone", [True, False])
-def test_the_limit_is_of_the_domain_wherever_its_bad_records_lie(
-    tmp_path: Path, reason: str, alone: bool
-) -> None:
+def test_a_limit_is_a_share_of_the_whole_domain(tmp_path: Path, reason: str, alone: bool) -> None:
     """One bad record of 200 is half a percent, whether it is a file of its own or the first of
     many.
     """
@@ -275,7 +264,7 @@ def test_the_limit_is_of_the_domain_wherever_its_bad_records_lie(
         check(tally, Limits(**{reason: 0.004}), tmp_path, tally.records)  # type: ignore[arg-type]
 
 
-def test_a_parquet_file_without_the_column_is_counted_row_by_row(tmp_path: Path) -> None:
+def test_rows_of_parquet_without_the_column_are_counted(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "b.parquet")
     odd, *others = texts(tmp_path)
@@ -288,9 +277,7 @@ def test_a_parquet_file_without_the_column_is_counted_row_by_row(tmp_path: Path)
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
-def test_a_field_with_a_dot_in_its_name_is_found_before_a_nested_one(
-    tmp_path: Path, ending: str
-) -> None:
+def test_a_field_with_a_dot_comes_before_a_nested_field(tmp_path: Path, ending: str) -> None:
     rows = [{"meta.text": "flat", "meta": {"text": "nested"}}]
     if ending == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
@@ -300,9 +287,9 @@ def test_a_field_with_a_dot_in_its_name_is_found_before_a_nested_one(
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.JSONL.GZ"])
-def test_an_archive_without_a_byte_is_cut_off(tmp_path: Path, name: str) -> None:
+def test_an_empty_archive_is_truncated(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(UserError, match=rf"{name}.*cut off .it is empty"):
+    with pytest.raises(UserError, match=rf"{name}.*truncated .it is empty"):
         texts(tmp_path)
 
 
@@ -328,7 +315,7 @@ def test_duplicates_and_empty_texts_are_counted_and_dropped() -> None:
     assert tally.records == 10
 
 
-def test_a_reason_past_its_limit_stops_the_stage_and_names_it() -> None:
+def test_a_reason_past_its_limit_stops_the_stage() -> None:
     tally, _ = counted()
     kept(["a", " ", "b"], config(), tally)
     with pytest.raises(
@@ -338,7 +325,7 @@ def test_a_reason_past_its_limit_stops_the_stage_and_names_it() -> None:
     check(tally, Limits(empty=0.5), Path("here"), tally.records)
 
 
-def test_adding_documents_moves_none_between_training_and_heldout() -> None:
+def test_a_new_document_moves_no_other_into_the_heldout_split() -> None:
     settings = config(heldout_fraction=0.3)
     numbered = [f"document {i}" for i in range(200)]
     before = {row["id"]: row["heldout"] for row in kept(numbered, settings)}
@@ -347,10 +334,10 @@ def test_adding_documents_moves_none_between_training_and_heldout() -> None:
     assert set(before.values()) == {True, False}
 
 
-def test_reading_stops_at_the_end_of_the_block_that_meets_the_demand(
+def test_reading_stops_after_the_block_that_meets_the_demand(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(raw_corpus, "BLOCK", 30)
+    monkeypatch.setattr(ingestion, "BLOCK", 30)
     stream = [f"{i} {'long ' * 4 * (i % 5 == 4)}" for i in range(1000)]
     tally, _ = counted()
     demand = Demand(tokens=10, long_tokens=25, long_over=10, bytes_per_token=1)
@@ -373,7 +360,7 @@ def test_seen_tells_new_from_old_across_merges(identities: list[int]) -> None:
 TEST = "What is the capital of France? It is Paris, of course."
 
 
-def test_a_document_with_a_passage_of_a_test_is_dropped_however_it_is_spaced() -> None:
+def test_a_contaminated_document_is_dropped_with_any_spacing() -> None:
     tally, skipped = counted()
     copies = [
         f"words before {TEST} and after",
@@ -449,7 +436,7 @@ def test_every_record_skipped_and_every_file_is_in_a_table(project: Path) -> Non
     )
 
 
-def test_a_stage_that_stops_leaves_the_list_of_what_it_skipped_where_it_says(project: Path) -> None:
+def test_a_stopped_stage_leaves_its_list_of_skipped_records(project: Path) -> None:
     with pytest.raises(
         UserError,
         match=r"1 of 3 records are empty.*data/.skipped/x.csv lists the 2 records skipped",
@@ -488,7 +475,7 @@ def test_evaluation_texts_have_a_field_of_their_own(project: Path) -> None:
         {"decontamination": {"against": "tests.jsonl", "run": None}},
     ],
 )
-def test_decontamination_can_be_switched_off_and_then_says_so(
+def test_decontamination_switched_off_prints_a_line(
     project: Path, off: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = run(limits={"empty": 1}, **off)
@@ -506,13 +493,13 @@ def test_decontamination_can_be_switched_off_and_then_says_so(
         ('{"text": 3}\n', r"tests.jsonl, record 1: text_not_a_string"),
         (
             '{"q": "a"}\n',
-            r"tests.jsonl, record 1: no field 'text', as raw_corpus.decontamination.text_field says",
+            r"tests.jsonl, record 1: no field 'text', which raw_corpus.decontamination.text_field names",
         ),
         ('{"text": "short"}\n', r"of its 1 evaluation texts none has 20 letters and digits"),
         ("", r"of its 0 evaluation texts none has"),
     ],
 )
-def test_evaluation_texts_that_cannot_be_searched_for_are_refused(
+def test_evaluation_texts_that_are_too_short_are_refused(
     project: Path, content: str, message: str
 ) -> None:
     (project / "tests.jsonl").write_text(content)
@@ -523,11 +510,11 @@ def test_evaluation_texts_that_cannot_be_searched_for_are_refused(
 def test_ids_are_64_bits_of_the_text() -> None:
     (row,) = kept(["a"], config())
     assert row["id"] == int(
-        np.uint64(int.from_bytes(raw_corpus.blake2b(b"a", digest_size=8).digest(), "big"))
+        np.uint64(int.from_bytes(ingestion.blake2b(b"a", digest_size=8).digest(), "big"))
     )
 
 
-def test_a_text_that_had_to_change_is_kept_counted_and_listed(
+def test_a_changed_text_is_kept_counted_and_listed(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [r'{"content": "a\ud800b"}', r'{"content": "a\u0000c"}', r'{"content": "\ud83d\ude00"}']
@@ -560,7 +547,7 @@ def test_the_tables_name_every_file_whatever_its_name(project: Path) -> None:
     assert "duplicates,source/x\\xff.jsonl,2\n" in Path("data/raw_corpus/x/skipped.csv").read_text()
 
 
-def test_where_no_record_is_of_the_domain_the_names_that_are_there_are_listed(
+def test_without_a_record_the_names_of_other_domains_are_listed(
     project: Path,
 ) -> None:
     (project / "source/part.jsonl").write_text(
@@ -580,7 +567,7 @@ def test_where_no_record_is_of_the_domain_the_names_that_are_there_are_listed(
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"a: \xff", None])
-def test_a_description_of_a_source_that_cannot_be_read_is_refused_in_one_line(
+def test_a_broken_source_description_is_refused_in_one_line(
     project: Path, content: bytes | None
 ) -> None:
     if content is None:
@@ -603,7 +590,7 @@ def test_a_description_of_a_source_that_cannot_be_read_is_refused_in_one_line(
         b'{"text": "a", "text"\t:"b"}',
     ],
 )
-def test_of_two_texts_in_one_record_neither_is_lost_in_silence(tmp_path: Path, line: bytes) -> None:
+def test_a_record_with_two_texts_is_counted(tmp_path: Path, line: bytes) -> None:
     path = write(tmp_path, ".jsonl", line + b'\n{"text": "one", "pages": [{"text": "two"}]}\n')
     odd, whole = texts(path)
     assert (
@@ -631,9 +618,7 @@ def test_a_nested_record_stored_as_text_is_read(tmp_path: Path) -> None:
         ("meta.of", b'{"text": "a", "meta.of": "x", "meta.of": "y"}'),
     ],
 )
-def test_of_two_domains_in_one_record_none_is_chosen_in_silence(
-    tmp_path: Path, field: str, line: bytes
-) -> None:
+def test_a_record_with_two_domains_is_counted(tmp_path: Path, field: str, line: bytes) -> None:
     path = write(tmp_path, ".jsonl", line + b"\n")
     fields = Fields(text="text", domain="meta.of", only="y")
     [(_, odd)] = read_texts(path, fields, 1000)

@@ -9,15 +9,12 @@ from hypothesis import strategies as st
 
 from assets.domains import MIXTURES
 from assets.mixed_dataset import choose, in_training_order
+from assets.pieces import Pieces, cut_documents, fill, keyed_order
 from assets.recipes import (
     MixedDatasetConfig,
     Mixing,
-    Pieces,
     Recipe,
-    cut_documents,
     domain_weights,
-    fill,
-    keyed_order,
     solve,
 )
 from assets.stage import UserError
@@ -68,7 +65,7 @@ def supply(passes: float = 100) -> dict[tuple[str, bool], int]:
     }
 
 
-def test_per_source_keeps_each_domains_share_and_lifts_the_long_share_inside_it() -> None:
+def test_per_source_keeps_domain_shares_and_raises_long_shares() -> None:
     wanted = solve(mixing(Recipe(cut=100, long_share=0.7)), WEIGHTS, supply())
     assert wanted["web", True] + wanted["web", False] == pytest.approx(800)
     assert wanted["web", True] == pytest.approx(560)
@@ -77,7 +74,7 @@ def test_per_source_keeps_each_domains_share_and_lifts_the_long_share_inside_it(
     )
 
 
-def test_pooled_upsampling_reaches_the_share_in_all_and_lets_domains_drift() -> None:
+def test_across_domains_reaches_the_share_and_domains_drift() -> None:
     wanted = solve(mixing(Recipe(cut=100, long_share=0.7, across_domains=True)), WEIGHTS, supply())
     assert sum(wanted.values()) == pytest.approx(1000)
     assert wanted["book", True] + wanted["web", True] == pytest.approx(700)
@@ -97,7 +94,7 @@ def test_what_is_wanted_sums_to_the_token_budget(target: dict[str, float], acros
     assert min(wanted.values()) >= -1e-9
 
 
-def test_a_raised_domain_takes_its_weight_and_the_others_keep_their_proportions() -> None:
+def test_raising_one_domain_keeps_the_proportions_of_others() -> None:
     recipe = mixing(
         Recipe(cut=100, raised={"book": 0.6}), weights={"book": 0.2, "web": 0.6, "code": 0.2}
     )
@@ -108,13 +105,13 @@ def test_a_raised_domain_takes_its_weight_and_the_others_keep_their_proportions(
 @pytest.mark.parametrize(
     "recipe", [Recipe(cut=100, raised={"bok": 0.6}), Recipe(cut=100, weights={"bok": 9.0})]
 )
-def test_a_domain_that_is_not_there_is_refused_as_weight_and_as_raised(recipe: Recipe) -> None:
+def test_an_unknown_domain_is_refused_as_weight_and_as_raised(recipe: Recipe) -> None:
     weights = {**WEIGHTS, **(recipe.weights if isinstance(recipe.weights, dict) else {})}
     with pytest.raises(UserError, match=r"no domain bok\. There are: book, web"):
         domain_weights(mixing(recipe, weights=weights), {"book": 1, "web": 1})
 
 
-def test_a_strange_domain_is_refused_by_the_first_stage_even_where_all_is_read() -> None:
+def test_the_first_stage_refuses_an_unknown_domain() -> None:
     shared = MixedDatasetConfig(
         token_budget=1000,
         long_over=10,
@@ -134,7 +131,7 @@ def test_natural_weights_are_the_tokens_that_are_there() -> None:
     }
 
 
-def test_a_share_out_of_reach_is_refused_with_what_can_be_reached() -> None:
+def test_a_share_out_of_reach_is_refused_with_one_in_reach() -> None:
     little = {("book", True): 900, ("book", False): 100, ("web", True): 120, ("web", False): 880}
     with pytest.raises(
         UserError,
@@ -155,7 +152,7 @@ def test_two_ways_to_say_one_target_are_refused_together() -> None:
         Recipe(cut=100, long_share=0.7, keep_ratio=0.1)
 
 
-def test_a_keep_ratio_gives_the_distribution_of_the_released_procedure() -> None:
+def test_a_keep_ratio_matches_the_released_procedure() -> None:
     """Theirs: drop documents under 4,096 tokens with probability 0.9, fill each domain's share of
     the budget from a shuffled stream. Lengths are SlimPajama's medians, log-normal, at one
     sixteenth; means over 20 draws of each.
@@ -225,16 +222,14 @@ def test_a_keep_ratio_gives_the_distribution_of_the_released_procedure() -> None
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.floats(0.05, 2.9))
-def test_filling_comes_within_half_a_document_and_repeats_no_more_than_allowed(
-    lengths: list[int], passes: float
-) -> None:
+def test_filling_is_within_half_a_document_of_the_budget(lengths: list[int], passes: float) -> None:
     budget = passes * sum(lengths)
     chosen = fill(pieces(lengths), budget, 3, "web", 0, "web")
     assert abs(int(chosen.length.sum()) - budget) <= max(lengths) / 2 + 1e-6
     assert np.bincount(chosen.document).max(initial=0) <= 3
 
 
-def test_what_the_corpus_cannot_give_is_refused_with_the_most_it_can() -> None:
+def test_too_large_a_budget_is_refused_with_the_largest_possible() -> None:
     with pytest.raises(
         UserError, match=r"web, long documents: 100 tokens wanted, but 2 pieces .* give 60"
     ):
@@ -242,7 +237,7 @@ def test_what_the_corpus_cannot_give_is_refused_with_the_most_it_can() -> None:
 
 
 @given(st.permutations(range(8)))
-def test_the_draw_depends_on_documents_and_not_on_where_they_lie(order: list[int]) -> None:
+def test_a_draw_depends_on_the_document_not_on_its_place(order: list[int]) -> None:
     documents = pieces([5, 6, 7, 8, 9, 10, 11, 12])
     shuffled = documents.take(np.array(order))
     first = documents.identity[keyed_order(documents, 0, "x")]
@@ -250,7 +245,7 @@ def test_the_draw_depends_on_documents_and_not_on_where_they_lie(order: list[int
     assert first.tolist() == second.tolist()
 
 
-def test_copies_of_a_piece_are_scattered_and_move_no_other_piece() -> None:
+def test_copies_of_a_piece_are_scattered_and_move_no_other() -> None:
     whole = pieces([10] * 200)
     repeated = fill(whole, 10 * 500, 3, "web", 0, "web")
     assert (
@@ -268,7 +263,7 @@ def test_copies_of_a_piece_are_scattered_and_move_no_other_piece() -> None:
     assert repeated.document[firsts].tolist() == once.tolist()
 
 
-def test_one_text_in_two_domains_is_no_neighbour_of_itself() -> None:
+def test_one_text_in_two_domains_is_not_its_own_neighbour() -> None:
     whole = pieces([10] * 200)
     index = in_training_order({("web", True): whole, ("book", True): whole}, 0)
     document = index["document"].to_numpy()
@@ -279,6 +274,6 @@ def test_one_text_in_two_domains_is_no_neighbour_of_itself() -> None:
     )
 
 
-def test_without_copies_the_order_is_the_one_it_always_was() -> None:
+def test_without_copies_the_order_is_as_before() -> None:
     cut = cut_documents(np.arange(1, 9, dtype=np.uint64), np.arange(8), np.arange(5, 13), 8)
     assert keyed_order(cut, 0, "order").tolist() == [2, 1, 7, 9, 0, 8, 5, 6, 4, 11, 3, 10]

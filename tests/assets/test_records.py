@@ -60,7 +60,7 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_the_same_records_come_of_every_way_to_write_them(tmp_path: Path, name: str) -> None:
+def test_every_format_gives_the_same_records(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(READ[name])
     expected = list(enumerate(RECORDS, start=1))
     assert list(read_records(tmp_path / name)) == list(checked_records(tmp_path / name)) == expected
@@ -68,7 +68,7 @@ def test_the_same_records_come_of_every_way_to_write_them(tmp_path: Path, name: 
     assert frame.window_size == 1 << 28, "more than zstd reads unless asked"
 
 
-def test_line_numbers_count_every_line_and_blank_ones_are_no_records(tmp_path: Path) -> None:
+def test_blank_lines_count_as_lines_and_not_as_records(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\n {"a": 1}\r\r\t\r\n{"a": 2}\n\n')
     assert list(read_records(path)) == [(2, {"a": 1}), (5, {"a": 2})]
@@ -85,9 +85,9 @@ def dictionary_packed(content: bytes, named: bool = True) -> bytes:
 # an empty frame, a window of 2^32
 WIDE = b"\x28\xb5\x2f\xfd" + b"\x00" + bytes([(32 - 10) << 3]) + b"\x01\x00\x00"
 REFUSED: dict[str, tuple[bytes, str]] = {
-    "gz-cut.jsonl.gz": (gzip.compress(LINES)[:-9], "broken or cut off"),
-    "zst-cut.jsonl.zst": (zstandard.compress(LINES)[:-3], "broken or cut off"),
-    "flipped.jsonl.gz": (gzip.compress(LINES)[:-8] + bytes(8), "broken or cut off .CRC"),
+    "gz-cut.jsonl.gz": (gzip.compress(LINES)[:-9], "broken or truncated"),
+    "zst-cut.jsonl.zst": (zstandard.compress(LINES)[:-3], "broken or truncated"),
+    "flipped.jsonl.gz": (gzip.compress(LINES)[:-8] + bytes(8), "broken or truncated .CRC"),
     "gz-more.jsonl.gz": (
         gzip.compress(LINES) + b"more",
         "the archive ends, and bytes of another kind follow.*gzip -dc",
@@ -96,12 +96,12 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         zstandard.compress(LINES) + b"more",
         "the archive ends, and bytes of another kind.*zstd -dc",
     ),
-    "plain.jsonl.gz": (LINES, "holds other data where gzip data is expected"),
-    "zst.jsonl.gz": (zstandard.compress(LINES), "holds zstd data where gzip data is expected"),
-    "gz.jsonl": (gzip.compress(LINES), "holds gzip data where UTF-8 text is expected"),
+    "plain.jsonl.gz": (LINES, "holds other data, but its ending says gzip data"),
+    "zst.jsonl.gz": (zstandard.compress(LINES), "holds zstd data, but its ending says gzip data"),
+    "gz.jsonl": (gzip.compress(LINES), "holds gzip data, but UTF-8 text is expected"),
     "twice.jsonl.gz": (
         gzip.compress(gzip.compress(LINES)),
-        "holds gzip data where UTF-8 text is expected",
+        "holds gzip data, but UTF-8 text is expected",
     ),
     "utf16.jsonl": (LINES.decode().encode("utf-16"), "holds UTF-16 text.*iconv -f UTF-16 -t UTF-8"),
     "16-be.jsonl": (LINES.decode().encode("utf-16-be"), "holds UTF-16BE text.*iconv -f UTF-16BE"),
@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "arabic.jsonl": (ARABIC.encode("utf-16-be"), "holds UTF-16BE text"),
     "short.jsonl": ("[]".encode("utf-32-be"), "holds UTF-32BE text"),
     "utf32.jsonl": (LINES.decode().encode("utf-32"), "holds UTF-32 text"),
-    "empty.jsonl.gz": (b"", "cut off .it is empty"),
+    "empty.jsonl.gz": (b"", "truncated .it is empty"),
     "dictionary.jsonl.zst": (
         dictionary_packed(LINES),
         r"compressed with a dictionary \(id \d+\).*zstd -d -D DICTIONARY",
@@ -127,9 +127,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_read_on_from_is_refused_in_one_line_with_what_to_do(
-    tmp_path: Path, name: str
-) -> None:
+def test_an_unreadable_file_is_refused_in_one_line_with_advice(tmp_path: Path, name: str) -> None:
     content, problem = REFUSED[name]
     (tmp_path / name).write_bytes(content)
     for reader in (read_text, lambda path: list(read_records(path))):
@@ -152,7 +150,7 @@ def test_what_cannot_be_read_on_from_is_refused_in_one_line_with_what_to_do(
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_bad_line_is_one_skipped_record_and_an_error_where_every_line_counts(
+def test_a_bad_line_is_skipped_or_an_error_if_all_must_be_valid(
     tmp_path: Path, line: bytes, reason: str
 ) -> None:
     path = tmp_path / "a.jsonl"
@@ -164,7 +162,7 @@ def test_a_bad_line_is_one_skipped_record_and_an_error_where_every_line_counts(
         list(checked_records(path))
 
 
-def test_of_two_fields_of_one_name_neither_is_taken_in_silence(tmp_path: Path) -> None:
+def test_two_fields_of_one_name_are_never_silent(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"answer": 0, "deep": [{"a": 1, "a": 2}]}\n')
     with pytest.raises(UserError, match="line 1: broken_json: two fields 'a' in one object"):
@@ -189,7 +187,7 @@ def test_lone_surrogates_are_replaced_at_every_depth_and_counted(
     ("ending", "close"),
     [(".txt", bytes), (".TXT.GZ", gzip.compress), (".csv.zst", zstandard.compress)],
 )
-def test_a_text_is_the_same_however_it_is_written(
+def test_a_text_is_the_same_in_every_encoding_form(
     tmp_path: Path, pack: Pack, ending: str, close: Pack
 ) -> None:
     path = tmp_path / f"a{ending}"
@@ -224,7 +222,7 @@ SPELLINGS = ['"te/xt é"', r'"te\/xt é"', r'"\u0074e\u002Fxt\u0020\u00e9"', r'"
 
 @pytest.mark.parametrize("first", SPELLINGS)
 @pytest.mark.parametrize("second", SPELLINGS)
-def test_a_key_is_the_same_key_however_it_is_spelled(first: str, second: str) -> None:
+def test_a_key_is_the_same_key_in_every_spelling(first: str, second: str) -> None:
     once = Once(["te/xt é"])
     twice = once.parsed(f'{{{first}: 1, "a": [2], {second} : 3}}'.encode())
     assert str(twice) == "broken_json: two fields 'te/xt é' in one object"

@@ -12,7 +12,7 @@ def test_a_document_does_not_depend_on_what_was_made_before() -> None:
     assert third == " ".join(document_words("book", DOMAIN, 0, 2))
 
 
-def test_inside_a_document_a_name_decides_the_next_word_of_its_title() -> None:
+def test_inside_a_document_a_name_decides_the_next_word() -> None:
     words = document_words("book", DOMAIN, 0, 0)
     names = set(NAMES)
     titles = {}

@@ -77,7 +77,7 @@ def as_nobody() -> Iterator[None]:
             os.seteuid(0)
 
 
-def test_documents_of_subfolders_are_read_and_every_leftover_is_ignored_with_its_reason(
+def test_subfolders_are_read_and_ignored_files_have_reasons(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in (
@@ -115,9 +115,7 @@ def test_ordinary_words_in_a_name_do_not_make_it_temporary(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", [".hidden", "_under", "tmp", "dot."])
-def test_the_rule_is_about_what_lies_below_a_source_and_not_about_the_source(
-    tmp_path: Path, name: str
-) -> None:
+def test_the_rule_applies_below_a_source_not_to_the_source(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
     (folder / "a.jsonl").touch()
@@ -126,10 +124,10 @@ def test_the_rule_is_about_what_lies_below_a_source_and_not_about_the_source(
     assert source_files(folder / "_b.jsonl", DOCUMENTS, "the.setting").read == [folder / "_b.jsonl"]
 
 
-def test_a_folder_of_ignored_files_alone_is_refused_and_says_why(tmp_path: Path) -> None:
+def test_a_folder_of_ignored_files_is_refused_with_reasons(tmp_path: Path) -> None:
     (tmp_path / "_a.jsonl").touch()
     with pytest.raises(
-        UserError, match=r"holds no .*jsonl.*Ignored: _a.jsonl \(hidden.*Point the.setting"
+        UserError, match=r"holds no .*jsonl.*Ignored: _a.jsonl \(hidden.*Set the.setting to"
     ):
         listed(tmp_path)
 
@@ -173,13 +171,13 @@ def test_a_file_that_cannot_be_opened_is_an_error(
 
 
 @pytest.mark.parametrize("target", ["nowhere", "loop.jsonl"])
-def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path, target: str) -> None:
+def test_a_broken_link_is_an_error(tmp_path: Path, target: str) -> None:
     (tmp_path / "loop.jsonl").symlink_to(target)
-    with pytest.raises(UserError, match=r"loop.jsonl: a link that leads nowhere"):
+    with pytest.raises(UserError, match=r"loop.jsonl: a broken link"):
         listed(tmp_path)
 
 
-def test_a_link_to_a_folder_is_not_followed_so_a_loop_of_links_ends(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").touch()
     (tmp_path / "again").symlink_to(tmp_path)
     (tmp_path / "b.jsonl").symlink_to("a.jsonl")
@@ -189,7 +187,7 @@ def test_a_link_to_a_folder_is_not_followed_so_a_loop_of_links_ends(tmp_path: Pa
     }
 
 
-def test_pipes_and_sockets_are_ignored_in_a_folder_and_refused_by_name(
+def test_pipes_are_ignored_in_a_folder_and_refused_as_a_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever opened them would wait for a writer, for ever."""
@@ -221,11 +219,11 @@ def test_pipes_and_sockets_are_ignored_in_a_folder_and_refused_by_name(
     ("make", "problem"),
     [
         (lambda folder: os.mkfifo(folder / "pipe"), "pipe: a named pipe"),
-        (lambda folder: (folder / ".#a").symlink_to("gone"), "#a: a link that leads nowhere"),
+        (lambda folder: (folder / ".#a").symlink_to("gone"), "#a: a broken link"),
         (lambda folder: (folder / os.fsdecode(b"\xff")).touch(), "xff: its name is not UTF-8"),
     ],
 )
-def test_what_dvc_cannot_hash_is_named_before_it_runs(
+def test_a_file_that_dvc_cannot_hash_is_refused_early(
     tmp_path: Path, make: Callable[[Path], None], problem: str
 ) -> None:
     """The stage ignores the first two, but DVC would hang or stop before the stage begins."""
@@ -239,7 +237,7 @@ def test_what_dvc_cannot_hash_is_named_before_it_runs(
         check_hashable(tmp_path, "the.setting")
 
 
-def test_a_name_that_is_no_utf8_or_no_line_is_shown_in_one_line_of_utf8(tmp_path: Path) -> None:
+def test_any_file_name_is_shown_as_one_line_of_utf8(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"a\xff.txt")).write_text("text")
     (tmp_path / "b\nc.txt").write_text("text")
     found = source_files(tmp_path, TEXTS, "the.setting").read

@@ -50,7 +50,7 @@ def write_model(**config: Any) -> None:
     Path("model/tokenizer_config.json").write_text(json.dumps(config))
 
 
-def test_a_domain_left_behind_changes_nothing_of_what_is_trained() -> None:
+def test_a_leftover_domain_does_not_change_the_tokenizer() -> None:
     set_params("data/raw_corpus", ("mine",))
     write_domain("mine", "banana bandana " * 50)
     tokenizer.run()
@@ -84,7 +84,7 @@ def test_a_domain_left_behind_changes_nothing_of_what_is_trained() -> None:
         ({}, {}, "tokenized_corpus.bos = true"),
     ],
 )
-def test_a_special_token_that_the_tokenizer_lacks_is_refused_before_any_corpus_is_read(
+def test_a_missing_special_token_is_refused_without_a_corpus(
     config: dict[str, Any], special: dict[str, bool], said: str
 ) -> None:
     write_model(**config)
@@ -113,7 +113,7 @@ def test_a_broken_tokenizer_config_is_named(text: str) -> None:
         tokenizer.run()
 
 
-def test_a_folder_that_is_neither_a_tokenizer_nor_the_corpus_is_named_by_its_key() -> None:
+def test_a_folder_without_a_tokenizer_is_refused_by_its_key() -> None:
     set_params("nowhere")
     with pytest.raises(UserError, match="tokenizer.source = nowhere: no tokenizer.json there"):
         tokenizer.run()
@@ -164,7 +164,7 @@ def save_with(use: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
-def test_what_a_tokenizer_was_saved_with_changes_no_ids_and_is_said_once_and_left_out(
+def test_saved_truncation_and_padding_change_no_ids(
     use: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_model(bos_token=BOS, eos_token=EOS)

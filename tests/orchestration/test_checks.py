@@ -19,7 +19,7 @@ from dvc_world import FAILED, SKIPPED, dvc, make_world, materialize
 from safetensors.torch import load_file, save_file
 from worlds import tiny
 
-from assets.raw_corpus import Limits
+from assets.tally import Limits
 from orchestration import checks, step, verdicts
 from orchestration.automation import report_outside_state
 from orchestration.checks import CONTAMINATED, Verdict, look
