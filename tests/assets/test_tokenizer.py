@@ -79,7 +79,7 @@ def test_a_leftover_domain_does_not_change_the_tokenizer() -> None:
         (
             {"bos_token": {"content": "<begin>"}},
             {"bos": True},
-            "names '<begin>' as bos_token, which is no token of",
+            "names '<begin>' as bos_token, which is not a token of",
         ),
         ({}, {}, "tokenized_corpus.bos = true"),
     ],
