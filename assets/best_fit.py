@@ -68,8 +68,11 @@ class _Piece:
     """Tokens start:start + size of a span. Pieces are compared by identity, which is fast."""
 
     span: int
+    """The number of the span."""
     start: int
+    """The first token, counted from the beginning of the span."""
     size: int
+    """Tokens."""
     text: int
     """The text number of its span, or ALONE."""
 
@@ -122,7 +125,10 @@ class _Stock:
         self._sizes = sorted(self._pieces)
 
     def longest(self, at_most: int, barred: _Barred) -> _Piece | None:
-        """Take the longest piece of at most that size whose text is not barred."""
+        """Take the longest piece of at most that size whose text is not barred.
+
+        None if there is none. Of several pieces of one size, the one that was put last.
+        """
         for place in range(bisect_right(self._sizes, at_most) - 1, -1, -1):
             piece = self._taken(self._sizes[place], barred)
             if piece is not None:
@@ -422,9 +428,13 @@ class _Columns:
     """The pieces of all rows as arrays, without their place in the row. All int64[pieces]."""
 
     span: Lengths
+    """The span that the piece belongs to."""
     start: Lengths
+    """Its first token, counted from the beginning of the span."""
     stop: Lengths
+    """The token after its last one."""
     row: Lengths
+    """The row it is in. Rows are in the order in which they were filled."""
 
     def take(self, order: Lengths) -> "_Columns":
         """The pieces with those numbers, in that order."""

@@ -151,8 +151,9 @@ def _evaluation_texts(source: Path, text_field: str) -> Iterator[str]:
 
 
 def build_index(texts: Sequence[str], run: int) -> Index:
-    """Index evaluation texts.
+    """Index evaluation texts: fold them, and sort the hashes of all their windows.
 
+    texts: may hold lone surrogates and zero bytes.
     run: letters in common that make a document contaminated, at least 15. With fewer, a window of
     one lane would not fit into every run.
     """
@@ -285,6 +286,7 @@ def contaminated(index: Index, documents: Sequence[bytes]) -> list[int]:
     last = np.searchsorted(index.hashes, hashes[likely], side="right")
     equal = last > first
 
+    # The separators show which document a position is in.
     ends = np.flatnonzero(joined == 0)
     found: set[int] = set()
     for window, low, high in zip(likely[equal], first[equal], last[equal], strict=True):
@@ -296,7 +298,10 @@ def contaminated(index: Index, documents: Sequence[bytes]) -> list[int]:
 
 
 def _shares_run(index: Index, joined: Bytes, position: int, candidates: Positions) -> bool:
-    """Whether the documents at `position` share a run with one of these positions of the texts."""
+    """Whether the documents at `position` share a run with one of these positions of the texts.
+
+    joined: the folded documents. candidates: positions with the same hash.
+    """
     return any(
         _common_run(index, joined, position, int(candidate)) >= index.run
         for candidate in candidates

@@ -128,6 +128,7 @@ def stacked(
     order: the entries, from the bottom. ordered: the entries are sizes, so colours run from light
     to dark.
     """
+    # A recipe may have no token in a bin or domain.
     table = pd.DataFrame(columns).reindex(list(order)).fillna(0)
     table = table / table.sum()
     shades = mpl.colormaps["YlGnBu"](np.linspace(0.12, 1, len(order)))
@@ -211,6 +212,7 @@ def _html(
     records, lengths: one row a domain. packed: one row a recipe.
     shares: one row for each recipe and domain. left_out: texts that a domain left to another.
     """
+    # Without recipes the table lacks most of these columns.
     percent = shares.copy()
     for column in ("weight", "requested", "realised", "long_share_requested", "long_share"):
         if column in percent:

@@ -360,6 +360,7 @@ def _values(batch: pa.RecordBatch, column: Column) -> list[Any]:
     """One value a row. ABSENT below a null, Skipped if bytes do not fit their type."""
     import pyarrow.compute as pc
 
+    # Down the structs. A row whose struct is null has no value below it.
     array = batch.column(batch.schema.get_field_index(column.name))
     absent: list[int] = []
     for name in column.structs:
@@ -376,6 +377,7 @@ def _values(batch: pa.RecordBatch, column: Column) -> list[Any]:
 
 def _plain(array: pa.Array, field: str) -> list[Any]:
     """The values of an array as Python objects."""
+    # Types such as UUID or JSON are stored as an ordinary array.
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     try:

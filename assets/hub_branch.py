@@ -61,6 +61,7 @@ def move_pin(path: Path) -> str:
             f"{path}: its revision is written in a form that cannot be replaced. Write it on a "
             f"line of its own: revision: {newest}"
         )
+    # Written aside and renamed: a reader sees the old file or the new one, never a part.
     aside = path.with_name(f".{path.name}.partial")
     aside.write_text(moved)
     aside.replace(path)

@@ -264,6 +264,7 @@ def in_training_order(chosen: Chosen, seed: int) -> pa.Table:
         ]
     )
 
+    # One keyed order over all domains, so that neighbours come from different domains.
     spans = _all_pieces([pieces for _, pieces in parts])
     order = keyed_order(spans, seed, "order")
     ordered = spans.take(order)
@@ -299,6 +300,7 @@ def shares(
     the domain's share of all tokens; long_share_requested and long_share, the share of its tokens
     that is in long pieces; tokens.
     """
+    # What was chosen differs from what was wanted by up to half a document in each part.
     got = {part: int(pieces.length.sum()) for part, pieces in chosen.items()}
     total = sum(got.values())
 

@@ -37,7 +37,9 @@ class Pieces:
     document: Ints
     """The document's number in the token store."""
     start: Ints
+    """The first token of the piece, counted from the beginning of the document."""
     stop: Ints
+    """The token after its last one."""
 
     @property
     def length(self) -> Ints:
@@ -62,7 +64,9 @@ def cut_documents(
 ) -> Pieces:
     """Every document as consecutive pieces of at most `cut` tokens.
 
-    identities, documents, lengths: id, number and tokens of each document, one entry each.
+    identities: the id of each document.
+    documents: its number in the token store.
+    lengths: its tokens. A document of 0 tokens gives no piece.
     """
     counts = -(-lengths // cut)  # pieces of each document: rounded up
     owner = np.repeat(np.arange(len(documents)), counts)
@@ -94,6 +98,7 @@ def fill(pieces: Pieces, budget: float, max_repeats: int, where: str, *key: str 
             "long_share, raise max_repeats, or bring more documents."
         )
 
+    # Once over all pieces, and again in another order, until the budget is full.
     chosen = []
     left = budget
     for epoch in range(max_repeats):

@@ -54,6 +54,7 @@ def run(name: str) -> None:
             for batch in ingest(found, config, domain.source, demand, index, tally):
                 writer.write_batch(batch)
 
+        # While reading, a limit is a share of at least 1,000 records. Now all of them are known.
         check(tally, config.limits, domain.source, tally.records)
         if not tally.counts["documents"]:
             raise UserError(_no_document(name, domain.source, config, tally))
@@ -98,6 +99,7 @@ def located(config: RawCorpusConfig, name: str, domain: Domain, tally: Tally) ->
     else:
         files = _local_files(domain.source, name, tally)
 
+    # Without a domain field every record belongs to this domain.
     only = None
     if config.domain_field is not None:
         only = domain.only or SET_NAMES.get(name, name)

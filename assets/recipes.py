@@ -62,8 +62,11 @@ class Recipe(Config):
     """New weights of some domains. Afterwards all weights are divided by their sum. The *_up
     recipes raise one domain to 0.6."""
     token_budget: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of this recipe."""
     long_over: Annotated[int, Field(ge=1)] | None = None
+    """A document with more tokens is long."""
     seed: int | None = None
+    """Decides which documents are chosen, and their order."""
 
     @model_validator(mode="after")
     def _one_target(self) -> "Recipe":
@@ -77,7 +80,9 @@ class MixedDatasetConfig(Config):
     """The recipes, and the values that they share unless they set their own."""
 
     seed: int = 0
+    """Decides which documents are chosen, and their order."""
     weights: Weights = "slimpajama"
+    """Shares of tokens by domain."""
     token_budget: Annotated[int, Field(ge=1)]
     """Tokens of each recipe."""
     long_over: Annotated[int, Field(ge=1)]
@@ -171,6 +176,7 @@ def solve(mixing: Mixing, weights: Shares, supply: Mapping[Part, int]) -> Wanted
     supply: tokens of each part, each document once.
     Raises UserError, with the most that can be reached, if `max_repeats` uses are not enough.
     """
+    # The share of long tokens in each domain of the corpus.
     long_of = {}
     for domain in weights:
         long, short = supply[domain, True], supply[domain, False]
@@ -223,6 +229,7 @@ def _across_domains(mixing: Mixing, weights: Shares, long_of: Shares) -> Wanted:
             "documents, so there is nothing to exchange. Change mixed_dataset.long_over or the "
             "recipe's cut."
         )
+    # One factor for the long tokens of all domains, and one for the short ones.
     raise_long = share / pooled if pooled else 1.0
     lower_short = (1 - share) / (1 - pooled) if pooled < 1 else 1.0
 
@@ -239,6 +246,8 @@ def _within_reach(
 ) -> Wanted:
     """The tokens of one domain's two parts, moved to what the corpus has if the recipe allows it.
 
+    wanted: tokens of each part by the shares of the recipe.
+    supply: tokens of each part, each document once.
     Raises UserError if the corpus has too few.
     """
     recipe = mixing.recipe
@@ -246,6 +255,7 @@ def _within_reach(
     most_short = supply[domain, False] * recipe.max_repeats
     long, short = wanted[domain, True], wanted[domain, False]
 
+    # At least what the short documents cannot fill, at most what there is.
     if recipe.as_far_as_possible:
         budget = long + short
         long = min(max(long, budget - most_short), most_long)

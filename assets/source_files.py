@@ -218,6 +218,7 @@ def shown(path: Path | str) -> str:
 
 def _listed(source: Path, endings: tuple[str, ...]) -> Iterator[tuple[Path, str | None]]:
     """Every file below a folder, and why it is ignored or None. An ignored folder is one entry."""
+    # A stack, not recursion: folders may be nested deeper than Python's limit.
     waiting = [source]
     while waiting:
         folder = waiting.pop()

@@ -73,6 +73,7 @@ def schema(largest: int) -> pa.Schema:
 def open_tokens(folder: Path) -> TokenStore:
     """Open data/tokenized_corpus/DOMAIN. Raises UserError if its file is missing or broken."""
     path = folder / FILE
+    # The file stays open: documents are read from it as long as the store is used.
     try:
         file = path.open("rb")
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

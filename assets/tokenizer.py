@@ -136,6 +136,7 @@ def without_use(path: Path) -> tuple[dict[str, Any], list[str]]:
     if dropout:
         found.append(f"BPE dropout ({dropout})")
 
+    # A copy with changes: the caller writes it only if something was found.
     changes: dict[str, Any] = {"truncation": None, "padding": None}
     if dropout:
         changes["model"] = model | {"dropout": None}
