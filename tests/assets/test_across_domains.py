@@ -1,5 +1,7 @@
-"""A text that stands in two domains trains once, in the first of them; and a domain may be named as
-a number."""
+"""A text of two domains trains once, in the first of them.
+
+Domains and recipes may have names that look like numbers.
+"""
 
 import doctest
 import json
@@ -82,7 +84,7 @@ def make_corpus() -> None:
 
 
 def ask_for_all() -> int:
-    """Set the budget to the most that the recipe can give, and return it."""
+    """Set the budget to the largest that the recipe can reach, and return it."""
     settings = yaml.safe_load(Path("params.yaml").read_text())
     settings["mixed_dataset"]["token_budget"] = 10**6
     Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -220,7 +222,7 @@ def test_names_are_text_in_every_table_and_numbers_stay_numbers(
 
 
 def test_dvc_sees_a_change_of_the_order_of_domains(tmp_path: Path) -> None:
-    """DVC compares maps without their order; the recipes hang on order.txt."""
+    """DVC ignores the order of a map, so the recipes depend on order.txt."""
     shutil.copytree(
         ROOT / "assets", tmp_path / "assets", ignore=shutil.ignore_patterns("__pycache__")
     )

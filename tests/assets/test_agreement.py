@@ -26,7 +26,7 @@ def made() -> Tokenizer:
 
 
 def changed(change: Callable[[dict[str, Any]], None]) -> Tokenizer:
-    """The same with another tokenizer.json."""
+    """The same tokenizer with a changed tokenizer.json."""
     described = json.loads(made().to_str())
     change(described)
     return Tokenizer.from_str(json.dumps(described))

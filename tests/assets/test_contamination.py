@@ -26,22 +26,22 @@ ALL = (ENGLISH, RUSSIAN, FRENCH, GREEK, GERMAN, TURKISH, KOREAN, CHINESE, JAPANE
 
 
 def spaced(space: str) -> Callable[[str], str]:
-    """Every space replaced."""
+    """The text with every space replaced."""
     return lambda text: text.replace(" ", space)
 
 
 def between_all(sign: str) -> Callable[[str], str]:
-    """The sign after every character."""
+    """The text with a mark after every character."""
     return lambda text: sign.join(text)
 
 
 def full_width(text: str) -> str:
-    """ASCII as East Asian fonts write it."""
+    """The text in full-width characters."""
     return "".join(chr(ord(sign) + 0xFEE0) if "!" <= sign <= "~" else sign for sign in text)
 
 
 def turkish_capitals(text: str) -> str:
-    """As a Turkish keyboard writes them."""
+    """The text in Turkish capitals."""
     return text.replace("i", "İ").upper()
 
 
@@ -127,7 +127,7 @@ def test_letters_are_counted_and_not_bytes(text: str, letters: int) -> None:
 
 @pytest.mark.parametrize(("shared", "found"), [(17, False), (24, False), (25, True)])
 def test_twenty_five_chinese_characters_make_a_passage(shared: int, found: bool) -> None:
-    """17 of them take 51 bytes, which used to count as 50 letters."""
+    """17 of them take 51 bytes, and an earlier version counted bytes."""
     assert (
         bool(contaminated(build_index([CHINESE], 50), [f"前文{CHINESE[:shared]}后文".encode()]))
         is found

@@ -1,5 +1,7 @@
-"""From files to rows, whole: every token of a row comes from a training document, rows open with
-stock `datasets`, and the same world gives the same bytes however often it is made.
+"""The data half from files to rows.
+
+Every token of a row comes from a training document, rows open with stock `datasets`, and the same
+world gives the same bytes every time.
 """
 
 import gzip
@@ -35,7 +37,7 @@ CHUNK = 64
 
 
 def texts(domain: str) -> list[str]:
-    """60 documents of 5 to 64 words, each with a word of its own."""
+    """60 documents of 5 to 64 words. Each has a word that no other has."""
     draw = np.random.default_rng(len(domain))
     return [
         " ".join([f"[{domain}{number}]", *(f"word{draw.integers(500)}" for _ in range(5 + number))])
@@ -44,8 +46,9 @@ def texts(domain: str) -> list[str]:
 
 
 def write_sources(folder: Path) -> dict[str, dict[str, object]]:
-    """The four domains in four formats, two of them in one folder told apart by a field; returns
-    params' domains.
+    """The four domains in four formats, two of them in one folder with a field for the domain.
+
+    Returns the domains for params.yaml.
     """
     lines = {
         domain: "".join(
@@ -102,9 +105,7 @@ def params(domains: dict[str, dict[str, object]]) -> dict[str, object]:
 
 
 def make(world: Path) -> dict[str, str]:
-    """Every stage of the data half in order; returns the records, which hold the hash of every
-    file.
-    """
+    """Run every stage of the data half. Returns the records, with the hash of every file."""
     token_demand.run()
     for domain in DOMAINS:
         raw_corpus.run(domain)
@@ -133,7 +134,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def rows_of(recipe: str, tmp_path: Path) -> datasets.Dataset:
-    """The rows as anyone opens them."""
+    """The rows, opened with stock `datasets`."""
     return datasets.load_dataset(
         "arrow",
         data_files=f"data/packed_shards/{recipe}/train-*.arrow",

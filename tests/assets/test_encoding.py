@@ -1,4 +1,4 @@
-"""Whichever tokenizer works, the ids are those of `tokenizers`."""
+"""The ids are those of `tokenizers`, whichever tokenizer is used."""
 
 import json
 from itertools import pairwise

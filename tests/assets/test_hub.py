@@ -1,5 +1,6 @@
-"""A file of the Hub is read at its pinned commit, fetched once and only in its turn. The server is
-on loopback.
+"""A file of the Hub is read at its pinned commit, and fetched once, when it is needed.
+
+The server is local: no test uses the network.
 """
 
 import hashlib
@@ -44,7 +45,7 @@ except UserError as error:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The few answers of the Hub that listing and fetching need."""
+    """A server with the answers of the Hub for listing and fetching."""
 
     log: list[str] = []
 
@@ -114,7 +115,7 @@ def server() -> Iterator[str]:
 
 
 def settings(server: str, home: Path, offline: str = "0") -> dict[str, str]:
-    """The environment of a process that asks this server: the library reads its settings when
+    """The environment of a process that uses this server: the library reads its settings when
     imported.
     """
     return {
@@ -134,7 +135,7 @@ def act(
     files: str = "train/*.jsonl",
     offline: str = "0",
 ) -> Any:
-    """List the files and fetch the first, in a process of its own."""
+    """List the files and fetch the first one, in another process."""
     environment = {**os.environ, **settings(server, home, offline)}
     done = subprocess.run(
         [sys.executable, "-c", ACT, revision, files],
@@ -181,7 +182,7 @@ follow: main
 def move_pins(
     server: str, home: Path, *paths: Path, offline: str = "0"
 ) -> subprocess.CompletedProcess[str]:
-    """The command, in a process of its own."""
+    """Run the command in another process."""
     return subprocess.run(
         [sys.executable, "-m", "assets.hub_branch", *map(str, paths)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Parquet as people write it: the wanted fields are read, however stored, whatever is beside them."""
+"""Parquet: the wanted fields are read in every form, and other columns cause no error."""
 
 import datetime
 import os
@@ -20,7 +20,7 @@ MAPS = pa.map_(pa.string(), pa.string())
 
 
 def write(folder: Path, columns: dict[str, Any]) -> Path:
-    """A file of these columns."""
+    """A file with these columns."""
     path = folder / "rows.parquet"
     pq.write_table(pa.table(columns), path)
     return path
@@ -29,7 +29,7 @@ def write(folder: Path, columns: dict[str, Any]) -> Path:
 def read(
     path: Path, text: str = "text", domain: str | None = None, only: str | None = None
 ) -> list[str]:
-    """Texts, or the reasons why there is none."""
+    """The texts, or the reasons why there is none."""
     fields = Fields(text=text, domain=domain, only=only)
     found = list(read_texts(path, fields, 1000))
     assert [number for number, _ in found] == list(range(1, len(found) + 1))
@@ -135,7 +135,7 @@ def struct(names: list[str], *columns: pa.Array) -> pa.StructArray:
 
 
 def test_an_odd_column_does_not_break_the_wanted_one(tmp_path: Path) -> None:
-    """Each sibling fails where it is turned into Python."""
+    """None of the other columns can be converted to Python objects."""
     far = pa.array([9 * 10**17] * 3, pa.timestamp("ms"))
     offsets = np.array([0, 1, 2, 3], np.int32)
     invalid = pa.Array.from_buffers(

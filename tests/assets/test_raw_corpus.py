@@ -1,5 +1,6 @@
-"""From files to documents: every format gives the same, and what is dropped is counted under its
-reason.
+"""From files to documents: every format gives the same documents.
+
+Each record that is dropped is counted under its reason.
 """
 
 import gzip
@@ -41,18 +42,18 @@ ENDINGS = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]
 
 
 def config(**changes: object) -> RawCorpusConfig:
-    """Settings that hold nothing out."""
+    """Settings without held-out documents."""
     return RawCorpusConfig(**({"heldout_fraction": 0, "domains": {}} | changes))  # type: ignore[arg-type]
 
 
 def counted() -> tuple[Tally, list[SkippedRow]]:
-    """A tally, and the rows of skipped.csv as it gives them."""
+    """A tally, and the rows of skipped.csv that it writes."""
     rows: list[SkippedRow] = []
     return Tally(list_skipped=rows.append), rows
 
 
 def texts(source: Path, field: str = "text", longest: int = 1000) -> list[str | Skipped]:
-    """What a source of one domain gives."""
+    """The texts of a source of one domain."""
     return [
         text
         for path in document_files(source).read
@@ -67,7 +68,7 @@ def kept(
     demand: Demand = ALL,
     against: list[str] | None = None,
 ) -> list[dict[str, object]]:
-    """The documents that come of these texts."""
+    """The documents that these texts become."""
     index = build_index(against, 15) if against else NOTHING
     numbered = (("file", number, text) for number, text in enumerate(records, start=1))
     batches = ingest(numbered, settings, Path("file"), demand, index, tally or counted()[0])
@@ -236,9 +237,7 @@ ODD = {
 @pytest.mark.parametrize("reason", ODD)
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_limit_is_a_share_of_the_whole_domain(tmp_path: Path, reason: str, alone: bool) -> None:
-    """One bad record of 200 is half a percent, whether it is a file of its own or the first of
-    many.
-    """
+    """One bad record of 200 is half a percent, in a file of its own or as the first of many."""
     good = [b'{"text": "%d"}' % number for number in range(199)]
     (tmp_path / "a.jsonl").write_bytes(ODD[reason] if alone else b"\n".join([ODD[reason], *good]))
     (tmp_path / "b.jsonl").write_bytes(b"\n".join(good if alone else []))
@@ -408,7 +407,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(**settings: object) -> dict[str, int]:
-    """Make domain x; returns its metrics."""
+    """Make domain x. Returns its metrics."""
     domains = {"x": {"source": "source"}}
     Path("params.yaml").write_text(
         json.dumps(

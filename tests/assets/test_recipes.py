@@ -1,5 +1,6 @@
-"""Recipes keep what they promise: shares of domains, shares of long documents, and no more than
-there is.
+"""Recipes keep what they promise: shares of domains, and shares of long documents.
+
+They use no more tokens than there are.
 """
 
 import numpy as np
@@ -50,14 +51,14 @@ def test_cutting_keeps_every_token_once_in_order(lengths: list[int], cut: int) -
 def mixing(
     recipe: Recipe, tokens: int = 1000, weights: str | dict[str, float] | None = None
 ) -> Mixing:
-    """The recipe with the world's weights and a budget."""
+    """The recipe with WEIGHTS and a budget."""
     return Mixing(
         recipe=recipe, seed=0, weights=weights or WEIGHTS, token_budget=tokens, long_over=10
     )
 
 
 def supply(passes: float = 100) -> dict[tuple[str, bool], int]:
-    """So many times the budget of 1,000 in each domain, divided as LONG says."""
+    """This many times the budget of 1,000 in each domain, with the long shares of LONG."""
     return {
         (domain, is_long): round(1000 * passes * (share if is_long else 1 - share))
         for domain, share in LONG.items()
@@ -153,7 +154,7 @@ def test_two_ways_to_say_one_target_are_refused_together() -> None:
 
 
 def test_a_keep_ratio_matches_the_released_procedure() -> None:
-    """Theirs: drop documents under 4,096 tokens with probability 0.9, fill each domain's share of
+    """The released code: drop documents under 4,096 tokens with probability 0.9, fill each domain's share of
     the budget from a shuffled stream. Lengths are SlimPajama's medians, log-normal, at one
     sixteenth; means over 20 draws of each.
     """

@@ -1,5 +1,7 @@
-"""One reader for every file of records or text: what can be read is read, and the rest is named in
-one line."""
+"""One reader for records and texts: what can be read is read.
+
+Everything else is an error of one line.
+"""
 
 import gzip
 import json
@@ -16,18 +18,18 @@ RECORDS = [{"n": 1, "text": "one"}, {"n": 2, "text": "two\u2028and \u0085 a half
 LINES = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS).encode()
 CYRILLIC = "Мой дядя самых честных правил, когда не в шутку занемог.\n"
 ARABIC = "كان يا ما كان في قديم الزمان ملك عادل.\n"
-"""As UTF-16 without a mark both are valid UTF-8 too, of control characters."""
+"""In UTF-16 without a byte order mark both are valid UTF-8 too, with control characters."""
 SKIPPABLE = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"abcd"
 Pack = Callable[[bytes], bytes]
 
 
 def cr(content: bytes) -> bytes:
-    """With the line ends of an old Mac."""
+    """The bytes with the line ends of an old Mac."""
     return content.replace(b"\n", b"\r")
 
 
 def crlf(content: bytes) -> bytes:
-    """With the line ends of Windows."""
+    """The bytes with the line ends of Windows."""
     return content.replace(b"\n", b"\r\n")
 
 

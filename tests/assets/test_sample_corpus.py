@@ -1,4 +1,4 @@
-"""The sample's language: a document is a function of its number, and remembering pays in it."""
+"""The sample's language: a document depends only on its number, and recall helps in it."""
 
 from itertools import islice
 

@@ -1,5 +1,7 @@
-"""One rule says which files of a folder are read, for every kind of source; nothing is passed over
-in silence."""
+"""One rule for the files of a folder, for every kind of source.
+
+Every ignored file has a reason.
+"""
 
 import os
 import socket
@@ -66,7 +68,7 @@ def listed(source: Path, endings: tuple[str, ...] = DOCUMENTS) -> list[str]:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Permissions hold for everyone but root, so a test that runs as root becomes someone else."""
+    """Root ignores permissions, so a test that runs as root becomes another user."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -190,7 +192,7 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
 def test_pipes_are_ignored_in_a_folder_and_refused_as_a_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever opened them would wait for a writer, for ever."""
+    """Opening one would wait for a writer for ever."""
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     os.mkfifo("pipe.jsonl")
     with socket.socket(socket.AF_UNIX) as server:

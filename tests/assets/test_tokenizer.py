@@ -1,5 +1,4 @@
-"""The graph's tokenizer: what it is trained on, what it carries of its last use, and its special
-tokens."""
+"""The graph's tokenizer: its training, the settings of its last use, and its special tokens."""
 
 import json
 from pathlib import Path
