@@ -3,7 +3,7 @@ is copied.
 
 The artefact is an index of 30 bytes a span, so a further recipe costs seconds. It holds the
 requested and the realised shares side by side. Held-out documents never enter, and that is checked
-on what was chosen.
+on the index itself.
 
 A text in two domains would train twice, so the later domain leaves it out
 (`duplicates_across_domains`). This happens here because this is the first stage that sees all
@@ -40,12 +40,18 @@ from assets.recipes import (
     of_recipe,
     solve,
 )
-from assets.stage import UserError, command, output, read_params
+from assets.stage import Check, UserError, command, output, read_params
 from assets.token_store import TokenStore, open_tokens
 
 INDEX = "index.parquet"
 DUPLICATES = "duplicates.csv"
 CORPUS = Path("data/tokenized_corpus")
+ALL = "all"
+"""The row of all domains together, in the table of shares."""
+SHARE_TOLERANCE = 0.005
+"""Of all tokens: by how much a domain's realised share may miss the requested one."""
+LONG_TOLERANCE = 0.02
+"""Of a domain's tokens: by how much its share of long documents may fall short."""
 Rows = NDArray[np.int64]
 """Which documents of a domain, by their place in its store."""
 
@@ -74,23 +80,27 @@ def run(name: str) -> None:
             chosen, wanted = choose(mixing, candidates, weights)
         except UserError as error:
             raise UserError(f"recipe {name!r}: {error}{_hint(given_up)}") from None
-        check_heldout(chosen, stores)
         index = in_training_order(chosen, mixing.seed)
         pq.write_table(index, out.folder / INDEX, compression="zstd")
         table = shares(chosen, weights, wanted, mixing.token_budget)
         table.to_csv(out.folder / "shares.csv", index=False, lineterminator="\n")
         lengths(chosen).to_csv(out.folder / "lengths.csv", index=False, lineterminator="\n")
+        heldout = heldout_spans(index, {domain: store.heldout for domain, store in stores.items()})
+        out.checks = [
+            domain_shares(table),
+            long_share(table, mixing.recipe),
+            no_heldout(heldout),
+        ]
         total = table.iloc[-1]
-        domains = table.iloc[:-1]
         out.facts = out.metrics = {
             "spans": index.num_rows,
             "tokens": int(total["tokens"]),
             "long_share": float(total["long_share"]),
-            "largest_share_error": float((domains["realised"] - domains["requested"]).abs().max()),
+            "largest_share_error": float(_missed(table).max()),
             "duplicates_across_domains": int(given_up["documents"].sum()),
             "repeated_spans": index.num_rows - _distinct(index),
             "longest_span": _longest(index),
-            "heldout_spans": 0,
+            "heldout_spans": sum(heldout.values()),
         }
 
 
@@ -172,14 +182,75 @@ def choose(
     return chosen, wanted
 
 
-def check_heldout(chosen: Mapping[Part, Pieces], stores: Mapping[str, TokenStore]) -> None:
-    """Raise RuntimeError if a held-out document is among the chosen: a fault of this program, not
-    of the user."""
-    for (domain, _), pieces in chosen.items():
-        if stores[domain].heldout[pieces.document].any():
-            raise RuntimeError(
-                f"{domain}: held-out documents were chosen for training. Nothing was written."
-            )
+def heldout_spans(index: pa.Table, heldout: Mapping[str, NDArray[np.bool_]]) -> dict[str, int]:
+    """By domain, how many spans of the index are of documents that the corpus marks as held out.
+
+    heldout: by domain, the mark of every document of its store.
+    """
+    domain, document = index["domain"].combine_chunks(), index["document"].to_numpy()
+    code = domain.indices.to_numpy()
+    return {
+        name: int(heldout[name][document[code == number]].sum())
+        for number, name in enumerate(domain.dictionary.to_pylist())
+    }
+
+
+def no_heldout(spans: Mapping[str, int]) -> Check:
+    """Whether no held-out document trains; spans: those of held-out documents, by domain."""
+    found = [f"{count:,} of {domain}" for domain, count in spans.items() if count]
+    return Check(
+        name="no_heldout",
+        passed=not found,
+        expected="0 spans of held-out documents",
+        found=", ".join(found) or "0",
+        advice="Do not train on it. Report it: this is a fault of Needlework.",
+    )
+
+
+def domain_shares(table: pd.DataFrame) -> Check:
+    """Whether every domain has the share that the recipe gives it; table: that of `shares`."""
+    missed = _missed(table).fillna(np.inf)  # NaN would be smaller than any limit
+    worst = str(missed.idxmax())
+    return Check(
+        name="domain_shares",
+        passed=bool(missed[worst] <= SHARE_TOLERANCE),
+        expected=f"within {SHARE_TOLERANCE:.1%} of all tokens of what the recipe gives",
+        found=f"{worst} misses by {missed[worst]:.2%}",
+        advice="Raise mixed_dataset.token_budget: one document is too large a part of it.",
+    )
+
+
+def long_share(table: pd.DataFrame, recipe: Recipe) -> Check:
+    """Whether every domain, or all together, has the long documents that the recipe asks for.
+
+    What the table calls requested is what the recipe was solved to, which as_far_as_possible
+    lowers. So the recipe's own long_share counts too. table: that of `shares`.
+    """
+    used = table[table["weight"] > 0].set_index("domain")
+    own = used.index[used.index != ALL]
+    held_to_recipe = [ALL] if recipe.across_domains else own
+    wanted = used.loc[own, "long_share_requested"].to_dict()
+    for name in held_to_recipe:
+        wanted[name] = max(wanted.get(name, 0.0), recipe.long_share or 0.0)
+
+    got = used["long_share"]
+    # not (a >= b), for a share that is NaN must fail
+    short = [name for name in wanted if not got[name] >= wanted[name] - LONG_TOLERANCE]
+    return Check(
+        name="long_share",
+        passed=not short,
+        blocking=False,
+        expected=f"at least the requested share, less {LONG_TOLERANCE:.0%}",
+        found=", ".join(f"{name} {got[name]:.1%} of {wanted[name]:.1%}" for name in short)
+        or "reached in every domain",
+        advice="Give the domain more long documents, lower long_share, or accept what there is.",
+    )
+
+
+def _missed(table: pd.DataFrame) -> "pd.Series[float]":
+    """By domain, how far its realised share is from the requested one."""
+    domains = table[table["domain"] != ALL].set_index("domain")
+    return (domains["realised"] - domains["requested"]).abs()
 
 
 def lengths(chosen: Mapping[Part, Pieces]) -> pd.DataFrame:
@@ -256,7 +327,7 @@ def shares(
         )
     rows.append(
         {
-            "domain": "all",
+            "domain": ALL,
             "weight": 1.0,
             "requested": sum(wanted.values()) / budget,
             "realised": sum(got.values()) / total,

@@ -48,7 +48,16 @@ from assets.randomness import fractions
 from assets.records import OVERSIZE, Skipped, read_text
 from assets.sample_corpus import SampleDomain, records
 from assets.source_files import NAMED, shown
-from assets.stage import Config, UserError, command, output, read_json, read_params, validated
+from assets.stage import (
+    Check,
+    Config,
+    UserError,
+    command,
+    output,
+    read_json,
+    read_params,
+    validated,
+)
 
 DEMAND = Path("data/token_demand")
 BLOCK = 1 << 20  # bytes of text: what is done to one stays in the processor's cache
@@ -59,6 +68,10 @@ SETTLED = (
 LEFT = Path(
     "data/.skipped"
 )  # outside of every stage's folder, which an unfinished run must leave as it was
+FILE_CONTAMINATED = 0.1
+"""Of the records of one file: above it, the file is a copy of the benchmark, at least in part."""
+FEW = 10
+"""Contaminated records of one file: fewer may be chance, whatever their share."""
 OTHERS = 8  # names of other domains in the message that none of the domain's own was found
 EMPTY = Skipped(reason="empty")
 TOO_LONG = Skipped(reason=OVERSIZE)
@@ -170,6 +183,8 @@ class Tally:
     )
     parts: Counter[str] = field(default_factory=Counter)
     """Records read of each file opened; records of other domains are among them."""
+    contaminated: Counter[str] = field(default_factory=Counter)
+    """Contaminated records of each file that has some."""
     ignored: dict[str, str] = field(default_factory=dict)
     """Files that were not opened, and why."""
     first: dict[str, str] = field(default_factory=dict)
@@ -256,11 +271,37 @@ def run(name: str) -> None:
             csv.writer(file, lineterminator="\n").writerows(
                 [("file", "records", "ignored"), *sorted(parts)]
             )
+        out.checks = [little_contamination(tally, config.limits.contaminated)]
         out.facts = out.metrics = dict(sorted(tally.counts.items())) | {
             "records": tally.records,
             "evaluation_texts": index.evaluation_texts,
             "evaluation_texts_too_short": index.too_short,
         }
+
+
+def little_contamination(tally: Tally, limit: float) -> Check:
+    """Whether one of the files is a copy of the evaluation texts, at least in part.
+
+    `check` holds the whole domain to the limit. A benchmark that hides among many clean files stays
+    below that, and what decontamination leaves of it, its other items, would train.
+    """
+    limit = max(limit, FILE_CONTAMINATED)
+    shares = {
+        file: count / max(tally.parts[file], 1)
+        for file, count in tally.contaminated.items()
+        if count >= FEW
+    }
+    worst = max(shares, key=lambda file: shares[file], default="")
+    share = tally.counts["contaminated"] / max(tally.records, 1)
+    of_file = f"; {shares[worst]:.0%} of {worst}" if worst else ""
+    return Check(
+        name="little_contamination",
+        passed=shares.get(worst, 0) <= limit,
+        expected=f"at most {limit:.0%} of the records of one file",
+        found=f"{share:.2%} of all, all of them dropped{of_file}",
+        advice="Look at skipped.csv: the source may hold the benchmark itself. Take that file out, "
+        "or raise raw_corpus.limits.contaminated.",
+    )
 
 
 def _no_document(name: str, source: Path, config: RawCorpusConfig, tally: Tally) -> str:
@@ -457,6 +498,7 @@ def without_contaminated(documents: list[Document], index: Index, tally: Tally) 
     dropped = set(contaminated(index, [document.text for document in documents]))
     for number in sorted(dropped):
         tally.skip(CONTAMINATED, documents[number].file, documents[number].line)
+        tally.contaminated[documents[number].file] += 1
     return [document for number, document in enumerate(documents) if number not in dropped]
 
 

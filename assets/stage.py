@@ -11,6 +11,10 @@ there last, and renames. So a folder with a record is whole, a kill leaves the o
 and the next run starts clean. The record holds no clock and no host, for the same inputs must give
 the same bytes. The cost is one more read of every output for its SHA-256.
 
+What a stage checks of its own artefact goes into `checks.json` in the same folder, so those who
+only have the folder have the findings too. Dagster shows them, and makes nothing from an artefact
+that failed a blocking one. Under plain DVC a failed check is a line on stderr.
+
 The versions of the packages that decide its bytes are in its metrics file, under `made_with`, and
 the record names that file. DVC keeps both files under one entry of dvc.lock. They are not in the
 artefact's folder, because later stages depend on that folder: an upgrade that gives the same bytes
@@ -30,7 +34,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,6 +50,7 @@ GRAPH = Path("dvc.yaml")
 DATA = Path("data")
 METRICS = Path("metrics")
 RECORD = "record.json"
+CHECKS = "checks.json"
 ITEMS = {
     "domain": "raw_corpus.domains",
     "recipe": "mixed_dataset.recipes",
@@ -102,6 +107,27 @@ class Config(BaseModel):
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What a stage found when it checked its own artefact: one entry of checks.json.
+
+    dvc.yaml declares it under `meta: checks`; tests/test_architecture.py compares the two.
+    """
+
+    name: str
+    passed: bool | None
+    """None: there was nothing to check, and `found` says why."""
+    expected: str
+    found: str
+    advice: str = ""
+    """What to do if it failed."""
+    blocking: bool = True
+    """Whether Dagster makes nothing from an artefact that failed it."""
+
+    def __str__(self) -> str:
+        return f"expected {self.expected}; found {self.found}. {self.advice}".rstrip()
+
+
 @dataclass(kw_only=True)
 class Output:
     """Where a running stage writes. `folder` becomes the artefact; `metrics` its numbers; `facts`
@@ -111,6 +137,8 @@ class Output:
     folder: Path
     metrics: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    """What the stage found about the artefact."""
     unused: set[str] = field(default_factory=set)
     """Packages of the stage that were not used this time."""
 
@@ -258,6 +286,7 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
     with sealed(target, facts) as folder:
         out = Output(folder=folder)
         yield out
+        write_checks(out.folder, out.checks, f"{stage} {item}" if item else stage)
         facts |= out.facts
         used = {
             name: number
@@ -269,6 +298,21 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
             out.metrics = {**out.metrics, MADE_WITH: _in_one_line(used)}
         metrics_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(metrics_file, out.metrics)
+
+
+def write_checks(folder: Path, checks: Sequence[Check], who: str) -> None:
+    """Write checks.json into the artefact, and a line on stderr for each check that failed.
+
+    A failed check does not end the stage: DVC would then drop the artefact, nobody could look at
+    it, and the next run would spend the same hours on the same result. An artefact without checks
+    gets no file.
+    """
+    if checks:
+        write_json(folder / CHECKS, [asdict(check) for check in checks])
+    for check in checks:
+        if check.passed is False:
+            kind = "blocking check" if check.blocking else "check"
+            print(f"{who}: {kind} {check.name} failed: {check}", file=sys.stderr, flush=True)
 
 
 def _in_one_line(versions: dict[str, str]) -> str:

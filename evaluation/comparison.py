@@ -6,6 +6,7 @@ re-made at will. From each number a link leads to the versions of the artefacts 
 leave depth 100 % out, as the reports do.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,22 @@ import numpy as np
 import pandas as pd
 
 from assets import page
-from assets.stage import Config, UserError, command, output, read_json, read_params, write_json
+from assets.stage import (
+    Check,
+    Config,
+    UserError,
+    command,
+    output,
+    read_json,
+    read_params,
+    write_json,
+)
 from assets.tables import read_table
 from evaluation import paper, plots, provenance
 from evaluation.answers import FLAWS
 from evaluation.bootstrap import differences, marked
 from evaluation.comparison_config import ComparisonConfig
+from evaluation.short_context_report_config import ShortContextReportConfig
 
 DATA = Path("data")
 NEEDLES = (
@@ -54,6 +65,7 @@ def run() -> None:
     models = list(chosen)
     recipes = list(read_params("mixed_dataset", Names).recipes)
     domains = list(read_params("raw_corpus", Names).domains)
+    short = read_params("short_context_report", ShortContextReportConfig)
     if config.baseline not in models:
         raise UserError(
             f"comparison.baseline = {config.baseline!r}: known models are {', '.join(models)}."
@@ -95,9 +107,37 @@ def run() -> None:
             }
         )
         (out.folder / "report.html").write_text(report(config, out.folder, tables, summary, known))
+        out.checks = [small_drop(summary["models"], short)]
         out.metrics = {
             f"needle_{row['model']}": row["needle"] for row in tables["results"].to_dict("records")
         }
+
+
+def small_drop(models: Mapping[str, Any], config: ShortContextReportConfig) -> Check:
+    """Whether every model is about as good at short context as `against`, task by task."""
+    base = models.get(config.against or "", {}).get("short_context", {})
+    others = {name: model["short_context"] for name, model in models.items()}
+    drops = {
+        f"{name}, {task}": base[task]["score"] - scores[task]["score"]
+        for name, scores in others.items()
+        if name != config.against
+        for task in scores.keys() & base.keys()
+    }
+    # not (a <= b), for a score that is NaN must fail
+    large = [where for where in sorted(drops) if not drops[where] <= config.drop]
+    found = "; ".join(f"{where}: {-drops[where]:+.1f} points" for where in large)
+    if config.against is None:
+        found = "short_context_report.against names no model to compare with"
+    elif not drops:
+        found = f"no other model was asked what {config.against} was asked"
+    return Check(
+        name="small_drop",
+        passed=not large if drops else None,
+        blocking=False,
+        expected=f"no model more than {config.drop:g} points below {config.against} in any task",
+        found=found or "none",
+        advice="Train on fewer tokens, at a lower rate, or mix in short rows.",
+    )
 
 
 def read_all(stage: str, file: str, names: list[str], what: str) -> pd.DataFrame:

@@ -36,11 +36,10 @@ from dagster import (
     run_failure_sensor,
 )
 
-from orchestration.checks import Verdict
+from orchestration.checks import Verdict, newly_failed
 from orchestration.costs import GPU
 from orchestration.graph import Item
 from orchestration.progress import Step
-from orchestration.verdicts import last_verdict
 
 URL = "NEEDLEWORK_ALERT_URL"
 STALL, STALL_MINUTES = "NEEDLEWORK_STALL_MINUTES", 30.0
@@ -121,29 +120,13 @@ def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
 
 
-def newly_failed(
-    instance: DagsterInstance, item: Item, verdicts: Sequence[Verdict], version: str
-) -> list[Verdict]:
-    """The checks that failed, and had not for this version of the data. To be asked before the
-    verdicts are stored.
-    """
-    failed = [verdict for verdict in verdicts if verdict.made and not verdict.passed]
-    known = {
-        verdict.name: last_verdict(instance, item, verdict.name, version) for verdict in failed
-    }
-    return [verdict for verdict in failed if (told := known[verdict.name]) is None or told.passed]
-
-
 def alert_of_checks(
     instance: DagsterInstance, item: Item, verdicts: Sequence[Verdict], version: str
 ) -> None:
     """Tell of the checks of an item that fail for the first time."""
     if os.environ.get(URL):
         for verdict in newly_failed(instance, item, verdicts, version):
-            alert(
-                f"Needlework: check {verdict.name} of {item.address} failed: expected "
-                f"{verdict.expected}; found {verdict.found}. {verdict.advice}"
-            )
+            alert(f"Needlework: check {verdict.name} of {item.address} failed: {verdict}")
 
 
 @dataclass(kw_only=True, slots=True)

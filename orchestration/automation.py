@@ -67,7 +67,6 @@ from orchestration.pictures import beside_the_logs
 from orchestration.running import environment
 from orchestration.status import State, read_state
 from orchestration.translation import asset_key, job_name
-from orchestration.verdicts import evaluations, last_values, last_verdict
 
 ACTIVE = [
     DagsterRunStatus.QUEUED,
@@ -543,18 +542,13 @@ def plainly(reason: str) -> str:
 
 def report_findings(instance: DagsterInstance, state: State) -> None:
     """Report the findings of `make check` for each asset whose last reported result differs."""
-    if not findings.has_settings(state.graph.root):
-        return
     concerned = findings.by_item(state.graph, state.findings)
     for address, item in state.graph.items.items():
-        verdict = findings.verdict(concerned.get(address, []))
-        told = last_verdict(instance, item, findings.CHECK)
-        if (
-            (told.passed, told.found) != (verdict.passed, verdict.found)
-            if told
-            else not verdict.passed
-        ):
-            for evaluation in evaluations(item, [verdict], ""):
+        verdicts = findings.verdicts(state.graph.root, concerned.get(address, ()))
+        last = checks.last_told(instance, item, findings.CHECK) if verdicts else None
+        found = str(last.metadata["found"].value) if last else findings.NOTHING
+        for evaluation in checks.evaluations(item, verdicts, ""):
+            if evaluation.metadata["found"].value != found:
                 instance.report_runless_asset_event(evaluation)
 
 
@@ -630,8 +624,11 @@ def report_outside_state(
                     cost=preview.cost_known(graph.items[address], graph, prices),
                 )
             )
-            # Checked first, or it would be compared with itself.
-            found = check_outside(instance, graph, address, locked) if locked and not lost else []
+            found = list[AssetCheckEvaluation]()
+            if locked and not lost:
+                item, version = graph.items[address], graph.data_version(address, locked)
+                verdicts = checks.verdicts_of(instance, graph.root, item)
+                found = checks.evaluations(item, verdicts, version)
             instance.report_runless_asset_event(
                 AssetMaterialization(key, description=words, metadata=shown, tags=tags)
             )
@@ -639,19 +636,6 @@ def report_outside_state(
                 instance.report_runless_asset_event(evaluation)
             told.append(key)
     return told
-
-
-def check_outside(
-    instance: DagsterInstance, graph: Graph, address: str, locked: Locked
-) -> list[AssetCheckEvaluation]:
-    """What holds of an item that was made without Dagster, as far as a look that takes no time can
-    tell.
-    """
-    item = graph.items[address]
-    verdicts = checks.look(
-        graph.root, item, last_values(instance, item), lambda name: name not in checks.COSTLY
-    )
-    return evaluations(item, verdicts, graph.data_version(address, locked))
 
 
 def provenance(

@@ -15,11 +15,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dagster import AssetCheckSpec
+
 from orchestration.checks import Verdict
-from orchestration.graph import PARAMS_FILE, Graph
+from orchestration.graph import PARAMS_FILE, Graph, Item
 from orchestration.kept import keep, key_of, recall
 from orchestration.locks import OURS
 from orchestration.running import environment
+from orchestration.translation import asset_key
 
 MODULE = Path("evaluation") / "settings.py"
 COMMAND = [sys.executable, "-m", "evaluation.settings", "--json"]
@@ -29,6 +32,8 @@ CHECK = "settings_hold"
 DESCRIPTION = "make check finds nothing wrong with the settings that the asset is made by."
 KEY = re.compile(r"params\.yaml: (?:line \d+: )?([\w-]+(?:\.[\w-]+)*)")
 """The dotted key in params.yaml that a finding is about."""
+NOTHING = "nothing"
+"""What the check says where nothing is found."""
 CODE = ".py"
 COMPARED = ("tokenizer", "base_checkpoint")
 """Stages whose sources are compared file by file."""
@@ -69,15 +74,23 @@ def by_item(graph: Graph, found: Sequence[str]) -> dict[str, list[str]]:
     return items
 
 
-def verdict(found: Sequence[str]) -> Verdict:
-    """The check of one item."""
-    return Verdict(
+def check_specs(root: Path, item: Item) -> list[AssetCheckSpec]:
+    """The check settings_hold of an item's asset; none where there is no `make check`."""
+    key = asset_key(item)
+    spec = AssetCheckSpec(CHECK, asset=key, description=DESCRIPTION, blocking=True)
+    return [spec] if has_settings(root) else []
+
+
+def verdicts(root: Path, found: Sequence[str]) -> list[Verdict]:
+    """Its result, from what is found about the item; none where there is no `make check`."""
+    verdict = Verdict(
         name=CHECK,
         passed=not found,
         expected="nothing that make check reports",
-        found=" ".join(found) or "nothing",
+        found=" ".join(found) or NOTHING,
         advice=f"Edit {PARAMS_FILE}, then run make check.",
     )
+    return [verdict] if has_settings(root) else []
 
 
 def _concerned(graph: Graph, text: str) -> list[str]:
@@ -96,27 +109,20 @@ def _concerned(graph: Graph, text: str) -> list[str]:
 
 def _looked_at(graph: Graph) -> Iterator[str]:
     """Everything that `make check` reads."""
+    root, items = graph.root, graph.items.values()
+    inputs = {path for item in items for path in item.inputs}
+    code = {path for path in inputs if path.endswith(CODE)}
     for name in (PARAMS_FILE, "dvc.yaml"):
-        path = graph.root / name
+        path = root / name
         yield path.read_text(errors="replace") if path.is_file() else "missing"
-    code = {path for item in graph.items.values() for path in item.inputs if path.endswith(CODE)}
-    modules = (
-        path.relative_to(graph.root).as_posix()
-        for path in (graph.root / MODULE).parent.glob("*.py")
-    )
-    for name in sorted({*code, *modules}):
-        path = graph.root / name
-        yield f"{name} {path.stat().st_mtime_ns if path.is_file() else 'missing'}"
-    for name in sorted({path for item in graph.items.values() for path in item.inputs} - code):
-        yield f"{name} {(graph.root / name).exists()}"
-    compared = {
-        path
-        for item in graph.items.values()
-        if item.stage in COMPARED
-        for path in item.inputs
-        if not path.endswith(CODE)
-    }
-    for name in sorted(compared):
-        for path in sorted((graph.root / name).glob("*")):
-            facts = path.stat()
-            yield f"{path.name} {facts.st_size} {facts.st_mtime_ns}"
+
+    # Of most sources only their presence counts, and they may be a million files.
+    for name in sorted(inputs - code):
+        yield f"{name} {(root / name).exists()}"
+    files = {root / name for name in code} | set((root / MODULE).parent.glob(f"*{CODE}"))
+    for item in items:
+        if item.stage in COMPARED:
+            files |= {path for name in item.inputs for path in (root / name).glob("*")}
+    for path in sorted(files):
+        facts = path.stat() if path.is_file() else None
+        yield f"{path} {facts.st_size} {facts.st_mtime_ns}" if facts else f"{path} missing"

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from json import dumps
@@ -79,6 +79,19 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DeclaredCheck:
+    """A check that dvc.yaml declares for a stage (`meta: {checks: {NAME: {blocking: true}}}`)."""
+
+    description: str = ""
+    blocking: bool = False
+    """Whether nothing is made from an artefact that failed it."""
+    metric: str = ""
+    """Compared with the last accepted run; "": the stage makes the check, in checks.json."""
+    fall: float = 0.0
+    """How far the metric may be below that run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
     """One resolved stage of dvc.yaml: what `dvc repro --single-item ADDRESS` makes."""
 
@@ -112,6 +125,8 @@ class Item:
     """Patterns of the metrics that one compares from run to run (`meta: {plotted: [loss_*]}`).
     None: the stage does not say.
     """
+    checks: Mapping[str, DeclaredCheck] = field(default_factory=dict)
+    """By name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -589,7 +604,18 @@ def _item(
         group=str((stage.meta or {}).get("group", "")),
         owners=tuple(map(str, _list((stage.meta or {}).get("owners")) or ())),
         plotted=_list((stage.meta or {}).get("plotted")),
+        checks=_checks(group, (stage.meta or {}).get("checks") or {}),
     )
+
+
+def _checks(stage: str, declared: Any) -> dict[str, DeclaredCheck]:
+    try:
+        return {str(name): DeclaredCheck(**(words or {})) for name, words in declared.items()}
+    except (AttributeError, TypeError) as error:
+        raise GraphError(
+            f"{PROJECT_FILE}: {stage}: meta.checks = {declared!r}: {error}. Write NAME: {{blocking: "
+            "true, description: ...}."
+        ) from None
 
 
 def _list(value: Any) -> tuple[Any, ...] | None:

@@ -22,10 +22,6 @@ from threading import Lock
 from typing import Any
 
 from dagster import (
-    AssetCheckExecutionContext,
-    AssetCheckResult,
-    AssetChecksDefinition,
-    AssetCheckSpec,
     AssetExecutionContext,
     AssetsDefinition,
     DagsterInstance,
@@ -35,12 +31,18 @@ from dagster import (
     MetadataValue,
     RetryPolicy,
     multi_asset,
-    multi_asset_check,
 )
 
 from orchestration import findings, preview
 from orchestration.alerts import Watch, alert_of_checks, stall_minutes
-from orchestration.checks import ACROSS, COSTLY, Verdict, look
+from orchestration.checks import (
+    check_specs,
+    read_checks,
+    reasons_not_made,
+    results,
+    verdicts_of,
+    what_blocks,
+)
 from orchestration.cluster import op_tags
 from orchestration.costs import Price
 from orchestration.executor import interrupted, note_location, step_log
@@ -69,14 +71,6 @@ from orchestration.running import (
     make_item,
 )
 from orchestration.translation import asset_key, asset_spec, step_name
-from orchestration.verdicts import (
-    across_specs,
-    check_specs,
-    last_values,
-    reasons_not_made,
-    recall,
-    results,
-)
 
 TAIL_LINES = 20
 DVC_WORDS = (
@@ -208,7 +202,7 @@ class Bridge:
         @multi_asset(
             name=step_name(item),
             specs=[asset_spec(self.graph, item, preview.cost_known(item, self.graph, self.prices))],
-            check_specs=check_specs(self.graph, item),
+            check_specs=check_specs(item) + findings.check_specs(self.graph.root, item),
             pool=item.pool or None,
             op_tags=tags,
             retry_policy=RetryPolicy(max_retries=item.retries) if item.retries else None,
@@ -220,25 +214,6 @@ class Bridge:
 
         return step
 
-    def checks(self) -> list[AssetChecksDefinition]:
-        """The checks that hold an item against others of its stage: one step a stage, after all of
-        them."""
-        return [self._across(stage, specs) for stage, specs in across_specs(self.graph).items()]
-
-    def _across(self, stage: str, specs: Sequence[AssetCheckSpec]) -> AssetChecksDefinition:
-        @multi_asset_check(name=f"compare_{stage}", specs=specs, can_subset=True)
-        def compare(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
-            lock = read_lock(self.graph.root)
-            wanted = {key.asset_key for key in context.selected_asset_check_keys}
-            for address, item in self.graph.items.items():
-                if asset_key(item) in wanted and address in lock:
-                    found = look(self.graph.root, item, {}, ACROSS.__contains__)
-                    version = self.graph.data_version(address, lock[address])
-                    alert_of_checks(context.instance, item, found, version)
-                    yield from results(item, found, version)
-
-        return compare
-
 
 def make(
     context: AssetExecutionContext, work: Work, item: Item
@@ -247,7 +222,7 @@ def make(
     graph, address, start = work.graph, item.address, time.monotonic()
     now = work.first_look(context)
     before = read_lock(graph.root)
-    refuse_what_reads_badly(context.instance, graph, item, now, before)
+    refuse_what_reads_badly(graph, item, now)
 
     outcome = Outcome.UNCHANGED
     if work.to_do(item, now.stale):
@@ -259,8 +234,8 @@ def make(
     if outputs(locked) != outputs(before.get(address)):
         work.changed.add(address)
 
-    verdicts = verdicts_of(context.instance, graph, item, lock, outcome)
-    verdicts += settings_verdict(graph, item, now)
+    verdicts = verdicts_of(context.instance, graph.root, item)
+    verdicts += findings.verdicts(graph.root, now.findings.get(address, ()))
     shown = describe(
         graph,
         address,
@@ -282,7 +257,7 @@ def make(
         check_results=results(item, verdicts, version),
         data_version=DataVersion(version) if version else None,
     )
-    if broken := what_keeps_back(verdicts):
+    if broken := what_blocks(verdicts):
         raise Failure(broken, allow_retries=False)
 
 
@@ -333,79 +308,15 @@ def cause(address: str, tail: Sequence[str], error: Exception) -> str:
     return f"{first}\n\n{address} failed ({error}). Its last lines:\n{last_lines}"
 
 
-def refuse_what_reads_badly(
-    instance: DagsterInstance,
-    graph: Graph,
-    item: Item,
-    now: FirstLook,
-    lock: Mapping[str, Locked],
-) -> None:
+def refuse_what_reads_badly(graph: Graph, item: Item, now: FirstLook) -> None:
     """Raise Failure if the item reads something that failed a blocking check and is not made in
     this run. Within a run, Dagster itself holds back what reads a failed check."""
     for address in sorted(item.upstream - now.wanted):
         upstream = graph.items[address]
-        verdicts = recalled(instance, graph, upstream, lock)
-        verdicts += settings_verdict(graph, upstream, now)
-        if broken := what_keeps_back(verdicts):
+        verdicts = read_checks(graph.root, upstream)
+        verdicts += findings.verdicts(graph.root, now.findings.get(address, ()))
+        if broken := what_blocks(verdicts):
             raise Failure(f"It reads {address}. {broken}", allow_retries=False)
-
-
-def verdicts_of(
-    instance: DagsterInstance,
-    graph: Graph,
-    item: Item,
-    lock: Mapping[str, Locked],
-    outcome: Outcome,
-) -> list[Verdict]:
-    """What holds of an item after its step."""
-    if outcome is Outcome.UNCHANGED:
-        return recalled(instance, graph, item, lock, first=True)
-    return look(graph.root, item, last_values(instance, item), lambda name: name not in ACROSS)
-
-
-def recalled(
-    instance: DagsterInstance,
-    graph: Graph,
-    item: Item,
-    lock: Mapping[str, Locked],
-    first: bool = False,
-) -> list[Verdict]:
-    """What holds of an item that is up to date. A costly check that passed for this version of the
-    data is not looked at again; one that never was is if this is the first time that it can be told
-    of.
-    """
-    locked = lock.get(item.address)
-    known = recall(instance, item, graph.data_version(item.address, locked)) if locked else {}
-    left_out = ACROSS | {
-        name for name in COSTLY if (known[name].passed if name in known else not first)
-    }
-    looked = look(graph.root, item, last_values(instance, item), lambda name: name not in left_out)
-    return looked + [verdict for name, verdict in known.items() if name in left_out]
-
-
-def settings_verdict(graph: Graph, item: Item, now: FirstLook) -> list[Verdict]:
-    """Whether `make check` finds something about the settings that the item is made by."""
-    if not findings.has_settings(graph.root):
-        return []
-    return [findings.verdict(now.findings.get(item.address, []))]
-
-
-def keeps_back(verdict: Verdict) -> bool:
-    """Whether nothing may be made from the item. A check that was not made keeps nothing back."""
-    return verdict.blocking and verdict.made and not verdict.passed
-
-
-def what_keeps_back(verdicts: Sequence[Verdict]) -> str:
-    """The failed checks that keep back what reads the item, a line each; "" if none does."""
-    return "\n".join(words_of(verdict) for verdict in verdicts if keeps_back(verdict))
-
-
-def words_of(verdict: Verdict) -> str:
-    """One failed check."""
-    return (
-        f"Check {verdict.name} did not hold: expected {verdict.expected}; found {verdict.found}. "
-        f"{verdict.advice}"
-    )
 
 
 def wanted_by(context: AssetExecutionContext, graph: Graph) -> set[str]:

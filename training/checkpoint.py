@@ -21,7 +21,9 @@ from typing import Any
 from assets.elsewhere import PATIENCE, SECONDS_TO_STOP
 from assets.origin import done_by_others
 from assets.stage import (
+    CHECKS,
     RECORD,
+    Check,
     UserError,
     command,
     is_whole,
@@ -49,6 +51,7 @@ from training.loop import Stopped
 from training.model import (
     MODEL_SUFFIXES,
     load_model,
+    loading_problem,
     make_reproducible,
     read_config,
     rope_base,
@@ -89,6 +92,7 @@ def run(name: str) -> None:
             context = trained_context(own)
         if not (out.folder / LOG).is_file():
             write_log(out.folder, [])
+        out.checks = [loads_in_transformers(out.folder, served)]
         out.facts = {
             "base_context": context or read_json(BASE / RECORD)["base_context"],
             "rope_base": rope_base(own) if own else 0.0,
@@ -100,6 +104,19 @@ def run(name: str) -> None:
             **({"steps_by_other_code": others} if others else {}),
         }
     shutil.rmtree(SCRATCH / name, ignore_errors=True)
+
+
+def loads_in_transformers(folder: Path, served: bool) -> Check:
+    """Whether plain transformers loads the model, with no weight missing or left over; served:
+    it is behind an endpoint."""
+    problem = "" if served else loading_problem(folder)
+    return Check(
+        name="loads_in_transformers",
+        passed=None if served else not problem,
+        expected="every weight in its place",
+        found="a model behind an endpoint: nothing to load" if served else problem or "whole",
+        advice="Its config and its weights do not belong together. Make it again.",
+    )
 
 
 def train_in_scratch(name: str, scratch: Path) -> Path:
@@ -168,7 +185,7 @@ def _as_it_is(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> No
     """A model's folder, untrained; with its rotary embedding stretched if asked."""
     if chosen.rope is None:
         for path in sorted(chosen.source.iterdir()):
-            if path.suffix in MODEL_SUFFIXES and path.name != RECORD:
+            if path.suffix in MODEL_SUFFIXES and path.name not in (RECORD, CHECKS):
                 shutil.copyfile(path, folder / path.name)
         clear_use(folder)
         return

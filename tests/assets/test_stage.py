@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field
 
 from assets.stage import (
+    Check,
     Config,
     UserError,
     missing,
@@ -59,6 +60,34 @@ def test_the_record_holds_the_hash_of_every_file() -> None:
     record = json.loads(Path("data/toy/a/record.json").read_text())
     assert record["files"] == {"deep/x.txt": {"bytes": 5, "sha256": sha256(b"hello").hexdigest()}}
     assert json.loads(Path("metrics/toy/a.json").read_text()) == {"n": 1}
+
+
+def test_a_failed_check_is_a_line_and_an_entry_and_leaves_the_artefact(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with output("toy", "a") as out:
+        (out.folder / "x").write_text("bad")
+        out.checks = [
+            Check(name="good", passed=False, expected="good", found="bad", advice="Mend it."),
+            Check(name="long", passed=False, expected="9", found="3", blocking=False),
+            Check(name="there", passed=True, expected="x", found="x"),
+            Check(name="sold", passed=None, expected="a price", found="it is not for sale"),
+        ]
+    assert capsys.readouterr().err.splitlines() == [
+        "toy a: blocking check good failed: expected good; found bad. Mend it.",
+        "toy a: check long failed: expected 9; found 3.",
+    ]
+    written = json.loads(Path("data/toy/a/checks.json").read_text())
+    assert [(check["name"], check["passed"]) for check in written] == [
+        ("good", False),
+        ("long", False),
+        ("there", True),
+        ("sold", None),
+    ]
+    assert set(json.loads(Path("data/toy/a/record.json").read_text())["files"]) == {
+        "checks.json",
+        "x",
+    }
 
 
 def test_another_version_of_a_package_changes_the_metrics_and_no_byte_that_others_read(
