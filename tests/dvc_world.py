@@ -80,6 +80,28 @@ def make_world(root: Path, scm: bool = False) -> Path:
     return root
 
 
+CHECKING = """
+import json
+if stage == "raw":
+    bad = "bad" in text
+    check = {"name": "no_bad_word", "passed": not bad, "expected": "no bad word",
+             "found": "one" if bad else "none", "advice": "Take it out.", "blocking": True}
+    (out / "checks.json").unlink(missing_ok=True)
+    (out / "checks.json").write_text(json.dumps([check]))
+"""
+DECLARED = "{no_bad_word: {blocking: true, description: No document has the bad word}}"
+
+
+def make_checked_world(root: Path) -> Path:
+    """The same, where the stage `raw` checks its documents."""
+    make_world(root)
+    (root / "stage.py").write_text(STAGE + CHECKING)
+    line = "desc: Documents of one domain\n"
+    declared = GRAPH.replace(line, f"{line}      meta: {{checks: {DECLARED}}}\n")
+    (root / "dvc.yaml").write_text(declared)
+    return root
+
+
 def dvc(root: Path, *arguments: str, check: bool = True) -> None:
     """One DVC command, which must succeed, or may fail where not to `check`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -132,6 +132,30 @@ def test_a_stage_is_its_module_its_params_section_and_its_folder(stage: str) -> 
     )
 
 
+def checks_written(module: Path) -> dict[str, bool]:
+    """By name, whether it blocks: every check that a module makes."""
+    calls = [
+        {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg in CHECK}
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Check"
+    ]
+    return {words["name"]: words.get("blocking", True) for words in calls}
+
+
+CHECK = ("name", "blocking")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dagster_knows_the_checks_that_a_stage_makes_and_which_of_them_block(stage: str) -> None:
+    body = STAGES[stage].get("do", STAGES[stage])
+    declared = body["meta"].get("checks", {})
+    assert all(words["description"] for words in declared.values())
+    of_stage = {name: words for name, words in declared.items() if "metric" not in words}
+    assert {name: words["blocking"] for name, words in of_stage.items()} == checks_written(
+        ROOT / f"{body['cmd'].split()[2].replace('.', '/')}.py"
+    )
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_code_a_stage_depends_on_is_its_whole_import_closure(stage: str) -> None:
     body = STAGES[stage].get("do", STAGES[stage])
