@@ -11,9 +11,10 @@ there last, and renames. So a folder with a record is whole, a kill leaves the o
 and the next run starts clean. The record holds no clock and no host, for the same inputs must give
 the same bytes. The cost is one more read of every output for its SHA-256.
 
-What a stage checks of its own artefact goes into `checks.json` in the same folder, so those who
-only have the folder have the findings too. Dagster shows them, and makes nothing from an artefact
-that failed a blocking one. Under plain DVC a failed check is a line on stderr.
+A stage checks its own artefact and writes the results to `checks.json` in the same folder, so a
+folder that is copied keeps them. Dagster shows them, and makes nothing from an artefact that failed
+a blocking check. Under plain DVC a failed check is a line on stderr. The cost: the words of a check
+are bytes of the artefact, so a reworded check of the packed rows trains again.
 
 The versions of the packages that decide its bytes are in its metrics file, under `made_with`, and
 the record names that file. DVC keeps both files under one entry of dvc.lock. They are not in the

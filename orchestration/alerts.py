@@ -29,6 +29,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from dagster import (
+    DagsterEvent,
     DagsterInstance,
     DefaultSensorStatus,
     RunFailureSensorContext,
@@ -108,12 +109,20 @@ def words_of_failure(context: RunFailureSensorContext) -> str:
     run = context.dagster_run
     lines = [f"Needlework: run {run.run_id[:8]} of {run.job_name} failed."]
     for event in context.get_step_failure_events():
-        error = event.step_failure_data.user_failure_data
-        told = error.description if error else None
-        lines.append(f"{event.step_key}: {_first_line(told or event.message or '')}")
+        lines.append(f"{event.step_key}: {_first_line(reason(event) or event.message or '')}")
     if len(lines) == 1:
         lines.append(_first_line(context.failure_event.message or ""))
     return "\n".join(lines)
+
+
+def reason(event: DagsterEvent) -> str:
+    """Why a step or a run failed."""
+    if event.is_run_failure:
+        error = event.job_failure_data.error
+        return error.message.strip() if error else ""
+    data = event.step_failure_data
+    told = data.user_failure_data.description if data.user_failure_data else None
+    return (told or (data.error.message if data.error else "")).strip()
 
 
 def _first_line(text: str) -> str:

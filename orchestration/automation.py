@@ -546,9 +546,9 @@ def report_findings(instance: DagsterInstance, state: State) -> None:
     for address, item in state.graph.items.items():
         verdicts = findings.verdicts(state.graph.root, concerned.get(address, ()))
         last = checks.last_told(instance, item, findings.CHECK) if verdicts else None
-        found = str(last.metadata["found"].value) if last else findings.NOTHING
+        found = str(last.metadata[checks.FOUND].value) if last else findings.NOTHING
         for evaluation in checks.evaluations(item, verdicts, ""):
-            if evaluation.metadata["found"].value != found:
+            if evaluation.metadata[checks.FOUND].value != found:
                 instance.report_runless_asset_event(evaluation)
 
 

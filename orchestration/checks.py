@@ -12,9 +12,9 @@ is sent once for each version.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ from dagster import (
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from orchestration.graph import DeclaredCheck, Item
+from orchestration.metadata import is_number, numbers
 from orchestration.translation import asset_key
 
 FILE = "checks.json"
 """In the folder of an artefact."""
-VERSION, VALUE = "data version", "value"
+FOUND, VERSION, VALUE = "found", "data version", "value"
 """In the metadata of a result."""
+AGAIN = "Make it again: python -m orchestration.repro --force {}"
 PASSED = {AssetCheckExecutionRecordStatus.SUCCEEDED}
 ENDED = PASSED | {AssetCheckExecutionRecordStatus.FAILED}
 
@@ -108,7 +110,7 @@ def read_checks(root: Path, item: Item) -> list[Verdict]:
                 passed=False,
                 expected=f"a result in {path}",
                 found=f"{type(error).__name__}: {error}",
-                advice=f"Make it again: python -m orchestration.repro --force {item.address}",
+                advice=AGAIN.format(item.address),
                 blocking=declared.blocking,
             )
             for name, declared in written.items()
@@ -119,36 +121,28 @@ def compared_with_last(
     instance: DagsterInstance, root: Path, item: Item, name: str, declared: DeclaredCheck
 ) -> Verdict:
     """Whether a metric is about as high as in the last accepted run."""
-    expected = f"a number {declared.metric}"
-    try:
-        metrics = json.loads((root / item.metrics[0]).read_text())
-        now, found = metrics[declared.metric], ""
-    except (OSError, ValueError, LookupError) as error:
-        now, found = math.nan, f"{type(error).__name__}: {error}"
-    then = last_value(instance, item, name, declared.metric)
-    advice = "Compare the two runs' parameters and data versions on this asset's page."
+    verdict = partial(Verdict, name=name, blocking=declared.blocking)
+    metric = declared.metric
+    now = dict(numbers(root / item.metrics[0])).get(metric, "missing")
+    then = last_value(instance, item, name, metric)
 
-    passed: bool | None = None
-    value = None
     if now is None:
-        found = f"this model has no {declared.metric}, so there is nothing to compare"
-    elif not isinstance(now, int | float) or not math.isfinite(now):
-        passed, found = False, found or str(now)
-        advice = f"Make it again: python -m orchestration.repro --force {item.address}"
-    elif then is None:
-        found = f"no earlier run to compare with; the next one is compared with {now:.3f}"
-    else:
-        least = then - declared.fall
-        passed, value = now >= least, float(now)
-        expected, found = f"at least {least:.3f}", f"{now:.3f}"
-    return Verdict(
-        name=name,
-        passed=passed,
-        expected=expected,
-        found=found,
-        advice=advice,
-        blocking=declared.blocking,
-        value=value,
+        return verdict(
+            passed=None, expected=metric, found=f"this model has no {metric}: nothing to compare"
+        )
+    if not is_number(now):
+        again = AGAIN.format(item.address)
+        return verdict(passed=False, expected=f"a number {metric}", found=str(now), advice=again)
+    if then is None:
+        first = f"no earlier run to compare with; the next one is compared with {now:.3f}"
+        return verdict(passed=None, expected=metric, found=first)
+    least = then - declared.fall
+    return verdict(
+        passed=now >= least,
+        expected=f"at least {least:.3f}",
+        found=f"{now:.3f}",
+        advice="Compare the two runs' parameters and data versions on this asset's page.",
+        value=float(now),
     )
 
 
@@ -164,7 +158,7 @@ def last_value(instance: DagsterInstance, item: Item, name: str, metric: str) ->
         event = records[0].asset_materialization if records else None
         shown = event.metadata.get(metric) if event else None
     value = shown.value if shown else None
-    return value if isinstance(value, float) and math.isfinite(value) else None
+    return value if is_number(value) else None
 
 
 def last_told(
@@ -197,41 +191,35 @@ def newly_failed(
 
 def results(item: Item, verdicts: Sequence[Verdict], version: str) -> list[AssetCheckResult]:
     """The results of a step. A check that was not made has none."""
-    return [
-        AssetCheckResult(**_shown(item, verdict, version))
-        for verdict in verdicts
-        if verdict.passed is not None
-    ]
+    made = [verdict for verdict in verdicts if verdict.passed is not None]
+    return [AssetCheckResult(**_shown(item, verdict, version)) for verdict in made]
 
 
 def evaluations(
     item: Item, verdicts: Sequence[Verdict], version: str
 ) -> list[AssetCheckEvaluation]:
-    """The same of an item that no run of Dagster's made."""
-    return [
-        AssetCheckEvaluation(**_shown(item, verdict, version), blocking=verdict.blocking)
-        for verdict in verdicts
-        if verdict.passed is not None
-    ]
+    """The same for an item that was made outside Dagster."""
+    made = [verdict for verdict in verdicts if verdict.passed is not None]
+    return [AssetCheckEvaluation(**_shown(item, verdict, version)) for verdict in made]
 
 
 def _shown(item: Item, verdict: Verdict, version: str) -> Mapping[str, Any]:
+    words = f"Expected {verdict.expected}; found {verdict.found}."
     metadata: dict[str, Any] = {
         "expected": verdict.expected,
-        "found": verdict.found,
+        FOUND: verdict.found,
         "what to do": verdict.advice,
         VERSION: version,
     }
     if verdict.value is not None:
         metadata[VALUE] = MetadataValue.float(verdict.value)
-    advice = verdict.advice if verdict.failed else ""
     return {
         "asset_key": asset_key(item),
         "check_name": verdict.name,
         "passed": bool(verdict.passed),
         "metadata": metadata,
         "severity": AssetCheckSeverity.ERROR if verdict.blocking else AssetCheckSeverity.WARN,
-        "description": f"Expected {verdict.expected}; found {verdict.found}. {advice}".rstrip(),
+        "description": f"{words} {verdict.advice}" if verdict.failed else words,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 
+from orchestration.alerts import reason
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.executor import run_here
 from orchestration.graph import GraphBusy, GraphError, read_graph
@@ -99,16 +100,6 @@ def cancel_unfinished(instance: DagsterInstance, run_id: str) -> None:
     run = instance.get_run_by_id(run_id)
     if run is not None and not run.is_finished:
         instance.report_run_canceled(run, "It was ended at the terminal.")
-
-
-def reason(event: DagsterEvent) -> str:
-    """Why a step or a run failed."""
-    if event.is_run_failure:
-        error = event.job_failure_data.error
-        return error.message.strip() if error else ""
-    data = event.step_failure_data
-    told = data.user_failure_data.description if data.user_failure_data else None
-    return (told or (data.error.message if data.error else "")).strip()
 
 
 def results(summary: dict[str, Any]) -> str:

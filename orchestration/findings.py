@@ -1,11 +1,11 @@
-"""The findings of `make check`, for the sensors, the runs and the UI.
+"""The findings of `make check` are shown by sensors, runs and the UI.
 
 A renamed recipe leaves a folder behind that a model may still name, and DVC calls that model up to
 date. Only `make check` finds such mistakes, and nobody types it after every edit. It imports all
-stages' settings, which this package may not, so it is run as a command, `python -m
-evaluation.settings --json`, which costs a second. Its answer is kept beside DVC's temporary files
-until something that it reads changes: params.yaml, dvc.yaml, code, which sources exist, and the
-files of the tokenizer and of the base. A project without that module has no findings.
+stages' settings, which this package may not, so it runs as a command, `python -m
+evaluation.settings --json`, and costs a second. Its answer is stored beside DVC's temporary files
+until one of its inputs changes: params.yaml, dvc.yaml, code, which sources exist, and the files of
+the tokenizer and of the base. A project without that module has no findings.
 """
 
 import json
@@ -28,12 +28,12 @@ MODULE = Path("evaluation") / "settings.py"
 COMMAND = [sys.executable, "-m", "evaluation.settings", "--json"]
 ANSWER = OURS / "findings.json"
 CHECK = "settings_hold"
-"""The check of every asset that shows what was found about it."""
+"""The check of every asset that shows the findings about it."""
 DESCRIPTION = "make check finds nothing wrong with the settings that the asset is made by."
 KEY = re.compile(r"params\.yaml: (?:line \d+: )?([\w-]+(?:\.[\w-]+)*)")
 """The dotted key in params.yaml that a finding is about."""
 NOTHING = "nothing"
-"""What the check says where nothing is found."""
+"""The result of the check if there are no findings."""
 CODE = ".py"
 COMPARED = ("tokenizer", "base_checkpoint")
 """Stages whose sources are compared file by file."""
@@ -45,10 +45,10 @@ def has_settings(root: Path) -> bool:
 
 
 def read_findings(graph: Graph) -> list[str]:
-    """The findings of `make check`, one text each. Runs it only if something has changed."""
+    """The findings of `make check`, one text each. Runs it only if one of its inputs changed."""
     if not has_settings(graph.root):
         return []
-    answer, key = graph.root / ANSWER, key_of(_looked_at(graph))
+    answer, key = graph.root / ANSWER, key_of(_inputs(graph))
     kept = recall(answer, key)
     if isinstance(kept, list):
         return kept
@@ -66,7 +66,7 @@ def read_findings(graph: Graph) -> list[str]:
 
 
 def by_item(graph: Graph, found: Sequence[str]) -> dict[str, list[str]]:
-    """Address -> what is found about the settings that it is made by; only items with findings."""
+    """Address -> the findings about its settings; only items with findings."""
     items: dict[str, list[str]] = {}
     for text in found:
         for address in _concerned(graph, text):
@@ -94,9 +94,7 @@ def verdicts(root: Path, found: Sequence[str]) -> list[Verdict]:
 
 
 def _concerned(graph: Graph, text: str) -> list[str]:
-    """The items of the stage whose section the text names; one of them alone if it names that one.
-    Else, all items.
-    """
+    """The item that a finding names, else all items of the stage that it names, else all items."""
     named = KEY.match(text)
     section, *rest = named[1].split(".") if named else [""]
     of_stage = [item for item in graph.items.values() if item.stage == section]
@@ -107,8 +105,8 @@ def _concerned(graph: Graph, text: str) -> list[str]:
     return [item.address for item in of_stage] or list(graph.items)
 
 
-def _looked_at(graph: Graph) -> Iterator[str]:
-    """Everything that `make check` reads."""
+def _inputs(graph: Graph) -> Iterator[str]:
+    """Everything that `make check` reads, with versions."""
     root, items = graph.root, graph.items.values()
     inputs = {path for item in items for path in item.inputs}
     code = {path for path in inputs if path.endswith(CODE)}

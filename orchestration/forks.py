@@ -1,16 +1,16 @@
-"""`python -m orchestration.forks SOCKET`: DVC, started once for a run, and forked for each item.
+"""`python -m orchestration.forks SOCKET`: DVC starts once a run and forks for each item.
 
-DVC takes a second of CPU to start and a tenth of one to look at an item and record it. So a run
-starts it once. The cost is a process of 60 MB beside the run, and that DVC's code is the one from
-when the run began. A fork opens the project itself: it sees dvc.yaml and params.yaml as they are
-when its item begins.
+DVC takes a second of CPU to start, and a tenth of one to check an item and record it. So a run
+starts it once. The cost is a process of 60 MB beside the run, and DVC's code stays that of the
+run's begin. A fork opens the project itself: it sees dvc.yaml and params.yaml as they are when its
+item begins.
 
-A request is `dvc repro`'s arguments, an environment, and two files: one for all that the item
-writes, one for its process number and, at the end, its exit code. Each fork leads a session and
-watches over it as guard.py does. It ends when this process does, and that one when the run has
-closed its end of the socket, or was killed.
+A request holds `dvc repro`'s arguments, an environment, and two files: one for the item's output,
+one for its process id and, at the end, its exit code. Each fork leads a session and guards it as
+guard.py does. It ends with this process, and this process ends when the run closes its end of the
+socket or is killed.
 
-It must keep to one thread: a fork of several may wait for ever.
+The process has one thread: a fork of several may wait for ever.
 """
 
 import json
@@ -35,12 +35,12 @@ KILLED = -signal.SIGKILL
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fork:
-    """An item at work."""
+    """A running item."""
 
     pid: int
     """Of the leader of its session."""
     lines: IO[str]
-    """All that it writes."""
+    """Its output, stdout and stderr."""
     status: IO[str]
 
     def wait(self) -> int:
@@ -58,8 +58,8 @@ class Forks:
         self._socket: socket.socket | None = None
 
     def repro(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
-        """A fork at work on `dvc repro` with these arguments. Raises ChildProcessError if DVC does
-        not start."""
+        """Fork for `dvc repro` with these arguments. Raises ChildProcessError if DVC does not
+        start."""
         if self._server is None or self._server.poll() is not None:
             self._start(environment)
         assert self._socket is not None
@@ -71,13 +71,14 @@ class Forks:
         finally:
             os.close(lines_end)
             os.close(status_end)
-        told = os.fdopen(status)
-        pid = told.readline()
+
+        status_lines = os.fdopen(status)
+        pid = status_lines.readline()
         if not pid:
-            told.close()
+            status_lines.close()
             os.close(lines)
-            raise ChildProcessError("DVC did not start. What it said is in the log of the run.")
-        return Fork(pid=int(pid), lines=os.fdopen(lines, errors="replace"), status=told)
+            raise ChildProcessError("DVC did not start. Its output is in the log of the run.")
+        return Fork(pid=int(pid), lines=os.fdopen(lines, errors="replace"), status=status_lines)
 
     def _start(self, environment: Mapping[str, str]) -> None:
         self.close()
@@ -95,7 +96,7 @@ class Forks:
             )
 
     def close(self) -> None:
-        """Have no more forks, and end those at work."""
+        """Fork no more, and end the forks that still run."""
         if self._socket is not None:
             self._socket.close()
         if self._server is not None:
@@ -104,7 +105,7 @@ class Forks:
 
 
 def serve(requests: socket.socket) -> None:
-    """Fork for each request, until no more can come."""
+    """Fork for each request, until the socket is closed."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
     while True:
         request, files, _, _ = socket.recv_fds(requests, MOST_BYTES, 2)
@@ -119,7 +120,7 @@ def serve(requests: socket.socket) -> None:
 
 
 def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, status: int) -> None:
-    """In the fork: one `dvc repro`, watched over. Does not return."""
+    """In the fork: run one `dvc repro` under a guard. Does not return."""
     server, code = os.getppid(), 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -139,7 +140,7 @@ def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, s
 
 
 def repro(arguments: Sequence[str], status: int) -> Callable[[], int]:
-    """Start `dvc repro` in a fork of this process; what waits for its code."""
+    """Start `dvc repro` in a fork of this process. Returns a function that awaits its exit code."""
     pid = os.fork()
     if pid:
         return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -163,8 +164,8 @@ def repro(arguments: Sequence[str], status: int) -> Callable[[], int]:
 
 
 def warm_up(root: Path) -> None:
-    """Import all that `dvc repro` does, and read the project once. A project that can't be read is
-    the forks' to tell of."""
+    """Import what `dvc repro` imports, and read the project once. If the project cannot be read,
+    each fork reports that itself."""
     import dvc.repo.reproduce  # noqa: F401
     from dvc.cli.parser import get_main_parser
     from dvc.exceptions import DvcException

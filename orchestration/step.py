@@ -1,12 +1,13 @@
-"""Each item as an asset of its own, made by a step of its own.
+"""Every item is an asset with a step of its own.
 
-What a step does: look whether its item is out of date, have DVC make it, hold the result against
-its checks, and tell Dagster what came out. Dagster does the rest: order, pools, retries, what waits
-for a failed step or check. The cost is 0.1 to 0.4 s of Dagster for each step.
+A step finds out whether its item is out of date, has DVC make it, and reports to Dagster what came
+out: the version, the metadata and the findings of the stage's checks. Dagster does the rest: order,
+pools, retries, and what waits for a failed step or check. The cost is 0.1 to 0.4 s of Dagster for
+each step.
 
-DVC is asked once per run what is out of date, and an item is started only if it was named then, or
-if something that it reads came out different in this run. So an early cut-off further up costs
-nothing. Steps in processes of their own (another executor) ask for themselves.
+DVC's status is read once a run. An item is started only if it was out of date then, or if one of
+its inputs came out different in this run. So an early cut-off costs nothing. Steps in processes of
+their own (another executor) read the status for themselves.
 """
 
 import os
@@ -85,8 +86,8 @@ DVC_WORDS = (
     "Updating lock file",
     "Generating lock file",
 )
-"""What DVC says around every item, for people at a terminal."""
-AT_WORK = "another process makes it, or what it reads"
+"""How DVC's own lines around every item begin; they are for people at a terminal."""
+MADE_ELSEWHERE = "another process makes it, or one of its inputs"
 DVC_FAILED = "ERROR: failed to reproduce"
 BAR = re.compile(
     r"\d+%\|.*\||\d+(?:\.\d+)?\w*/\S+ \[\d+:\d\d|\[\d+:\d\d, |[\u2580-\u259f\u2501\u2578]{3}"
@@ -95,20 +96,20 @@ BAR = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FirstLook:
+class AtStart:
     """The project when the run began, or the process of the step."""
 
     stale: Mapping[str, Sequence[str]]
     """Address -> why it is out of date."""
     left_stale: AbstractSet[str]
-    """Items that are out of date, or read such a one, and are not in this run."""
+    """Items outside this run that are out of date, or depend on such an item."""
     findings: Mapping[str, Sequence[str]]
     """Address -> what `make check` finds about its settings."""
     wanted: AbstractSet[str]
     """The addresses that the run makes."""
     revision: str
     prices: Mapping[str, Price]
-    """Address -> what `make plan` says of it."""
+    """Address -> its price by `make plan`."""
 
 
 class Work:
@@ -119,25 +120,25 @@ class Work:
         self.changed = set[str]()
         """Items that came out different in this run."""
         self._lock = Lock()
-        self._look: FirstLook | None = None
+        self._at_start: AtStart | None = None
 
-    def first_look(self, context: AssetExecutionContext) -> FirstLook:
-        """The same for all steps. Raises Failure."""
+    def at_start(self, context: AssetExecutionContext) -> AtStart:
+        """Read by the first step, and the same for all steps. Raises Failure."""
         with self._lock:
-            if self._look is None:
+            if self._at_start is None:
                 try:
-                    self._look = self._now(context)
+                    self._at_start = self._read(context)
                 except (GraphError, ValueError) as error:
                     raise Failure(str(error), allow_retries=False) from None
-            return self._look
+            return self._at_start
 
-    def _now(self, context: AssetExecutionContext) -> FirstLook:
+    def _read(self, context: AssetExecutionContext) -> AtStart:
         graph, wanted = self.graph, wanted_by(context, self.graph)
-        stale = status_once_free(graph.root, lambda text: tell(context, text))
+        stale = status_once_free(graph.root, lambda text: announce(context, text))
         found = findings.read_findings(graph)
         for text in found:
-            tell(context, f"make check finds: {text}")
-        return FirstLook(
+            announce(context, f"make check finds: {text}")
+        return AtStart(
             stale=stale,
             left_stale=graph.downstream(stale) - wanted,
             findings=findings.by_item(graph, found),
@@ -147,11 +148,11 @@ class Work:
         )
 
     def to_do(self, item: Item, stale: Mapping[str, Sequence[str]]) -> bool:
-        """Whether DVC must be asked to make it."""
+        """Whether DVC must make it."""
         return item.address in stale or not item.upstream.isdisjoint(self.changed)
 
     def close(self) -> None:
-        """Stop what is still at work, and bring dvc.lock into the graph's order."""
+        """Stop the commands that still run, and bring dvc.lock into the graph's order."""
         self.children.stop()
         if self.changed:
             order_lock(self.graph)
@@ -166,10 +167,10 @@ class Bridge:
 
     @contextmanager
     def scope(self, instance: DagsterInstance, run_id: str) -> Iterator[Callable[[], None]]:
-        """For a run all of whose steps are threads of this process; gives what stops them. Raises
-        ValueError."""
+        """Around a run whose steps are threads of this process. Yields a function that stops them.
+        Raises ValueError."""
         work = Work(self.graph)
-        stall_minutes()
+        stall_minutes()  # a wrong setting ends the run before its first step
         set_places(instance, self.graph)
         note_worker(instance, run_id, os.getpid())
         note_location(instance, run_id)
@@ -185,7 +186,8 @@ class Bridge:
         """That of the run; a new one if this process is the step's own. Raises ValueError."""
         shared = self._works.get(run_id)
         if shared is None:
-            set_places(instance, self.graph)  # of the next steps: nothing runs before the first
+            # No code of ours runs before the first step, so it may start before the pools are set.
+            set_places(instance, self.graph)
         work = shared or Work(self.graph)
         try:
             yield work
@@ -218,37 +220,40 @@ class Bridge:
 def make(
     context: AssetExecutionContext, work: Work, item: Item
 ) -> Iterator[MaterializeResult[None]]:
-    """Make one item if that is needed, and say what it is. Raises Failure."""
+    """Make one item if that is needed, and report it. Raises Failure."""
     graph, address, start = work.graph, item.address, time.monotonic()
-    now = work.first_look(context)
+    at_start = work.at_start(context)
     before = read_lock(graph.root)
-    refuse_what_reads_badly(graph, item, now)
+    refuse_bad_inputs(graph, item, at_start)
 
     outcome = Outcome.UNCHANGED
-    if work.to_do(item, now.stale):
-        if found := now.findings.get(address):
+    if work.to_do(item, at_start.stale):
+        if found := at_start.findings.get(address):
             raise Failure("\n".join(found), allow_retries=False)
         outcome = made(context, work, item)
+
     lock = read_lock(graph.root)
     locked = lock.get(address)
     if outputs(locked) != outputs(before.get(address)):
         work.changed.add(address)
 
+    # Before the materialisation is stored: a metric must not be compared with itself.
     verdicts = verdicts_of(context.instance, graph.root, item)
-    verdicts += findings.verdicts(graph.root, now.findings.get(address, ()))
+    verdicts += findings.verdicts(graph.root, at_start.findings.get(address, ()))
     shown = describe(
         graph,
         address,
         lock,
         outcome=outcome.value,
         seconds=None if outcome is Outcome.UNCHANGED else time.monotonic() - start,
-        left_stale=now.left_stale,
-        revision=now.revision,
+        left_stale=at_start.left_stale,
+        revision=at_start.revision,
         show=beside_the_logs(context.instance, context.run.run_id),
-        cost=preview.cost_known(item, graph, now.prices),
+        cost=preview.cost_known(item, graph, at_start.prices),
     )
     if unmade := reasons_not_made(verdicts):
         shown["checks not made"] = MetadataValue.text(unmade)
+
     version = graph.data_version(address, locked) if locked else ""
     alert_of_checks(context.instance, item, verdicts, version)
     yield MaterializeResult(
@@ -257,13 +262,14 @@ def make(
         check_results=results(item, verdicts, version),
         data_version=DataVersion(version) if version else None,
     )
+    # Dagster would stop here by itself, since the check is blocking. It would name it, no more.
     if broken := what_blocks(verdicts):
         raise Failure(broken, allow_retries=False)
 
 
 def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
-    """Have DVC make it. Its lines go to the step's log, and those that are not progress to the
-    run's too. Raises Failure."""
+    """Have DVC make it. All lines go to the step's log; those of the item itself go to the run's
+    log too, and progress becomes observations. Raises Failure."""
     pace, tail, log = Pace(), deque[str](maxlen=TAIL_LINES), step_log()
     watch = Watch(item)
 
@@ -289,12 +295,12 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
 
 
 def worth_telling(line: str) -> bool:
-    """Whether a line is of the item itself: no bar, and none of what DVC says around every item."""
+    """Whether a line is of the item itself: no progress bar, and no line of DVC's own."""
     return bool(line.strip()) and not line.lstrip().startswith(DVC_WORDS) and not BAR.search(line)
 
 
 def without_name(item: Item, line: str) -> str:
-    """A line without the names that its step bears anyway: `checkpoint@base: base: `."""
+    """A line without the names that its step has anyway: `checkpoint@base: base: `."""
     stage, name = re.escape(item.stage), re.escape(item.name or item.stage)
     names = rf"(?:{re.escape(item.address)}|{stage} {name}|{stage}|{name}): +"
     return re.sub(rf"^(?:{names})+(?=\S)", "", line)
@@ -308,13 +314,12 @@ def cause(address: str, tail: Sequence[str], error: Exception) -> str:
     return f"{first}\n\n{address} failed ({error}). Its last lines:\n{last_lines}"
 
 
-def refuse_what_reads_badly(graph: Graph, item: Item, now: FirstLook) -> None:
-    """Raise Failure if the item reads something that failed a blocking check and is not made in
-    this run. Within a run, Dagster itself holds back what reads a failed check."""
-    for address in sorted(item.upstream - now.wanted):
-        upstream = graph.items[address]
-        verdicts = read_checks(graph.root, upstream)
-        verdicts += findings.verdicts(graph.root, now.findings.get(address, ()))
+def refuse_bad_inputs(graph: Graph, item: Item, at_start: AtStart) -> None:
+    """Raise Failure if an input that is not made in this run failed a blocking check. Within a
+    run, Dagster itself holds back the consumers of a failed check."""
+    for address in sorted(item.upstream - at_start.wanted):
+        verdicts = read_checks(graph.root, graph.items[address])
+        verdicts += findings.verdicts(graph.root, at_start.findings.get(address, ()))
         if broken := what_blocks(verdicts):
             raise Failure(f"It reads {address}. {broken}", allow_retries=False)
 
@@ -336,25 +341,25 @@ def outputs(locked: Locked | None) -> Mapping[str, str] | None:
     return locked.outputs if locked else None
 
 
-def tell(context: AssetExecutionContext, text: str) -> None:
-    """Say something about the run as a whole: in its log, and at the terminal."""
+def announce(context: AssetExecutionContext, text: str) -> None:
+    """Write a line about the whole run into its log and to the terminal."""
     context.log.info(text)
     print(text, flush=True)
 
 
 def status_once_free(root: Path, say: Callable[[str], Any]) -> dict[str, list[str]]:
-    """What is out of date, as soon as no other DVC process holds the repository. What another one
-    makes, and what reads that, counts as out of date: whoever makes it waits, and then asks DVC
-    again. Raises GraphError.
+    """What is out of date, once no other DVC process locks the repository. An item that another
+    process makes counts as out of date, and so do its consumers: their steps wait for that process
+    and then read DVC's status again. Raises GraphError.
     """
     waits = False
     while True:
         try:
             busy = set[str]()
             stale = read_status(root, busy)
-            return stale | {address: [AT_WORK] for address in sorted(busy)}
-        except GraphBusy as busy:
+            return stale | {address: [MADE_ELSEWHERE] for address in sorted(busy)}
+        except GraphBusy as error:
             if not waits:
-                say(f"{busy} Waiting for it to end.")
+                say(f"{error} Waiting for it to end.")
             waits = True
             time.sleep(SECONDS_BETWEEN_TRIES)

@@ -82,7 +82,7 @@ def test_only_runs_older_than_so_many_days_go(world: Path) -> None:
 def test_what_the_next_run_is_compared_with_outlives_the_runs(world: Path) -> None:
     (world / "stage.py").write_text((world / "stage.py").read_text() + WRITES_A_METRIC)
     declared = (
-        "metrics: [metrics/raw/${key}.json]\n      meta: {checks: {length: {metric: length}}}"
+        'metrics: ["metrics/raw/${key}.json"]\n      meta: {checks: {length: {metric: length}}}'
     )
     text = (world / "dvc.yaml").read_text()
     text = text.replace(
