@@ -93,12 +93,14 @@ def read_checks(root: Path, item: Item) -> list[Verdict]:
     """What the stage wrote, of the checks that dvc.yaml declares; nothing if it wrote no file. All
     of them fail if the file can't be read."""
     written = {name: each for name, each in item.checks.items() if not each.metric}
+    # Among the outputs are folders and metrics files; only a folder can hold it.
     path = next((path for out in item.outputs if (path := root / out / FILE).is_file()), None)
     if not written or path is None:
         return []
     try:
         entries = {entry["name"]: entry for entry in json.loads(path.read_text())}
         return [
+            # Dagster blocks by the declaration, so the page must say the same.
             Verdict(**entries[name] | {"blocking": declared.blocking})
             for name, declared in written.items()
             if name in entries
@@ -126,6 +128,7 @@ def compared_with_last(
     now = dict(numbers(root / item.metrics[0])).get(metric, "missing")
     then = last_value(instance, item, name, metric)
 
+    # A model behind an endpoint writes null: it gives no probabilities.
     if now is None:
         return verdict(
             passed=None, expected=metric, found=f"this model has no {metric}: nothing to compare"

@@ -56,10 +56,12 @@ def read_findings(graph: Graph) -> list[str]:
     done = subprocess.run(
         COMMAND, cwd=graph.root, env=environment(), capture_output=True, text=True, check=False
     )
+    # The last line: libraries may print others before it.
     try:
         found = [str(text) for text in json.loads(done.stdout.strip().splitlines()[-1])]
     except (ValueError, LookupError):
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        # Not kept: the next attempt may succeed, as after a lack of memory.
         return [f"make check could not check the settings: {last}. Run it by hand: make check"]
     keep(answer, key, found)
     return found

@@ -28,8 +28,9 @@ from typing import IO
 
 from orchestration import guard
 
+# A request is mostly its environment. Linux allows one string of 128 kB there, and 2 MB in all.
 MOST_BYTES = 1 << 20
-"""Of a request: its environment, mostly."""
+"""Of a request, which is one datagram."""
 KILLED = -signal.SIGKILL
 
 
@@ -82,6 +83,7 @@ class Forks:
 
     def _start(self, environment: Mapping[str, str]) -> None:
         self.close()
+        # Packets keep a request and its files together, and reading 0 bytes means the end.
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._socket, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
@@ -125,6 +127,7 @@ def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, s
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
+        # The item's own children must not hold the status open after the fork has ended.
         os.set_inheritable(status, False)
         os.dup2(lines, 1)
         os.dup2(lines, 2)

@@ -23,6 +23,8 @@ from orchestration.graph import Graph, Item, Locked
 from orchestration.lineage import came_out, made_from, sources, table
 from orchestration.pictures import Show, inline, loss_over_tokens
 
+# Every materialisation keeps its own copy. These limits allow 3.2 MB of pictures beside the logs,
+# and tables of some 100 kB in the database.
 PICTURE_BYTES, PICTURES = 400_000, 8
 TABLE_BYTES, TABLES, TABLE_ROWS = 64_000, 6, 40
 MADE_WITH = "made_with"
@@ -64,6 +66,7 @@ def describe(
         entries |= tables(folder)
 
     entries["outcome"] = MetadataValue.text(outcome)
+    # Twice: once to read, and once as a number, which Dagster plots and `make demo` prints.
     if seconds is not None:
         entries["took"] = MetadataValue.text(units.duration(seconds))
         entries["seconds"] = MetadataValue.float(round(seconds, 2))
@@ -89,6 +92,7 @@ def results(item: Item, found: Mapping[str, Any]) -> Entries:
     """The metrics of an item: first the compared ones, as numbers, which Dagster plots; then the
     others, as text.
     """
+    # Dagster plots every number. A text is only shown.
     first, rest = Entries(), Entries()
     for name, value in found.items():
         if is_number(value) and compared(item, name):
@@ -113,6 +117,7 @@ def readable(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if not is_number(value):
         return str(value)
+    # The last key names the quantity; the keys before it name groups.
     last = name.split(".")[-1].split("_")
     if "bytes" in last:
         return units.size(value)

@@ -73,6 +73,7 @@ from orchestration.running import (
 )
 from orchestration.translation import asset_key, asset_spec, step_name
 
+# Enough for the end of a Python traceback; Dagster shows the whole message on the run's page.
 TAIL_LINES = 20
 DVC_WORDS = (
     "To track the changes with git",
@@ -128,6 +129,7 @@ class Work:
             if self._at_start is None:
                 try:
                     self._at_start = self._read(context)
+                # A retry would read the same broken file.
                 except (GraphError, ValueError) as error:
                     raise Failure(str(error), allow_retries=False) from None
             return self._at_start
@@ -144,6 +146,7 @@ class Work:
             findings=findings.by_item(graph, found),
             wanted=wanted,
             revision=revision(graph.root),
+            # The plan takes a second or more, and a run that makes nothing needs no prices.
             prices=preview.read_prices(graph, ask=not wanted.isdisjoint(stale)),
         )
 
@@ -154,6 +157,7 @@ class Work:
     def close(self) -> None:
         """Stop the commands that still run, and bring dvc.lock into the graph's order."""
         self.children.stop()
+        # Steps end in any order, and dvc.lock must not depend on it.
         if self.changed:
             order_lock(self.graph)
 
@@ -172,6 +176,7 @@ class Bridge:
         work = Work(self.graph)
         stall_minutes()  # a wrong setting ends the run before its first step
         set_places(instance, self.graph)
+        # The launcher finds out by this process id whether the run is alive.
         note_worker(instance, run_id, os.getpid())
         note_location(instance, run_id)
         self._works[run_id] = work
@@ -234,6 +239,7 @@ def make(
 
     lock = read_lock(graph.root)
     locked = lock.get(address)
+    # Not the outcome: an item that ran may come out the same, and its consumers need not run.
     if outputs(locked) != outputs(before.get(address)):
         work.changed.add(address)
 
@@ -282,6 +288,7 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
                 step = replace(step, what=without_name(item, step.what))
                 context.log_event(observation(asset_key(item), step))
         elif worth_telling(line):
+            # The tail keeps the names: a failure is read outside its step too.
             tail.append(line)
             context.log.info(without_name(item, line))
 
@@ -308,6 +315,7 @@ def without_name(item: Item, line: str) -> str:
 
 def cause(address: str, tail: Sequence[str], error: Exception) -> str:
     """The reason first, then the last lines."""
+    # A stage prints its error last, and after it DVC adds a line of its own.
     own = [line for line in tail if not line.startswith(DVC_FAILED)]
     first = own[-1].strip() if own else str(error)
     last_lines = "\n".join(tail)
