@@ -1,16 +1,16 @@
-"""`python -m orchestration.forks SOCKET`: DVC starts once a run and forks for each item.
+"""`python -m orchestration.forks SOCKET`: DVC, started once for a run, and forked for each item.
 
-DVC takes a second of CPU to start, and a tenth of one to check an item and record it. So a run
-starts it once. The cost is a process of 60 MB beside the run, and DVC's code stays that of the
-run's begin. A fork opens the project itself: it sees dvc.yaml and params.yaml as they are when its
-item begins.
+DVC takes a second of CPU to start and a tenth of one to look at an item and record it. So a run
+starts it once. The cost is a process of 60 MB beside the run, and that DVC's code is the one from
+when the run began. A fork opens the project itself: it sees dvc.yaml and params.yaml as they are
+when its item begins.
 
-A request holds `dvc repro`'s arguments, an environment, and two files: one for the item's output,
-one for its process id and, at the end, its exit code. Each fork leads a session and guards it as
-guard.py does. It ends with this process, and this process ends when the run closes its end of the
-socket or is killed.
+A request is `dvc repro`'s arguments, an environment, and two files: one for all that the item
+writes, one for its process number and, at the end, its exit code. Each fork leads a session and
+watches over it as guard.py does. It ends when this process does, and that one when the run has
+closed its end of the socket, or was killed.
 
-The process has one thread: a fork of several may wait for ever.
+It must keep to one thread: a fork of several may wait for ever.
 """
 
 import json
@@ -28,20 +28,19 @@ from typing import IO
 
 from orchestration import guard
 
-# A request is mostly its environment. Linux allows one string of 128 kB there, and 2 MB in all.
 MOST_BYTES = 1 << 20
-"""Of a request, which is one datagram."""
+"""Of a request: its environment, mostly."""
 KILLED = -signal.SIGKILL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fork:
-    """A running item."""
+    """An item at work."""
 
     pid: int
     """Of the leader of its session."""
     lines: IO[str]
-    """Its output, stdout and stderr."""
+    """All that it writes."""
     status: IO[str]
 
     def wait(self) -> int:
@@ -59,8 +58,8 @@ class Forks:
         self._socket: socket.socket | None = None
 
     def repro(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
-        """Fork for `dvc repro` with these arguments. Raises ChildProcessError if DVC does not
-        start."""
+        """A fork at work on `dvc repro` with these arguments. Raises ChildProcessError if DVC does
+        not start."""
         if self._server is None or self._server.poll() is not None:
             self._start(environment)
         assert self._socket is not None
@@ -72,18 +71,16 @@ class Forks:
         finally:
             os.close(lines_end)
             os.close(status_end)
-
-        status_lines = os.fdopen(status)
-        pid = status_lines.readline()
+        told = os.fdopen(status)
+        pid = told.readline()
         if not pid:
-            status_lines.close()
+            told.close()
             os.close(lines)
-            raise ChildProcessError("DVC did not start. Its output is in the log of the run.")
-        return Fork(pid=int(pid), lines=os.fdopen(lines, errors="replace"), status=status_lines)
+            raise ChildProcessError("DVC did not start. What it said is in the log of the run.")
+        return Fork(pid=int(pid), lines=os.fdopen(lines, errors="replace"), status=told)
 
     def _start(self, environment: Mapping[str, str]) -> None:
         self.close()
-        # Packets keep a request and its files together, and reading 0 bytes means the end.
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._socket, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
@@ -98,7 +95,7 @@ class Forks:
             )
 
     def close(self) -> None:
-        """Fork no more, and end the forks that still run."""
+        """Have no more forks, and end those at work."""
         if self._socket is not None:
             self._socket.close()
         if self._server is not None:
@@ -107,7 +104,7 @@ class Forks:
 
 
 def serve(requests: socket.socket) -> None:
-    """Fork for each request, until the socket is closed."""
+    """Fork for each request, until no more can come."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
     while True:
         request, files, _, _ = socket.recv_fds(requests, MOST_BYTES, 2)
@@ -122,12 +119,11 @@ def serve(requests: socket.socket) -> None:
 
 
 def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, status: int) -> None:
-    """In the fork: run one `dvc repro` under a guard. Does not return."""
+    """In the fork: one `dvc repro`, watched over. Does not return."""
     server, code = os.getppid(), 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        # The item's own children must not hold the status open after the fork has ended.
         os.set_inheritable(status, False)
         os.dup2(lines, 1)
         os.dup2(lines, 2)
@@ -143,7 +139,7 @@ def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, s
 
 
 def repro(arguments: Sequence[str], status: int) -> Callable[[], int]:
-    """Start `dvc repro` in a fork of this process. Returns a function that awaits its exit code."""
+    """Start `dvc repro` in a fork of this process; what waits for its code."""
     pid = os.fork()
     if pid:
         return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -167,8 +163,8 @@ def repro(arguments: Sequence[str], status: int) -> Callable[[], int]:
 
 
 def warm_up(root: Path) -> None:
-    """Import what `dvc repro` imports, and read the project once. If the project cannot be read,
-    each fork reports that itself."""
+    """Import all that `dvc repro` does, and read the project once. A project that can't be read is
+    the forks' to tell of."""
     import dvc.repo.reproduce  # noqa: F401
     from dvc.cli.parser import get_main_parser
     from dvc.exceptions import DvcException
