@@ -172,7 +172,7 @@ def make_all() -> None:
         tokenized_corpus,
         tokenizer,
     )
-    from assets.stage import output, write_json
+    from core.sealed import output, write_json
     from evaluation import (
         book_qa_report,
         comparison,
