@@ -34,8 +34,9 @@ from dagster import (
     multi_asset,
 )
 
+from core.environment import STALL_MINUTES, number_of
 from orchestration import findings, preview
-from orchestration.alerts import Watch, alert_of_checks, stall_minutes
+from orchestration.alerts import Watch, alert_of_checks
 from orchestration.checks import (
     check_specs,
     read_checks,
@@ -174,7 +175,7 @@ class Bridge:
         """Around a run whose steps are threads of this process. Yields a function that stops them.
         Raises ValueError."""
         work = Work(self.graph)
-        stall_minutes()  # a wrong setting ends the run before its first step
+        number_of(STALL_MINUTES)  # a wrong setting ends the run before its first step
         set_places(instance, self.graph)
         # The launcher finds out by this process id whether the run is alive.
         note_worker(instance, run_id, os.getpid())
