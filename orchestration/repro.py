@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestration.guard import environment, guarded, seconds_to_stop
-from orchestration.keeping import put_back_abandoned
 
 COMMAND = [sys.executable, "-m", "orchestration.dvc_repro"]
 PROJECT_FILE = "dvc.yaml"
@@ -34,10 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    code = guarded_run([*COMMAND, *arguments])
-    for path in put_back_abandoned(Path.cwd()):
-        print(f"{path}: its old content is back.", file=sys.stderr)
-    return code
+    return guarded_run([*COMMAND, *arguments])
 
 
 def guarded_run(command: Sequence[str]) -> int:
