@@ -380,7 +380,6 @@ def restorable(root: Path, addresses: Collection[str]) -> set[str]:
 
     To be asked of items whose inputs stand: nothing that they read is about to be made.
     """
-    run_cache.enable()
     with _opened(root) as repo, lock_repo(repo):
         return {
             stage.name for stage in _stages(repo) if stage.name in addresses and _held(repo, stage)
@@ -429,6 +428,7 @@ def _readable() -> Iterator[None]:
 @contextmanager
 def _opened(root: Path) -> Iterator[Repo]:
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    run_cache.enable()
     try:
         with _readable():
             if not (root / PROJECT_FILE).is_file():
