@@ -18,19 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from assets.elsewhere import PATIENCE, SECONDS_TO_STOP
 from assets.origin import done_by_others
-from assets.stage import (
-    RECORD,
-    UserError,
-    command,
-    is_whole,
-    missing,
-    number_of_environment,
-    output,
-    read_json,
-)
 from assets.tokenizer import clear_use
+from core.command import command
+from core.environment import ACCELERATE, SECONDS_TO_STOP, number_of, text_of
+from core.errors import UserError
+from core.missing import missing
+from core.sealed import RECORD, is_whole, output, read_json
 from training.baselines import ENDPOINT, bring
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.curves import LOG, write_log
@@ -44,7 +38,6 @@ from training.extension import (
     scratch_folder,
     settings,
 )
-from training.hardware import ACCELERATE
 from training.loop import Stopped
 from training.model import (
     MODEL_SUFFIXES,
@@ -107,7 +100,7 @@ def train_in_scratch(name: str, scratch: Path) -> Path:
     folder.
     """
     clear_others(scratch, decides(name, *settings(name)))
-    file = os.environ.get(ACCELERATE)
+    file = text_of(ACCELERATE)
     if not file:
         try:
             return extend(name, alone())
@@ -159,9 +152,7 @@ def be_patient() -> None:
     otherwise: the pass at work ends first (minutes, for a 7B at 80K), and then the snapshot is
     written (84 GB for a 7B).
     """
-    os.environ.setdefault(
-        TORCH_PATIENCE, str(int(number_of_environment(PATIENCE, SECONDS_TO_STOP)))
-    )
+    os.environ.setdefault(TORCH_PATIENCE, str(int(number_of(SECONDS_TO_STOP))))
 
 
 def _as_it_is(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> None:
