@@ -30,12 +30,12 @@ from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.scm import SCMError
 from dvc.stage import PipelineStage
-from dvc.stage.cache import _can_hash
 from dvc.stage.loader import StageLoader
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import modify_yaml
 from dvc.utils.strictyaml import YAMLValidationError
 
+from orchestration import run_cache
 from orchestration.hashable import why_not_hashable
 from orchestration.locks import (
     drop_dead_locks,
@@ -403,7 +403,7 @@ def restorable(root: Path, addresses: Collection[str]) -> set[str]:
 
 def _held(repo: Repo, stage: PipelineStage) -> bool:
     """What `StageCache.restore` looks at. It alters `stage`, which must not be saved."""
-    if not all(dep.exists for dep in stage.deps) or not _can_hash(stage):
+    if not all(dep.exists for dep in stage.deps) or not run_cache.can_hash(stage):
         return False
     known = all(out.hash_info for out in stage.outs)
     if known and not stage.changed_stage() and not stage.changed_deps():
@@ -443,6 +443,7 @@ def _readable() -> Iterator[None]:
 @contextmanager
 def _opened(root: Path) -> Iterator[Repo]:
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    run_cache.enable()
     try:
         with _readable():
             if not (root / PROJECT_FILE).is_file():

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from core.environment import SECONDS_TO_STOP, number_of
 from orchestration.guard import environment, guarded
-from orchestration.keeping import put_back_abandoned
 
 COMMAND = [sys.executable, "-m", "orchestration.dvc_repro"]
 PROJECT_FILE = "dvc.yaml"
@@ -35,10 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    code = guarded_run([*COMMAND, *arguments])
-    for path in put_back_abandoned(Path.cwd()):
-        print(f"{path}: its old content is back.", file=sys.stderr)
-    return code
+    return guarded_run([*COMMAND, *arguments])
 
 
 def guarded_run(command: Sequence[str]) -> int:

@@ -41,9 +41,9 @@ GRAPH = """
 stages:
   trained:
     cmd: python -m trained
-    meta: {pool: gpu, replaces: true}
+    meta: {pool: gpu}
     deps: [trained.py]
-    outs: [data/trained]
+    outs: [data/trained: {persist: true}]
 """
 
 
