@@ -127,6 +127,7 @@ def params() -> dict[str, Any]:
             "frame": "{context} {question}",
             "new_tokens": 2,
         },
+        "short_context_report": {"tasks": {"choice": {"file": "data/raw_corpus/book"}}},
         "comparison": {"baseline": "base", "title": "A tiny world"},
     }
 
