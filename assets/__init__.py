@@ -1,4 +1,5 @@
 """The data half: from raw documents to packed rows.
 
-It imports nothing of training, evaluation or orchestration, so a change there makes no data stale.
+It may import `core`, and nothing of training, evaluation or orchestration. So a change there makes
+no data stale.
 """

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from assets.documents import FIELD_MISSING, Fields, document_files, read_texts
 from assets.records import Skipped
-from assets.stage import UserError
+from core.errors import UserError
 
 Bytes = NDArray[np.uint8]
 Hashes = NDArray[np.uint64]

@@ -15,10 +15,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from assets import page
 from assets.data_report_config import DataReportConfig
-from assets.stage import Config, command, output, read_json, read_params
 from assets.tables import read_table
+from core import page
+from core.command import command
+from core.figures import save_figure
+from core.params import names_of, read_params
+from core.sealed import output, read_json
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
@@ -44,19 +47,10 @@ LEFT_OUT = (
 )
 
 
-class Names(Config):
-    """The names of domains and recipes. The rest of the section is ignored."""
-
-    model_config = {**Config.model_config, "extra": "ignore"}
-    domains: dict[str, object] = {}
-    recipes: dict[str, object] = {}
-
-
 def run() -> None:
     """Make data/data_report."""
     config = read_params("data_report", DataReportConfig)
-    domains = list(read_params("raw_corpus", Names).domains)
-    recipes = list(read_params("mixed_dataset", Names).recipes)
+    domains, recipes = names_of("domain"), names_of("recipe")
     with output("data_report") as out:
         histograms = Path("data/length_histograms")
         corpus = pd.concat(
@@ -113,11 +107,11 @@ def _draw(by_length: Mapping[str, pd.DataFrame], domains: Sequence[str], folder:
     bins = [_bin(0), *(_bin(bound) for bound in sorted(bounds) if bound >= LOWEST)]
     binned = {name: _by_bin(table) for name, table in by_length.items()}
     figure = stacked(binned, bins, "document length (tokens)", ordered=True)
-    _save(figure, folder / "by_length.png")
+    save_figure(figure, folder / "by_length.png")
 
     by_domain = {name: table.groupby("domain")["tokens"].sum() for name, table in by_length.items()}
     figure = stacked(by_domain, domains, "domain", ordered=False)
-    _save(figure, folder / "by_domain.png")
+    save_figure(figure, folder / "by_domain.png")
 
 
 def stacked(
@@ -188,13 +182,6 @@ def _tables(recipes: Sequence[str], file: str) -> pd.DataFrame:
         table.insert(0, "recipe", name)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Write a picture as PNG."""
-    # Without the version of matplotlib in the file, the same picture has the same bytes for longer.
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
 
 
 def _html(

@@ -4,7 +4,7 @@ It is a module of its own, so that a change in the computation of demands does n
 corpus stale.
 """
 
-from assets.stage import Config
+from core.params import Config
 
 
 class Demand(Config):

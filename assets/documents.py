@@ -32,8 +32,8 @@ from assets.records import (
     parsed,
 )
 from assets.source_files import DOCUMENTS, Files, shown, source_files
-from assets.stage import UserError
 from assets.unpacking import BYTES_AT_ONCE, opened
+from core.errors import UserError
 
 ROWS_AT_ONCE = 128
 """Rows of Parquet in memory: few, because a book may have megabytes."""

@@ -24,7 +24,6 @@ from assets.contamination import Index, contaminated
 from assets.demand import Demand
 from assets.document_store import SCHEMA
 from assets.documents import OTHER_DOMAIN
-from assets.progress import Progress
 from assets.randomness import fractions
 from assets.raw_corpus_config import RawCorpusConfig
 from assets.records import Skipped
@@ -38,6 +37,7 @@ from assets.tally import (
     Tally,
     check,
 )
+from core.progress import Progress
 
 BLOCK = 1 << 20
 """Bytes of text in a block. A megabyte stays in the processor's cache from step to step."""
@@ -209,6 +209,7 @@ def without_contaminated(documents: list[Document], index: Index, tally: Tally) 
     dropped = set(contaminated(index, [document.text for document in documents]))
     for number in sorted(dropped):
         tally.skip(CONTAMINATED, documents[number].file, documents[number].line)
+        tally.contaminated[documents[number].file] += 1
     return [document for number, document in enumerate(documents) if number not in dropped]
 
 

@@ -1,7 +1,7 @@
 """Mixed dataset: which pieces of which documents train for one recipe, how often, in what order.
 
 The result is an index of about 30 bytes a piece. No token is copied, so another recipe costs
-seconds. Held-out documents are left out, and the stage checks this on what it chose.
+seconds. Held-out documents are left out, and the stage checks this on the index itself.
 
 A text in two domains would train twice, so the later domain leaves it out
 (`duplicates_across_domains`). It happens here because this is the first stage that reads all
@@ -51,7 +51,6 @@ from numpy.typing import NDArray
 from assets.histogram import histogram
 from assets.pieces import Pieces, cut_documents, fill, keyed_order
 from assets.recipes import (
-    Domains,
     MixedDatasetConfig,
     Mixing,
     Part,
@@ -60,12 +59,22 @@ from assets.recipes import (
     of_recipe,
     solve,
 )
-from assets.stage import UserError, command, output, read_params
 from assets.token_store import TokenStore, open_tokens
+from core.checks import Check
+from core.command import command
+from core.errors import UserError
+from core.params import names_of, read_params
+from core.sealed import output
 
 INDEX = "index.parquet"
 DUPLICATES = "duplicates.csv"
 CORPUS = Path("data/tokenized_corpus")
+ALL = "all"
+"""The row of all domains together, in the table of shares."""
+SHARE_TOLERANCE = 0.005
+"""Of all tokens: by how much a domain's realised share may miss the requested one."""
+LONG_TOLERANCE = 0.02
+"""Of a domain's tokens: by how much its share of long documents may fall short."""
 SMALL = 128
 """With fewer domains their numbers are int8 in the index."""
 Numbers = NDArray[np.int64]
@@ -82,9 +91,7 @@ def run(name: str) -> None:
     """Make data/mixed_dataset/NAME."""
     shared = read_params("mixed_dataset", MixedDatasetConfig)
     mixing = of_recipe(read_params(f"mixed_dataset.recipes.{name}", Recipe), shared)
-    domains = read_params("raw_corpus", Domains).domains
-    stores = {domain: open_tokens(CORPUS / domain) for domain in domains}
-
+    stores = {domain: open_tokens(CORPUS / domain) for domain in names_of("domain")}
     with output("mixed_dataset", name) as out:
         documents, left_out = training_documents(mixing, stores)
         _write_csv(left_out, out.folder / DUPLICATES)
@@ -98,14 +105,20 @@ def run(name: str) -> None:
             chosen, wanted = choose(mixing, candidates, weights)
         except UserError as error:
             raise UserError(f"recipe {name!r}: {error}{_hint(left_out)}") from None
-        check_heldout(chosen, stores)
 
         index = in_training_order(chosen, mixing.seed)
         pq.write_table(index, out.folder / INDEX, compression="zstd")
         table = shares(chosen, weights, wanted, mixing.token_budget)
         _write_csv(table, out.folder / "shares.csv")
         _write_csv(lengths(chosen), out.folder / "lengths.csv")
-        out.facts = out.metrics = _summary(index, table, left_out)
+
+        heldout = heldout_spans(index, {domain: store.heldout for domain, store in stores.items()})
+        out.checks = [
+            domain_shares(table),
+            long_share(table, mixing.recipe),
+            no_heldout(heldout),
+        ]
+        out.facts = out.metrics = _summary(index, table, left_out, sum(heldout.values()))
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -113,19 +126,24 @@ def _write_csv(table: pd.DataFrame, path: Path) -> None:
     table.to_csv(path, index=False, lineterminator="\n")
 
 
-def _summary(index: pa.Table, table: pd.DataFrame, left_out: pd.DataFrame) -> dict[str, float]:
-    """The metrics of a recipe. table: as `shares` returns it, the sum over all domains last."""
-    total, domains = table.iloc[-1], table.iloc[:-1]
-    error = (domains["realised"] - domains["requested"]).abs().max()
+def _summary(
+    index: pa.Table, table: pd.DataFrame, left_out: pd.DataFrame, heldout: int
+) -> dict[str, float]:
+    """The metrics of a recipe.
+
+    table: as `shares` makes it. left_out: texts that a domain left to another. heldout: spans of
+    held-out documents.
+    """
+    total = table.iloc[-1]
     return {
         "spans": index.num_rows,
         "tokens": int(total["tokens"]),
         "long_share": float(total["long_share"]),
-        "largest_share_error": float(error),
+        "largest_share_error": float(_missed(table).max()),
         "duplicates_across_domains": int(left_out["documents"].sum()),
         "repeated_spans": index.num_rows - _distinct(index),
         "longest_span": _longest(index),
-        "heldout_spans": 0,
+        "heldout_spans": heldout,
     }
 
 
@@ -228,13 +246,75 @@ def choose(
     return chosen, wanted
 
 
-def check_heldout(chosen: Chosen, stores: Stores) -> None:
-    """Raise RuntimeError if a held-out document was chosen: a bug here, not a user's mistake."""
-    for (domain, _), pieces in chosen.items():
-        if stores[domain].heldout[pieces.document].any():
-            raise RuntimeError(
-                f"{domain}: held-out documents were chosen for training. Nothing was written."
-            )
+def heldout_spans(index: pa.Table, heldout: Mapping[str, NDArray[np.bool_]]) -> dict[str, int]:
+    """The number of spans of held-out documents in the index, by domain.
+
+    heldout: whether each document of the domain's store is held out, by domain.
+    """
+    domain, document = index["domain"].combine_chunks(), index["document"].to_numpy()
+    code = domain.indices.to_numpy()
+    return {
+        name: int(heldout[name][document[code == number]].sum())
+        for number, name in enumerate(domain.dictionary.to_pylist())
+    }
+
+
+def no_heldout(spans: Mapping[str, int]) -> Check:
+    """Whether no held-out document trains. spans: those of held-out documents, by domain."""
+    found = [f"{count:,} of {domain}" for domain, count in spans.items() if count]
+    return Check(
+        name="no_heldout",
+        passed=not found,
+        expected="0 spans of held-out documents",
+        found=", ".join(found) or "0",
+        advice="Do not train on it. Report it: this is a fault of Needlework.",
+    )
+
+
+def domain_shares(table: pd.DataFrame) -> Check:
+    """Whether every domain has the share that the recipe gives it. table: as `shares` makes it."""
+    missed = _missed(table).fillna(np.inf)  # NaN would be smaller than any limit
+    worst = str(missed.idxmax())
+    return Check(
+        name="domain_shares",
+        passed=bool(missed[worst] <= SHARE_TOLERANCE),
+        expected=f"within {SHARE_TOLERANCE:.1%} of all tokens of what the recipe gives",
+        found=f"{worst} misses by {missed[worst]:.2%}",
+        advice="Raise mixed_dataset.token_budget: one document is too large a part of it.",
+    )
+
+
+def long_share(table: pd.DataFrame, recipe: Recipe) -> Check:
+    """Whether every domain, or all together, has the long documents that the recipe asks for.
+
+    The requested share in the table may be lower, because of as_far_as_possible. So the recipe's
+    own long_share counts too. table: as `shares` makes it.
+    """
+    used = table[table["weight"] > 0].set_index("domain")
+    own = used.index[used.index != ALL]
+    held_to_recipe = [ALL] if recipe.across_domains else own
+    wanted = used.loc[own, "long_share_requested"].to_dict()
+    for name in held_to_recipe:
+        wanted[name] = max(wanted.get(name, 0.0), recipe.long_share or 0.0)
+
+    got = used["long_share"]
+    # not (a >= b): a share that is NaN must fail
+    short = [name for name in wanted if not got[name] >= wanted[name] - LONG_TOLERANCE]
+    return Check(
+        name="long_share",
+        passed=not short,
+        blocking=False,
+        expected=f"at least the requested share, less {LONG_TOLERANCE:.0%}",
+        found=", ".join(f"{name} {got[name]:.1%} of {wanted[name]:.1%}" for name in short)
+        or "reached in every domain",
+        advice="Give the domain more long documents, lower long_share, or accept what there is.",
+    )
+
+
+def _missed(table: pd.DataFrame) -> "pd.Series[float]":
+    """The distance of the realised share from the requested one, by domain."""
+    domains = table[table["domain"] != ALL].set_index("domain")
+    return (domains["realised"] - domains["requested"]).abs()
 
 
 def lengths(chosen: Chosen) -> pd.DataFrame:
@@ -324,7 +404,7 @@ def shares(
     long_got = sum(tokens for (_, is_long), tokens in got.items() if is_long)
     rows.append(
         {
-            "domain": "all",
+            "domain": ALL,
             "weight": 1.0,
             "requested": sum(wanted.values()) / budget,
             "realised": total / max(total, 1),

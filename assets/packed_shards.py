@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
@@ -33,10 +34,14 @@ from assets.packing import (
     shuffled_rows,
     spans_cut,
 )
-from assets.progress import Progress
 from assets.randomness import generator
-from assets.stage import Config, UserError, command, output, read_params
 from assets.token_store import Tokens, TokenStore, open_tokens
+from core.checks import Check
+from core.command import command
+from core.errors import UserError
+from core.params import Config, read_params
+from core.progress import Progress
+from core.sealed import output
 
 Stores = Mapping[str, TokenStore]
 
@@ -44,6 +49,7 @@ INDEX = "index.parquet"
 SHARD_BYTES = 512 << 20
 BLOCK_BYTES = 8 << 20
 """Bytes of rows in memory at once."""
+REPORT_IT = "Do not train on it. Report it: this is a fault of Needlework."
 SOURCE = pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
 START_FACTOR = np.uint64(0x9E37_79B9_7F4A_7C15)
 """Odd, so that different starts stay different modulo 2^64."""
@@ -83,6 +89,11 @@ def run(name: str) -> None:
     with output("packed_shards", name) as out:
         shards = write_shards(layout, spans, stores, config.chunk_length, out.folder)
         tokens = layout.rows * config.chunk_length
+        there = written(out.folder)
+        out.checks = [
+            rows_of_one_length(there, layout.rows, config.chunk_length),
+            tokens_conserved(there, chosen=total, dropped=total - tokens),
+        ]
         out.facts = out.metrics = {
             "rows": layout.rows,
             "tokens": tokens,
@@ -170,6 +181,55 @@ def write_shards(
                 progress.add(end - begin)
     progress.close()
     return len(starts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What the shards of a folder hold."""
+
+    rows: int
+    lengths: set[int]
+    """The different lengths of the rows, in tokens."""
+    tokens: int
+    """Tokens with a source."""
+
+
+def written(folder: Path) -> Written:
+    """Read the shards back. Only lengths and source spans are read, not the token ids."""
+    rows = tokens = 0
+    lengths: set[int] = set()
+    for path in sorted(folder.glob("*.arrow")):
+        with pa.memory_map(str(path)) as file:
+            for batch in pa.ipc.open_stream(file):
+                rows += batch.num_rows
+                lengths |= set(pc.unique(pc.list_value_length(batch["input_ids"])).to_pylist())
+                spans = batch["source"].flatten()
+                length = pc.subtract(spans.field("end"), spans.field("start"))
+                tokens += pc.sum(length).as_py() or 0
+    return Written(rows=rows, lengths=lengths, tokens=tokens)
+
+
+def rows_of_one_length(there: Written, rows: int, chunk_length: int) -> Check:
+    """Whether the shards hold all `rows`, each of exactly `chunk_length` tokens."""
+    lengths = ", ".join(f"{length:,}" for length in sorted(there.lengths)) or "nothing"
+    return Check(
+        name="rows_of_one_length",
+        passed=there.rows == rows and there.lengths == {chunk_length},
+        expected=f"{rows:,} rows of {chunk_length:,} tokens",
+        found=f"{there.rows:,} rows of {lengths}",
+        advice=REPORT_IT,
+    )
+
+
+def tokens_conserved(there: Written, *, chosen: int, dropped: int) -> Check:
+    """Whether every token of the recipe is in a row, or counted as dropped."""
+    return Check(
+        name="tokens_conserved",
+        passed=there.tokens + dropped == chosen,
+        expected=f"{chosen:,} tokens, packed or dropped",
+        found=f"{there.tokens + dropped:,} ({there.tokens:,} packed, {dropped:,} dropped)",
+        advice=REPORT_IT,
+    )
 
 
 def _rows(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.randomness import digest
-from assets.stage import UserError
+from core.errors import UserError
 
 Ids = NDArray[np.uint64]
 Ints = NDArray[np.int64]

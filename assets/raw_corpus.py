@@ -27,12 +27,20 @@ from assets.raw_corpus_config import Decontamination, Domain, RawCorpusConfig
 from assets.records import read_text
 from assets.sample_corpus import SampleDomain, records
 from assets.source_files import shown
-from assets.stage import UserError, command, output, read_json, read_params, validated
 from assets.tally import Tally, check, skipped_table
+from core.checks import Check
+from core.command import command
+from core.errors import UserError
+from core.params import read_params, validated
+from core.sealed import output, read_json
 
 DEMAND = Path("data/token_demand")
 LEFT = Path("data/.skipped")
 """Outside of every stage's folder: a run that stops must leave those as they were."""
+FILE_CONTAMINATED = 0.1
+"""Share of a file's records. Above it, the file is a copy of the benchmark, at least in part."""
+FEW = 10
+"""Contaminated records of a file. Fewer may be chance, whatever their share."""
 
 Sources = Iterable[tuple[str, Path]]
 """Files to read: a label for messages and tables, and the local path."""
@@ -60,6 +68,7 @@ def run(name: str) -> None:
             raise UserError(_no_document(name, domain.source, config, tally))
 
         _write_parts(tally, out.folder / "parts.csv")
+        out.checks = [little_contamination(tally, config.limits.contaminated)]
         out.facts = out.metrics = dict(sorted(tally.counts.items())) | {
             "records": tally.records,
             "evaluation_texts": index.evaluation_texts,
@@ -138,6 +147,31 @@ def _described(path: Path) -> HubSource | SampleDomain:
     if isinstance(values, dict) and "hub" in values:
         return validated(HubSource, values, str(path))
     return validated(SampleDomain, values, str(path))
+
+
+def little_contamination(tally: Tally, limit: float) -> Check:
+    """Whether one of the files is a copy of the evaluation texts, at least in part.
+
+    `check` holds the whole domain to the limit. A benchmark among many clean files stays below it.
+    Decontamination then leaves its other items, and they would train.
+    """
+    limit = max(limit, FILE_CONTAMINATED)
+    shares = {}
+    for file, count in tally.contaminated.items():
+        if count >= FEW:
+            shares[file] = count / max(tally.parts[file], 1)
+
+    worst = max(shares, key=lambda file: shares[file], default="")
+    share = tally.counts["contaminated"] / max(tally.records, 1)
+    of_file = f"; {shares[worst]:.0%} of {worst}" if worst else ""
+    return Check(
+        name="little_contamination",
+        passed=shares.get(worst, 0) <= limit,
+        expected=f"at most {limit:.0%} of the records of one file",
+        found=f"{share:.2%} of all, all of them dropped{of_file}",
+        advice="Look at skipped.csv: the source may hold the benchmark itself. Take that file out, "
+        "or raise raw_corpus.limits.contaminated.",
+    )
 
 
 def _no_document(name: str, source: Path, config: RawCorpusConfig, tally: Tally) -> str:

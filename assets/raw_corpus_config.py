@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from assets.stage import Config
 from assets.tally import Limits
+from core.params import Config
 
 
 class Domain(Config):

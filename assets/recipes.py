@@ -20,7 +20,8 @@ from pydantic import Field, model_validator
 
 from assets.domains import MIXTURES
 from assets.pieces import TOLERANCE
-from assets.stage import Config, UserError
+from core.errors import UserError
+from core.params import Config
 
 Part = tuple[str, bool]
 """A domain, and whether its long (True) or its short (False) documents are meant."""
@@ -88,13 +89,6 @@ class MixedDatasetConfig(Config):
     long_over: Annotated[int, Field(ge=1)]
     """A document with more tokens is long (the paper: 4,096, the base context)."""
     recipes: dict[str, Recipe]
-
-
-class Domains(Config):
-    """The names of the domains. The rest of raw_corpus is ignored."""
-
-    model_config = {**Config.model_config, "extra": "ignore"}
-    domains: dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)

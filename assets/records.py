@@ -26,8 +26,8 @@ from typing import Any
 import orjson
 
 from assets.source_files import shown
-from assets.stage import UserError
 from assets.unpacking import READ_ERRORS, unpacked_blocks, unreadable
+from core.errors import UserError
 
 LONGEST = 1 << 40
 """Bytes of a line: no limit in practice."""

@@ -19,7 +19,8 @@ from pydantic import Field
 from assets.documents import FIELD_MISSING, NOT_A_STRING, OTHER_DOMAIN
 from assets.records import OVERSIZE, Skipped
 from assets.source_files import NAMED, shown
-from assets.stage import Config, UserError
+from core.errors import UserError
+from core.params import Config
 
 OTHERS = 8
 """Names of other domains to keep, for the message that no record is of the wanted domain."""
@@ -69,6 +70,8 @@ class Tally:
     counts: Counter[str] = field(default_factory=_no_counts)
     parts: Counter[str] = field(default_factory=Counter)
     """Records read from each file, those of other domains included."""
+    contaminated: Counter[str] = field(default_factory=Counter)
+    """Contaminated records of each file that has some."""
     ignored: dict[str, str] = field(default_factory=dict)
     """Files that were not read, and why."""
     first: dict[str, str] = field(default_factory=dict)

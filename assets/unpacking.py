@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import zstandard
 
 from assets.source_files import kind_of, shown
-from assets.stage import UserError
+from core.errors import UserError
 
 BYTES_AT_ONCE = 1 << 18
 WIDEST = 1 << 31

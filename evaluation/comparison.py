@@ -6,21 +6,27 @@ re-made at will. From each number a link leads to the versions of the artefacts 
 leave depth 100 % out, as the reports do.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from assets import page
-from assets.stage import Config, UserError, command, output, read_json, read_params, write_json
 from assets.tables import read_table
+from core import page
+from core.checks import Check
+from core.command import command
+from core.errors import UserError
+from core.figures import save_figure
+from core.params import Config, names_of, read_params
+from core.sealed import DATA, output, read_json, write_json
 from evaluation import paper, plots, provenance
 from evaluation.answers import FLAWS
 from evaluation.bootstrap import differences, marked
 from evaluation.comparison_config import ComparisonConfig
+from evaluation.short_context_report_config import ShortContextReportConfig
 
-DATA = Path("data")
 NEEDLES = (
     "needle",
     "occurs",
@@ -38,22 +44,20 @@ OF_RECIPES = ("mixed_dataset", "packed_shards")
 OF_MODELS = ("checkpoint", "needle_report", "loss_report", "book_qa_report", "short_context_report")
 
 
-class Names(Config):
-    """The names of items that another section declares."""
+class Models(Config):
+    """What the section `checkpoint` says of each model."""
 
     model_config = {**Config.model_config, "extra": "ignore"}
     models: dict[str, object] = {}
-    recipes: dict[str, object] = {}
-    domains: dict[str, object] = {}
 
 
 def run() -> None:
     """Make data/comparison."""
     config = read_params("comparison", ComparisonConfig)
-    chosen = read_params("checkpoint", Names).models
+    chosen = read_params("checkpoint", Models).models
     models = list(chosen)
-    recipes = list(read_params("mixed_dataset", Names).recipes)
-    domains = list(read_params("raw_corpus", Names).domains)
+    domains, recipes = names_of("domain"), names_of("recipe")
+    short = read_params("short_context_report", ShortContextReportConfig)
     if config.baseline not in models:
         raise UserError(
             f"comparison.baseline = {config.baseline!r}: known models are {', '.join(models)}."
@@ -95,9 +99,38 @@ def run() -> None:
             }
         )
         (out.folder / "report.html").write_text(report(config, out.folder, tables, summary, known))
+        out.checks = [small_drop(summary["models"], short)]
         out.metrics = {
             f"needle_{row['model']}": row["needle"] for row in tables["results"].to_dict("records")
         }
+
+
+def small_drop(models: Mapping[str, Any], config: ShortContextReportConfig) -> Check:
+    """Whether every model is about as good at short context as `against`, task by task."""
+    base = models.get(config.against or "", {}).get("short_context", {})
+    others = {name: model["short_context"] for name, model in models.items()}
+    drops = {
+        f"{name}, {task}": base[task]["score"] - scores[task]["score"]
+        for name, scores in others.items()
+        if name != config.against
+        for task in scores.keys() & base.keys()
+    }
+    # not (a <= b), for a score that is NaN must fail
+    large = [where for where in sorted(drops) if not drops[where] <= config.drop]
+    found = "; ".join(f"{where}: {-drops[where]:+.1f} points" for where in large)
+    if config.against is None:
+        found = "short_context_report.against names no model to compare with"
+    elif not drops:
+        found = f"no other model was asked what {config.against} was asked"
+    return Check(
+        name="small_drop",
+        passed=not large if drops else None,
+        blocking=False,
+        expected=f"no model more than {config.drop:g} points below {config.against or 'another'} "
+        "in any task",
+        found=found or "none",
+        advice="Train on fewer tokens, at a lower rate, or mix in short rows.",
+    )
 
 
 def read_all(stage: str, file: str, names: list[str], what: str) -> pd.DataFrame:
@@ -280,8 +313,8 @@ def draw(
     """The page's pictures as PNG files in `folder`. notes: a warning a model, of the needle's
     answers.
     """
-    plots.save(plots.heatmaps(cells, trained, base_context, notes), folder / "heatmaps.png")
-    plots.save(
+    save_figure(plots.heatmaps(cells, trained, base_context, notes), folder / "heatmaps.png")
+    save_figure(
         plots.lines(
             _series(tables["needle"], "model", "length", "exact_match", 100),
             "context length (tokens)",
@@ -290,7 +323,7 @@ def draw(
         ),
         folder / "needle.png",
     )
-    plots.save(
+    save_figure(
         plots.lines(
             _series(tables["training"], "model", "tokens", "loss"),
             "tokens trained",
@@ -300,7 +333,7 @@ def draw(
         folder / "training.png",
     )
     quantity = tables["quantity"]
-    plots.save(
+    save_figure(
         plots.lines(
             _series(quantity, "training", "tokens", "needle"),
             "tokens trained",
@@ -313,7 +346,7 @@ def draw(
     points = losses[losses["band"].str.startswith("at ")]
     placed = points.assign(position=points["band"].str.removeprefix("at ").astype(int))
     by_point = placed.groupby(["model", "position"], sort=False)["loss"].mean().reset_index()
-    plots.save(
+    save_figure(
         plots.lines(
             _series(by_point, "model", "position", "loss"),
             "position (tokens)",
@@ -326,7 +359,7 @@ def draw(
         str(domain): (part["lower"].tolist(), (part["tokens"] / part["tokens"].sum()).tolist())
         for domain, part in lengths.groupby("domain", sort=False)
     }
-    plots.save(
+    save_figure(
         plots.lines(
             mass,
             "document length (tokens)",
@@ -340,12 +373,12 @@ def draw(
     realised = shares[shares["domain"] != "all"].pivot(
         index="domain", columns="recipe", values="realised"
     )
-    plots.save(
+    save_figure(
         plots.bars(realised * 100, "% of tokens", "Domain mixture of each recipe"),
         folder / "mixture.png",
     )
     long = shares.pivot(index="domain", columns="recipe", values="long_share")
-    plots.save(
+    save_figure(
         plots.bars(long * 100, "% of tokens", "Tokens in long documents, by recipe"),
         folder / "long_share.png",
     )

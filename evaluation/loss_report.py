@@ -21,11 +21,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from assets.agreement import disagreement
-from assets.progress import Progress
 from assets.randomness import generator
-from assets.stage import Config, UserError, read_params, write_json
 from assets.token_store import TokenStore, open_tokens
 from assets.tokenizer import load_tokenizer
+from core.errors import UserError
+from core.params import names_of
+from core.progress import Progress
+from core.sealed import write_json
 from evaluation.loss_report_config import LossReportConfig
 from evaluation.report import report
 from evaluation.scoring import token_losses
@@ -35,13 +37,6 @@ from training.model import make_reproducible
 CORPUS = Path("data/tokenized_corpus")
 TOKENIZER = Path("data/tokenizer")
 COLUMNS = ["domain", "document", "band", "sum", "tokens"]
-
-
-class Domains(Config):
-    """The part of raw_corpus that matters here: the domains' names."""
-
-    model_config = {**Config.model_config, "extra": "ignore"}
-    domains: dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +66,7 @@ def spans(config: LossReportConfig) -> list[Span]:
 
 def measure(subject: Subject, config: LossReportConfig, folder: Path) -> dict[str, Any]:
     """Write documents.csv, loss.csv and loss.json; returns the mean loss of each band and point."""
-    domains = list(read_params("raw_corpus", Domains).domains)
+    domains = names_of("domain")
     make_reproducible(config.seed)
     reason = _why_not(subject)
     progress = Progress(subject.name, config.tokens_per_domain * len(domains), "tok")

@@ -5,8 +5,8 @@ A task is one of the harness's own by name, which asks the Hub; or a local set
 (evaluation/multiple_choice.py), asked in MMLU's frame with examples of the same subject first.
 RULER's tasks take `lengths` and are here too, for a model whose needle is saturated. Where `file`
 is a folder of data/raw_corpus, questions are made: which of four values a short passage gave.
-`drop` is how far a model may fall below `against`; the comparison and a check in the UI hold it to
-that.
+`drop` is how far a model may fall below `against`; the check `small_drop` of the comparison holds
+it to that.
 
 The harness cuts a prompt that is longer than the model's context at its beginning. Such prompts are
 counted and a warning names them.
@@ -21,7 +21,8 @@ from typing import Any
 
 import pandas as pd
 
-from assets.stage import UserError, write_json
+from core.errors import UserError
+from core.sealed import write_json
 from evaluation.multiple_choice import Item, Set, read_sets
 from evaluation.report import report, warn
 from evaluation.short_context_report_config import ShortContextReportConfig, Task

@@ -13,10 +13,8 @@ The cost: it is a claim, and nothing here checks it. To take one back:
 import getpass
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from orchestration.graph import (
     accept,
     read_graph,
 )
-from orchestration.lineage import revision
+from orchestration.lineage import git, revision
 
 RECORD = "accepted.jsonl"
 USAGE = "Name what to accept: make accept ITEM=checkpoint@NAME, or a stage for all of its items."
@@ -70,15 +68,9 @@ def write_down(root: Path, moved: Mapping[str, Moved]) -> None:
 
 def user(root: Path) -> str:
     """As git knows them, else as the machine does."""
-    with suppress(OSError):
-        said = [
-            subprocess.run(
-                ["git", "config", key], cwd=root, capture_output=True, text=True, check=False
-            ).stdout.strip()
-            for key in ("user.name", "user.email")
-        ]
-        if all(said):
-            return f"{said[0]} <{said[1]}>"
+    name, email = git(root, "config", "user.name"), git(root, "config", "user.email")
+    if name and email:
+        return f"{name} <{email}>"
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -17,7 +17,6 @@ waits up to 5 s for the webhook, is not repeated if that fails, and never fails 
 
 import json
 import math
-import os
 import sys
 import urllib.request
 from collections import deque
@@ -29,6 +28,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from dagster import (
+    DagsterEvent,
     DagsterInstance,
     DefaultSensorStatus,
     RunFailureSensorContext,
@@ -36,14 +36,12 @@ from dagster import (
     run_failure_sensor,
 )
 
-from orchestration.checks import Verdict
+from core.environment import ALERT_URL, STALL_MINUTES, number_of, text_of
+from orchestration.checks import Verdict, newly_failed
 from orchestration.costs import GPU
 from orchestration.graph import Item
 from orchestration.progress import Step
-from orchestration.verdicts import last_verdict
 
-URL = "NEEDLEWORK_ALERT_URL"
-STALL, STALL_MINUTES = "NEEDLEWORK_STALL_MINUTES", 30.0
 SECONDS_TO_ANSWER = 5.0
 LONGEST = 2_000
 """Characters of an alert: a chat shows no more."""
@@ -57,7 +55,7 @@ def alert(text: str) -> bool:
     """Send one alert; whether it was taken. Never raises; what went wrong is one line on stderr,
     without the URL, which is a secret.
     """
-    url = os.environ.get(URL, "").strip()
+    url = text_of(ALERT_URL)
     if not url:
         return False
     body = json.dumps({"text": text[:LONGEST]}).encode()
@@ -69,23 +67,8 @@ def alert(text: str) -> bool:
             return True
     except (OSError, ValueError, HTTPException) as error:
         why = getattr(error, "code", None) or type(getattr(error, "reason", error)).__name__
-        print(f"An alert was not sent ({why}). See {URL}.", file=sys.stderr, flush=True)
+        print(f"An alert was not sent ({why}). See {ALERT_URL}.", file=sys.stderr, flush=True)
         return False
-
-
-def stall_minutes() -> float:
-    """NEEDLEWORK_STALL_MINUTES, or 30. Raises ValueError."""
-    text = os.environ.get(STALL, "")
-    try:
-        minutes = float(text or STALL_MINUTES)
-    except ValueError:
-        minutes = 0.0
-    if not 0 < minutes < math.inf:
-        raise ValueError(
-            f"{STALL} is {text!r}: a number of minutes above 0 says how long work may show no "
-            "progress before you are told."
-        )
-    return minutes
 
 
 def failure_sensor() -> SensorDefinition:
@@ -94,9 +77,9 @@ def failure_sensor() -> SensorDefinition:
     @run_failure_sensor(
         name="alerts",
         default_status=DefaultSensorStatus.RUNNING
-        if os.environ.get(URL)
+        if text_of(ALERT_URL)
         else DefaultSensorStatus.STOPPED,
-        description=f"Tells the webhook of {URL} of each failed run",
+        description=f"Tells the webhook of {ALERT_URL} of each failed run",
     )
     def alerts(context: RunFailureSensorContext) -> None:
         alert(words_of_failure(context))
@@ -109,41 +92,33 @@ def words_of_failure(context: RunFailureSensorContext) -> str:
     run = context.dagster_run
     lines = [f"Needlework: run {run.run_id[:8]} of {run.job_name} failed."]
     for event in context.get_step_failure_events():
-        error = event.step_failure_data.user_failure_data
-        told = error.description if error else None
-        lines.append(f"{event.step_key}: {_first_line(told or event.message or '')}")
+        lines.append(f"{event.step_key}: {_first_line(reason(event) or event.message or '')}")
     if len(lines) == 1:
         lines.append(_first_line(context.failure_event.message or ""))
     return "\n".join(lines)
+
+
+def reason(event: DagsterEvent) -> str:
+    """Why a step or a run failed."""
+    if event.is_run_failure:
+        error = event.job_failure_data.error
+        return error.message.strip() if error else ""
+    data = event.step_failure_data
+    told = data.user_failure_data.description if data.user_failure_data else None
+    return (told or (data.error.message if data.error else "")).strip()
 
 
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
 
 
-def newly_failed(
-    instance: DagsterInstance, item: Item, verdicts: Sequence[Verdict], version: str
-) -> list[Verdict]:
-    """The checks that failed, and had not for this version of the data. To be asked before the
-    verdicts are stored.
-    """
-    failed = [verdict for verdict in verdicts if verdict.made and not verdict.passed]
-    known = {
-        verdict.name: last_verdict(instance, item, verdict.name, version) for verdict in failed
-    }
-    return [verdict for verdict in failed if (told := known[verdict.name]) is None or told.passed]
-
-
 def alert_of_checks(
     instance: DagsterInstance, item: Item, verdicts: Sequence[Verdict], version: str
 ) -> None:
     """Tell of the checks of an item that fail for the first time."""
-    if os.environ.get(URL):
+    if text_of(ALERT_URL):
         for verdict in newly_failed(instance, item, verdicts, version):
-            alert(
-                f"Needlework: check {verdict.name} of {item.address} failed: expected "
-                f"{verdict.expected}; found {verdict.found}. {verdict.advice}"
-            )
+            alert(f"Needlework: check {verdict.name} of {item.address} failed: {verdict}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -179,7 +154,7 @@ class Watch:
         self, item: Item, tell: Callable[[str], object] = alert, minutes: float | None = None
     ) -> None:
         self._item, self._tell = item, tell
-        self._seconds = 60 * (minutes or stall_minutes())
+        self._seconds = 60 * (minutes or number_of(STALL_MINUTES))
         self._losses: dict[str, Losses] = {}
         self._line, self._ended, self._last = Event(), False, ""
         self._thread: Thread | None = None
@@ -212,7 +187,7 @@ class Watch:
                 self._tell(f"Needlework: {self._item.address}: loss spike: {told}. {step}")
 
     def _begin(self) -> None:
-        if os.environ.get(URL) or self._tell is not alert:
+        if text_of(ALERT_URL) or self._tell is not alert:
             self._thread = Thread(target=self._wait, daemon=True)
             self._thread.start()
 

@@ -57,17 +57,16 @@ from dagster import (
 )
 from dagster._utils.schedules import is_valid_cron_schedule
 
+from core.environment import NIGHTLY, RELOAD, TICK_SECONDS, VariableError, number_of, text_of
 from orchestration import approve, checks, costs, findings, preview
 from orchestration.costs import Hours, Price
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap
-from orchestration.home import RELOAD
 from orchestration.lineage import revision
 from orchestration.metadata import describe
 from orchestration.pictures import beside_the_logs
 from orchestration.running import environment
 from orchestration.status import State, read_state
 from orchestration.translation import asset_key, job_name
-from orchestration.verdicts import evaluations, last_values, last_verdict
 
 ACTIVE = [
     DagsterRunStatus.QUEUED,
@@ -77,8 +76,6 @@ ACTIVE = [
     DagsterRunStatus.CANCELING,
 ]
 ENDED_BADLY = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
-SECONDS_BETWEEN_TICKS = 30
-NIGHTLY = "0 3 * * *"
 SECONDS_TO_ASK_THE_HUB = 300.0
 LOCALTIME = Path("/etc/localtime")
 ASKED = {"needlework/asked": "yes"}
@@ -188,12 +185,10 @@ def items_of(run: DagsterRun, graph: Graph) -> set[str]:
 
 def seconds_between_ticks() -> int:
     """NEEDLEWORK_TICK_SECONDS, or 30; Dagster's daemon looks every 5 s at most. Raises GraphError."""
-    value = os.environ.get("NEEDLEWORK_TICK_SECONDS", "") or str(SECONDS_BETWEEN_TICKS)
-    if not (value.isdigit() and int(value) > 0):
-        raise GraphError(
-            f"NEEDLEWORK_TICK_SECONDS is {value!r}: a whole number above 0 says how often to look."
-        )
-    return int(value)
+    try:
+        return int(number_of(TICK_SECONDS))
+    except VariableError as error:
+        raise GraphError(str(error)) from None
 
 
 def budget() -> Hours:
@@ -206,12 +201,12 @@ def budget() -> Hours:
 
 def nightly_at() -> str:
     """NEEDLEWORK_NIGHTLY, or 3 o'clock. Raises GraphError."""
-    value = os.environ.get("NEEDLEWORK_NIGHTLY", "").strip() or NIGHTLY
+    value = text_of(NIGHTLY)
     if not is_valid_cron_schedule(value):
         raise GraphError(
-            f"NEEDLEWORK_NIGHTLY is {value!r}: write a cron expression (minute, hour, day of the "
+            f"{NIGHTLY} is {value!r}: write a cron expression (minute, hour, day of the "
             "month, "
-            f"month, day of the week), as in {NIGHTLY!r}, which is every day at 3:00."
+            f"month, day of the week), as in {NIGHTLY.default!r}, which is every day at 3:00."
         )
     return value
 
@@ -374,7 +369,7 @@ def reload() -> str:
     """Have the code location loaded anew by who keeps it up (`make ui`); what was done about it, in
     words.
     """
-    asked = os.environ.get(RELOAD)
+    asked = text_of(RELOAD)
     if not asked:
         return "Reload the code location to see what it is now."
     Path(asked).touch()
@@ -398,7 +393,7 @@ def decide(
     text = "\n".join(preview.lines(view, preview.ITEMS_ON_A_TICK))
     if graph.items.keys() != loaded.items.keys():
         words = f"dvc.yaml or params.yaml now name other items. {reload()}"
-        if os.environ.get(RELOAD):
+        if text_of(RELOAD):
             return words, [], text  # a moment later all of it is asked for, in one run
         addresses -= graph.downstream(
             addresses - loaded.items.keys()
@@ -543,18 +538,13 @@ def plainly(reason: str) -> str:
 
 def report_findings(instance: DagsterInstance, state: State) -> None:
     """Report the findings of `make check` for each asset whose last reported result differs."""
-    if not findings.has_settings(state.graph.root):
-        return
     concerned = findings.by_item(state.graph, state.findings)
     for address, item in state.graph.items.items():
-        verdict = findings.verdict(concerned.get(address, []))
-        told = last_verdict(instance, item, findings.CHECK)
-        if (
-            (told.passed, told.found) != (verdict.passed, verdict.found)
-            if told
-            else not verdict.passed
-        ):
-            for evaluation in evaluations(item, [verdict], ""):
+        verdicts = findings.verdicts(state.graph.root, concerned.get(address, ()))
+        last = checks.last_told(instance, item, findings.CHECK) if verdicts else None
+        found = str(last.metadata[checks.FOUND].value) if last else findings.NOTHING
+        for evaluation in checks.evaluations(item, verdicts, ""):
+            if evaluation.metadata[checks.FOUND].value != found:
                 instance.report_runless_asset_event(evaluation)
 
 
@@ -630,8 +620,11 @@ def report_outside_state(
                     cost=preview.cost_known(graph.items[address], graph, prices),
                 )
             )
-            # Checked first, or it would be compared with itself.
-            found = check_outside(instance, graph, address, locked) if locked and not lost else []
+            found = list[AssetCheckEvaluation]()
+            if locked and not lost:
+                item, version = graph.items[address], graph.data_version(address, locked)
+                verdicts = checks.verdicts_of(instance, graph.root, item)
+                found = checks.evaluations(item, verdicts, version)
             instance.report_runless_asset_event(
                 AssetMaterialization(key, description=words, metadata=shown, tags=tags)
             )
@@ -639,19 +632,6 @@ def report_outside_state(
                 instance.report_runless_asset_event(evaluation)
             told.append(key)
     return told
-
-
-def check_outside(
-    instance: DagsterInstance, graph: Graph, address: str, locked: Locked
-) -> list[AssetCheckEvaluation]:
-    """What holds of an item that was made without Dagster, as far as a look that takes no time can
-    tell.
-    """
-    item = graph.items[address]
-    verdicts = checks.look(
-        graph.root, item, last_values(instance, item), lambda name: name not in checks.COSTLY
-    )
-    return evaluations(item, verdicts, graph.data_version(address, locked))
 
 
 def provenance(

@@ -1,51 +1,45 @@
-"""What must hold of an artefact before anything is made from it, looked at where it lies.
+"""What stages found out about their artefacts, in Dagster's words.
 
-Each check is a function of the project's folder and one item, reads what the item wrote (its files
-are an open form: no stage's code is imported) and says what was expected, what was found and what
-to do. A blocking one that fails keeps back whatever reads the item, as a failure of the item itself
-would. The cost is a few milliseconds an item; only `loads_in_transformers` starts a process, once
-for each model.
+A stage checks its own artefact and writes the findings into it as checks.json. dvc.yaml declares
+them (`meta: checks`), so Dagster knows their names before anything is made, and here they are only
+read. So they cost a small file an item, and stay true without a run: what failed still fails, and
+what DVC brought back has its findings with it. An artefact from before there were such files has
+no result.
+
+One kind of check is made here, for it needs history: a declared `metric` may be at most `fall` below
+the last run that was accepted. Each result is stored with the version of the data, so that an alert
+is sent once for each version.
 """
 
-import csv
 import json
-import math
-import subprocess
-import sys
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import yaml
-
-from orchestration.graph import Item
-
-AGAIN = "Make it again: python -m orchestration.repro --force"
-SHARE_TOLERANCE = 0.005
-"""Of all tokens: by how much a domain's realised share may miss the requested one."""
-LONG_TOLERANCE = 0.02
-NEEDLE_TOLERANCE = 0.05
-"""Of exact match (0 to 1): how far a model may fall below its last accepted run."""
-NEEDLE_METRIC = "mean_exact_match"
-"""In the metrics of needle_report, and so in the metadata of its materialisations."""
-CONTAMINATED = 0.01
-"""Of all records: what raw_corpus.limits.contaminated is where params.yaml does not say."""
-FILE_CONTAMINATED = 0.1
-"""Of the records of one file. A file above it is a copy of the benchmark, at least in part."""
-FEW = 10
-"""Contaminated records of one file that may be chance, whatever their share."""
-LOAD = (
-    "import sys; from transformers import AutoModelForCausalLM as M; "
-    "m, info = M.from_pretrained(sys.argv[1], output_loading_info=True, local_files_only=True); "
-    "bad = {k: list(v)[:3] for k, v in info.items() if v}; print(bad or 'whole'); "
-    "sys.exit(bool(bad))"
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckKey,
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    DagsterInstance,
+    MetadataValue,
 )
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+from orchestration.graph import DeclaredCheck, Item
+from orchestration.metadata import is_number, numbers
+from orchestration.translation import asset_key
+
+FILE = "checks.json"
+"""In the folder of an artefact."""
+FOUND, VERSION, VALUE = "found", "data version", "value"
+"""In the metadata of a result."""
+AGAIN = "Make it again: python -m orchestration.repro --force {}"
+PASSED = {AssetCheckExecutionRecordStatus.SUCCEEDED}
+ENDED = PASSED | {AssetCheckExecutionRecordStatus.FAILED}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,424 +47,191 @@ class Verdict:
     """One check's result."""
 
     name: str
-    passed: bool
+    passed: bool | None
+    """None: there was nothing to check or to compare with, and `found` says why."""
     expected: str
     found: str
-    advice: str
+    advice: str = ""
     blocking: bool = True
     value: float | None = None
-    """A number to hold the next run against."""
-    made: bool = True
-    """False: there was nothing to check or to compare with, and `found` says why. That is no
-    result.
-    """
+    """A number to compare the next run with."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was made and did not pass."""
+        return self.passed is False
+
+    def __str__(self) -> str:
+        return f"expected {self.expected}; found {self.found}. {self.advice}".rstrip()
 
 
-Look = Callable[[Path, Item, Mapping[str, Any]], Verdict]
-"""The project's folder, the item, by check the number of the last run that passed it (if there was
-one) -> verdict.
-"""
+def check_specs(item: Item) -> list[AssetCheckSpec]:
+    """The checks that dvc.yaml declares for an item."""
+    return [
+        AssetCheckSpec(
+            name,
+            asset=asset_key(item),
+            description=declared.description or None,
+            blocking=declared.blocking,
+        )
+        for name, declared in item.checks.items()
+    ]
 
 
-def not_made(name: str, reason: str) -> Verdict:
-    """Says why a check was not made; it keeps nothing back."""
-    return Verdict(
-        name=name,
-        passed=False,
-        blocking=False,
-        expected="something to check",
-        found=reason,
-        advice="",
-        made=False,
-    )
+def verdicts_of(instance: DagsterInstance, root: Path, item: Item) -> list[Verdict]:
+    """All that holds of an item as it lies there now. To be asked before its materialisation is
+    stored: a metric would be compared with itself."""
+    compared = [
+        compared_with_last(instance, root, item, name, declared)
+        for name, declared in item.checks.items()
+        if declared.metric
+    ]
+    return read_checks(root, item) + compared
 
 
-def domain_shares(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """Every domain has the share that the recipe gives it."""
-    rows = [row for row in _csv(root, item, "shares.csv") if row["domain"] != "all"]
-    missed = {
-        row["domain"]: abs(_number(row, "realised") - _number(row, "requested")) for row in rows
-    }
-    worst = max(missed, key=lambda domain: missed[domain])
-    return Verdict(
-        name="domain_shares",
-        passed=missed[worst] <= SHARE_TOLERANCE,
-        expected=f"within {SHARE_TOLERANCE:.1%} of all tokens of what the recipe gives",
-        found=f"{worst} misses by {missed[worst]:.2%}",
-        advice="Raise mixed_dataset.token_budget: one document is too large a part of it.",
-    )
-
-
-def long_share(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """Every domain, or all of them together, have the long documents that the recipe asks for.
-
-    What shares.csv calls requested is what the recipe was solved to, which as_far_as_possible
-    lowers. So the recipe's own long_share counts too.
-    """
-    recipe = _recipe(root, item)
-    target = float(recipe.get("long_share") or 0)
-    rows = [row for row in _csv(root, item, "shares.csv") if row["long_share_requested"]]
-    if not rows and not target:
-        return not_made("long_share", "the recipe asks for no share of long documents")
-    wanted = {
-        row["domain"]: _number(row, "long_share_requested")
-        for row in rows
-        if row["domain"] != "all"
-    }
-    for name in ["all"] if recipe.get("across_domains") else list(wanted):
-        wanted[name] = max(wanted.get(name, 0), target)
-    got = {row["domain"]: _number(row, "long_share") for row in rows}
-    short = [name for name in wanted if name in got and got[name] < wanted[name] - LONG_TOLERANCE]
-    return Verdict(
-        name="long_share",
-        passed=not short,
-        blocking=False,
-        expected=f"at least the requested share, less {LONG_TOLERANCE:.0%}",
-        found=", ".join(f"{name} {got[name]:.1%} of {wanted[name]:.1%}" for name in short)
-        or "reached in every domain",
-        advice="Give the domain more long documents, lower long_share, or accept what there is.",
-    )
-
-
-def no_heldout(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """No held-out document trains, by the corpus's own marks."""
-    index = pq.read_table(_folder(root, item) / "index.parquet", columns=["domain", "document"])
-    domains, documents, found = index["domain"].cast(pa.string()), index["document"], list[str]()
-    for domain in pc.unique(domains).to_pylist():
-        with pa.memory_map(
-            str(root / "data" / "tokenized_corpus" / domain / "documents.arrow")
-        ) as file:
-            held = pa.chunked_array(
-                [batch["heldout"] for batch in pa.ipc.open_stream(file)], pa.bool_()
+def read_checks(root: Path, item: Item) -> list[Verdict]:
+    """What the stage wrote, of the checks that dvc.yaml declares; nothing if it wrote no file. All
+    of them fail if the file can't be read."""
+    written = {name: each for name, each in item.checks.items() if not each.metric}
+    # Among the outputs are folders and metrics files; only a folder can hold it.
+    path = next((path for out in item.outputs if (path := root / out / FILE).is_file()), None)
+    if not written or path is None:
+        return []
+    try:
+        entries = {entry["name"]: entry for entry in json.loads(path.read_text())}
+        return [
+            # Dagster blocks by the declaration, so the page must say the same.
+            Verdict(**entries[name] | {"blocking": declared.blocking})
+            for name, declared in written.items()
+            if name in entries
+        ]
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        return [
+            Verdict(
+                name=name,
+                passed=False,
+                expected=f"a result in {path}",
+                found=f"{type(error).__name__}: {error}",
+                advice=AGAIN.format(item.address),
+                blocking=declared.blocking,
             )
-            count = pc.sum(held.take(documents.filter(pc.equal(domains, domain)))).as_py()
-        found += [f"{count:,} of {domain}"] if count else []
-    return Verdict(
-        name="no_heldout",
-        passed=not found,
-        expected="0 spans of held-out documents",
-        found=", ".join(found) or "0",
-        advice=f"{AGAIN} {item.address}. If it stays, report a fault of ours.",
-    )
+            for name, declared in written.items()
+        ]
 
 
-def rows_of_one_length(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """Every row of every shard has packed_shards.chunk_length tokens."""
-    wanted, told = _chunk_length(root), int(_metrics(root, item)["rows"])
-    shards = [_shard(path) for path in _shards(root, item)]
-    lengths, rows = (
-        set[int]().union(*(shard.lengths for shard in shards)),
-        sum(shard.rows for shard in shards),
-    )
-    return Verdict(
-        name="rows_of_one_length",
-        passed=lengths == {wanted} and rows == told,
-        expected=f"{told:,} rows of {wanted:,} tokens",
-        found=f"{rows:,} rows of {', '.join(f'{length:,}' for length in sorted(lengths)) or 'nothing'}",
-        advice=f"{AGAIN} {item.address}",
-    )
+def compared_with_last(
+    instance: DagsterInstance, root: Path, item: Item, name: str, declared: DeclaredCheck
+) -> Verdict:
+    """Whether a metric is about as high as in the last accepted run."""
+    verdict = partial(Verdict, name=name, blocking=declared.blocking)
+    metric = declared.metric
+    now = dict(numbers(root / item.metrics[0])).get(metric, "missing")
+    then = last_value(instance, item, name, metric)
 
-
-def tokens_conserved(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """What the recipe chose is in the rows or counted as dropped."""
-    index = pq.read_table(
-        root / "data" / "mixed_dataset" / str(item.name) / "index.parquet",
-        columns=["start", "stop"],
-    )
-    chosen = int(pc.sum(pc.subtract(index["stop"], index["start"])).as_py() or 0)
-    packed = sum(_shard(path).tokens for path in _shards(root, item))
-    dropped = sum(
-        int(value) for key, value in _metrics(root, item).items() if key.startswith("dropped")
-    )
-    return Verdict(
-        name="tokens_conserved",
-        passed=packed + dropped == chosen,
-        expected=f"{chosen:,} tokens, packed or dropped",
-        found=f"{packed + dropped:,} ({packed:,} packed, {dropped:,} dropped)",
-        advice=f"{AGAIN} {item.address}",
-    )
-
-
-def little_contamination(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """Few documents hold a passage of the evaluation texts, in the domain and in each of its files.
-
-    The stage stops at the limit for the domain. A benchmark that hides among many clean files stays
-    below that limit, and what decontamination leaves of it, its other items, would train.
-    """
-    metrics = _metrics(root, item)
-    count = int(metrics.get("contaminated", 0))
-    share = count / max(int(metrics["records"]), 1)
-    limits = yaml.safe_load((root / "params.yaml").read_text())["raw_corpus"].get("limits") or {}
-    limit = _number({"contaminated": CONTAMINATED, **limits}, "contaminated")
-    of_file = max(limit, FILE_CONTAMINATED)
-    files = _contaminated_files(root, item) if count >= FEW else {}
-    worst = max(files, key=lambda name: files[name], default="")
-    is_benchmark = files.get(worst, 0) > of_file
-    found = f"{share:.2%}, all of them dropped"
-    return Verdict(
-        name="little_contamination",
-        passed=share <= limit and not is_benchmark,
-        expected=f"at most {limit:.1%} of records, and {of_file:.0%} of those of one file",
-        found=f"{found}; {files[worst]:.0%} of {worst}" if is_benchmark else found,
-        advice="Look at skipped.csv: the source may hold the benchmark itself. Take that file out, or raise "
-        "raw_corpus.limits.contaminated.",
-    )
-
-
-def _contaminated_files(root: Path, item: Item) -> dict[str, float]:
-    """Share of contaminated records by file, for files with at least FEW of them; from the stage's
-    own tables.
-    """
-    read = {row["file"]: int(row["records"]) for row in _csv(root, item, "parts.csv")}
-    with (_folder(root, item) / "skipped.csv").open(newline="") as file:
-        counts = Counter(
-            row["file"] for row in csv.DictReader(file) if row["reason"] == "contaminated"
+    # A model behind an endpoint writes null: it gives no probabilities.
+    if now is None:
+        return verdict(
+            passed=None, expected=metric, found=f"this model has no {metric}: nothing to compare"
         )
-    return {name: count / max(read[name], 1) for name, count in counts.items() if count >= FEW}
-
-
-def as_recorded(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """Every file has the hash that the record gives, and the record names every file.
-
-    A file beside them may change what the artefact means: transformers reads another weight or
-    config file that lies there.
-    """
-    folder = _folder(root, item)
-    files = json.loads((folder / "record.json").read_text())["files"]
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    lost = [name for name in files if name not in there]
-    extra = sorted(there - {*files, "record.json"})
-    wrong = [
-        name
-        for name, facts in files.items()
-        if name in there and _sha256(folder / name) != facts["sha256"]
-    ]
-    found = [
-        f"{', '.join(names)} {problem}"
-        for names, problem in (
-            (wrong, "differ"),
-            (lost, "not there"),
-            (extra, "not in the record"),
-            ([] if files else ["record.json"], "names no file"),
-        )
-        if names
-    ]
-    return Verdict(
-        name="as_recorded",
-        passed=not found,
-        expected=f"{len(files)} files with the recorded hashes, and no other",
-        found="; ".join(found) or "all the same",
-        advice=f"Delete data/checkpoint/{item.name} and run again: DVC's cache brings it back.",
-    )
-
-
-def loads_in_transformers(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """Plain transformers loads the model, and no weight is missing or left over."""
-    folder = _folder(root, item)
-    if not (folder / "config.json").is_file() and not list(folder.glob("*.safetensors")):
-        return not_made(
-            "loads_in_transformers", "a model behind an endpoint: there is nothing to load"
-        )
-    done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True)
-    last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
-    return Verdict(
-        name="loads_in_transformers",
-        passed=done.returncode == 0,
-        expected="every weight in its place",
-        found=" ".join(last),
-        advice="Its config and weights do not belong together: make it again.",
-    )
-
-
-def small_drop(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """The model is not much worse at short context than the model it is held against."""
-    section = yaml.safe_load((root / "params.yaml").read_text())["short_context_report"]
-    against, limit = section.get("against"), _number({"drop": 5, **section}, "drop")
-    base = root / "data" / "short_context_report" / str(against) / "short_context.json"
-    if against is None:
-        return not_made("small_drop", "short_context_report.against names no model to compare with")
-    if item.name == against:
-        return not_made("small_drop", f"{against} is the model that the others are compared with")
-    if not base.is_file():
-        return not_made("small_drop", f"{against} has no report to compare with yet")
-    scores, theirs = (
-        json.loads(path.read_text()) for path in (_folder(root, item) / "short_context.json", base)
-    )
-    drops = {
-        task: _number(theirs[task], "score") - _number(scores[task], "score")
-        for task in scores.keys() & theirs.keys()
-    }
-    worst = max(drops, key=lambda task: drops[task], default=None)
-    return Verdict(
-        name="small_drop",
-        passed=worst is not None and drops[worst] <= limit,
-        blocking=False,
-        expected=f"at most {limit:g} points below {against}",
-        found=f"{worst}: {-drops[worst]:+.1f} points"
-        if worst
-        else "no task that both were scored on",
-        advice="Train on fewer tokens, at a lower rate, or mix in short rows.",
-    )
-
-
-def needle_holds(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """The needle is found about as often as in the last accepted run."""
-    metrics = _metrics(root, item)
-    now: Any = metrics.get(NEEDLE_METRIC)
-    if now is None and NEEDLE_METRIC in metrics:
-        return not_made(
-            "needle_holds",
-            "this model gives no probabilities, so there is no exact match to compare",
-        )
-    then = before.get("needle_holds")
-    if not isinstance(now, float) or not math.isfinite(now):
-        return Verdict(
-            name="needle_holds",
-            passed=False,
-            blocking=False,
-            expected=f"a number {NEEDLE_METRIC}",
-            found=str(now),
-            advice=f"{AGAIN} {item.address}",
-        )
-    if not isinstance(then, float) or not math.isfinite(then):
-        return not_made(
-            "needle_holds",
-            f"no earlier run to compare with; the next one is compared with {now:.3f}",
-        )
-    least = then - NEEDLE_TOLERANCE
-    return Verdict(
-        name="needle_holds",
+    if not is_number(now):
+        again = AGAIN.format(item.address)
+        return verdict(passed=False, expected=f"a number {metric}", found=str(now), advice=again)
+    if then is None:
+        first = f"no earlier run to compare with; the next one is compared with {now:.3f}"
+        return verdict(passed=None, expected=metric, found=first)
+    least = then - declared.fall
+    return verdict(
         passed=now >= least,
-        blocking=False,
-        value=now,
         expected=f"at least {least:.3f}",
         found=f"{now:.3f}",
         advice="Compare the two runs' parameters and data versions on this asset's page.",
+        value=float(now),
     )
 
 
-CHECKS: Mapping[str, Sequence[Look]] = {
-    "raw_corpus": [little_contamination],
-    "mixed_dataset": [domain_shares, long_share, no_heldout],
-    "packed_shards": [rows_of_one_length, tokens_conserved],
-    "checkpoint": [as_recorded, loads_in_transformers],
-    "short_context_report": [small_drop],
-    "needle_report": [needle_holds],
-}
-"""By stage. A graph without these stages has no checks."""
-COSTLY = {"loads_in_transformers", "as_recorded"}
-"""Looked at once for each version of the data, by the run that makes it or the first that needs it.
-"""
-ACROSS = {"small_drop"}
-"""Hold an item against another of its stage: looked at once a run has made all it makes."""
-BLOCKING = {
-    "little_contamination",
-    "domain_shares",
-    "no_heldout",
-    "rows_of_one_length",
-    "tokens_conserved",
-    "as_recorded",
-    "loads_in_transformers",
-}
+def last_value(instance: DagsterInstance, item: Item, name: str, metric: str) -> float | None:
+    """The number of the last run that passed the check; if none did, the metric of the first run.
+
+    The first run has nothing to be compared with, so it is accepted without having passed.
+    """
+    last = last_told(instance, item, name, PASSED)
+    shown = last.metadata.get(VALUE) if last else None
+    if shown is None:
+        records = instance.fetch_materializations(asset_key(item), limit=1, ascending=True).records
+        event = records[0].asset_materialization if records else None
+        shown = event.metadata.get(metric) if event else None
+    value = shown.value if shown else None
+    return value if is_number(value) else None
 
 
-def look(
-    root: Path,
+def last_told(
+    instance: DagsterInstance,
     item: Item,
-    before: Mapping[str, Any],
-    wanted: Callable[[str], bool] = lambda name: True,
+    name: str,
+    ended: set[AssetCheckExecutionRecordStatus] = ENDED,
+) -> AssetCheckEvaluation | None:
+    """What Dagster stored of a check when it last ended in one of these ways."""
+    for record in instance.event_log_storage.get_asset_check_execution_history(
+        AssetCheckKey(asset_key(item), name), limit=1, status=ended
+    ):
+        if record.event and record.event.dagster_event:
+            return record.event.dagster_event.asset_check_evaluation_data
+    return None
+
+
+def newly_failed(
+    instance: DagsterInstance, item: Item, verdicts: Sequence[Verdict], version: str
 ) -> list[Verdict]:
-    """The checks of the item whose names are wanted. One whose files are not there fails and says
-    so.
-    """
-    verdicts = []
-    for check in CHECKS.get(item.stage, ()):
-        if not wanted(check.__name__):
-            continue
-        try:
-            verdicts.append(check(root, item, before))
-        except (OSError, LookupError, ValueError, TypeError, pa.ArrowException) as error:
-            verdicts.append(
-                Verdict(
-                    name=check.__name__,
-                    passed=False,
-                    expected="something to look at",
-                    found=f"{type(error).__name__}: {error}",
-                    blocking=check.__name__ in BLOCKING,
-                    advice=f"{AGAIN} {item.address}",
-                )
-            )
-    return verdicts
+    """The checks that fail, and did not yet for this version of the data. To be asked before the
+    verdicts are stored."""
+
+    def known(name: str) -> bool:
+        last = last_told(instance, item, name)
+        return bool(last and not last.passed and last.metadata[VERSION].value == version)
+
+    return [verdict for verdict in verdicts if verdict.failed and not known(verdict.name)]
 
 
-def _folder(root: Path, item: Item) -> Path:
-    return root / next(path for path in item.outputs if path not in item.metrics)
+def results(item: Item, verdicts: Sequence[Verdict], version: str) -> list[AssetCheckResult]:
+    """The results of a step. A check that was not made has none."""
+    made = [verdict for verdict in verdicts if verdict.passed is not None]
+    return [AssetCheckResult(**_shown(item, verdict, version)) for verdict in made]
 
 
-def _number(row: Mapping[str, Any], key: str) -> float:
-    """A number of a row. Raises ValueError for NaN and infinity: every comparison with NaN is
-    false, and `max` may pass it over.
-    """
-    value = float(row[key])
-    if not math.isfinite(value):
-        of = f" of {row['domain']}" if "domain" in row else ""
-        raise ValueError(f"{key}{of} is {value}, which is no number to compare")
-    return value
+def evaluations(
+    item: Item, verdicts: Sequence[Verdict], version: str
+) -> list[AssetCheckEvaluation]:
+    """The same for an item that was made outside Dagster."""
+    made = [verdict for verdict in verdicts if verdict.passed is not None]
+    return [AssetCheckEvaluation(**_shown(item, verdict, version)) for verdict in made]
 
 
-def _metrics(root: Path, item: Item) -> dict[str, Any]:
-    return dict(json.loads((root / item.metrics[0]).read_text()))
+def _shown(item: Item, verdict: Verdict, version: str) -> Mapping[str, Any]:
+    words = f"Expected {verdict.expected}; found {verdict.found}."
+    metadata: dict[str, Any] = {
+        "expected": verdict.expected,
+        FOUND: verdict.found,
+        "what to do": verdict.advice,
+        VERSION: version,
+    }
+    if verdict.value is not None:
+        metadata[VALUE] = MetadataValue.float(verdict.value)
+    return {
+        "asset_key": asset_key(item),
+        "check_name": verdict.name,
+        "passed": bool(verdict.passed),
+        "metadata": metadata,
+        "severity": AssetCheckSeverity.ERROR if verdict.blocking else AssetCheckSeverity.WARN,
+        "description": f"{words} {verdict.advice}" if verdict.failed else words,
+    }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
-    """What lies in one file of packed rows."""
-
-    rows: int
-    lengths: set[int]
-    """Of its rows, in tokens."""
-    tokens: int
-    """Those that come from a document."""
+def reasons_not_made(verdicts: Sequence[Verdict]) -> str:
+    """Why checks have no result, for the asset's page; "" if all have one."""
+    return "\n".join(f"{each.name}: {each.found}" for each in verdicts if each.passed is None)
 
 
-def _shard(path: Path) -> Shard:
-    """Counted, row by row; a file that was cut off raises."""
-    rows, lengths, tokens = 0, set[int](), 0
-    with pa.memory_map(str(path)) as file:
-        for batch in pa.ipc.open_stream(file):
-            rows += batch.num_rows
-            lengths |= set(
-                pc.unique(pc.fill_null(pc.list_value_length(batch["input_ids"]), 0)).to_pylist()
-            )
-            spans = batch["source"].flatten()
-            tokens += pc.sum(pc.subtract(spans.field("end"), spans.field("start"))).as_py() or 0
-    return Shard(rows=rows, lengths=lengths, tokens=tokens)
-
-
-def _shards(root: Path, item: Item) -> list[Path]:
-    return sorted(_folder(root, item).glob("*.arrow"))
-
-
-def _chunk_length(root: Path) -> int:
-    return int(yaml.safe_load((root / "params.yaml").read_text())["packed_shards"]["chunk_length"])
-
-
-def _recipe(root: Path, item: Item) -> dict[str, Any]:
-    """The item's recipe in params.yaml; nothing where it is not there."""
-    path = root / "params.yaml"
-    sections = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    recipes = ((sections or {}).get("mixed_dataset") or {}).get("recipes") or {}
-    return dict(recipes.get(item.name) or {})
-
-
-def _csv(root: Path, item: Item, name: str) -> list[dict[str, str]]:
-    with (_folder(root, item) / name).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _sha256(path: Path) -> str:
-    hasher = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
+def what_blocks(verdicts: Sequence[Verdict]) -> str:
+    """The failed checks because of which nothing is made from the item, a line each; "" if none."""
+    blocking = [each for each in verdicts if each.blocking and each.failed]
+    return "\n".join(f"Check {each.name} failed: {each}" for each in blocking)

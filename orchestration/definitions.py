@@ -32,7 +32,6 @@ def build_definitions(root: Path) -> Definitions:
         stages.setdefault(job_name(item.stage), []).append(asset_key(item))
     return Definitions(
         assets=bridge.assets(),
-        asset_checks=bridge.checks(),
         jobs=[
             whole,
             experiment_job(root),

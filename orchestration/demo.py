@@ -15,10 +15,11 @@ from typing import Any
 
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 
+from core.environment import SECONDS_TO_STOP, number_of
+from orchestration.alerts import reason
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.executor import run_here
 from orchestration.graph import GraphBusy, GraphError, read_graph
-from orchestration.guard import seconds_to_stop
 from orchestration.home import home, prepare
 from orchestration.pools import wanted_places
 from orchestration.running import jobs
@@ -74,7 +75,7 @@ def run(root: Path) -> list[str]:
     os.environ["DAGSTER_HOME"] = str(home(root))
     prepare(home(root))
     graph = read_graph(root)
-    jobs(), seconds_to_stop(), wanted_places(graph)
+    jobs(), number_of(SECONDS_TO_STOP), wanted_places(graph)
     steps = {step_name(item): address for address, item in graph.items.items()}
     terminal, failed, tried = Terminal(steps), list[str](), set[str]()
     job = build_definitions(root).resolve_job_def(WHOLE_GRAPH)
@@ -99,16 +100,6 @@ def cancel_unfinished(instance: DagsterInstance, run_id: str) -> None:
     run = instance.get_run_by_id(run_id)
     if run is not None and not run.is_finished:
         instance.report_run_canceled(run, "It was ended at the terminal.")
-
-
-def reason(event: DagsterEvent) -> str:
-    """Why a step or a run failed."""
-    if event.is_run_failure:
-        error = event.job_failure_data.error
-        return error.message.strip() if error else ""
-    data = event.step_failure_data
-    told = data.user_failure_data.description if data.user_failure_data else None
-    return (told or (data.error.message if data.error else "")).strip()
 
 
 def results(summary: dict[str, Any]) -> str:

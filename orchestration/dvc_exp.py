@@ -17,9 +17,12 @@ import dvc.utils.hydra
 import yaml
 from dvc.cli import main as dvc_main
 
+from orchestration import run_cache
+
 
 def main(arguments: Sequence[str]) -> int:
     """DVC's exit code."""
+    run_cache.enable()
     dvc.utils.hydra.apply_overrides = sparing(dvc.utils.hydra.apply_overrides)
     return int(dvc_main(["--wait-for-lock", "exp", "run", *arguments]))
 

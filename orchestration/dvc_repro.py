@@ -7,14 +7,15 @@ same bytes. Five things are different:
   command and records those (treeverse/dvc#11058). A document that arrives meanwhile, or an edit of
   the trainer's code, then counts as trained on and is lost. Here the hashes from before the command
   are recorded, so such an item is out of date afterwards.
-- The old output stays until the new one is in place (keeping.py).
+- What stays in place (`persist: true` in dvc.yaml) must be replaced by the command, and comes back
+  from DVC's run cache in one step (keeping.py, run_cache.py).
 - dvc.lock and DVC's list of path locks are written in one step. What a killed DVC left broken is
   repaired first (locks.py).
 - It waits while another DVC process holds the repository.
 - What DVC cannot hash whole is an error: it waits for a pipe for ever, and leaves out a folder that
   it cannot list.
 
-The cost: nine of DVC's functions are replaced, so the minor version of DVC is pinned, and
+The cost: ten of DVC's functions are replaced, so the minor version of DVC is pinned, and
 tests/orchestration/test_repro.py tests what we rely on in each. Plain `dvc repro` is not changed.
 """
 
@@ -42,14 +43,9 @@ from dvc.stage import Stage
 from dvc.stage.cache import StageCache
 from voluptuous import Invalid
 
-from orchestration import costs, keeping
+from orchestration import costs, keeping, run_cache
 from orchestration.hashable import why_not_hashable
-from orchestration.keeping import put_back_abandoned
 from orchestration.locks import repair, write_whole
-
-REPLACES = "replaces"
-"""In a stage's `meta`: its command replaces each of its outputs whole, and reads none of them."""
-DIFFERENT_DISK = "lies on another disk than .dvc, so it is removed before its new content is made"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -57,8 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     root = Path.cwd()
     for line in repair(root):
         print(line, file=sys.stderr)
-    for path in put_back_abandoned(root):
-        print(f"{path}: its old content is back.", file=sys.stderr)
+    keeping.remove_abandoned(root)
     replace()
     code = int(dvc_main(["--wait-for-lock", "repro", *arguments]))
     repair(root)  # keeps a copy of dvc.lock as it is now
@@ -67,13 +62,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def replace() -> None:
     """Replace DVC's functions in this process."""
+    run_cache.enable()
     saved = Saved()
     Stage.save_deps = saved.once(Stage.save_deps)
     StageCache.restore = saved.after(StageCache.restore)
     Stage.remove_outs = remove_outs(Stage.remove_outs)
     Stage.checkout = checkout
     Output._build = build(Output._build)
-    dvc.stage.run.cmd_run = keep(dvc.stage.run.cmd_run)
+    dvc.stage.run.cmd_run = timed(dvc.stage.run.cmd_run)
     dvc.utils.serialize._common._dump_data = dump_whole
     dvc.rwlock._edit_rwlock = edit_path_locks
     dvc_data.hashfile.checkout._relink = relink(dvc_data.hashfile.checkout._relink)
@@ -125,75 +121,45 @@ def build(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def remove_outs(original: Callable[..., None]) -> Callable[..., None]:
-    """`Stage.remove_outs`, without the outputs that `keep` and `checkout` handle."""
+    """`Stage.remove_outs`, which copies no output that stays.
+
+    DVC copies a link into its cache first, for a command that writes into it. Ours replace it.
+    """
 
     def remove(stage: Stage, ignore_remove: bool = False, force: bool = False) -> None:
-        if not stage.cmd:  # an import, which DVC makes itself
+        if force or not stage.cmd:
             original(stage, ignore_remove=ignore_remove, force=force)
             return
         for out in stage.outs:
-            if out.persist and not force:
-                out.unprotect()
-            elif not _kept(out):
+            if not out.persist:
                 out.remove(ignore_remove=ignore_remove)
 
     return remove
 
 
-def keep(cmd_run: Callable[..., None]) -> Callable[..., None]:
-    """`cmd_run`, the run of an item's command: the old outputs stay in place, or come back if it
-    fails. How long it took is noted (costs.py).
+def timed(cmd_run: Callable[..., None]) -> Callable[..., None]:
+    """`cmd_run`, the run of an item's command, which must replace the outputs that stay. How long
+    it took is noted (costs.py).
     """
 
     def run(stage: Stage, dry: bool = False, run_env: dict[str, str] | None = None) -> None:
+        if dry:
+            cmd_run(stage, dry=dry, run_env=run_env)
+            return
         start = time.monotonic()
-        paths = [] if dry else [_path(out) for out in stage.outs if _kept(out)]
-        if (stage.meta or {}).get(REPLACES):
-            _run_in_place(stage, paths, lambda: cmd_run(stage, dry=dry, run_env=run_env))
-        else:
-            _run_aside(stage, paths, lambda: cmd_run(stage, dry=dry, run_env=run_env))
-        if not dry:
-            costs.note_seconds(
-                Path(stage.repo.root_dir), stage.addressing, time.monotonic() - start
-            )
+        before = {out: keeping.identity_of(Path(out.fs_path)) for out in stage.outs if out.persist}
+        cmd_run(stage, dry=dry, run_env=run_env)
+        for out, old in before.items():
+            if old is not None and keeping.identity_of(Path(out.fs_path)) == old:
+                raise DvcException(
+                    f"{stage.addressing}: its command ended well and has not replaced {_path(out)}. "
+                    "Have it write that output whole, or take `persist` from that output in "
+                    f"{PROJECT_FILE}"
+                )
+        root = Path(stage.repo.root_dir)
+        costs.note_seconds(root, stage.addressing, time.monotonic() - start)
 
     return run
-
-
-def _run_in_place(stage: Stage, paths: Sequence[str], run: Callable[[], None]) -> None:
-    """The command replaces its outputs. Raises DvcException if an old one is still there."""
-    root = Path(stage.repo.root_dir)
-    before = {path: keeping.identity_of(root / path) for path in paths}
-    run()
-    for path, old in before.items():
-        if old is not None and keeping.identity_of(root / path) == old:
-            raise DvcException(
-                f"{stage.addressing}: its command ended well and has not replaced {path}. Have it "
-                "write "
-                f"that output, or take `{REPLACES}` from its meta in {PROJECT_FILE}"
-            )
-
-
-def _run_aside(stage: Stage, paths: Sequence[str], run: Callable[[], None]) -> None:
-    """The command finds an empty place, as DVC promises it."""
-    root = Path(stage.repo.root_dir)
-    aside = list[str]()
-    try:
-        for path in paths:
-            if not os.path.lexists(root / path):
-                continue
-            if keeping.set_aside(root, path):
-                aside.append(path)
-            else:
-                print(f"{path} {DIFFERENT_DISK}.", file=sys.stderr)
-                keeping.remove(root / path)
-        run()
-    except BaseException:
-        for path in aside:
-            keeping.put_back(root, path)
-        raise
-    for path in aside:
-        keeping.let_go(root, path)
 
 
 def checkout(stage: Stage, allow_missing: bool = False, **options: Any) -> dict[str, list[str]]:
@@ -205,7 +171,7 @@ def checkout(stage: Stage, allow_missing: bool = False, **options: Any) -> dict[
     for out in stage.outs:
         if out.exists and not out.changed_checksum():
             continue
-        place = keeping.place_aside(root, _path(out), keeping.NEW) if _kept(out) else None
+        place = keeping.place_aside(root, _path(out)) if _ours(out) else None
         if place is None:
             out.checkout(force=True, allow_missing=allow_missing)
         else:
@@ -295,8 +261,9 @@ def relink(original: Callable[..., None]) -> Callable[..., None]:
     return replaced
 
 
-def _kept(out: Output) -> bool:
-    return bool(out.protocol == "local" and out.is_in_repo and out.use_cache and not out.persist)
+def _ours(out: Output) -> bool:
+    """Whether an output lies in the project and in DVC's cache."""
+    return bool(out.protocol == "local" and out.is_in_repo and out.use_cache)
 
 
 def _path(out: Output) -> str:

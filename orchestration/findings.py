@@ -1,11 +1,11 @@
-"""The findings of `make check`, for the sensors, the runs and the UI.
+"""The findings of `make check` are shown by sensors, runs and the UI.
 
 A renamed recipe leaves a folder behind that a model may still name, and DVC calls that model up to
 date. Only `make check` finds such mistakes, and nobody types it after every edit. It imports all
-stages' settings, which this package may not, so it is run as a command, `python -m
-evaluation.settings --json`, which costs a second. Its answer is kept beside DVC's temporary files
-until something that it reads changes: params.yaml, dvc.yaml, code, which sources exist, and the
-files of the tokenizer and of the base. A project without that module has no findings.
+stages' settings, which this package may not, so it runs as a command, `python -m
+evaluation.settings --json`, and costs a second. Its answer is stored beside DVC's temporary files
+until one of its inputs changes: params.yaml, dvc.yaml, code, which sources exist, and the files of
+the tokenizer and of the base. A project without that module has no findings.
 """
 
 import json
@@ -15,20 +15,25 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dagster import AssetCheckSpec
+
 from orchestration.checks import Verdict
-from orchestration.graph import PARAMS_FILE, Graph
+from orchestration.graph import PARAMS_FILE, Graph, Item
 from orchestration.kept import keep, key_of, recall
 from orchestration.locks import OURS
 from orchestration.running import environment
+from orchestration.translation import asset_key
 
 MODULE = Path("evaluation") / "settings.py"
 COMMAND = [sys.executable, "-m", "evaluation.settings", "--json"]
 ANSWER = OURS / "findings.json"
 CHECK = "settings_hold"
-"""The check of every asset that shows what was found about it."""
+"""The check of every asset that shows the findings about it."""
 DESCRIPTION = "make check finds nothing wrong with the settings that the asset is made by."
 KEY = re.compile(r"params\.yaml: (?:line \d+: )?([\w-]+(?:\.[\w-]+)*)")
 """The dotted key in params.yaml that a finding is about."""
+NOTHING = "nothing"
+"""The result of the check if there are no findings."""
 CODE = ".py"
 COMPARED = ("tokenizer", "base_checkpoint")
 """Stages whose sources are compared file by file."""
@@ -40,10 +45,10 @@ def has_settings(root: Path) -> bool:
 
 
 def read_findings(graph: Graph) -> list[str]:
-    """The findings of `make check`, one text each. Runs it only if something has changed."""
+    """The findings of `make check`, one text each. Runs it only if one of its inputs changed."""
     if not has_settings(graph.root):
         return []
-    answer, key = graph.root / ANSWER, key_of(_looked_at(graph))
+    answer, key = graph.root / ANSWER, key_of(_inputs(graph))
     kept = recall(answer, key)
     if isinstance(kept, list):
         return kept
@@ -51,17 +56,19 @@ def read_findings(graph: Graph) -> list[str]:
     done = subprocess.run(
         COMMAND, cwd=graph.root, env=environment(), capture_output=True, text=True, check=False
     )
+    # The last line: libraries may print others before it.
     try:
         found = [str(text) for text in json.loads(done.stdout.strip().splitlines()[-1])]
     except (ValueError, LookupError):
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        # Not kept: the next attempt may succeed, as after a lack of memory.
         return [f"make check could not check the settings: {last}. Run it by hand: make check"]
     keep(answer, key, found)
     return found
 
 
 def by_item(graph: Graph, found: Sequence[str]) -> dict[str, list[str]]:
-    """Address -> what is found about the settings that it is made by; only items with findings."""
+    """Address -> the findings about its settings; only items with findings."""
     items: dict[str, list[str]] = {}
     for text in found:
         for address in _concerned(graph, text):
@@ -69,21 +76,27 @@ def by_item(graph: Graph, found: Sequence[str]) -> dict[str, list[str]]:
     return items
 
 
-def verdict(found: Sequence[str]) -> Verdict:
-    """The check of one item."""
-    return Verdict(
+def check_specs(root: Path, item: Item) -> list[AssetCheckSpec]:
+    """The check settings_hold of an item's asset; none where there is no `make check`."""
+    key = asset_key(item)
+    spec = AssetCheckSpec(CHECK, asset=key, description=DESCRIPTION, blocking=True)
+    return [spec] if has_settings(root) else []
+
+
+def verdicts(root: Path, found: Sequence[str]) -> list[Verdict]:
+    """Its result, from what is found about the item; none where there is no `make check`."""
+    verdict = Verdict(
         name=CHECK,
         passed=not found,
         expected="nothing that make check reports",
-        found=" ".join(found) or "nothing",
+        found=" ".join(found) or NOTHING,
         advice=f"Edit {PARAMS_FILE}, then run make check.",
     )
+    return [verdict] if has_settings(root) else []
 
 
 def _concerned(graph: Graph, text: str) -> list[str]:
-    """The items of the stage whose section the text names; one of them alone if it names that one.
-    Else, all items.
-    """
+    """The item that a finding names, else all items of the stage that it names, else all items."""
     named = KEY.match(text)
     section, *rest = named[1].split(".") if named else [""]
     of_stage = [item for item in graph.items.values() if item.stage == section]
@@ -94,29 +107,22 @@ def _concerned(graph: Graph, text: str) -> list[str]:
     return [item.address for item in of_stage] or list(graph.items)
 
 
-def _looked_at(graph: Graph) -> Iterator[str]:
-    """Everything that `make check` reads."""
+def _inputs(graph: Graph) -> Iterator[str]:
+    """Everything that `make check` reads, with versions."""
+    root, items = graph.root, graph.items.values()
+    inputs = {path for item in items for path in item.inputs}
+    code = {path for path in inputs if path.endswith(CODE)}
     for name in (PARAMS_FILE, "dvc.yaml"):
-        path = graph.root / name
+        path = root / name
         yield path.read_text(errors="replace") if path.is_file() else "missing"
-    code = {path for item in graph.items.values() for path in item.inputs if path.endswith(CODE)}
-    modules = (
-        path.relative_to(graph.root).as_posix()
-        for path in (graph.root / MODULE).parent.glob("*.py")
-    )
-    for name in sorted({*code, *modules}):
-        path = graph.root / name
-        yield f"{name} {path.stat().st_mtime_ns if path.is_file() else 'missing'}"
-    for name in sorted({path for item in graph.items.values() for path in item.inputs} - code):
-        yield f"{name} {(graph.root / name).exists()}"
-    compared = {
-        path
-        for item in graph.items.values()
-        if item.stage in COMPARED
-        for path in item.inputs
-        if not path.endswith(CODE)
-    }
-    for name in sorted(compared):
-        for path in sorted((graph.root / name).glob("*")):
-            facts = path.stat()
-            yield f"{path.name} {facts.st_size} {facts.st_mtime_ns}"
+
+    # Of most sources only their presence counts, and they may be a million files.
+    for name in sorted(inputs - code):
+        yield f"{name} {(root / name).exists()}"
+    files = {root / name for name in code} | set((root / MODULE).parent.glob(f"*{CODE}"))
+    for item in items:
+        if item.stage in COMPARED:
+            files |= {path for name in item.inputs for path in (root / name).glob("*")}
+    for path in sorted(files):
+        facts = path.stat() if path.is_file() else None
+        yield f"{path} {facts.st_size} {facts.st_mtime_ns}" if facts else f"{path} missing"

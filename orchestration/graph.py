@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from json import dumps
@@ -30,12 +30,12 @@ from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.scm import SCMError
 from dvc.stage import PipelineStage
-from dvc.stage.cache import _can_hash
 from dvc.stage.loader import StageLoader
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import modify_yaml
 from dvc.utils.strictyaml import YAMLValidationError
 
+from orchestration import run_cache
 from orchestration.hashable import why_not_hashable
 from orchestration.locks import (
     drop_dead_locks,
@@ -79,6 +79,19 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DeclaredCheck:
+    """A check that dvc.yaml declares for a stage (`meta: {checks: {NAME: {blocking: true}}}`)."""
+
+    description: str = ""
+    blocking: bool = False
+    """Whether nothing is made from an artefact that failed it."""
+    metric: str = ""
+    """Compared with the last accepted run; "": the stage makes the check, in checks.json."""
+    fall: float = 0.0
+    """How far the metric may be below that run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
     """One resolved stage of dvc.yaml: what `dvc repro --single-item ADDRESS` makes."""
 
@@ -112,6 +125,8 @@ class Item:
     """Patterns of the metrics that one compares from run to run (`meta: {plotted: [loss_*]}`).
     None: the stage does not say.
     """
+    checks: Mapping[str, DeclaredCheck] = field(default_factory=dict)
+    """By name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -388,7 +403,7 @@ def restorable(root: Path, addresses: Collection[str]) -> set[str]:
 
 def _held(repo: Repo, stage: PipelineStage) -> bool:
     """What `StageCache.restore` looks at. It alters `stage`, which must not be saved."""
-    if not all(dep.exists for dep in stage.deps) or not _can_hash(stage):
+    if not all(dep.exists for dep in stage.deps) or not run_cache.can_hash(stage):
         return False
     known = all(out.hash_info for out in stage.outs)
     if known and not stage.changed_stage() and not stage.changed_deps():
@@ -428,6 +443,7 @@ def _readable() -> Iterator[None]:
 @contextmanager
 def _opened(root: Path) -> Iterator[Repo]:
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    run_cache.enable()
     try:
         with _readable():
             if not (root / PROJECT_FILE).is_file():
@@ -589,7 +605,18 @@ def _item(
         group=str((stage.meta or {}).get("group", "")),
         owners=tuple(map(str, _list((stage.meta or {}).get("owners")) or ())),
         plotted=_list((stage.meta or {}).get("plotted")),
+        checks=_checks(group, (stage.meta or {}).get("checks") or {}),
     )
+
+
+def _checks(stage: str, declared: Any) -> dict[str, DeclaredCheck]:
+    try:
+        return {str(name): DeclaredCheck(**(words or {})) for name, words in declared.items()}
+    except (AttributeError, TypeError) as error:
+        raise GraphError(
+            f"{PROJECT_FILE}: {stage}: meta.checks = {declared!r}: {error}. Write NAME: {{blocking: "
+            "true, description: ...}."
+        ) from None
 
 
 def _list(value: Any) -> tuple[Any, ...] | None:

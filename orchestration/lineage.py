@@ -75,23 +75,11 @@ def revision(root: Path) -> str:
 
     dvc.lock is left out: every run changes it.
     """
-    commit = _git(root, "rev-parse", "HEAD").strip()
-    changed = (
-        [
-            line[3:]
-            for line in _git(
-                root,
-                "status",
-                "--porcelain",
-                "--untracked-files=no",
-                "--",
-                ".",
-                ":(exclude)dvc.lock",
-            ).splitlines()
-        ]
-        if commit
-        else []
-    )
+    commit = git(root, "rev-parse", "HEAD")
+    if not commit:
+        return ""
+    tracked = ["--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock"]
+    changed = [line[3:] for line in git(root, "status", *tracked).splitlines()]
     more = f" and {len(changed) - 10} more" if len(changed) > 10 else ""
     return commit + (f", with changes in {', '.join(changed[:10])}{more}" if changed else "")
 
@@ -138,11 +126,12 @@ def _code(text: str) -> str:
     return f"`{text}`"
 
 
-def _git(root: Path, *arguments: str) -> str:
-    """What git says; "" where there is no git, no repository or no commit."""
+def git(root: Path, *arguments: str, stdin: bytes = b"") -> str:
+    """The output of git; "" where there is no git, no repository or no commit."""
     try:
-        return subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        ).stdout
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, input=stdin, capture_output=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
+    return done.stdout.decode(errors="replace").rstrip()

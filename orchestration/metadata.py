@@ -1,11 +1,10 @@
-"""What Dagster shows of an item once it is made: pictures and numbers first, then tables, sizes and
-what it came from.
+"""The metadata of a made item: pictures and numbers first, then tables, sizes and origins.
 
-All of it is read from what the item wrote and from dvc.lock, never computed again. Dagster shows
-the entries in this order, and plots each number over time. So what one compares from run to run is
-a number (`plotted` in dvc.yaml's meta), and everything else is a text in units that people read.
-Tables go inline into Dagster's database, and pictures beside its logs, so that the UI shows them
-without reaching the project's files; the cost is space there, hence the limits.
+It is read from the item's files and from dvc.lock, never computed again. Dagster shows the entries
+in this order and plots each number over time. So the metrics that one compares from run to run are
+numbers (`plotted` in dvc.yaml's meta), and everything else is text in readable units. Tables go
+into Dagster's database and pictures beside its logs, so that the UI shows them without the
+project's files. The cost is space there, hence the limits.
 """
 
 import csv
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from dagster import MetadataValue
 
@@ -24,10 +23,12 @@ from orchestration.graph import Graph, Item, Locked
 from orchestration.lineage import came_out, made_from, sources, table
 from orchestration.pictures import Show, inline, loss_over_tokens
 
+# Every materialisation keeps its own copy. These limits allow 3.2 MB of pictures beside the logs,
+# and tables of some 100 kB in the database.
 PICTURE_BYTES, PICTURES = 400_000, 8
 TABLE_BYTES, TABLES, TABLE_ROWS = 64_000, 6, 40
 MADE_WITH = "made_with"
-"""In a metrics file: the versions of packages, which is no result."""
+"""In a metrics file: the versions of packages."""
 LOG = "log.csv"
 """In the folder of a training: its curve."""
 
@@ -46,55 +47,55 @@ def describe(
     show: Show = inline,
     cost: str = "",
 ) -> Entries:
-    """The metadata of one materialisation, in the order in which it is shown.
+    """The metadata of one materialisation, in the order in which Dagster shows it.
 
-    lock: dvc.lock at that moment. left_stale: the items that were out of date then, or read such a
-    one. revision: of the project in git; "" where there is none. show: how pictures are shown.
-    cost: what making it again is going to cost; "" where nothing is known.
+    lock: dvc.lock at that moment. left_stale: items that were out of date then, or had such an
+    input. revision: of the project in git, or "". show: how pictures are shown. cost: the predicted
+    cost of making it again, or "".
     """
-    item = graph.items[address]
+    item, locked = graph.items[address], lock.get(address)
     folders = [graph.root / path for path in item.outputs if path not in item.metrics]
-    found = dict[str, Any]()
-    for path in item.metrics:
-        found |= dict(numbers(graph.root / path))
+    found = dict(entry for path in item.metrics for entry in numbers(graph.root / path))
+    made_with = str(found.pop(MADE_WITH, ""))
+
     entries: Entries = {}
     for folder in folders:
         entries |= pictures(folder, show)
-    entries |= results(item, {name: value for name, value in found.items() if name != MADE_WITH})
+    entries |= results(item, found)
     for folder in folders:
         entries |= tables(folder)
 
-    stands: Entries = {"outcome": MetadataValue.text(outcome)}
+    entries["outcome"] = MetadataValue.text(outcome)
+    # Twice: once to read, and once as a number, which Dagster plots and `make demo` prints.
     if seconds is not None:
-        stands["took"] = MetadataValue.text(units.duration(seconds))
-        stands["seconds"] = MetadataValue.float(round(seconds, 2))
-    if cost:
-        stands["predicted cost"] = MetadataValue.text(cost)
-    if item.upstream & left_stale:
-        stands["stale upstream"] = MetadataValue.text(", ".join(sorted(item.upstream & left_stale)))
-    if address in lock:
-        stands["size"] = MetadataValue.text(units.size(sum(lock[address].sizes.values())))
-    entries |= stands
+        entries["took"] = MetadataValue.text(units.duration(seconds))
+        entries["seconds"] = MetadataValue.float(round(seconds, 2))
+    stale_upstream = ", ".join(sorted(item.upstream & left_stale))
+    size = units.size(sum(locked.sizes.values())) if locked else ""
+    entries |= texts({"predicted cost": cost, "stale upstream": stale_upstream, "size": size})
+
     for folder in folders:
         entries["path"] = MetadataValue.path(str(folder))
-    if address in lock:
-        entries["came out"] = MetadataValue.md(came_out(lock[address]))
-        entries["made from"] = MetadataValue.md(made_from(graph, address, lock[address]))
+    if locked:
+        entries["came out"] = MetadataValue.md(came_out(locked))
+        entries["made from"] = MetadataValue.md(made_from(graph, address, locked))
         entries["sources"] = MetadataValue.md(sources(graph, address, lock, left_stale))
-    if MADE_WITH in found:
-        entries["made with"] = MetadataValue.text(str(found[MADE_WITH]))
-    if revision:
-        entries["git revision"] = MetadataValue.text(revision)
-    return entries
+    return entries | texts({"made with": made_with, "git revision": revision})
+
+
+def texts(words: Mapping[str, str]) -> Entries:
+    """An entry for each text that is not empty."""
+    return {name: MetadataValue.text(text) for name, text in words.items() if text}
 
 
 def results(item: Item, found: Mapping[str, Any]) -> Entries:
-    """The metrics of an item: first those to compare from run to run, as numbers, which Dagster
-    plots; then the others as text. Where a stage does not say which to compare, all are.
+    """The metrics of an item: first the compared ones, as numbers, which Dagster plots; then the
+    others, as text.
     """
+    # Dagster plots every number. A text is only shown.
     first, rest = Entries(), Entries()
     for name, value in found.items():
-        if _number(value) and compared(item, name):
+        if is_number(value) and compared(item, name):
             first[name] = (
                 MetadataValue.int(value)
                 if isinstance(value, int)
@@ -106,14 +107,17 @@ def results(item: Item, found: Mapping[str, Any]) -> Entries:
 
 
 def compared(item: Item, name: str) -> bool:
-    """Whether this metric is one that is compared from run to run."""
+    """Whether this metric is compared from run to run; all are if the stage names none."""
     return item.plotted is None or any(fnmatchcase(name, pattern) for pattern in item.plotted)
 
 
 def readable(name: str, value: Any) -> str:
-    """A value in the units that people read, told from its name."""
-    if not _number(value):
-        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    """A value as text, in the unit that its name ends with."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not is_number(value):
+        return str(value)
+    # The last key names the quantity; the keys before it name groups.
     last = name.split(".")[-1].split("_")
     if "bytes" in last:
         return units.size(value)
@@ -163,6 +167,6 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(inner, f"{name}.{key}" if name else str(key))
 
 
-def _number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether it can be plotted."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

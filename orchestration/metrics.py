@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from orchestration.graph import Graph, GraphBusy, GraphError, read_graph
-from orchestration.metadata import compared, numbers, readable
+from orchestration.metadata import compared, is_number, numbers, readable
 
 COLUMNS = 100
 GAP = "  "
@@ -30,9 +30,7 @@ def tables(graph: Graph, stages: Sequence[str] = ()) -> Iterator[str]:
             found |= {
                 name: readable(name, value)
                 for name, value in numbers(graph.root / path)
-                if isinstance(value, int | float)
-                and not isinstance(value, bool)
-                and compared(item, name)
+                if is_number(value) and compared(item, name)
             }
         of_stage.setdefault(item.stage, {})[item.name or ""] = found
     for stage, rows in of_stage.items():

@@ -7,12 +7,13 @@ a params.yaml that is no profile and was never committed.
 """
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from orchestration.graph import Graph, GraphBusy, GraphError, held_by_cache, read_graph
+from orchestration.lineage import git
+from orchestration.locks import write_whole
 
 PARAMS = "params.yaml"
 PROFILES = "profiles"
@@ -32,12 +33,12 @@ def put_in_place(root: Path, name: str) -> list[str]:
     params = root / PARAMS
     before = params.read_bytes() if params.exists() else None
     held = _held(root)
-    _replace(params, profile.read_bytes())
+    write_whole(params, profile.read_bytes())
     try:
         graph = read_graph(root)
     except GraphError:
         if before is not None:
-            _replace(params, before)
+            write_whole(params, before)
         raise
     kept = [] if before is None else _keep(root, before)
     return kept + [_take_away(root, path, held) for path in leftovers(graph, held)]
@@ -77,8 +78,7 @@ def _keep(root: Path, text: bytes) -> list[str]:
     ):
         return []
     target = _free(root / LEFT_BEHIND / PARAMS)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _replace(target, text)
+    write_whole(target, text)
     return [
         f"{PARAMS}: held edits that were in no profile and no commit; saved as "
         f"{target.relative_to(root)}"
@@ -87,20 +87,8 @@ def _keep(root: Path, text: bytes) -> list[str]:
 
 def _committed(root: Path, text: bytes) -> bool:
     """Whether some commit of any branch holds the text; False where there is no git."""
-    try:
-        blob = subprocess.run(
-            ["git", "hash-object", "--stdin"], cwd=root, input=text, capture_output=True, check=True
-        )
-        name = blob.stdout.decode().strip()
-        found = subprocess.run(
-            ["git", "log", "--all", "-1", "--format=%h", f"--find-object={name}"],
-            cwd=root,
-            capture_output=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    return bool(found.stdout.strip())
+    blob = git(root, "hash-object", "--stdin", stdin=text)
+    return bool(git(root, "log", "--all", "-1", "--format=%h", f"--find-object={blob}"))
 
 
 def _free(path: Path) -> Path:
@@ -118,12 +106,6 @@ def _held(root: Path) -> Mapping[str, bool]:
         return held_by_cache(root)
     except GraphError:
         return {}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_bytes(content)
-    aside.replace(path)
 
 
 def _take_away(root: Path, path: Path, held: Mapping[str, bool]) -> str:

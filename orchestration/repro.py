@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestration.guard import environment, guarded, seconds_to_stop
-from orchestration.keeping import put_back_abandoned
+from core.environment import SECONDS_TO_STOP, number_of
+from orchestration.guard import environment, guarded
 
 COMMAND = [sys.executable, "-m", "orchestration.dvc_repro"]
 PROJECT_FILE = "dvc.yaml"
@@ -30,14 +30,11 @@ def main(arguments: Sequence[str]) -> int:
         )
         return 1
     try:
-        seconds_to_stop()
+        number_of(SECONDS_TO_STOP)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    code = guarded_run([*COMMAND, *arguments])
-    for path in put_back_abandoned(Path.cwd()):
-        print(f"{path}: its old content is back.", file=sys.stderr)
-    return code
+    return guarded_run([*COMMAND, *arguments])
 
 
 def guarded_run(command: Sequence[str]) -> int:

@@ -1,12 +1,13 @@
-"""Each item as an asset of its own, made by a step of its own.
+"""Every item is an asset with a step of its own.
 
-What a step does: look whether its item is out of date, have DVC make it, hold the result against
-its checks, and tell Dagster what came out. Dagster does the rest: order, pools, retries, what waits
-for a failed step or check. The cost is 0.1 to 0.4 s of Dagster for each step.
+A step finds out whether its item is out of date, has DVC make it, and reports to Dagster what came
+out: the version, the metadata and the findings of the stage's checks. Dagster does the rest: order,
+pools, retries, and what waits for a failed step or check. The cost is 0.1 to 0.4 s of Dagster for
+each step.
 
-DVC is asked once per run what is out of date, and an item is started only if it was named then, or
-if something that it reads came out different in this run. So an early cut-off further up costs
-nothing. Steps in processes of their own (another executor) ask for themselves.
+DVC's status is read once a run. An item is started only if it was out of date then, or if one of
+its inputs came out different in this run. So an early cut-off costs nothing. Steps in processes of
+their own (another executor) read the status for themselves.
 """
 
 import os
@@ -22,10 +23,6 @@ from threading import Lock
 from typing import Any
 
 from dagster import (
-    AssetCheckExecutionContext,
-    AssetCheckResult,
-    AssetChecksDefinition,
-    AssetCheckSpec,
     AssetExecutionContext,
     AssetsDefinition,
     DagsterInstance,
@@ -35,12 +32,19 @@ from dagster import (
     MetadataValue,
     RetryPolicy,
     multi_asset,
-    multi_asset_check,
 )
 
+from core.environment import STALL_MINUTES, number_of
 from orchestration import findings, preview
-from orchestration.alerts import Watch, alert_of_checks, stall_minutes
-from orchestration.checks import ACROSS, COSTLY, Verdict, look
+from orchestration.alerts import Watch, alert_of_checks
+from orchestration.checks import (
+    check_specs,
+    read_checks,
+    reasons_not_made,
+    results,
+    verdicts_of,
+    what_blocks,
+)
 from orchestration.cluster import op_tags
 from orchestration.costs import Price
 from orchestration.executor import interrupted, note_location, step_log
@@ -69,15 +73,8 @@ from orchestration.running import (
     make_item,
 )
 from orchestration.translation import asset_key, asset_spec, step_name
-from orchestration.verdicts import (
-    across_specs,
-    check_specs,
-    last_values,
-    reasons_not_made,
-    recall,
-    results,
-)
 
+# Enough for the end of a Python traceback; Dagster shows the whole message on the run's page.
 TAIL_LINES = 20
 DVC_WORDS = (
     "To track the changes with git",
@@ -91,8 +88,8 @@ DVC_WORDS = (
     "Updating lock file",
     "Generating lock file",
 )
-"""What DVC says around every item, for people at a terminal."""
-AT_WORK = "another process makes it, or what it reads"
+"""How DVC's own lines around every item begin; they are for people at a terminal."""
+MADE_ELSEWHERE = "another process makes it, or one of its inputs"
 DVC_FAILED = "ERROR: failed to reproduce"
 BAR = re.compile(
     r"\d+%\|.*\||\d+(?:\.\d+)?\w*/\S+ \[\d+:\d\d|\[\d+:\d\d, |[\u2580-\u259f\u2501\u2578]{3}"
@@ -101,20 +98,20 @@ BAR = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FirstLook:
+class AtStart:
     """The project when the run began, or the process of the step."""
 
     stale: Mapping[str, Sequence[str]]
     """Address -> why it is out of date."""
     left_stale: AbstractSet[str]
-    """Items that are out of date, or read such a one, and are not in this run."""
+    """Items outside this run that are out of date, or depend on such an item."""
     findings: Mapping[str, Sequence[str]]
     """Address -> what `make check` finds about its settings."""
     wanted: AbstractSet[str]
     """The addresses that the run makes."""
     revision: str
     prices: Mapping[str, Price]
-    """Address -> what `make plan` says of it."""
+    """Address -> its price by `make plan`."""
 
 
 class Work:
@@ -125,40 +122,43 @@ class Work:
         self.changed = set[str]()
         """Items that came out different in this run."""
         self._lock = Lock()
-        self._look: FirstLook | None = None
+        self._at_start: AtStart | None = None
 
-    def first_look(self, context: AssetExecutionContext) -> FirstLook:
-        """The same for all steps. Raises Failure."""
+    def at_start(self, context: AssetExecutionContext) -> AtStart:
+        """Read by the first step, and the same for all steps. Raises Failure."""
         with self._lock:
-            if self._look is None:
+            if self._at_start is None:
                 try:
-                    self._look = self._now(context)
+                    self._at_start = self._read(context)
+                # A retry would read the same broken file.
                 except (GraphError, ValueError) as error:
                     raise Failure(str(error), allow_retries=False) from None
-            return self._look
+            return self._at_start
 
-    def _now(self, context: AssetExecutionContext) -> FirstLook:
+    def _read(self, context: AssetExecutionContext) -> AtStart:
         graph, wanted = self.graph, wanted_by(context, self.graph)
-        stale = status_once_free(graph.root, lambda text: tell(context, text))
+        stale = status_once_free(graph.root, lambda text: announce(context, text))
         found = findings.read_findings(graph)
         for text in found:
-            tell(context, f"make check finds: {text}")
-        return FirstLook(
+            announce(context, f"make check finds: {text}")
+        return AtStart(
             stale=stale,
             left_stale=graph.downstream(stale) - wanted,
             findings=findings.by_item(graph, found),
             wanted=wanted,
             revision=revision(graph.root),
+            # The plan takes a second or more, and a run that makes nothing needs no prices.
             prices=preview.read_prices(graph, ask=not wanted.isdisjoint(stale)),
         )
 
     def to_do(self, item: Item, stale: Mapping[str, Sequence[str]]) -> bool:
-        """Whether DVC must be asked to make it."""
+        """Whether DVC must make it."""
         return item.address in stale or not item.upstream.isdisjoint(self.changed)
 
     def close(self) -> None:
-        """Stop what is still at work, and bring dvc.lock into the graph's order."""
+        """Stop the commands that still run, and bring dvc.lock into the graph's order."""
         self.children.stop()
+        # Steps end in any order, and dvc.lock must not depend on it.
         if self.changed:
             order_lock(self.graph)
 
@@ -172,11 +172,12 @@ class Bridge:
 
     @contextmanager
     def scope(self, instance: DagsterInstance, run_id: str) -> Iterator[Callable[[], None]]:
-        """For a run all of whose steps are threads of this process; gives what stops them. Raises
-        ValueError."""
+        """Around a run whose steps are threads of this process. Yields a function that stops them.
+        Raises ValueError."""
         work = Work(self.graph)
-        stall_minutes()
+        number_of(STALL_MINUTES)  # a wrong setting ends the run before its first step
         set_places(instance, self.graph)
+        # The launcher finds out by this process id whether the run is alive.
         note_worker(instance, run_id, os.getpid())
         note_location(instance, run_id)
         self._works[run_id] = work
@@ -191,7 +192,8 @@ class Bridge:
         """That of the run; a new one if this process is the step's own. Raises ValueError."""
         shared = self._works.get(run_id)
         if shared is None:
-            set_places(instance, self.graph)  # of the next steps: nothing runs before the first
+            # No code of ours runs before the first step, so it may start before the pools are set.
+            set_places(instance, self.graph)
         work = shared or Work(self.graph)
         try:
             yield work
@@ -208,7 +210,7 @@ class Bridge:
         @multi_asset(
             name=step_name(item),
             specs=[asset_spec(self.graph, item, preview.cost_known(item, self.graph, self.prices))],
-            check_specs=check_specs(self.graph, item),
+            check_specs=check_specs(item) + findings.check_specs(self.graph.root, item),
             pool=item.pool or None,
             op_tags=tags,
             retry_policy=RetryPolicy(max_retries=item.retries) if item.retries else None,
@@ -220,60 +222,45 @@ class Bridge:
 
         return step
 
-    def checks(self) -> list[AssetChecksDefinition]:
-        """The checks that hold an item against others of its stage: one step a stage, after all of
-        them."""
-        return [self._across(stage, specs) for stage, specs in across_specs(self.graph).items()]
-
-    def _across(self, stage: str, specs: Sequence[AssetCheckSpec]) -> AssetChecksDefinition:
-        @multi_asset_check(name=f"compare_{stage}", specs=specs, can_subset=True)
-        def compare(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
-            lock = read_lock(self.graph.root)
-            wanted = {key.asset_key for key in context.selected_asset_check_keys}
-            for address, item in self.graph.items.items():
-                if asset_key(item) in wanted and address in lock:
-                    found = look(self.graph.root, item, {}, ACROSS.__contains__)
-                    version = self.graph.data_version(address, lock[address])
-                    alert_of_checks(context.instance, item, found, version)
-                    yield from results(item, found, version)
-
-        return compare
-
 
 def make(
     context: AssetExecutionContext, work: Work, item: Item
 ) -> Iterator[MaterializeResult[None]]:
-    """Make one item if that is needed, and say what it is. Raises Failure."""
+    """Make one item if that is needed, and report it. Raises Failure."""
     graph, address, start = work.graph, item.address, time.monotonic()
-    now = work.first_look(context)
+    at_start = work.at_start(context)
     before = read_lock(graph.root)
-    refuse_what_reads_badly(context.instance, graph, item, now, before)
+    refuse_bad_inputs(graph, item, at_start)
 
     outcome = Outcome.UNCHANGED
-    if work.to_do(item, now.stale):
-        if found := now.findings.get(address):
+    if work.to_do(item, at_start.stale):
+        if found := at_start.findings.get(address):
             raise Failure("\n".join(found), allow_retries=False)
         outcome = made(context, work, item)
+
     lock = read_lock(graph.root)
     locked = lock.get(address)
+    # Not the outcome: an item that ran may come out the same, and its consumers need not run.
     if outputs(locked) != outputs(before.get(address)):
         work.changed.add(address)
 
-    verdicts = verdicts_of(context.instance, graph, item, lock, outcome)
-    verdicts += settings_verdict(graph, item, now)
+    # Before the materialisation is stored: a metric must not be compared with itself.
+    verdicts = verdicts_of(context.instance, graph.root, item)
+    verdicts += findings.verdicts(graph.root, at_start.findings.get(address, ()))
     shown = describe(
         graph,
         address,
         lock,
         outcome=outcome.value,
         seconds=None if outcome is Outcome.UNCHANGED else time.monotonic() - start,
-        left_stale=now.left_stale,
-        revision=now.revision,
+        left_stale=at_start.left_stale,
+        revision=at_start.revision,
         show=beside_the_logs(context.instance, context.run.run_id),
-        cost=preview.cost_known(item, graph, now.prices),
+        cost=preview.cost_known(item, graph, at_start.prices),
     )
     if unmade := reasons_not_made(verdicts):
         shown["checks not made"] = MetadataValue.text(unmade)
+
     version = graph.data_version(address, locked) if locked else ""
     alert_of_checks(context.instance, item, verdicts, version)
     yield MaterializeResult(
@@ -282,13 +269,14 @@ def make(
         check_results=results(item, verdicts, version),
         data_version=DataVersion(version) if version else None,
     )
-    if broken := what_keeps_back(verdicts):
+    # Dagster would stop here by itself, since the check is blocking. It would name it, no more.
+    if broken := what_blocks(verdicts):
         raise Failure(broken, allow_retries=False)
 
 
 def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
-    """Have DVC make it. Its lines go to the step's log, and those that are not progress to the
-    run's too. Raises Failure."""
+    """Have DVC make it. All lines go to the step's log; those of the item itself go to the run's
+    log too, and progress becomes observations. Raises Failure."""
     pace, tail, log = Pace(), deque[str](maxlen=TAIL_LINES), step_log()
     watch = Watch(item)
 
@@ -301,6 +289,7 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
                 step = replace(step, what=without_name(item, step.what))
                 context.log_event(observation(asset_key(item), step))
         elif worth_telling(line):
+            # The tail keeps the names: a failure is read outside its step too.
             tail.append(line)
             context.log.info(without_name(item, line))
 
@@ -314,12 +303,12 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
 
 
 def worth_telling(line: str) -> bool:
-    """Whether a line is of the item itself: no bar, and none of what DVC says around every item."""
+    """Whether a line is of the item itself: no progress bar, and no line of DVC's own."""
     return bool(line.strip()) and not line.lstrip().startswith(DVC_WORDS) and not BAR.search(line)
 
 
 def without_name(item: Item, line: str) -> str:
-    """A line without the names that its step bears anyway: `checkpoint@base: base: `."""
+    """A line without the names that its step has anyway: `checkpoint@base: base: `."""
     stage, name = re.escape(item.stage), re.escape(item.name or item.stage)
     names = rf"(?:{re.escape(item.address)}|{stage} {name}|{stage}|{name}): +"
     return re.sub(rf"^(?:{names})+(?=\S)", "", line)
@@ -327,85 +316,21 @@ def without_name(item: Item, line: str) -> str:
 
 def cause(address: str, tail: Sequence[str], error: Exception) -> str:
     """The reason first, then the last lines."""
+    # A stage prints its error last, and after it DVC adds a line of its own.
     own = [line for line in tail if not line.startswith(DVC_FAILED)]
     first = own[-1].strip() if own else str(error)
     last_lines = "\n".join(tail)
     return f"{first}\n\n{address} failed ({error}). Its last lines:\n{last_lines}"
 
 
-def refuse_what_reads_badly(
-    instance: DagsterInstance,
-    graph: Graph,
-    item: Item,
-    now: FirstLook,
-    lock: Mapping[str, Locked],
-) -> None:
-    """Raise Failure if the item reads something that failed a blocking check and is not made in
-    this run. Within a run, Dagster itself holds back what reads a failed check."""
-    for address in sorted(item.upstream - now.wanted):
-        upstream = graph.items[address]
-        verdicts = recalled(instance, graph, upstream, lock)
-        verdicts += settings_verdict(graph, upstream, now)
-        if broken := what_keeps_back(verdicts):
+def refuse_bad_inputs(graph: Graph, item: Item, at_start: AtStart) -> None:
+    """Raise Failure if an input that is not made in this run failed a blocking check. Within a
+    run, Dagster itself holds back the consumers of a failed check."""
+    for address in sorted(item.upstream - at_start.wanted):
+        verdicts = read_checks(graph.root, graph.items[address])
+        verdicts += findings.verdicts(graph.root, at_start.findings.get(address, ()))
+        if broken := what_blocks(verdicts):
             raise Failure(f"It reads {address}. {broken}", allow_retries=False)
-
-
-def verdicts_of(
-    instance: DagsterInstance,
-    graph: Graph,
-    item: Item,
-    lock: Mapping[str, Locked],
-    outcome: Outcome,
-) -> list[Verdict]:
-    """What holds of an item after its step."""
-    if outcome is Outcome.UNCHANGED:
-        return recalled(instance, graph, item, lock, first=True)
-    return look(graph.root, item, last_values(instance, item), lambda name: name not in ACROSS)
-
-
-def recalled(
-    instance: DagsterInstance,
-    graph: Graph,
-    item: Item,
-    lock: Mapping[str, Locked],
-    first: bool = False,
-) -> list[Verdict]:
-    """What holds of an item that is up to date. A costly check that passed for this version of the
-    data is not looked at again; one that never was is if this is the first time that it can be told
-    of.
-    """
-    locked = lock.get(item.address)
-    known = recall(instance, item, graph.data_version(item.address, locked)) if locked else {}
-    left_out = ACROSS | {
-        name for name in COSTLY if (known[name].passed if name in known else not first)
-    }
-    looked = look(graph.root, item, last_values(instance, item), lambda name: name not in left_out)
-    return looked + [verdict for name, verdict in known.items() if name in left_out]
-
-
-def settings_verdict(graph: Graph, item: Item, now: FirstLook) -> list[Verdict]:
-    """Whether `make check` finds something about the settings that the item is made by."""
-    if not findings.has_settings(graph.root):
-        return []
-    return [findings.verdict(now.findings.get(item.address, []))]
-
-
-def keeps_back(verdict: Verdict) -> bool:
-    """Whether nothing may be made from the item. A check that was not made keeps nothing back."""
-    return verdict.blocking and verdict.made and not verdict.passed
-
-
-def what_keeps_back(verdicts: Sequence[Verdict]) -> str:
-    """The failed checks that keep back what reads the item, a line each; "" if none does."""
-    return "\n".join(words_of(verdict) for verdict in verdicts if keeps_back(verdict))
-
-
-def words_of(verdict: Verdict) -> str:
-    """One failed check."""
-    return (
-        f"Check {verdict.name} did not hold: expected {verdict.expected}; found {verdict.found}. "
-        f"{verdict.advice}"
-    )
 
 
 def wanted_by(context: AssetExecutionContext, graph: Graph) -> set[str]:
@@ -425,25 +350,25 @@ def outputs(locked: Locked | None) -> Mapping[str, str] | None:
     return locked.outputs if locked else None
 
 
-def tell(context: AssetExecutionContext, text: str) -> None:
-    """Say something about the run as a whole: in its log, and at the terminal."""
+def announce(context: AssetExecutionContext, text: str) -> None:
+    """Write a line about the whole run into its log and to the terminal."""
     context.log.info(text)
     print(text, flush=True)
 
 
 def status_once_free(root: Path, say: Callable[[str], Any]) -> dict[str, list[str]]:
-    """What is out of date, as soon as no other DVC process holds the repository. What another one
-    makes, and what reads that, counts as out of date: whoever makes it waits, and then asks DVC
-    again. Raises GraphError.
+    """What is out of date, once no other DVC process locks the repository. An item that another
+    process makes counts as out of date, and so do its consumers: their steps wait for that process
+    and then read DVC's status again. Raises GraphError.
     """
     waits = False
     while True:
         try:
             busy = set[str]()
             stale = read_status(root, busy)
-            return stale | {address: [AT_WORK] for address in sorted(busy)}
-        except GraphBusy as busy:
+            return stale | {address: [MADE_ELSEWHERE] for address in sorted(busy)}
+        except GraphBusy as error:
             if not waits:
-                say(f"{busy} Waiting for it to end.")
+                say(f"{error} Waiting for it to end.")
             waits = True
             time.sleep(SECONDS_BETWEEN_TRIES)

@@ -27,15 +27,19 @@ from orchestration.translation import asset_key, step_name
 
 FAILED, SKIPPED = "failed", "skipped"
 
-STAGE = """import pathlib, sys
+STAGE = """import pathlib, shutil, sys
 stage, item, *inputs = sys.argv[1:]
 text = "".join(sorted(p.read_text() for i in inputs for p in sorted(pathlib.Path(i).rglob("*")) if p.is_file()))
 if "poison" in text: sys.exit(f"{stage}: poison in {item}")
 out = pathlib.Path("data", stage, item)
-out.mkdir(parents=True, exist_ok=True)
-(out / "text").unlink(missing_ok=True)
-(out / "text").write_text(f"{stage} of {item}\\n" + text)
+aside = out.with_name(f".{item}.partial")
+shutil.rmtree(aside, ignore_errors=True)
+aside.mkdir(parents=True)
+(aside / "text").write_text(f"{stage} of {item}\\n" + text)
+shutil.rmtree(out, ignore_errors=True)
+aside.rename(out)
 """
+"""Its output is whole or not there, as that of each stage of this project."""
 PARAMS = {
     "raw": {"domains": {"book": {"source": "sources/book"}, "c4": {"source": "sources/c4"}}},
     "mixed": {"recipes": {"short": {"cut": 1, "domain": "c4"}, "both": {"cut": 2, "domain": ""}}},
@@ -48,18 +52,18 @@ stages:
       desc: Documents of one domain
       cmd: python stage.py raw ${key} ${item.source}
       deps: ["${item.source}", stage.py]
-      outs: ["data/raw/${key}"]
+      outs: [{"data/raw/${key}": {persist: true}}]
   mixed:
     foreach: ${mixed.recipes}
     do:
       cmd: python stage.py mixed ${key} data/raw/${item.domain}
       deps: ["data/raw/${item.domain}", stage.py]
       params: ["mixed.recipes.${key}"]
-      outs: ["data/mixed/${key}"]
+      outs: [{"data/mixed/${key}": {persist: true}}]
   report:
     cmd: python stage.py report all data/mixed
     deps: [data/mixed, stage.py]
-    outs: [data/report/all]
+    outs: [data/report/all: {persist: true}]
 """
 
 
@@ -77,6 +81,28 @@ def make_world(root: Path, scm: bool = False) -> Path:
         git(root, "init", "--quiet")
         (root / ".gitignore").write_text("/data/\n")
     dvc(root, "init", "--quiet", *([] if scm else ["--no-scm"]))
+    return root
+
+
+CHECKING = """
+import json
+if stage == "raw":
+    bad = "bad" in text
+    check = {"name": "no_bad_word", "passed": not bad, "expected": "no bad word",
+             "found": "one" if bad else "none", "advice": "Take it out.", "blocking": True}
+    (out / "checks.json").unlink(missing_ok=True)
+    (out / "checks.json").write_text(json.dumps([check]))
+"""
+DECLARED = "{no_bad_word: {blocking: true, description: No document has the bad word}}"
+
+
+def make_checked_world(root: Path) -> Path:
+    """The same, where the stage `raw` checks its documents."""
+    make_world(root)
+    (root / "stage.py").write_text(STAGE + CHECKING)
+    line = "desc: Documents of one domain\n"
+    declared = GRAPH.replace(line, f"{line}      meta: {{checks: {DECLARED}}}\n")
+    (root / "dvc.yaml").write_text(declared)
     return root
 
 

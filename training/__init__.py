@@ -1,1 +1,2 @@
-"""The model half: the base checkpoint and its continual pretraining. May import `assets` alone."""
+"""The model half: the base checkpoint and its continual pretraining. May import `core` and
+`assets`."""

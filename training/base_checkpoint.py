@@ -19,8 +19,12 @@ from pathlib import Path
 import numpy as np
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from assets.stage import UserError, command, names_of, output, read_params
 from assets.tokenizer import FILES, bos_eos_ids, clear_use, load_tokenizer
+from core.checks import CHECKS
+from core.command import command
+from core.errors import UserError
+from core.params import names_of, read_params
+from core.sealed import output
 from training import attention
 from training.base_checkpoint_config import Act, Architecture, BaseCheckpointConfig
 from training.batches import RowsInMemory, document_rows, with_repeats
@@ -81,7 +85,7 @@ def _copy_base(source: Path, folder: Path) -> PreTrainedModel:
     except UserError as error:
         raise UserError(f"base_checkpoint.source = {source}: {error}") from None
     # part of a tokenizer would not fit the graph's
-    left_out = () if (source / "tokenizer.json").is_file() else FILES
+    left_out = {CHECKS} if (source / "tokenizer.json").is_file() else {CHECKS, *FILES}
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in COPIED and path.name not in left_out:
             shutil.copyfile(path, folder / path.name)

@@ -18,19 +18,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from assets.elsewhere import PATIENCE, SECONDS_TO_STOP
 from assets.origin import done_by_others
-from assets.stage import (
-    RECORD,
-    UserError,
-    command,
-    is_whole,
-    missing,
-    number_of_environment,
-    output,
-    read_json,
-)
 from assets.tokenizer import clear_use
+from core.checks import CHECKS, Check
+from core.command import command
+from core.environment import ACCELERATE, SECONDS_TO_STOP, number_of, text_of
+from core.errors import UserError
+from core.missing import missing
+from core.sealed import RECORD, is_whole, output, read_json
 from training.baselines import ENDPOINT, bring
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.curves import LOG, write_log
@@ -44,11 +39,11 @@ from training.extension import (
     scratch_folder,
     settings,
 )
-from training.hardware import ACCELERATE
 from training.loop import Stopped
 from training.model import (
     MODEL_SUFFIXES,
     load_model,
+    loading_problem,
     make_reproducible,
     read_config,
     rope_base,
@@ -89,6 +84,7 @@ def run(name: str) -> None:
             context = trained_context(own)
         if not (out.folder / LOG).is_file():
             write_log(out.folder, [])
+        out.checks = [loads_in_transformers(out.folder, served)]
         out.facts = {
             "base_context": context or read_json(BASE / RECORD)["base_context"],
             "rope_base": rope_base(own) if own else 0.0,
@@ -102,12 +98,25 @@ def run(name: str) -> None:
     shutil.rmtree(SCRATCH / name, ignore_errors=True)
 
 
+def loads_in_transformers(folder: Path, served: bool) -> Check:
+    """Whether plain transformers loads the model, with no weight missing or left over; served:
+    it is behind an endpoint."""
+    problem = "" if served else loading_problem(folder)
+    return Check(
+        name="loads_in_transformers",
+        passed=None if served else not problem,
+        expected="every weight in its place",
+        found="a model behind an endpoint: nothing to load" if served else problem or "whole",
+        advice="Its config and its weights do not belong together. Make it again.",
+    )
+
+
 def train_in_scratch(name: str, scratch: Path) -> Path:
     """Have the model trained, here or by the processes that NEEDLEWORK_ACCELERATE says; returns its
     folder.
     """
     clear_others(scratch, decides(name, *settings(name)))
-    file = os.environ.get(ACCELERATE)
+    file = text_of(ACCELERATE)
     if not file:
         try:
             return extend(name, alone())
@@ -159,16 +168,14 @@ def be_patient() -> None:
     otherwise: the pass at work ends first (minutes, for a 7B at 80K), and then the snapshot is
     written (84 GB for a 7B).
     """
-    os.environ.setdefault(
-        TORCH_PATIENCE, str(int(number_of_environment(PATIENCE, SECONDS_TO_STOP)))
-    )
+    os.environ.setdefault(TORCH_PATIENCE, str(int(number_of(SECONDS_TO_STOP))))
 
 
 def _as_it_is(config: CheckpointConfig, chosen: ModelConfig, folder: Path) -> None:
     """A model's folder, untrained; with its rotary embedding stretched if asked."""
     if chosen.rope is None:
         for path in sorted(chosen.source.iterdir()):
-            if path.suffix in MODEL_SUFFIXES and path.name != RECORD:
+            if path.suffix in MODEL_SUFFIXES and path.name not in (RECORD, CHECKS):
                 shutil.copyfile(path, folder / path.name)
         clear_use(folder)
         return

@@ -28,19 +28,12 @@ import torch
 from transformers import PretrainedConfig
 
 from assets.origin import note
-from assets.stage import (
-    DATA,
-    RECORD,
-    UserError,
-    is_whole,
-    missing,
-    number_of_environment,
-    plain_errors,
-    read_json,
-    read_params,
-    sealed,
-    write_json,
-)
+from core.command import plain_errors
+from core.environment import SNAPSHOT_SECONDS, number_of
+from core.errors import UserError
+from core.missing import missing
+from core.params import read_params
+from core.sealed import DATA, RECORD, is_whole, read_json, sealed, write_json
 from training import attention, probe, snapshots
 from training.batches import PackedRows, open_rows
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
@@ -54,8 +47,6 @@ from training.optimizer import make_optimizer
 from training.parallel import World, alone, divide, join_world, whole_weights
 
 SCRATCH = Path(".training/checkpoint")
-SECONDS = "NEEDLEWORK_SNAPSHOT_SECONDS"
-SECONDS_BETWEEN_SNAPSHOTS = 900.0
 PR_SET_PDEATHSIG = 1
 """Linux: <sys/prctl.h>."""
 FORM = 1
@@ -75,7 +66,7 @@ def extend(name: str, world: World) -> Path:
     config, chosen = settings(name)
     scratch, seconds = (
         scratch_folder(name, config, chosen),
-        number_of_environment(SECONDS, SECONDS_BETWEEN_SNAPSHOTS),
+        number_of(SNAPSHOT_SECONDS),
     )
     final, rows = scratch / "final", open_rows(chosen.source)
     wanted = _missing(name, scratch, config, chosen, rows)

@@ -28,8 +28,8 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
-from assets.stage import UserError
 from assets.tokenizer import allow_length, bos_eos_ids, clear_use, load_tokenizer
+from core.errors import UserError
 from training.config_json import config_file
 from training.rope import RopeConfig, stretched
 
@@ -127,6 +127,43 @@ def load_model(folder: Path, config: PretrainedConfig | None = None) -> PreTrain
             "model."
         )
     return model
+
+
+def loading_problem(folder: Path) -> str:
+    """Why plain transformers does not load the model in `folder` whole; "" if it does.
+
+    It loads onto the meta device: names and shapes are compared with config.json, no weight is
+    read or kept. So it costs 0.2 s and no memory for a model of any size.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # it draws a table of what is missing
+    transformers_logging.disable_progress_bar()
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            device_map="meta",
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are told by name
+        )
+    except Exception as error:  # whatever it raises, the model does not load
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    _, found = loaded
+    problems = [
+        f"{kind.replace('_', ' ')}: {', '.join(sorted(map(_name, names))[:3])}"
+        for kind, names in found.items()
+        if names
+    ]
+    return "; ".join(problems)
+
+
+def _name(found: Any) -> str:
+    """A weight that transformers names alone, or with its two shapes."""
+    return str(found[0] if isinstance(found, tuple) else found)
 
 
 def shell_of(config: PretrainedConfig) -> PreTrainedModel:

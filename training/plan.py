@@ -18,7 +18,6 @@ Other models are read by transformers, which costs seconds.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,12 +29,13 @@ import yaml
 from pydantic import ValidationError
 
 from assets.recipes import MixedDatasetConfig
-from assets.stage import UserError
+from core.environment import ACCELERATE, text_of
+from core.errors import UserError
 from training.base_checkpoint_config import BaseCheckpointConfig
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.config_json import Dimensions, plain_llama, read_dimensions
 from training.flops import MEMORY_GIB, PEAK_BF16, Shape, named_gpu, shape_of
-from training.hardware import ACCELERATE, Hardware
+from training.hardware import Hardware
 from training.memory import GIB, MOMENT_BYTES, USABLE, on_device, on_host
 
 PROFILES, FIGURES, PARAMS = Path("profiles"), Path("models"), Path("params.yaml")
@@ -361,7 +361,7 @@ def gpu_here() -> str | None:
 
 def prices_in_force() -> dict[str, dict[str, float]]:
     """Those of params.yaml here and now. Raises UserError."""
-    file = os.environ.get(ACCELERATE)
+    file = text_of(ACCELERATE)
     hardware, gpus = Hardware.of_file(Path(file)) if file else (Hardware(), 1)
     job = job_of(PARAMS, gpu_here() or GPU, hardware, gpus)
     try:

@@ -29,7 +29,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from assets.stage import RECORD, UserError, beside, is_whole, read_json, sealed, write_json
+from core.errors import UserError
+from core.sealed import RECORD, beside, is_whole, read_json, sealed, write_json
 from training.optimizer import set_rate
 from training.parallel import World
 

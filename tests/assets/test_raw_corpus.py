@@ -27,8 +27,9 @@ from assets.ingestion import Seen, ingest
 from assets.raw_corpus import located
 from assets.raw_corpus_config import Domain, RawCorpusConfig
 from assets.records import Skipped
-from assets.stage import UserError, write_json
 from assets.tally import Limits, SkippedRow, Tally, check
+from core.errors import UserError
+from core.sealed import write_json
 
 TEXTS = ["one fish", "two fish", "red fish"]
 SETS = ["RedPajamaBook", "RedPajamaArXiv", "RedPajamaBook"]

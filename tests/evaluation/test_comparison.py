@@ -5,8 +5,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from evaluation.comparison import answers_table, by_length, needle_table, results_table
+from evaluation.comparison import (
+    answers_table,
+    by_length,
+    needle_table,
+    results_table,
+    small_drop,
+)
 from evaluation.plots import heatmaps
+from evaluation.short_context_report_config import ShortContextReportConfig, Task
 
 
 def model(**needle: Any) -> dict[str, Any]:
@@ -92,3 +99,32 @@ def test_a_heatmap_carries_the_warning_of_its_model(notes: dict[str, str]) -> No
         "base: answer in the output",
         "base: gain (nats per token)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("scores", "against", "drop", "passed"),
+    [
+        ({"base": 90.0, "x": 86.0}, "base", 5, True),
+        ({"base": 90.0, "x": 84.0}, "base", 5, False),
+        ({"base": 90.0, "x": 84.0}, "base", 7, True),
+        ({"base": 90.0, "x": float("nan")}, "base", 5, False),
+        ({"base": 90.0, "x": 99.0}, "base", 5, True),
+        ({"base": 90.0}, "base", 5, None),
+        ({"base": 90.0, "x": None}, "base", 5, None),
+        ({"base": 90.0, "x": 1.0}, None, 5, None),
+    ],
+)
+def test_a_drop_at_short_context_is_held_to_the_users_limit(
+    scores: dict[str, float | None], against: str | None, drop: float, passed: bool | None
+) -> None:
+    """None of the scores: an endpoint, which gives no probabilities."""
+    models = {
+        name: {"short_context": {} if score is None else {"mmlu": {"score": score}}}
+        for name, score in scores.items()
+    }
+    config = ShortContextReportConfig(
+        tasks={"mmlu": Task(harness="mmlu")}, against=against, drop=drop
+    )
+    check = small_drop(models, config)
+    assert check.passed is passed and not check.blocking
+    assert passed is not False or check.found.startswith("x, mmlu: ")

@@ -1,500 +1,41 @@
-"""Checks look at what lies there: each can fail and says what it found; a blocking one keeps back
-what reads it.
-"""
+"""What a stage wrote into checks.json is shown at its asset, and keeps back what reads it."""
 
-import csv
 import json
-import re
 from collections.abc import Iterator, Mapping
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import yaml
-from dagster import AssetCheckKey, AssetKey, DagsterInstance, MetadataValue
-from dvc_world import FAILED, SKIPPED, dvc, make_world, materialize
-from safetensors.torch import load_file, save_file
-from worlds import tiny
+from dagster import (
+    AssetCheckKey,
+    AssetKey,
+    AssetMaterialization,
+    DagsterInstance,
+    MetadataValue,
+)
+from dvc_world import FAILED, SKIPPED, dvc, make_checked_world, materialize
 
-from assets.tally import Limits
-from orchestration import checks, step, verdicts
 from orchestration.automation import report_outside_state
-from orchestration.checks import CONTAMINATED, Verdict, look
-from orchestration.graph import Item, read_graph, read_lock, read_status
+from orchestration.checks import (
+    FILE,
+    Verdict,
+    check_specs,
+    evaluations,
+    read_checks,
+    reasons_not_made,
+    results,
+    verdicts_of,
+    what_blocks,
+)
+from orchestration.graph import (
+    DeclaredCheck,
+    GraphError,
+    Item,
+    read_graph,
+    read_lock,
+    read_status,
+)
 from orchestration.running import Outcome
-
-
-def item(stage: str, name: str = "x") -> Item:
-    """An item of that stage with its usual places."""
-    return Item(
-        address=f"{stage}@{name}",
-        stage=stage,
-        name=name,
-        command="",
-        description="",
-        upstream=frozenset(),
-        inputs={},
-        params={},
-        outputs=(f"data/{stage}/{name}", f"metrics/{stage}/{name}.json"),
-        metrics=(f"metrics/{stage}/{name}.json",),
-    )
-
-
-def write(root: Path, stage: str, metrics: Mapping[str, Any], name: str = "x") -> Path:
-    """The item's metrics; returns its folder, made."""
-    (root / "metrics" / stage).mkdir(parents=True, exist_ok=True)
-    (root / "metrics" / stage / f"{name}.json").write_text(json.dumps(metrics))
-    folder = root / "data" / stage / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def verdict(root: Path, stage: str, name: str, before: Mapping[str, Any] = {}) -> Verdict:  # noqa: B006
-    """The one of that name."""
-    (found,) = look(root, item(stage), before, name.__eq__)
-    return found
-
-
-def shares(folder: Path, realised: float, long: float) -> None:
-    """Of one domain that should have half of the tokens, and 70 % of them in long documents."""
-    with (folder / "shares.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, ["domain", "requested", "realised", "long_share_requested", "long_share"]
-        )
-        writer.writeheader()
-        writer.writerow(
-            {
-                "domain": "book",
-                "requested": 0.5,
-                "realised": realised,
-                "long_share_requested": 0.7,
-                "long_share": long,
-            }
-        )
-
-
-@pytest.mark.parametrize(
-    ("realised", "long", "broken"),
-    [
-        (0.501, 0.7, set()),
-        (0.52, 0.7, {"domain_shares"}),
-        (0.5, 0.6, {"long_share"}),
-        (0.4, 0.1, {"domain_shares", "long_share"}),
-    ],
-)
-def test_a_recipe_is_held_to_its_shares(
-    tmp_path: Path, realised: float, long: float, broken: set[str]
-) -> None:
-    index(tmp_path, [("book", 0, 0, 8)])
-    held_out(tmp_path, [False])
-    shares(tmp_path / "data/mixed_dataset/x", realised, long)
-    assert {
-        found.name for found in look(tmp_path, item("mixed_dataset"), {}) if not found.passed
-    } == broken
-
-
-@pytest.mark.parametrize("number", ["nan", "inf", "-inf", ""])
-@pytest.mark.parametrize("column", ["requested", "realised", "long_share"])
-def test_a_share_that_is_no_number_fails_wherever_it_stands(
-    tmp_path: Path, number: str, column: str
-) -> None:
-    """`max` passes NaN over where another value comes first; a comparison with it is false."""
-    folder = write(tmp_path, "mixed_dataset", {})
-    good = dict.fromkeys(["requested", "realised", "long_share_requested", "long_share"], "0.5")
-    for place in range(2):
-        rows = [{"domain": name, **good} for name in ("book", "c4")]
-        rows[place][column] = number
-        with (folder / "shares.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        name = "long_share" if column == "long_share" else "domain_shares"
-        assert not verdict(tmp_path, "mixed_dataset", name).passed
-
-
-def test_a_score_that_is_no_number_holds_against_nothing(tmp_path: Path) -> None:
-    for name, worse in (("base", 80.0), ("x", float("nan"))):
-        (write(tmp_path, "short_context_report", {}, name) / "short_context.json").write_text(
-            json.dumps({"arc": {"score": 80.0}, "mmlu": {"score": worse}})
-        )
-    (tmp_path / "params.yaml").write_text("short_context_report: {against: base}\n")
-    drop = verdict(tmp_path, "short_context_report", "small_drop")
-    assert not drop.passed and "nan" in drop.found
-    write(tmp_path, "needle_report", {"mean_exact_match": float("nan")})
-    assert not verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": 0.5}).passed
-    write(tmp_path, "needle_report", {"mean_exact_match": 0.5})
-    first = verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": float("nan")})
-    assert not first.made, "a run that gave no number is no run to compare with"
-
-
-def index(root: Path, spans: list[tuple[str, int, int, int]]) -> None:
-    """The recipe's choice: domain, document, start and stop of each span."""
-    folder = write(root, "mixed_dataset", {"tokens": 0})
-    domain, document, start, stop = (list(column) for column in zip(*spans, strict=True))
-    pq.write_table(
-        pa.table(
-            {
-                "domain": pa.array(domain).dictionary_encode(),
-                "document": pa.array(document, pa.int32()),
-                "start": start,
-                "stop": stop,
-            }
-        ),
-        folder / "index.parquet",
-    )
-
-
-def shard(
-    folder: Path, number: int, rows: int, length: int, kind: pa.DataType | None = None
-) -> None:
-    """Rows of that many tokens, each from one document."""
-    ids = pa.array([list(range(length))] * rows, kind or pa.list_(pa.uint16(), length))
-    source = pa.array(
-        [[{"source": "book", "start": 0, "end": length}]] * rows,
-        pa.list_(pa.struct([("source", pa.string()), ("start", pa.int32()), ("end", pa.int32())])),
-    )
-    batch = pa.record_batch([ids, source], names=["input_ids", "source"])
-    with (
-        pa.OSFile(str(folder / f"train-{number:05d}.arrow"), "wb") as file,
-        pa.ipc.new_stream(file, batch.schema) as writer,
-    ):
-        writer.write_batch(batch)
-
-
-def packed(root: Path, chunk_length: int = 4) -> Path:
-    """Thirteen tokens chosen, three rows of four in two shards, one token dropped."""
-    index(root, [("book", 0, 0, 8), ("book", 1, 2, 7)])
-    folder = write(root, "packed_shards", {"rows": 3, "tokens": 12, "dropped_remainder": 1})
-    (root / "params.yaml").write_text(f"packed_shards: {{chunk_length: {chunk_length}}}")
-    shard(folder, 0, 2, 4)
-    shard(folder, 1, 1, 4)
-    return folder
-
-
-def test_rows_are_counted_and_measured_in_every_shard(tmp_path: Path) -> None:
-    def seen() -> Verdict:
-        return verdict(tmp_path, "packed_shards", "rows_of_one_length")
-
-    folder = packed(tmp_path)
-    assert seen().passed and seen().found == "3 rows of 4"
-    (folder / "train-00001.arrow").unlink()
-    assert not seen().passed and seen().found == "2 rows of 4"
-    shard(folder, 1, 1, 5)
-    assert not seen().passed and seen().found == "3 rows of 4, 5"
-    shard(folder, 1, 1, 3, pa.list_(pa.uint16()))
-    assert not seen().passed and seen().found == "3 rows of 3, 4", (
-        "rows need not all be of one length by their type"
-    )
-    shard(folder, 1, 1, 4)
-    whole = (folder / "train-00001.arrow").read_bytes()
-    (folder / "train-00001.arrow").write_bytes(whole[: len(whole) // 2])
-    assert not seen().passed, "a file that was cut off"
-    packed(tmp_path, chunk_length=8)
-    assert not seen().passed and seen().expected == "3 rows of 8 tokens"
-
-
-def test_no_token_is_lost_between_choice_and_rows(tmp_path: Path) -> None:
-    packed(tmp_path)
-    assert verdict(tmp_path, "packed_shards", "tokens_conserved").passed
-    index(tmp_path, [("book", 0, 0, 8), ("book", 1, 2, 8)])
-    lost = verdict(tmp_path, "packed_shards", "tokens_conserved")
-    assert (
-        not lost.passed
-        and lost.expected.startswith("14 tokens")
-        and lost.found.startswith("13 (12 packed, 1 drop")
-    )
-
-
-def held_out(root: Path, held: list[bool]) -> None:
-    """A domain's documents, by whether they are held out; in two batches."""
-    folder = root / "data" / "tokenized_corpus" / "book"
-    folder.mkdir(parents=True, exist_ok=True)
-    schema = pa.schema([("heldout", pa.bool_())])
-    with (
-        pa.OSFile(str(folder / "documents.arrow"), "wb") as file,
-        pa.ipc.new_stream(file, schema) as writer,
-    ):
-        for part in (held[:1], held[1:]):
-            writer.write_batch(pa.record_batch([pa.array(part, pa.bool_())], schema=schema))
-
-
-def test_a_chosen_document_that_is_held_out_is_found(tmp_path: Path) -> None:
-    index(tmp_path, [("book", 0, 0, 8), ("book", 2, 2, 7), ("book", 2, 0, 2)])
-    shares(tmp_path / "data/mixed_dataset/x", 0.5, 0.7)
-    held_out(tmp_path, [False, True, False])
-    assert verdict(tmp_path, "mixed_dataset", "no_heldout").passed
-    held_out(tmp_path, [False, False, True])
-    found = verdict(tmp_path, "mixed_dataset", "no_heldout")
-    assert not found.passed and found.blocking and found.found == "2 of book"
-
-
-def test_contamination_is_held_to_the_users_limit_and_by_default_to_the_stages_own(
-    tmp_path: Path,
-) -> None:
-    assert Limits().contaminated == CONTAMINATED
-    for count, limits, passed in ((1, {}, True), (2, {}, False), (2, {"contaminated": 0.02}, True)):
-        write(tmp_path, "raw_corpus", {"records": 100, "contaminated": count})
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump({"raw_corpus": {"limits": limits}}))
-        assert verdict(tmp_path, "raw_corpus", "little_contamination").passed is passed
-
-
-def read(folder: Path, files: Mapping[str, tuple[int, int]]) -> None:
-    """What the stage lists: of each file the records read, and how many of them are contaminated."""
-    parts = "".join(f"{name},{records},\n" for name, (records, _) in files.items())
-    (folder / "parts.csv").write_text(f"file,records,ignored\n{parts}")
-    skipped = "".join(
-        f"contaminated,{name},{line}\n"
-        for name, (_, count) in files.items()
-        for line in range(count)
-    )
-    (folder / "skipped.csv").write_text(f"reason,file,line\nempty,clean.jsonl,5\n{skipped}")
-
-
-@pytest.mark.parametrize(
-    ("count", "limits", "passed"),
-    [
-        (9, {}, True),
-        (10, {}, True),
-        (11, {}, False),
-        (60, {}, False),
-        (60, {"contaminated": 0.6}, True),
-    ],
-)
-def test_a_file_that_is_the_benchmark_is_found_among_many_clean_ones(
-    tmp_path: Path, count: int, limits: dict[str, float], passed: bool
-) -> None:
-    """The stage lets it pass: of all 100,100 records less than 1 % are contaminated."""
-    folder = write(tmp_path, "raw_corpus", {"records": 100_100, "contaminated": count})
-    read(folder, {"clean.jsonl": (100_000, 0), "mmlu.jsonl": (100, count)})
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"raw_corpus": {"limits": limits}}))
-    found = verdict(tmp_path, "raw_corpus", "little_contamination")
-    assert found.passed is passed and found.blocking
-    assert passed or f"{count}% of mmlu.jsonl" in found.found
-
-
-@pytest.mark.parametrize(
-    ("recipe", "domains", "passed"),
-    [
-        ({"long_share": 0.7}, {"book": 0.7, "c4": 0.4}, False),
-        ({"long_share": 0.4}, {"book": 0.7, "c4": 0.4}, True),
-        ({"long_share": 0.7, "across_domains": True}, {"book": 0.9, "c4": 0.4, "all": 0.7}, True),
-        ({"long_share": 0.7, "across_domains": True}, {"book": 0.7, "c4": 0.4, "all": 0.5}, False),
-    ],
-)
-def test_a_long_share_lowered_to_what_there_is_does_not_count_as_reached(
-    tmp_path: Path, recipe: dict[str, object], domains: dict[str, float], passed: bool
-) -> None:
-    """as_far_as_possible: the recipe was solved to what there is, so requested and realised agree."""
-    folder = write(tmp_path, "mixed_dataset", {})
-    rows = "".join(f"{name},0.5,0.5,{share},{share}\n" for name, share in domains.items())
-    (folder / "shares.csv").write_text(
-        f"domain,requested,realised,long_share_requested,long_share\n{rows}"
-    )
-    recipe = {**recipe, "as_far_as_possible": True}
-    (tmp_path / "params.yaml").write_text(
-        yaml.safe_dump({"mixed_dataset": {"recipes": {"x": recipe}}})
-    )
-    found = verdict(tmp_path, "mixed_dataset", "long_share")
-    assert found.passed is passed
-    assert passed or "of 70.0%" in found.found
-
-
-def model(root: Path) -> Path:
-    """A tiny Llama as a stage would leave it, with its record."""
-    folder = write(root, "checkpoint", {})
-    tiny().save_pretrained(folder)
-    record(folder)
-    return folder
-
-
-def record(folder: Path) -> None:
-    """Of the files as they are now."""
-    files = {
-        path.name: {"sha256": sha256(path.read_bytes()).hexdigest()}
-        for path in folder.iterdir()
-        if path.name != "record.json"
-    }
-    (folder / "record.json").write_text(json.dumps({"files": files}))
-
-
-def test_a_model_that_is_not_what_was_written_is_found(tmp_path: Path) -> None:
-    folder = model(tmp_path)
-    assert verdict(tmp_path, "checkpoint", "as_recorded").passed
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(weights)
-    flipped = verdict(tmp_path, "checkpoint", "as_recorded")
-    assert not flipped.passed and flipped.found == "model.safetensors differ"
-    (folder / "model.safetensors").unlink()
-    lost = verdict(tmp_path, "checkpoint", "as_recorded")
-    assert not lost.passed and lost.found == "model.safetensors not there"
-
-
-@pytest.mark.parametrize("extra", ["model-00002.safetensors", "sub/adapter_config.json", ".hidden"])
-def test_a_file_that_the_record_does_not_name_is_found(tmp_path: Path, extra: str) -> None:
-    folder = model(tmp_path)
-    (folder / extra).parent.mkdir(exist_ok=True)
-    (folder / extra).write_text("{}")
-    found = verdict(tmp_path, "checkpoint", "as_recorded")
-    assert not found.passed and found.found == f"{extra} not in the record"
-
-
-def test_a_model_with_a_weight_missing_or_left_over_does_not_load(tmp_path: Path) -> None:
-    folder = model(tmp_path)
-    assert verdict(tmp_path, "checkpoint", "loads_in_transformers").passed
-    weights = load_file(folder / "model.safetensors")
-    name = next(name for name in weights if "q_proj" in name)
-    save_file(
-        {key: value for key, value in weights.items() if key != name},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
-    missing = verdict(tmp_path, "checkpoint", "loads_in_transformers")
-    assert not missing.passed and missing.blocking and name in missing.found
-    save_file(
-        {**weights, "model.left.over": weights[name].clone()},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
-    assert "model.left.over" in verdict(tmp_path, "checkpoint", "loads_in_transformers").found
-
-
-def test_a_check_that_fails_says_what_was_expected_what_was_found_and_what_to_do(
-    tmp_path: Path,
-) -> None:
-    """With nothing there but what makes each of them fail."""
-    shares(write(tmp_path, "mixed_dataset", {}), 0.1, 0.1)
-    index(tmp_path, [("book", 0, 0, 8)])
-    held_out(tmp_path, [True])
-    write(tmp_path, "packed_shards", {"rows": 3})
-    write(tmp_path, "raw_corpus", {"records": 1, "contaminated": 1})
-    (write(tmp_path, "checkpoint", {}) / "config.json").write_text("{}")
-    (tmp_path / "data/checkpoint/x/record.json").write_text(
-        '{"files": {"config.json": {"sha256": "0"}}}'
-    )
-    for name, score in (("base", 90.0), ("x", 1.0)):
-        (write(tmp_path, "short_context_report", {}, name) / "short_context.json").write_text(
-            json.dumps({"mmlu": {"score": score}})
-        )
-    write(tmp_path, "needle_report", {"mean_exact_match": 0.1})
-    (tmp_path / "params.yaml").write_text(
-        "packed_shards: {chunk_length: 4}\nraw_corpus: {}\nshort_context_report: {against: base}\n"
-    )
-    failed = [
-        found
-        for stage in checks.CHECKS
-        for found in look(tmp_path, item(stage), {"needle_holds": 0.9})
-    ]
-    assert {found.name for found in failed} == {
-        check.__name__ for stage in checks.CHECKS.values() for check in stage
-    }
-    for found in failed:
-        assert not found.passed and found.blocking == (found.name in checks.BLOCKING), found
-        assert found.expected and found.found and found.advice.endswith((".", "@x")), found
-        assert "something to look at" not in found.expected, found
-
-
-def test_a_needle_below_the_last_accepted_run_is_a_warning(tmp_path: Path) -> None:
-    write(tmp_path, "needle_report", {"mean_exact_match": 0.5})
-    for before, passed in (({"needle_holds": 0.54}, True), ({"needle_holds": 0.56}, False)):
-        found = verdict(tmp_path, "needle_report", "needle_holds", before)
-        assert found.passed is passed and found.made and not found.blocking and found.value == 0.5
-    write(tmp_path, "needle_report", {})
-    found = verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": 0.5})
-    assert not found.passed and found.made, "a report without its number"
-
-
-def test_a_check_with_nothing_to_check_or_to_compare_with_has_no_result(tmp_path: Path) -> None:
-    write(tmp_path, "needle_report", {"mean_exact_match": 0.5})
-    write(tmp_path, "short_context_report", {})
-    index(tmp_path, [("book", 0, 0, 8)])
-    with (write(tmp_path, "mixed_dataset", {}) / "shares.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [
-                ["domain", "requested", "realised", "long_share_requested", "long_share"],
-                ["book", 1, 1, "", 0.5],
-            ]
-        )
-    write(tmp_path, "checkpoint", {})
-    for against in ("null", "x", "absent"):
-        (tmp_path / "params.yaml").write_text(f"short_context_report: {{against: {against}}}\n")
-        for stage, name in (
-            ("needle_report", "needle_holds"),
-            ("mixed_dataset", "long_share"),
-            ("checkpoint", "loads_in_transformers"),
-            ("short_context_report", "small_drop"),
-        ):
-            found = verdict(tmp_path, stage, name)
-            assert not found.made and not found.passed and found.found, name
-            assert not step.keeps_back(found) and not verdicts.results(item(stage), [found], "")
-            assert found.found in verdicts.reasons_not_made([found])
-    write(tmp_path, "needle_report", {"mean_exact_match": None})
-    assert not verdict(tmp_path, "needle_report", "needle_holds", {"needle_holds": 0.5}).made, (
-        "an endpoint"
-    )
-
-
-def test_a_record_without_files_and_a_model_without_config_and_scores_without_a_task_in_common_fail(
-    tmp_path: Path,
-) -> None:
-    folder = write(tmp_path, "checkpoint", {})
-    (folder / "record.json").write_text('{"files": {}}')
-    (folder / "model.safetensors").touch()
-    assert not verdict(tmp_path, "checkpoint", "as_recorded").passed
-    loads = verdict(tmp_path, "checkpoint", "loads_in_transformers")
-    assert loads.made and not loads.passed
-    for name, task in (("base", "mmlu"), ("x", "arc")):
-        (write(tmp_path, "short_context_report", {}, name) / "short_context.json").write_text(
-            json.dumps({task: {"score": 50.0}})
-        )
-    (tmp_path / "params.yaml").write_text("short_context_report: {against: base}\n")
-    drop = verdict(tmp_path, "short_context_report", "small_drop")
-    assert drop.made and not drop.passed and "no task" in drop.found
-
-
-def test_the_needle_is_compared_with_the_first_run_until_one_has_passed(
-    world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The report's number is that of its recipe's cut; 0.2, then 0.1, 0.1 and 0.2 again."""
-    for module in (checks, verdicts):
-        monkeypatch.setattr(module, "CHECKS", {"mixed": [checks.needle_holds]})
-    now, seen = {"mean_exact_match": 0.0}, []
-    monkeypatch.setattr(checks, "_metrics", lambda root, made: now)
-    monkeypatch.setattr(
-        step, "describe", lambda *_, **__: {name: MetadataValue.float(now[name]) for name in now}
-    )
-    for cut, value in enumerate((0.2, 0.1, 0.1, 0.2, 0.1)):
-        now["mean_exact_match"] = value
-        text = (world / "params.yaml").read_text()
-        (world / "params.yaml").write_text(re.sub(r"cut: \d+", f"cut: {cut}", text))
-        _, run = materialize(world, instance, "mixed/short", "raw/c4")
-        assert run.success  # a check without a result, the first time, fails nothing
-        seen.append([check.passed for check in run.checks])
-    assert seen == [[], [False], [False], [True], [False]]
-
-
-def test_a_drop_at_short_context_is_held_to_the_users_limit(tmp_path: Path) -> None:
-    for name, score in (("base", 90.0), ("x", 84.0)):
-        (write(tmp_path, "short_context_report", {}, name) / "short_context.json").write_text(
-            json.dumps({"mmlu": {"score": score}})
-        )
-    for limit, passed in ((5, False), (7, True)):
-        (tmp_path / "params.yaml").write_text(
-            yaml.safe_dump({"short_context_report": {"against": "base", "drop": limit}})
-        )
-        assert verdict(tmp_path, "short_context_report", "small_drop").passed is passed
-
-
-def test_what_can_not_be_looked_at_fails_and_says_why(tmp_path: Path) -> None:
-    found = verdict(tmp_path, "mixed_dataset", "domain_shares")
-    assert (
-        not found.passed
-        and "shares.csv" in found.found
-        and "orchestration.repro --force" in found.advice
-    )
+from orchestration.translation import asset_key
 
 
 @pytest.fixture
@@ -503,132 +44,163 @@ def instance() -> Iterator[DagsterInstance]:
         yield ephemeral
 
 
-def no_bad_word(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """No document holds a bad word."""
-    text = (root / item.outputs[0] / "text").read_text()
-    return Verdict(
-        name="no_bad_word",
-        passed="bad" not in text,
-        expected="no bad word",
-        found=text.split()[-1],
-        advice="Take it out.",
-    )
-
-
-def beside(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-    """The other recipe is there too."""
-    there = sorted(path.name for path in (root / "data" / "mixed").iterdir())
-    return Verdict(
-        name="beside",
-        passed=there == ["both", "short"],
-        expected="both and short",
-        found=" ".join(there),
-        advice="Make the other.",
-        blocking=False,
-    )
-
-
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The small project, with a check that blocks on its documents and one that holds a recipe
-    against the other.
-    """
-    for module in (checks, verdicts):
-        monkeypatch.setattr(module, "CHECKS", {"raw": [no_bad_word], "mixed": [beside]})
-        monkeypatch.setattr(module, "BLOCKING", {"no_bad_word"})
-    for module in (checks, step, verdicts):
-        monkeypatch.setattr(module, "ACROSS", {"beside"})
-    return make_world(tmp_path / "world")
+def world(tmp_path: Path) -> Path:
+    """The small project, whose domains check that no document has a bad word."""
+    return make_checked_world(tmp_path / "world")
 
 
-def test_a_blocking_check_keeps_back_what_reads_the_asset_and_says_so(
+def write(world: Path, text: str) -> None:
+    """The documents of the domain `book`."""
+    (world / "sources/book/documents").write_text(text)
+
+
+def test_a_blocking_check_keeps_back_what_reads_the_asset_until_it_is_mended(
     world: Path, instance: DagsterInstance
 ) -> None:
-    (world / "sources" / "book" / "documents").write_text("bad\n")
+    write(world, "bad\n")
     seen, run = materialize(world, instance)
     assert not run.success
     assert seen["raw@book"] is seen["raw@c4"] is seen["mixed@short"] is Outcome.RAN
     assert seen["mixed@both"] is seen["report"] is SKIPPED
-    found = {(looked.asset_key.to_user_string(), looked.passed) for looked in run.checks}
-    assert found == {("raw/book", False), ("raw/c4", True)}  # mixed is held together or not at all
+    found = {(check.asset_key.to_user_string(), check.passed) for check in run.checks}
+    assert found == {("raw/book", False), ("raw/c4", True)}
     assert instance.get_latest_materialization_event(AssetKey(["raw", "book"])) is not None
-    (world / "sources" / "book" / "documents").write_text("good\n")
+
+    seen, run = materialize(world, instance)  # nothing has changed since
+    assert not run.success
+    assert seen["raw@book"] is Outcome.UNCHANGED and seen["mixed@both"] is SKIPPED
+
+    seen, run = materialize(world, instance, "mixed/both")  # its input is not even in the run
+    assert not run.success and seen == {"mixed@both": FAILED}
+    assert "It reads raw@book. Check no_bad_word failed: expected no bad word" in run.failures
+
+    write(world, "good\n")
     seen, run = materialize(world, instance)
     assert run.success and seen["mixed@both"] is seen["report"] is Outcome.RAN
 
 
-@pytest.mark.parametrize("costly", [False, True])
-def test_what_did_not_hold_keeps_back_what_reads_it_until_it_is_mended(
-    world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, costly: bool
-) -> None:
-    for module in (checks, step, verdicts):
-        monkeypatch.setattr(module, "COSTLY", {"no_bad_word"} if costly else set())
-    (world / "sources" / "book" / "documents").write_text("bad\n")
-    assert not materialize(world, instance)[1].success
-    seen, run = materialize(world, instance)  # nothing has changed since
-    assert (
-        not run.success and seen["raw@book"] is Outcome.UNCHANGED and seen["mixed@both"] is SKIPPED
-    )
-    seen, run = materialize(
-        world, instance, "mixed/both"
-    )  # what does not hold is not even selected
-    assert not run.success and seen == {"mixed@both": FAILED}
-    assert "It reads raw@book. Check no_bad_word did not hold" in run.failures
-    (world / "sources" / "book" / "documents").write_text("good\n")
-    assert materialize(world, instance)[1].success
-
-
-def test_a_costly_check_looks_once_at_each_version_and_is_shown_each_time(
-    world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked = list[str]()
-
-    def costly(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-        """Counts how often it is asked."""
-        looked.append(item.address)
-        return Verdict(name="costly", passed=True, expected="nothing", found="nothing", advice="")
-
-    for module in (checks, step, verdicts):
-        monkeypatch.setattr(module, "COSTLY", {"costly"})
-    for module in (checks, verdicts):
-        monkeypatch.setattr(module, "CHECKS", {"raw": [costly]})
-    for _ in range(3):
-        _, run = materialize(world, instance)
-        assert {found.asset_key.path[-1] for found in run.checks} == {
-            "book",
-            "c4",
-        }
-        assert sorted(looked) == ["raw@book", "raw@c4"]
-    (world / "sources" / "book" / "documents").write_text("other\n")
-    materialize(world, instance)
-    assert sorted(looked) == ["raw@book", "raw@book", "raw@c4"]
-
-
-def test_an_item_is_held_against_another_once_both_are_made(
+def test_what_plain_dvc_made_has_its_checks_when_dagster_hears_of_it(
     world: Path, instance: DagsterInstance
 ) -> None:
-    _, run = materialize(world, instance)
-    found = [
-        (looked.asset_key.to_user_string(), looked.passed)
-        for looked in run.checks
-        if looked.check_name == "beside"
-    ]
-    assert sorted(found) == [("mixed/both", True), ("mixed/short", True)]
-
-
-def test_what_was_made_outside_is_checked_when_it_is_told_of(
-    world: Path, instance: DagsterInstance
-) -> None:
-    (world / "sources" / "book" / "documents").write_text("bad\n")
+    write(world, "bad\n")
     dvc(world, "repro")
-    graph = read_graph(world)
-    report_outside_state(instance, graph, read_lock(world), read_status(world))
-    for key, check, status in (
-        ("raw/book", "no_bad_word", "FAILED"),
-        ("raw/c4", "no_bad_word", "SUCCEEDED"),
-        ("mixed/short", "beside", "SUCCEEDED"),
-    ):
+    report_outside_state(instance, read_graph(world), read_lock(world), read_status(world))
+    for name, status in (("book", "FAILED"), ("c4", "SUCCEEDED")):
         told = instance.event_log_storage.get_asset_check_execution_history(
-            AssetCheckKey(AssetKey(key.split("/")), check), limit=2
+            AssetCheckKey(AssetKey(["raw", name]), "no_bad_word"), limit=2
         )
-        assert [record.status.value for record in told] == [status], key
+        assert [record.status.value for record in told] == [status]
+
+
+def item(**checks: DeclaredCheck) -> Item:
+    """One whose stage declares these checks."""
+    return Item(
+        address="report@x",
+        stage="report",
+        name="x",
+        command="",
+        description="",
+        upstream=frozenset(),
+        inputs={},
+        params={},
+        outputs=("data/report/x", "metrics/report/x.json"),
+        metrics=("metrics/report/x.json",),
+        checks=checks,
+    )
+
+
+def put(root: Path, path: str, content: object) -> None:
+    """A file of the item `report@x`."""
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def entry(name: str, passed: bool | None) -> dict[str, object]:
+    """Of a checks.json."""
+    words = {"expected": "good", "found": "bad", "advice": "Mend it.", "blocking": True}
+    return {"name": name, "passed": passed, **words}
+
+
+def test_the_page_has_the_names_the_descriptions_and_the_severity_that_dvc_yaml_declares(
+    tmp_path: Path,
+) -> None:
+    made = item(a=DeclaredCheck(blocking=True, description="All is well."), b=DeclaredCheck())
+    specs = {spec.name: spec for spec in check_specs(made)}
+    assert (specs["a"].blocking, specs["a"].description) == (True, "All is well.")
+    assert not specs["b"].blocking
+
+    put(tmp_path, f"data/report/x/{FILE}", [entry(name, False) for name in ("a", "b", "c")])
+    verdicts = read_checks(tmp_path, made)
+    shown = [(each.check_name, each.severity.value) for each in results(made, verdicts, "v1")]
+    assert shown == [("a", "ERROR"), ("b", "WARN")]  # what is not declared, Dagster does not know
+    assert what_blocks(verdicts) == "Check a failed: expected good; found bad. Mend it."
+
+
+def test_a_check_with_nothing_to_check_has_no_result_and_says_why(tmp_path: Path) -> None:
+    put(tmp_path, f"data/report/x/{FILE}", [entry("a", None)])
+    made = item(a=DeclaredCheck(blocking=True))
+    verdicts = read_checks(tmp_path, made)
+    assert not results(made, verdicts, "v1") and not evaluations(made, verdicts, "v1")
+    assert not what_blocks(verdicts)
+    assert reasons_not_made(verdicts) == "a: bad"
+
+
+def test_an_artefact_from_before_there_were_checks_has_no_result(tmp_path: Path) -> None:
+    put(tmp_path, "data/report/x/page.html", "a page")
+    assert read_checks(tmp_path, item(a=DeclaredCheck(blocking=True))) == []
+
+
+@pytest.mark.parametrize("content", ["", "[", '[{"passed": true}]', '[{"name": "a"}]', "[1]"])
+def test_a_file_of_checks_that_can_not_be_read_fails_them(tmp_path: Path, content: str) -> None:
+    put(tmp_path, f"data/report/x/{FILE}", content)
+    verdicts = read_checks(tmp_path, item(a=DeclaredCheck(blocking=True)))
+    assert FILE in what_blocks(verdicts) and "repro --force report@x" in what_blocks(verdicts)
+
+
+NEEDLE = item(needle=DeclaredCheck(metric="score", fall=0.05))
+
+
+def run_with(instance: DagsterInstance, root: Path, metrics: Mapping[str, object]) -> Verdict:
+    """What a run that gives these metrics finds, which is then stored as a run stores it."""
+    put(root, "metrics/report/x.json", metrics)
+    (found,) = verdicts_of(instance, root, NEEDLE)
+    score = metrics.get("score")
+    shown = {"score": MetadataValue.float(score)} if isinstance(score, float) else {}
+    instance.report_runless_asset_event(AssetMaterialization(asset_key(NEEDLE), metadata=shown))
+    for evaluation in evaluations(NEEDLE, [found], "v"):
+        instance.report_runless_asset_event(evaluation)
+    return found
+
+
+def test_a_metric_is_compared_with_the_first_run_until_one_has_passed(
+    tmp_path: Path, instance: DagsterInstance
+) -> None:
+    found = [
+        run_with(instance, tmp_path, {"score": score})
+        for score in (0.2, 0.1, 0.1, 0.24, 0.18, 0.2, 0.14)
+    ]
+    assert [each.passed for each in found] == [None, False, False, True, False, True, False]
+    assert "no earlier run" in found[0].found
+    assert (found[1].expected, found[1].found) == ("at least 0.150", "0.100")
+    assert not any(each.blocking for each in found)
+
+
+def test_a_metric_that_is_no_number_fails_and_one_that_a_model_can_not_have_is_not_compared(
+    tmp_path: Path, instance: DagsterInstance
+) -> None:
+    run_with(instance, tmp_path, {"score": 0.5})
+    for metrics in ({"score": float("nan")}, {"score": "high"}, {}):
+        found = run_with(instance, tmp_path, metrics)
+        assert found.failed and "number score" in found.expected and "report@x" in found.advice
+    assert run_with(instance, tmp_path, {"score": None}).passed is None
+    assert run_with(instance, tmp_path, {"score": 0.46}).passed, "compared with 0.5"
+
+
+def test_a_declaration_that_is_none_is_one_line(world: Path) -> None:
+    graph = (world / "dvc.yaml").read_text()
+    for wrong in ("{no_bad_word: {blocks: true}}", "[no_bad_word]", "{no_bad_word: true}"):
+        declared = graph.replace(graph.split("checks: ")[1].split("}\n")[0], wrong)
+        (world / "dvc.yaml").write_text(declared)
+        with pytest.raises(GraphError, match="raw: meta.checks = .*blocking: true"):
+            read_graph(world)

@@ -10,27 +10,9 @@ from pathlib import Path
 import pytest
 import zc.lockfile  # type: ignore[import-untyped]
 from dagster_server import until
-from dvc_world import make_world
+from dvc_world import make_checked_world, make_world
 
 pytestmark = pytest.mark.slow
-
-CHECKED = """
-stages:
-  raw_corpus:
-    cmd: python corpus.py
-    deps: [corpus.py]
-    outs: [data/raw_corpus]
-    metrics: [metrics/raw_corpus.json]
-  report:
-    cmd: python corpus.py
-    deps: [data/raw_corpus, corpus.py]
-    outs: [data/report]
-"""
-CORPUS = """import pathlib
-for place in ("metrics/raw_corpus.json", "data/raw_corpus/documents", "data/report/page"):
-    pathlib.Path(place).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(place).write_text('{"records": 10, "contaminated": 5}')
-"""
 
 
 def variables(world: Path) -> dict[str, str]:
@@ -102,13 +84,10 @@ def test_an_item_that_failed_and_what_was_not_tried_for_it_are_named(tmp_path: P
     assert "Not tried, for they read what failed: mixed@both, report" in said
 
 
-def test_a_check_that_did_not_hold_says_what_was_expected_and_found_and_what_to_do(
+def test_a_check_that_failed_says_what_was_expected_and_found_and_what_to_do(
     tmp_path: Path,
 ) -> None:
-    world = make_world(tmp_path / "world")
-    (world / "dvc.yaml").write_text(CHECKED)
-    (world / "corpus.py").write_text(CORPUS)
-    (world / "params.yaml").write_text("raw_corpus: {}\n")
+    world = make_checked_world(tmp_path / "world")
+    (world / "sources/book/documents").write_text("bad\n")
     said = demo(world).stderr
-    assert "little_contamination" in said and "at most 1.0% of records" in said and "50.00%" in said
-    assert "Look at skipped.csv" in said
+    assert "Check no_bad_word failed: expected no bad word; found one. Take it out." in said

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from dvc.stage import run as stage_run
 from dvc.stage.cache import StageCache
 from dvc.utils.serialize import _common
 from dvc_data.hashfile import checkout as link_into_cache
-from dvc_world import GRAPH, STAGE, dvc, make_world
+from dvc_world import dvc, make_world
 
-from orchestration import dvc_repro, hashable, keeping, locks
+from orchestration import dvc_repro, hashable, keeping, locks, run_cache
 from orchestration import graph as module
 from orchestration.graph import order_lock, read_graph, read_lock, read_status
 
@@ -33,22 +34,14 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 REPRO = [sys.executable, "-m", "orchestration.repro"]
 BOOK = Path("data/raw/book/text")
-REPLACING = """import os, shutil
-aside = out.with_name(f".{item}.partial")
-shutil.rmtree(aside, ignore_errors=True)
-aside.mkdir(parents=True)
-(aside / "text").write_text(f"{stage} of {item}\\n" + text)
-shutil.rmtree(out, ignore_errors=True)
-aside.rename(out)
-"""
-"""What a stage of this project does: its output is whole or not there."""
 
 
-def start(world: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """The command of this file, at work in the project."""
+def start(world: Path, *arguments: str, command: Sequence[str] = REPRO) -> "subprocess.Popen[str]":
+    """The command of this file, or another, that runs in the project."""
     return subprocess.Popen(
-        [*REPRO, *arguments],
+        [*command, *arguments],
         cwd=world,
+        start_new_session=True,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -81,32 +74,17 @@ def add_document(world: Path, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two projects with all made: in one, every stage replaces its output."""
-    folder = tmp_path_factory.mktemp("made")
-    replacing = make_world(folder / "replaces its output")
-    (replacing / "stage.py").write_text(STAGE[: STAGE.index("out.mkdir")] + REPLACING)
-    graph = GRAPH.replace("      cmd:", "      meta: {replaces: true}\n      cmd:")
-    (replacing / "dvc.yaml").write_text(
-        graph.replace(
-            "    cmd: python stage.py report",
-            "    meta: {replaces: true}\n    cmd: python stage.py report",
-        )
-    )
-    for root in (replacing, make_world(folder / "writes in place")):
-        hold_back(root)
-        repro(root)
-    return folder
+    """A project with all made."""
+    root = make_world(tmp_path_factory.mktemp("made") / "world")
+    hold_back(root)
+    repro(root)
+    return root
 
 
-@pytest.fixture(params=["replaces its output", "writes in place"])
-def world(request: pytest.FixtureRequest, made: Path, tmp_path: Path) -> Path:
-    """One of them, for one test."""
-    return Path(shutil.copytree(made / request.param, tmp_path / "world"))
-
-
-def replaces(world: Path) -> bool:
-    """Whether the stages of this world say that they replace their outputs."""
-    return "replaces" in (world / "dvc.yaml").read_text()
+@pytest.fixture
+def world(made: Path, tmp_path: Path) -> Path:
+    """Such a project, for one test."""
+    return Path(shutil.copytree(made, tmp_path / "world"))
 
 
 def test_it_makes_the_bytes_and_the_lock_file_of_dvc(tmp_path: Path) -> None:
@@ -136,25 +114,25 @@ def test_a_document_that_arrives_while_a_stage_is_at_work_is_made_next(world: Pa
 
 
 @pytest.mark.parametrize("how", ["killed", "asked to end", "failed"])
-def test_the_old_output_is_there_after_a_run_that_came_to_nothing(world: Path, how: str) -> None:
+@pytest.mark.parametrize("command", [REPRO, [sys.executable, "-m", "dvc", "repro"]])
+def test_the_old_output_stays_while_a_new_one_is_made(
+    world: Path, how: str, command: list[str]
+) -> None:
+    """And is there after a run that came to nothing, under plain `dvc repro` too."""
     before, source = artefacts(world), (world / "sources/book/documents").read_text()
     add_document(world, "poison" if how == "failed" else "new")
     (world / "hold/raw-book").touch()
-    process = start(world)
+    process = start(world, command=command)
     until(lambda: stages_at_work(world))
-    if replaces(world):
-        assert artefacts(world) == before, "readable while the new one is made"
+    assert artefacts(world) == before, "readable while the new one is made"
     if how == "failed":
         (world / "hold/raw-book").unlink()
     else:
-        process.send_signal(signal.SIGKILL if how == "killed" else signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGKILL if how == "killed" else signal.SIGTERM)
     assert process.wait() != 0
     until(lambda: not stages_at_work(world))
     (world / "hold/raw-book").unlink(missing_ok=True)
-    if how == "killed" and not replaces(world):
-        repro(world, "--dry")  # the next start puts it back, whatever it is for
     assert artefacts(world) == before
-    assert not list((world / keeping.ASIDE).glob("*/*"))
     (world / "sources/book/documents").write_text(source)
     assert "up to date" in repro(world)
 
@@ -172,16 +150,16 @@ def test_an_output_from_the_cache_replaces_the_old_one_whole(world: Path) -> Non
     assert not read_status(world) and not list((world / keeping.ASIDE).glob("*/*"))
 
 
-def test_a_command_that_does_not_replace_its_output_as_its_stage_says_is_refused(
-    tmp_path: Path,
-) -> None:
-    world = make_world(tmp_path / "world")
-    (world / "dvc.yaml").write_text(
-        GRAPH.replace("desc: Documents of one domain", "meta: {replaces: true}")
-    )
-    repro(world)
+def test_a_command_that_leaves_its_old_output_is_refused(world: Path) -> None:
     (world / "stage.py").write_text("pass\n")
     assert "has not replaced data/raw/book" in repro(world, code=255)
+
+
+def test_what_a_killed_process_was_gathering_is_removed(world: Path) -> None:
+    left = world / keeping.ASIDE / "pid%20999999999" / "data%2Fraw%2Fbook"
+    left.mkdir(parents=True)
+    repro(world, "--dry")
+    assert not left.parent.exists()
 
 
 def test_files_are_exchanged_folders_too_and_what_is_missing_is_made(tmp_path: Path) -> None:
@@ -200,7 +178,7 @@ def test_files_are_exchanged_folders_too_and_what_is_missing_is_made(tmp_path: P
 def test_a_lock_file_that_a_kill_cut_off_is_repaired_and_nothing_is_made_again(
     made: Path, tmp_path: Path, copied: bool
 ) -> None:
-    world = Path(shutil.copytree(made / "writes in place", tmp_path / "world"))
+    world = Path(shutil.copytree(made, tmp_path / "world"))
     whole = (world / "dvc.lock").read_bytes()
     for left in (*range(0, len(whole), 7), len(whole) - 1):
         shutil.rmtree(world / locks.OURS)
@@ -228,7 +206,7 @@ def test_a_lock_file_that_a_kill_cut_off_is_repaired_and_nothing_is_made_again(
 def test_every_way_to_read_the_project_repairs_a_lock_file_that_a_kill_left_empty(
     made: Path, tmp_path: Path
 ) -> None:
-    world = Path(shutil.copytree(made / "writes in place", tmp_path / "world"))
+    world = Path(shutil.copytree(made, tmp_path / "world"))
     for read in (read_graph, read_status, read_lock):
         (world / "dvc.lock").write_text("")
         read(world)
@@ -236,7 +214,7 @@ def test_every_way_to_read_the_project_repairs_a_lock_file_that_a_kill_left_empt
 
 
 def test_a_merge_that_git_left_to_the_user_is_left_to_the_user(made: Path, tmp_path: Path) -> None:
-    world = Path(shutil.copytree(made / "writes in place", tmp_path / "world"))
+    world = Path(shutil.copytree(made, tmp_path / "world"))
     conflict = (
         (world / "dvc.lock")
         .read_text()
@@ -251,7 +229,7 @@ def test_a_merge_that_git_left_to_the_user_is_left_to_the_user(made: Path, tmp_p
 def test_a_list_of_path_locks_that_a_kill_cut_off_stops_no_one(
     made: Path, tmp_path: Path, content: str
 ) -> None:
-    world = Path(shutil.copytree(made / "writes in place", tmp_path / "world"))
+    world = Path(shutil.copytree(made, tmp_path / "world"))
     (world / ".dvc/tmp/rwlock").write_text(content)
     assert "up to date" in repro(world)
 
@@ -289,6 +267,7 @@ def test_dvcs_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         (Stage.checkout, "self allow_missing kwargs"),
         (StageCache.restore, "self stage run_cache pull dry"),
         (stage_run.cmd_run, "stage dry run_env"),
+        (run_cache._dvcs_answer, "stage"),
         (rwlock._edit_rwlock, "lock_dir fs hardlink"),
         (_common._dump_data, "path data dumper fs dumper_args"),
         (link_into_cache._relink, "link cache cache_info fs path in_cache force prompt"),

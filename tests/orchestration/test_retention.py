@@ -1,22 +1,26 @@
 """Old runs can go, and what the assets' pages and marks stand on stays."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dagster import AssetKey, DagsterInstance
 from dvc_world import make_world, materialize, out_of_date_in_dagster
 
-from orchestration import checks, verdicts
-from orchestration.checks import Verdict
-from orchestration.graph import Item, read_graph
+from orchestration.checks import last_value
+from orchestration.graph import read_graph
 from orchestration.home import prepare
 from orchestration.retention import delete, expired, main
 
 pytestmark = pytest.mark.slow
 
+WRITES_A_METRIC = """
+import json
+pathlib.Path("metrics", stage).mkdir(parents=True, exist_ok=True)
+path = pathlib.Path("metrics", stage, f"{item}.json")
+path.unlink(missing_ok=True)
+path.write_text(json.dumps({"length": float(len((out / "text").read_text()))}))
+"""
 BOOK = AssetKey(["raw", "book"])
 
 
@@ -75,31 +79,26 @@ def test_only_runs_older_than_so_many_days_go(world: Path) -> None:
         assert len(expired(dagster, now + timedelta(days=2), 1)) == 1
 
 
-def test_what_a_check_holds_the_next_run_against_outlives_its_run(
-    world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def length(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
-        """How long the text is."""
-        return Verdict(
-            name="length",
-            passed=True,
-            expected="",
-            found="",
-            advice="",
-            value=float(len((root / item.outputs[0] / "text").read_text())),
-        )
-
-    for module in (checks, verdicts):
-        monkeypatch.setattr(module, "CHECKS", {"raw": [length]})
-        monkeypatch.setattr(module, "BLOCKING", set())
+def test_what_the_next_run_is_compared_with_outlives_the_runs(world: Path) -> None:
+    (world / "stage.py").write_text((world / "stage.py").read_text() + WRITES_A_METRIC)
+    declared = (
+        'metrics: ["metrics/raw/${key}.json"]\n      meta: {checks: {length: {metric: length}}}'
+    )
+    text = (world / "dvc.yaml").read_text()
+    text = text.replace(
+        'outs: ["data/raw/${key}"]', f'outs: ["data/raw/${{key}}"]\n      {declared}'
+    )
+    (world / "dvc.yaml").write_text(text)
     with instance(world) as dagster:
-        materialize(world, dagster, "raw/book")
+        for words in ("three", "three and more"):
+            (world / "sources/book/documents").write_text(words)
+            materialize(world, dagster, "raw/book")
         item = read_graph(world).items["raw@book"]
-        before = verdicts.last_values(dagster, item)
+        before = last_value(dagster, item, "length", "length")
         for run in dagster.get_runs():
             delete(dagster, run)
-        characters = len("raw of book\na document of book\n")
-        assert verdicts.last_values(dagster, item) == before == {"length": float(characters)}
+        characters = len("raw of book\nthree and more")
+        assert last_value(dagster, item, "length", "length") == before == characters
 
 
 def test_a_folder_without_dagster_is_one_message(
