@@ -38,6 +38,7 @@ from training.optimizer import make_optimizer
 from training.optimizer_config import OptimizerConfig
 from training.parallel import LAUNCHED, World, divide, join_world
 from training.passes import forward
+from training.resume import load
 
 Result = dict[str, Any]
 ROOT = Path(__file__).parents[1]
@@ -581,7 +582,7 @@ def _trained(card: Card, folder: Path | None) -> tuple[torch.Tensor, Result]:
         facts = {"snapshot GiB": round(size / GIB, 2), "GB/s": round(size / spent / 1e9, 2)}
         del loss, moments
         loss, moments = fresh()
-        log = snapshots.load(where, loss, moments, world)
+        log = load(where, loss, moments, world)
         log += list(train(loss, moments, task, world, log))
     return torch.cat([part.to_local().flatten().cpu() for part in loss.parameters()]), facts
 

@@ -12,13 +12,11 @@ Every document's sums are kept, so that two models can be compared document by d
 token of ours: its report is empty and says why.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from assets.agreement import disagreement
 from assets.progress import Progress
@@ -26,6 +24,7 @@ from assets.randomness import generator
 from assets.stage import Config, UserError, read_params, write_json
 from assets.token_store import TokenStore, open_tokens
 from assets.tokenizer import load_tokenizer
+from evaluation.bands import in_span, spans
 from evaluation.loss_report_config import LossReportConfig
 from evaluation.report import report
 from evaluation.scoring import token_losses
@@ -42,31 +41,6 @@ class Domains(Config):
 
     model_config = {**Config.model_config, "extra": "ignore"}
     domains: dict[str, object]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """Positions low to high (high not included) of a document; `whole`: only of documents that
-    reach its end.
-    """
-
-    name: str
-    low: int
-    high: int
-    whole: bool = False
-
-
-def spans(config: LossReportConfig) -> list[Span]:
-    """Bands and points: "0-256", "256-2048", "at 1024"."""
-    names = band_names(config.bands)
-    bands = [
-        Span(name=name, low=low, high=high)
-        for name, low, high in zip(names, (0, *config.bands[:-1]), config.bands, strict=True)
-    ]
-    return bands + [
-        Span(name=f"at {point}", low=point - point // 8, high=point, whole=True)
-        for point in config.points
-    ]
 
 
 def measure(subject: Subject, config: LossReportConfig, folder: Path) -> dict[str, Any]:
@@ -128,11 +102,6 @@ def _why_not(subject: Subject) -> str | None:
     return f"its tokenizer is not that of data/tokenized_corpus: {why}" if why else None
 
 
-def band_names(bands: tuple[int, ...]) -> list[str]:
-    """[256, 2048] -> ["0-256", "256-2048"]."""
-    return [f"{low}-{high}" for low, high in zip((0, *bands[:-1]), bands, strict=True)]
-
-
 def of_domain(
     subject: Subject, domain: str, store: TokenStore, config: LossReportConfig, progress: Progress
 ) -> list[dict[str, Any]]:
@@ -161,14 +130,6 @@ def of_domain(
 def longest(config: LossReportConfig) -> int:
     """The last position asked."""
     return max(*config.bands, *config.points)
-
-
-def in_span(losses: NDArray[np.float32], span: Span) -> tuple[float, int]:
-    """Sum and count of the losses in it, where entry i is the loss of the document's token i + 1."""
-    if span.whole and len(losses) + 1 < span.high:
-        return 0.0, 0
-    part = losses[max(span.low - 1, 0) : span.high - 1]
-    return float(part.sum(dtype=np.float64)), len(part)
 
 
 def chosen_documents(domain: str, store: TokenStore, config: LossReportConfig) -> list[int]:

@@ -1,1 +1,1 @@
-"""The model half: the base checkpoint and its continual pretraining. May import `assets` alone."""
+"""Models: the base checkpoint and its continual pretraining. May import `assets` only."""

@@ -1,9 +1,9 @@
-"""From rows to a loss: each process takes its rows, or its stretch of them, and all sums add up to
-the batch's.
+"""From rows to a loss: each process runs its rows, or its shard of them, one micro-batch at a time.
 
-A step's rows are dealt out to the groups of processes in order, `micro_batch_tokens` at a time;
-groups that get none in the last pass run a row that counts nothing, for sharded weights need every
-process. So a batch is the same rows whatever the number of processes.
+A step's rows are given to the groups of processes in order, `micro_batch_tokens` at a time. So a
+batch is the same rows under any number of processes, and the sum over all processes is its loss.
+Sharded weights need every process. So a group that gets no row in the last micro-batch runs a row
+that does not count: that is the cost.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,15 +23,19 @@ from training.parallel import World
 def shares(
     numbers: NDArray[np.int64], rows_per_pass: int, world: World
 ) -> Iterator[tuple[NDArray[np.int64], bool]]:
-    """The row numbers that this process runs in each pass over a step's `numbers`, and whether they
-    count.
+    """For each micro-batch: the rows that this process runs, int64[n], and whether they count.
+
+    numbers: int64[rows], the rows of one step.
     """
     at_once = rows_per_pass * world.groups
+    first = world.group * rows_per_pass
     for start in range(0, len(numbers), at_once):
-        mine = numbers[start : start + at_once][
-            world.group * rows_per_pass : (world.group + 1) * rows_per_pass
-        ]
-        yield (mine, True) if len(mine) else (numbers[:1], False)
+        of_all = numbers[start : start + at_once]
+        mine = of_all[first : first + rows_per_pass]
+        if len(mine):
+            yield mine, True
+        else:
+            yield numbers[:1], False
 
 
 def forward(
@@ -42,8 +46,9 @@ def forward(
     bf16: bool,
     places: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """The summed loss of this process's stretch of the rows, fp32 scalar. places: where the loss
-    counts; None: all.
+    """The summed loss of this process's shard of the rows, in nats: fp32 scalar.
+
+    places: the positions of a row at which the loss counts; None: all.
     """
     ids = torch.from_numpy(batch.ids)
     starts = [torch.from_numpy(start) for start in batch.starts]
@@ -52,32 +57,40 @@ def forward(
         counted = torch.zeros(targets.shape[1], dtype=torch.bool)
         counted[list(places)] = True
         targets = targets.where(counted, IGNORED)
+
     attention: dict[str, Any] = {}
     positions = torch.arange(ids.shape[1]).unsqueeze(0)
     if document_mask:
+        # Masked by document edges, so all rows become one long row.
         attention, positions = documents(starts, ids.shape[1], world.device)
         ids, targets = ids.reshape(1, -1), targets.reshape(1, -1)
-    stretch = _stretch(ids.shape[1], world)
-    parts = [
-        part[:, stretch].to(world.device, non_blocking=True) for part in (ids, targets, positions)
-    ]
+
+    shard = _shard(ids.shape[1], world)
+    parts = []
+    for part in (ids, targets, positions):
+        parts.append(part[:, shard].to(world.device, non_blocking=True))
+    # A sharded model casts its weights itself.
     with torch.autocast(world.device.type, torch.bfloat16, enabled=bf16 and not world.sharded):
         total: torch.Tensor = loss(*parts, attention)
     return total
 
 
 def counted(starts: Sequence[NDArray[np.int64]], row_length: int, document_mask: bool) -> int:
-    """How many tokens of these rows are predicted."""
+    """The number of tokens of these rows that are predicted.
+
+    starts: for each row, int64[documents], the positions where its documents begin.
+    """
+    # The first token of a row has nothing before it; nor has that of a masked document.
     inner = sum(int((start > 0).sum()) for start in starts) if document_mask else 0
     return len(starts) * (row_length - 1) - inner
 
 
-def _stretch(length: int, world: World) -> slice:
+def _shard(length: int, world: World) -> slice:
+    """The positions of a row that this process holds. Raises UserError for unequal shards."""
     if length % world.hardware.sp:
         raise UserError(
-            f"rows of {length:,} tokens can't be divided into {world.hardware.sp} equal stretches. "
-            "Choose "
-            "packed_shards.chunk_length as a multiple of parallelism_config_sp_size."
+            f"rows of {length:,} tokens can't be divided into {world.hardware.sp} equal shards. "
+            "Choose packed_shards.chunk_length as a multiple of parallelism_config_sp_size."
         )
     size = length // world.hardware.sp
-    return slice(world.stretch * size, (world.stretch + 1) * size)
+    return slice(world.shard * size, (world.shard + 1) * size)

@@ -13,7 +13,7 @@ from evaluation.needle import Cell, Haystacks, Needle, cells, fill, make_needle,
 from evaluation.needle_report import judge
 from evaluation.needle_report_config import Drawn, Given, Grid
 from evaluation.subject import Subject, of_user
-from training.plan import places_of
+from training.prices import places_of
 
 BEGIN, STOP, RESERVE = 0, 1, 3
 NEEDLE = Needle(

@@ -10,8 +10,8 @@ from transformers import AutoConfig, LlamaConfig
 from assets.stage import UserError
 from training.config_json import Dimensions, PlainLlama, plain_llama, read_dimensions
 from training.flops import shape_of
+from training.job import shape_at
 from training.model import read_config
-from training.plan import shape_at
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = {

@@ -18,7 +18,7 @@ from assets.origin import done_by_others, note
 from assets.stage import UserError, write_json
 from training.checkpoint import run
 from training.curves import write_log
-from training.extension import clear_others, scratch_folder, settings
+from training.scratch import clear_others, model_params, scratch_folder
 from training.snapshots import StepLog, snapshots, step_of
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ Project = Callable[..., Path]
 
 def folder() -> Path:
     """Where the model of params.yaml keeps its state."""
-    return scratch_folder("model", *settings("model"))
+    return scratch_folder("model", *model_params("model"))
 
 
 def edit(key: str, value: Any) -> None:
@@ -138,7 +138,7 @@ def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_byt
     finished = start(code)
     said = finished.communicate()[1]
     assert finished.returncode == 0, said
-    assert "going on after step" in said
+    assert "resuming after step" in said
     (line,) = [line for line in said.splitlines() if "steps so far were taken by" in line]
     assert "by other code (training.loop). The training continues from them" in line
     assert f"to start from step 0 instead, remove {kept}" in said
@@ -161,7 +161,7 @@ def test_a_training_that_begins_anew_says_what_an_earlier_one_left_and_what_was_
     said = capsys.readouterr().err
     assert f"{first} holds a training up to step " in said
     assert (
-        "of other settings or data (checkpoint.optimizer, checkpoint.seed). This one starts from "
+        "of other parameters or data (checkpoint.optimizer, checkpoint.seed). This one starts from "
         "step 0" in said
     )
 
@@ -185,7 +185,7 @@ def test_a_folder_named_by_code_as_before_goes_on_when_it_is_moved(
     old.rename(folder())
     with pytest.raises(UserError):
         run("model")
-    assert "going on after step" in capsys.readouterr().err
+    assert "resuming after step" in capsys.readouterr().err
 
 
 def test_of_earlier_trainings_the_one_that_got_furthest_stays(
@@ -198,7 +198,7 @@ def test_of_earlier_trainings_the_one_that_got_furthest_stays(
     clear_others(tmp_path / "now", {})
     assert [path.name for path in tmp_path.iterdir()] == ["long"]
     said = capsys.readouterr().err
-    assert f"{tmp_path}/short, a training up to step 20 with earlier settings, is removed" in said
+    assert f"{tmp_path}/short, a training up to step 20 with earlier parameters, is removed" in said
     assert f"{tmp_path}/long holds a training up to step 900" in said
 
 

@@ -17,7 +17,8 @@ from worlds import tiny
 from training.flops import shape_of
 from training.hardware import Hardware
 from training.memory import on_device, on_host
-from training.plan import PAPER, beside_the_paper, grid_flops, read_flops
+from training.plan import PAPER, beside_the_paper
+from training.prices import grid_flops, read_flops
 
 pytestmark = pytest.mark.slow
 
@@ -63,12 +64,12 @@ def test_memory_adds_up_to_the_rule_of_sixteen_bytes_and_moves_where_the_hardwar
     parts = on_device(shape, Hardware(checkpoint_activations=True), 8, 81_920, "adamw")
     state = parts["weights, fp32"] + parts["gradients, fp32"] + parts["moments"]
     assert state == pytest.approx(16 * shape.parameters / 8)
-    assert parts["what enters each layer"] == 32 * 81_920 * 4096 * 2
+    assert parts["checkpointed activations"] == 32 * 81_920 * 4096 * 2
     away = Hardware(checkpoint_activations=True, offload_activations=True, offload_weights=True)
     moved = on_device(shape, away, 8, 81_920, "adamw")
-    assert moved["weights, fp32"] == moved["moments"] == moved["what enters each layer"] == 0
+    assert moved["weights, fp32"] == moved["moments"] == moved["checkpointed activations"] == 0
     assert on_host(shape, away, 8, 81_920, "adamw") == pytest.approx(
-        state + parts["what enters each layer"]
+        state + parts["checkpointed activations"]
     )
     along = on_device(shape, Hardware(checkpoint_activations=True, sp=8), 8, 81_920, "adamw")
     assert along["inside a layer"] == parts["inside a layer"] / 8

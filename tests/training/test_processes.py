@@ -17,7 +17,8 @@ from torch.distributed.launcher.api import LaunchConfig
 from worlds import LENGTH, tiny
 
 from assets.stage import UserError, is_whole
-from training.checkpoint import be_patient, run
+from training.checkpoint import run
+from training.launch import be_patient
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +109,7 @@ def test_a_training_goes_on_with_another_number_of_processes(project: Project) -
     run("model")
     changed = project()
     launched(accelerate_file(changed, 2), until="step-00000003", NEEDLEWORK_SNAPSHOT_SECONDS="0")
-    assert "going on after step" in launched(accelerate_file(changed, 1))
+    assert "resuming after step" in launched(accelerate_file(changed, 1))
     assert close(weights(alone), weights(changed))
 
 
@@ -121,7 +122,7 @@ def test_sigterm_to_the_stage_leaves_a_snapshot_of_all_its_processes(project: Pr
         pass
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
-    assert process.returncode == 143 and "stopped as asked after step" in said
+    assert process.returncode == 143 and "stopped after step" in said
     (left,) = root.glob(".training/checkpoint/model/*/step-*")
     assert len(list(left.glob("part-*"))) == 2 and is_whole(left)
 
@@ -169,7 +170,7 @@ def test_moments_of_eight_bits_go_on_in_the_process_they_belong_to_and_in_no_oth
     assert codes == [{f"exp_avg.codes@{rank}", f"exp_avg_sq.codes@{rank}"} for rank in (0, 1)]
     with pytest.raises(UserError, match="belong to 2 processes.*can't go on in 1"):
         run("model")
-    assert "going on after step" in launched(accelerate_file(struck))
+    assert "resuming after step" in launched(accelerate_file(struck))
     assert all(torch.equal(part, weights(struck)[name]) for name, part in weights(whole).items())
 
 

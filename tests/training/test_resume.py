@@ -70,7 +70,7 @@ def test_killed_at_random_points_and_run_again_gives_the_same_bytes(project: Pro
         process.communicate()
     assert not (struck / "data/checkpoint/model").exists()
     finished = start()
-    assert "going on after step" in finished.communicate()[1] and finished.returncode == 0
+    assert "resuming after step" in finished.communicate()[1] and finished.returncode == 0
     assert files(struck / "data/checkpoint/model") == wanted
     assert not (struck / ".training/checkpoint/model").exists()
 
@@ -87,7 +87,8 @@ def test_sigterm_leaves_a_snapshot_and_the_next_run_goes_on(project: Project) ->
     assert process.returncode == 143 and "Traceback" not in said
     (left,) = scratch(root).glob("step-*")
     assert (
-        f"stopped as asked after step {int(left.name[-8:])}; the same command goes on from" in said
+        f"stopped after step {int(left.name[-8:])}, as requested; the same command resumes from"
+        in said
     )
     again = start()
     while (
@@ -96,7 +97,7 @@ def test_sigterm_leaves_a_snapshot_and_the_next_run_goes_on(project: Project) ->
     ):
         pass
     again.send_signal(signal.SIGTERM)
-    assert f"going on after step {int(left.name[-8:])}" in again.communicate()[1]
+    assert f"resuming after step {int(left.name[-8:])}" in again.communicate()[1]
 
 
 def test_a_damaged_snapshot_is_named_and_an_older_one_taken(
@@ -120,7 +121,7 @@ def test_a_damaged_snapshot_is_named_and_an_older_one_taken(
     run("model")
     said = capsys.readouterr().err
     assert f"{newest.relative_to(root)}: damaged" in said
-    assert f"going on after step {int(newest.name[-8:]) - 1}" in said
+    assert f"resuming after step {int(newest.name[-8:]) - 1}" in said
     assert files(root / "data/checkpoint/model") == wanted
 
 
@@ -223,7 +224,7 @@ def test_a_snapshot_asked_for_after_the_training_is_made_from_a_state_before_it_
     assert states == ["step-00000004", "step-00000005"]
     ask_for(2 * step, 3 * step)
     with pytest.raises(
-        UserError, match="passed 384 tokens already, and the earliest state kept is that after 512"
+        UserError, match="already passed 384 tokens, and the earliest kept state is after 512"
     ):
         run("model")
     ask_for(2 * step, 5 * step)
