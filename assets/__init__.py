@@ -1,3 +1,3 @@
-"""The data half: from raw documents to packed rows. Imports nothing of training, evaluation or
-orchestration.
+"""The data half: from raw documents to packed rows. May import `core`, and nothing of
+training, evaluation or orchestration.
 """

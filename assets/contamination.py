@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from assets.documents import FIELD_MISSING, Fields, document_files, read_texts
 from assets.records import Skipped
-from assets.stage import UserError
+from core.errors import UserError
 
 LANE = 8
 LONGEST_TEXT = 64 << 20

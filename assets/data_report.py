@@ -13,10 +13,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from assets import page
 from assets.data_report_config import DataReportConfig
-from assets.stage import Config, command, output, read_json, read_params
 from assets.tables import read_table
+from core import page
+from core.command import command
+from core.figures import save_figure
+from core.params import names_of, read_params
+from core.sealed import output, read_json
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
@@ -28,19 +31,10 @@ LOWEST = 256
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
 
 
-class Names(Config):
-    """The keys of a map in params.yaml."""
-
-    model_config = {**Config.model_config, "extra": "ignore"}
-    domains: dict[str, object] = {}
-    recipes: dict[str, object] = {}
-
-
 def run() -> None:
     """Make data/data_report."""
     config = read_params("data_report", DataReportConfig)
-    domains = list(read_params("raw_corpus", Names).domains)
-    recipes = list(read_params("mixed_dataset", Names).recipes)
+    domains, recipes = names_of("domain"), names_of("recipe")
     with output("data_report") as out:
         corpus = pd.concat(
             [
@@ -82,7 +76,7 @@ def run() -> None:
         by_length = {"corpus": corpus} | {name: mixed[mixed["recipe"] == name] for name in recipes}
         bounds = sorted({*corpus["lower"], *mixed["lower"]})
         bins = [_bin(0), *(_bin(bound) for bound in bounds if bound >= LOWEST)]
-        _save(
+        save_figure(
             stacked(
                 {name: _by_bin(table) for name, table in by_length.items()},
                 bins,
@@ -91,7 +85,7 @@ def run() -> None:
             ),
             out.folder / "by_length.png",
         )
-        _save(
+        save_figure(
             stacked(
                 {
                     name: table.groupby("domain")["tokens"].sum()
@@ -184,11 +178,6 @@ def _tables(recipes: Sequence[str], file: str) -> pd.DataFrame:
         if tables
         else pd.DataFrame({"recipe": [], "domain": [], "lower": [], "tokens": [], "long_share": []})
     )
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
 
 
 def _html(

@@ -1,6 +1,6 @@
 """What params.yaml may say of the page on the data (assets/data_report.py)."""
 
-from assets.stage import Config
+from core.params import Config
 
 
 class DataReportConfig(Config):

@@ -2,7 +2,7 @@
 that a change in how needs are worked out does not count as a change in how documents are read.
 """
 
-from assets.stage import Config
+from core.params import Config
 
 
 class Demand(Config):

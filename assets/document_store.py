@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from assets.stage import UserError, missing
+from core.errors import UserError
+from core.missing import missing
 
 FILE = "documents.arrow"
 SCHEMA = pa.schema([("id", pa.uint64()), ("text", pa.large_string()), ("heldout", pa.bool_())])

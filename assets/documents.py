@@ -32,7 +32,7 @@ from assets.records import (
     parsed,
 )
 from assets.source_files import DOCUMENTS, Files, shown, source_files
-from assets.stage import UserError
+from core.errors import UserError
 
 ROWS_AT_ONCE = 128
 KINDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}

@@ -16,7 +16,8 @@ import huggingface_hub
 from pydantic import Field, field_validator
 
 from assets.source_files import DOCUMENTS, print_ignored, why_ignored_below
-from assets.stage import Config, UserError
+from core.errors import UserError
+from core.params import Config
 
 COMMIT_DIGITS = 40
 

@@ -15,7 +15,8 @@ import huggingface_hub
 import yaml
 
 from assets.hub import HubSource, explained
-from assets.stage import UserError, validated
+from core.errors import UserError
+from core.params import validated
 
 
 def main(paths: list[str]) -> None:

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from assets.histogram import histogram
 from assets.length_histograms_config import LengthHistogramsConfig
-from assets.stage import command, output, read_params
 from assets.token_store import open_tokens
+from core.command import command
+from core.figures import save_figure
+from core.params import read_params
+from core.sealed import output
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 
@@ -92,10 +95,7 @@ def draw(name: str, table: pd.DataFrame, thresholds: tuple[int, ...], path: Path
     axes.set_xscale("log", base=2)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    # No software version in the file: the same numbers give the same bytes for as long as the
-    # renderer is the same.
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from assets.stage import Config
+from core.params import Config
 
 
 class LengthHistogramsConfig(Config):

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from assets.histogram import histogram
 from assets.recipes import (
-    Domains,
     MixedDatasetConfig,
     Mixing,
     Part,
@@ -40,8 +39,11 @@ from assets.recipes import (
     of_recipe,
     solve,
 )
-from assets.stage import UserError, command, output, read_params
 from assets.token_store import TokenStore, open_tokens
+from core.command import command
+from core.errors import UserError
+from core.params import names_of, read_params
+from core.sealed import output
 
 INDEX = "index.parquet"
 DUPLICATES = "duplicates.csv"
@@ -54,10 +56,7 @@ def run(name: str) -> None:
     """Make data/mixed_dataset/NAME."""
     shared = read_params("mixed_dataset", MixedDatasetConfig)
     mixing = of_recipe(read_params(f"mixed_dataset.recipes.{name}", Recipe), shared)
-    stores = {
-        domain: open_tokens(CORPUS / domain)
-        for domain in read_params("raw_corpus", Domains).domains
-    }
+    stores = {domain: open_tokens(CORPUS / domain) for domain in names_of("domain")}
     with output("mixed_dataset", name) as out:
         rows = {domain: np.flatnonzero(~store.heldout) for domain, store in stores.items()}
         weighing = weights_of(mixing, stores, rows)

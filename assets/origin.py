@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from assets.stage import package_versions, write_json
+from core.sealed import write_json
+from core.versions import package_versions
 
 OURS = ("assets", "training", "evaluation")
 SHOWN = 6

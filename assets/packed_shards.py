@@ -28,10 +28,13 @@ from assets.packing import (
     shuffled_rows,
     spans_cut,
 )
-from assets.progress import Progress
 from assets.randomness import generator
-from assets.stage import Config, UserError, command, output, read_params
 from assets.token_store import Tokens, TokenStore, open_tokens
+from core.command import command
+from core.errors import UserError
+from core.params import Config, read_params
+from core.progress import Progress
+from core.sealed import output
 
 INDEX = "index.parquet"
 SHARD_BYTES = 512 << 20

@@ -43,12 +43,15 @@ from assets.documents import (
 )
 from assets.domains import SET_NAMES
 from assets.hub import HubSource, fetch, list_hub
-from assets.progress import Progress
 from assets.randomness import fractions
 from assets.records import OVERSIZE, Skipped, read_text
 from assets.sample_corpus import SampleDomain, records
 from assets.source_files import NAMED, shown
-from assets.stage import Config, UserError, command, output, read_json, read_params, validated
+from core.command import command
+from core.errors import UserError
+from core.params import Config, read_params, validated
+from core.progress import Progress
+from core.sealed import output, read_json
 
 DEMAND = Path("data/token_demand")
 BLOCK = 1 << 20  # bytes of text: what is done to one stays in the processor's cache

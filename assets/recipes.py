@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 
 from assets.domains import MIXTURES
 from assets.randomness import digest
-from assets.stage import Config, UserError
+from core.errors import UserError
+from core.params import Config
 
 Part = tuple[str, bool]
 """A domain and whether its long (True) or its short (False) documents are meant."""
@@ -83,13 +84,6 @@ class MixedDatasetConfig(Config):
     long_over: Annotated[int, Field(ge=1)]
     """A document is long above this many tokens (the paper: 4,096, the base context)."""
     recipes: dict[str, Recipe]
-
-
-class Domains(Config):
-    """The part of raw_corpus that matters here: the domains' names."""
-
-    model_config = {**Config.model_config, "extra": "ignore"}
-    domains: dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)

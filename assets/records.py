@@ -32,7 +32,7 @@ import orjson
 import zstandard
 
 from assets.source_files import kind_of, shown
-from assets.stage import UserError
+from core.errors import UserError
 
 BYTES_AT_ONCE = 1 << 18
 LONGEST = 1 << 40  # bytes of a line: as good as no limit

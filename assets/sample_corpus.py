@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from assets.randomness import generator
-from assets.stage import Config
+from core.params import Config
 
 WORDS_PER_TITLE = 3
 CONSONANTS = "bdfgklmnprstvz"

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from assets.stage import UserError
+from core.errors import UserError
 
 DOCUMENTS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst", ".parquet")
 TEXTS = (".txt", ".txt.gz", ".txt.zst")

@@ -19,8 +19,11 @@ from typing import Annotated
 from pydantic import Field
 
 from assets.demand import Demand
-from assets.recipes import Domains, MixedDatasetConfig, Mixing, domain_weights, of_recipe
-from assets.stage import Config, UserError, command, output, read_params, write_json
+from assets.recipes import MixedDatasetConfig, Mixing, domain_weights, of_recipe
+from core.command import command
+from core.errors import UserError
+from core.params import Config, names_of, read_params
+from core.sealed import output, write_json
 
 ORDER = "order.txt"
 
@@ -40,7 +43,7 @@ def run() -> None:
     """Make data/token_demand."""
     config = read_params("token_demand", TokenDemandConfig)
     mixing = read_params("mixed_dataset", MixedDatasetConfig)
-    domains = list(read_params("raw_corpus", Domains).domains)
+    domains = names_of("domain")
     check_names(mixing, domains)
     mixings = [of_recipe(recipe, mixing) for recipe in mixing.recipes.values()]
     with output("token_demand") as out:

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assets.stage import UserError, missing
+from core.errors import UserError
+from core.missing import missing
 
 FILE = "documents.arrow"
 Tokens = NDArray[np.uint16 | np.uint32]

@@ -25,10 +25,13 @@ from assets.encoding import (
     check_sample,
     check_specials,
 )
-from assets.progress import Progress
-from assets.stage import RECORD, Config, UserError, command, output, read_json, read_params
 from assets.token_store import FILE, Tokens, schema
 from assets.tokenizer import Special, load_tokenizer, special_ids
+from core.command import command
+from core.errors import UserError
+from core.params import Config, read_params
+from core.progress import Progress
+from core.sealed import RECORD, output, read_json
 
 TOKENIZER = Path("data/tokenizer")
 

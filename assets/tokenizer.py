@@ -28,16 +28,11 @@ from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from assets.document_store import read_documents, texts_of
-from assets.stage import (
-    Config,
-    UserError,
-    command,
-    missing,
-    names_of,
-    output,
-    read_params,
-    write_json,
-)
+from core.command import command
+from core.errors import UserError
+from core.missing import missing
+from core.params import Config, names_of, read_params
+from core.sealed import output, write_json
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 BOS, EOS = "<s>", "</s>"

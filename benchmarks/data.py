@@ -208,8 +208,8 @@ def _own_steps(root: Path, names: list[str]) -> dict[str, float]:
     from assets import raw_corpus, tokenized_corpus
     from assets.document_store import read_documents, utf8_of
     from assets.encoding import Fast, Reference, check_sample
-    from assets.stage import read_params
     from assets.tokenizer import load_tokenizer
+    from core.params import read_params
 
     config = read_params("raw_corpus", raw_corpus.RawCorpusConfig)
     seconds = {"reading": 0.0, "tokenising": 0.0}

@@ -25,6 +25,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 COPIED = (
+    "core",
     "assets",
     "training",
     "evaluation",

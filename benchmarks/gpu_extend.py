@@ -25,9 +25,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from assets.stage import read_json, read_params
 from assets.token_store import open_tokens
 from benchmarks.gpu import say
+from core.environment import SWITCHES
+from core.params import read_params
+from core.sealed import read_json
 from evaluation.needle_report import measure
 from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.scoring import token_losses
@@ -35,7 +37,7 @@ from evaluation.subject import Subject, of_graph
 from training import checkpoint
 from training.checkpoint_config import CheckpointConfig
 from training.extension import extend as train_model
-from training.hardware import LIGER, VARIABLE
+from training.hardware import LIGER
 from training.parallel import LAUNCHED, join_world
 
 PART = 55 << 20
@@ -50,7 +52,7 @@ def extend(folder: Path, seconds: float) -> None:
     os.chdir(folder)
     os.environ |= {LAUNCHED: "true", "FSDP_RESHARD_AFTER_FORWARD": "false"}
     if torch.cuda.is_available():
-        os.environ.setdefault(VARIABLE, LIGER)
+        os.environ.setdefault(SWITCHES.name, LIGER)
     world = join_world()
     needle = read_params("needle_report", NeedleReportConfig)
     for name, model in read_params("checkpoint", CheckpointConfig).models.items():

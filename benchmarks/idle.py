@@ -27,7 +27,7 @@ import yaml
 
 from orchestration import guard
 
-FOLDERS = ["assets", "training", "evaluation", "orchestration", "sources", "models"]
+FOLDERS = ["core", "assets", "training", "evaluation", "orchestration", "sources", "models"]
 STAGE = """import json, pathlib, sys
 stage, item = (sys.argv[1:] + [""])[:2]
 out = pathlib.Path("data", stage, item)

@@ -47,7 +47,7 @@ STAGES = [
     "mixed_dataset",
     "packed_shards",
 ]
-FOLDERS = ["assets", "training", "evaluation", "orchestration", "sources", "models"]
+FOLDERS = ["core", "assets", "training", "evaluation", "orchestration", "sources", "models"]
 PLAIN = [sys.executable, "-m", "dvc", "repro"]
 OURS = [sys.executable, "-m", "orchestration.repro"]
 MOST_IN_A_ROW = 8

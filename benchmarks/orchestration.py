@@ -28,7 +28,7 @@ STAGES = [
     "mixed_dataset",
     "packed_shards",
 ]
-FOLDERS = ["assets", "training", "evaluation", "orchestration", "sources"]
+FOLDERS = ["core", "assets", "training", "evaluation", "orchestration", "sources"]
 CHANGED = Path("sources/sample/arxiv.yaml")
 PLAIN = [sys.executable, "-m", "dvc", "repro"]
 DAGSTER = [sys.executable, "-m", "orchestration.demo"]

@@ -28,6 +28,7 @@ from orchestration.translation import asset_key
 
 ROOT = Path(__file__).parents[1]
 COPIED = (
+    "core",
     "assets",
     "training",
     "evaluation",

@@ -1,1 +1,2 @@
-"""The proof half: what the models can do. May import `training` and `assets`."""
+"""The proof half: what the models can do. May import `core`, `assets` and
+`training`."""

@@ -25,12 +25,14 @@ from pydantic import Field, ValidationError, field_validator
 
 from assets.document_store import FILE
 from assets.hub import HubSource, fetch, hub_files
-from assets.progress import Progress
 from assets.randomness import generator
 from assets.records import checked_records
 from assets.sample_corpus import NAMES
 from assets.source_files import shown
-from assets.stage import Config, UserError, validated, write_json
+from core.errors import UserError
+from core.params import Config, validated
+from core.progress import Progress
+from core.sealed import write_json
 from evaluation.answers import FLAWS, f1, flaws, joined, occurs, warning
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import (

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from assets.stage import Config
+from core.params import Config
 from evaluation.frame import ChatMode, check_frame
 
 

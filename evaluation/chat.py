@@ -21,8 +21,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from assets.stage import UserError
 from assets.tokenizer import config_of
+from core.errors import UserError
 from evaluation.frame import ChatMode
 from evaluation.subject import Subject
 from training.baselines import TEMPLATE

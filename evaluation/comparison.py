@@ -7,13 +7,15 @@ reports.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from assets.stage import Config, UserError, command, output, read_json, read_params, write_json
 from assets.tables import read_table
+from core.command import command
+from core.errors import UserError
+from core.params import Config, names_of, read_params
+from core.sealed import DATA, output, read_json, write_json
 from evaluation import comparison_page, provenance
 from evaluation.bootstrap import differences
 from evaluation.comparison_config import ComparisonConfig
@@ -24,29 +26,25 @@ from evaluation.comparison_tables import (
     results_table,
 )
 
-DATA = Path("data")
 # Stages whose items have versions on the page, by what their items are.
 OF_DOMAINS = ("raw_corpus", "tokenized_corpus", "length_histograms")
 OF_RECIPES = ("mixed_dataset", "packed_shards")
 OF_MODELS = ("checkpoint", "needle_report", "loss_report", "book_qa_report", "short_context_report")
 
 
-class Names(Config):
-    """The names of the items that a section of params.yaml declares."""
+class Models(Config):
+    """The section `checkpoint`, of which only the models matter here."""
 
     model_config = {**Config.model_config, "extra": "ignore"}
     models: dict[str, object] = {}
-    recipes: dict[str, object] = {}
-    domains: dict[str, object] = {}
 
 
 def run() -> None:
     """Make data/comparison."""
     config = read_params("comparison", ComparisonConfig)
-    chosen = read_params("checkpoint", Names).models
+    chosen = read_params("checkpoint", Models).models
     models = list(chosen)
-    recipes = list(read_params("mixed_dataset", Names).recipes)
-    domains = list(read_params("raw_corpus", Names).domains)
+    domains, recipes = names_of("domain"), names_of("recipe")
     if config.baseline not in models:
         raise UserError(
             f"comparison.baseline = {config.baseline!r}: known models are {', '.join(models)}."

@@ -1,6 +1,6 @@
 """What params.yaml may say of the page that compares (evaluation/comparison.py)."""
 
-from assets.stage import Config
+from core.params import Config
 
 
 class ComparisonConfig(Config):

@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from assets import page
+from core import page
+from core.figures import save_figure
 from evaluation import paper, plots, provenance
 from evaluation.bands import is_point, position_of
 from evaluation.bootstrap import marked
@@ -55,7 +56,7 @@ def draw(
     cells: model -> cells.csv of its needle report. lengths: histograms of all domains.
     trained, base_context: in tokens. notes: model -> a warning about its answers to the needle.
     """
-    plots.save(plots.heatmaps(cells, trained, base_context, notes), folder / "heatmaps.png")
+    save_figure(plots.heatmaps(cells, trained, base_context, notes), folder / "heatmaps.png")
     _draw_curves(folder, tables)
     _draw_lengths(folder, lengths)
     _draw_shares(folder, tables["shares"])
@@ -65,17 +66,17 @@ def _draw_curves(folder: Path, tables: Tables) -> None:
     """One line per model: needle by length, training, needle by tokens, loss by position."""
     needle = _series(tables["needle"], "model", "length", "exact_match", 100)
     figure = plots.lines(needle, "context length (tokens)", "exact match, %", "Needle by length")
-    plots.save(figure, folder / "needle.png")
+    save_figure(figure, folder / "needle.png")
 
     training = _series(tables["training"], "model", "tokens", "loss")
     figure = plots.lines(
         training, "tokens trained", "loss, nats per token", "Continual pretraining"
     )
-    plots.save(figure, folder / "training.png")
+    save_figure(figure, folder / "training.png")
 
     quantity = _series(tables["quantity"], "training", "tokens", "needle")
     figure = plots.lines(quantity, "tokens trained", "exact match, %", "Needle by data quantity")
-    plots.save(figure, folder / "quantity.png")
+    save_figure(figure, folder / "quantity.png")
 
     losses = tables["loss"]
     points = losses[losses["band"].map(is_point).astype(bool)]
@@ -88,7 +89,7 @@ def _draw_curves(folder: Path, tables: Tables) -> None:
         "loss, nats per token",
         "Loss by position, mean over domains",
     )
-    plots.save(figure, folder / "loss_by_position.png")
+    save_figure(figure, folder / "loss_by_position.png")
 
 
 def _draw_lengths(folder: Path, lengths: pd.DataFrame) -> None:
@@ -104,7 +105,7 @@ def _draw_lengths(folder: Path, lengths: pd.DataFrame) -> None:
         "Token mass by length",
         log_x=True,
     )
-    plots.save(figure, folder / "lengths.png")
+    save_figure(figure, folder / "lengths.png")
 
 
 def _draw_shares(folder: Path, shares: pd.DataFrame) -> None:
@@ -112,11 +113,11 @@ def _draw_shares(folder: Path, shares: pd.DataFrame) -> None:
     domains = shares[shares["domain"] != "all"]
     realised = domains.pivot(index="domain", columns="recipe", values="realised")
     figure = plots.bars(realised * 100, "% of tokens", "Domain mixture of each recipe")
-    plots.save(figure, folder / "mixture.png")
+    save_figure(figure, folder / "mixture.png")
 
     long = shares.pivot(index="domain", columns="recipe", values="long_share")
     figure = plots.bars(long * 100, "% of tokens", "Tokens in long documents, by recipe")
-    plots.save(figure, folder / "long_share.png")
+    save_figure(figure, folder / "long_share.png")
 
 
 def _series(table: pd.DataFrame, name: str, x: str, y: str, factor: float = 1) -> Series:

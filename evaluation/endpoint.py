@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from assets.stage import UserError, number_of_environment
+from core.environment import REQUESTS, number_of
+from core.errors import UserError
 from training.baselines import EndpointConfig
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-AT_ONCE = "NEEDLEWORK_REQUESTS"
 """Environment variable: the number of concurrent requests."""
 TIMEOUT = 600
 """Seconds for one answer."""
@@ -68,7 +68,7 @@ def complete_all(
 
     Raises UserError at the first prompt that is not answered; replies before it have been kept.
     """
-    at_once = max(int(number_of_environment(AT_ONCE, 8)), 1)
+    at_once = max(int(number_of(REQUESTS)), 1)
     try:
         asyncio.run(_ask_all(endpoint, iter(prompts), count, keep, at_once))
     except BaseExceptionGroup as group:  # from the tasks below; the first one is the cause

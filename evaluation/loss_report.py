@@ -19,11 +19,13 @@ import numpy as np
 import pandas as pd
 
 from assets.agreement import disagreement
-from assets.progress import Progress
 from assets.randomness import generator
-from assets.stage import Config, UserError, read_params, write_json
 from assets.token_store import TokenStore, open_tokens
 from assets.tokenizer import load_tokenizer
+from core.errors import UserError
+from core.params import names_of
+from core.progress import Progress
+from core.sealed import write_json
 from evaluation.bands import in_span, spans
 from evaluation.loss_report_config import LossReportConfig
 from evaluation.report import report
@@ -36,16 +38,9 @@ TOKENIZER = Path("data/tokenizer")
 COLUMNS = ["domain", "document", "band", "sum", "tokens"]
 
 
-class Domains(Config):
-    """The part of raw_corpus that matters here: the domains' names."""
-
-    model_config = {**Config.model_config, "extra": "ignore"}
-    domains: dict[str, object]
-
-
 def measure(subject: Subject, config: LossReportConfig, folder: Path) -> dict[str, Any]:
     """Write documents.csv, loss.csv and loss.json; returns the mean loss of each band and point."""
-    domains = list(read_params("raw_corpus", Domains).domains)
+    domains = names_of("domain")
     make_reproducible(config.seed)
     reason = _why_not(subject)
     progress = Progress(subject.name, config.tokens_per_domain * len(domains), "tok")

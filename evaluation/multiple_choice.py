@@ -23,7 +23,7 @@ from assets.randomness import generator
 from assets.records import checked_records, read_text
 from assets.sample_corpus import NAMES
 from assets.source_files import shown, source_files
-from assets.stage import UserError
+from core.errors import UserError
 from evaluation.texts import read_texts
 
 LETTERS = string.ascii_uppercase

@@ -8,9 +8,11 @@ little wider than DVC's.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import yaml
+
+from core.params import ITEMS
 
 TEXT = "tag:yaml.org,2002:str"
 MERGE = "tag:yaml.org,2002:merge"
@@ -20,7 +22,6 @@ NUMBER = re.compile(
 )
 """A number in YAML 1.2 as DVC reads it. All else that is not text in 1.2 (true, null, a date, .inf)
 is not text in 1.1 either."""
-ITEMS = (("raw_corpus", "domains"), ("mixed_dataset", "recipes"), ("checkpoint", "models"))
 
 
 def unquoted_names(text: str) -> list[str]:
@@ -31,7 +32,7 @@ def unquoted_names(text: str) -> list[str]:
         return []
     if not isinstance(root, yaml.MappingNode):
         return []
-    declared = {key.value for keys in ITEMS for key in _keys_at(root, keys)}
+    declared = {key.value for where in ITEMS.values() for key in _keys_at(root, where.split("."))}
     found = {
         (node.start_mark.line, node.start_mark.column): _message(node, where)
         for node, where, is_key in _scalars(root, ())
@@ -55,7 +56,7 @@ def _message(node: yaml.ScalarNode, where: tuple[str, ...]) -> str:
     )
 
 
-def _keys_at(root: yaml.MappingNode, path: tuple[str, ...]) -> list[yaml.ScalarNode]:
+def _keys_at(root: yaml.MappingNode, path: Sequence[str]) -> list[yaml.ScalarNode]:
     """The keys of the map at that path; empty if there is no such map."""
     node: yaml.Node | None = root
     for name in path:

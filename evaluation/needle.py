@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from assets.randomness import generator
 from assets.sample_corpus import NAMES
-from assets.stage import UserError
+from core.errors import UserError
 from evaluation.chat import Asking, Turn, seam
 from evaluation.needle_report_config import TOUCHING, Drawn, Given, Grid
 from evaluation.subject import Subject

@@ -45,8 +45,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from assets.origin import done_by_others, note
-from assets.progress import Progress
-from assets.stage import RECORD, UserError, read_json, write_json
+from core.errors import UserError
+from core.figures import save_figure
+from core.progress import Progress
+from core.sealed import RECORD, read_json, write_json
 from evaluation.answers import FLAWS, flaws, joined, occurs, rouge_1, warning, word_overlap
 from evaluation.chat import (
     Asking,
@@ -69,7 +71,7 @@ from evaluation.needle import (
     statement_at,
 )
 from evaluation.needle_report_config import TOUCHING, NeedleReportConfig
-from evaluation.plots import heatmaps, save
+from evaluation.plots import heatmaps
 from evaluation.report import report, warn
 from evaluation.subject import Subject
 from evaluation.texts import read_texts
@@ -185,7 +187,7 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
     warn("needle_report", subject.name, _beyond(subject, beyond))
     write_json(folder / "needle.json", summary)
     notes = {subject.name: warned} if warned else {}
-    save(
+    save_figure(
         heatmaps({subject.name: by_cell}, subject.context, subject.base_context, notes),
         folder / "heatmap.png",
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from assets.stage import Config
+from core.params import Config
 from evaluation.frame import ChatMode, check_frame
 
 Words = Annotated[str, Field(pattern=r"\S")]

@@ -4,7 +4,6 @@ compared by eye.
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -22,12 +21,6 @@ MANY_LENGTHS = 16
 NOTE_WIDTH = 220
 """Characters of a warning in one line below three heatmaps."""
 DASHES = ("-", "--", "-.", ":")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG whose bytes depend on the picture alone, and free the figure."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
 
 
 def grid(cells: pd.DataFrame, value: str) -> pd.DataFrame:

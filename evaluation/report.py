@@ -17,18 +17,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field
 
-from assets.stage import (
-    Config,
-    UserError,
-    check_item,
-    go_elsewhere,
-    output,
-    plain_errors,
-    read_params,
-    sealed,
-    validated,
-    write_json,
-)
+from core.command import go_elsewhere, plain_errors
+from core.errors import UserError
+from core.params import Config, check_item, read_params, validated
+from core.sealed import output, sealed, write_json
 from evaluation.subject import Subject, of_graph, of_user
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)

@@ -23,19 +23,13 @@ from assets.packed_shards import PackedShardsConfig
 from assets.raw_corpus import RawCorpusConfig
 from assets.recipes import MixedDatasetConfig
 from assets.source_files import check_hashable
-from assets.stage import (
-    DATA,
-    ITEMS,
-    PARAMS,
-    Config,
-    UserError,
-    names_of,
-    read_all_params,
-    read_params,
-)
 from assets.token_demand import TokenDemandConfig, check_names
 from assets.tokenized_corpus import TokenizedCorpusConfig
 from assets.tokenizer import Special, TokenizerConfig, load_tokenizer, special_ids
+from core.command import GRAPH
+from core.errors import UserError
+from core.params import ITEMS, PARAMS, Config, names_of, read_all_params, read_params
+from core.sealed import DATA
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.comparison_config import ComparisonConfig
 from evaluation.loss_report_config import LossReportConfig
@@ -46,7 +40,6 @@ from training.base_checkpoint_config import BaseCheckpointConfig
 from training.checkpoint_config import CheckpointConfig, ModelConfig
 from training.vocabulary import check_vocabulary
 
-GRAPH = Path("dvc.yaml")
 ALWAYS: dict[str, type[Config]] = {
     "token_demand": TokenDemandConfig,
     "raw_corpus": RawCorpusConfig,

@@ -21,7 +21,8 @@ from typing import Any
 
 import pandas as pd
 
-from assets.stage import UserError, write_json
+from core.errors import UserError
+from core.sealed import write_json
 from evaluation.multiple_choice import Item, Set, read_sets
 from evaluation.report import report, warn
 from evaluation.short_context_report_config import ShortContextReportConfig, Task

@@ -16,8 +16,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from assets.stage import RECORD, UserError, read_json
 from assets.tokenizer import bos_eos_ids, load_tokenizer
+from core.errors import UserError
+from core.sealed import RECORD, read_json
 from evaluation.specials import MARK, Specials
 from training import attention
 from training.baselines import ENDPOINT, EndpointConfig, described, hub_folder

@@ -10,7 +10,7 @@ from pathlib import Path
 from assets.document_store import FILE, read_documents, texts_of
 from assets.records import read_text
 from assets.source_files import DOCUMENTS, TEXTS, shown, source_files
-from assets.stage import UserError
+from core.errors import UserError
 
 
 def read_texts(path: Path, setting: str = "needle_report.haystack") -> list[str]:

@@ -25,11 +25,11 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from assets.stage import UserError, number_of_environment
+from core.environment import CACHE_GIB, number_of
+from core.errors import UserError
 from training.rope import head_dim
 
 Ids = NDArray[np.int64]
-LIMIT = "NEEDLEWORK_CACHE_GIB"
 GIB = 1 << 30
 USABLE = 0.8
 """Of the memory that is free; the rest is for what a pass works with."""
@@ -167,10 +167,10 @@ def check_room(model: PreTrainedModel, room: int, rows: int, parameter: str = ""
     """
     one, limit = (
         cache_bytes(model.config, room, model.dtype.itemsize),
-        number_of_environment(LIMIT, 0.0),
+        number_of(CACHE_GIB),
     )
     if limit:
-        fit, where = int(limit * GIB // one), f"{LIMIT} = {limit:g}"
+        fit, where = int(limit * GIB // one), f"{CACHE_GIB} = {limit:g}"
     else:
         layers = layers_by_device(model)
         free = {device: free_memory(device) for device in layers}
@@ -184,7 +184,7 @@ def check_room(model: PreTrainedModel, room: int, rows: int, parameter: str = ""
             f"{rows} x {room:,} tokens side by side: their cache takes {rows * one / GIB:.1f} GiB, "
             "and "
             f"room is for {fit} x {room:,} ({where}). {smaller} for shorter contexts, or set "
-            f"{LIMIT} to "
+            f"{CACHE_GIB} to "
             "what the cache may take."
         )
 

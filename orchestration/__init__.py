@@ -1,3 +1,3 @@
-"""The graph seen and driven: the only package that imports Dagster or DVC, and it imports none of
-the others.
+"""The graph seen and driven: the only package that imports Dagster or DVC, and of the others it
+imports `core` alone.
 """

@@ -17,7 +17,6 @@ waits up to 5 s for the webhook, is not repeated if that fails, and never fails 
 
 import json
 import math
-import os
 import sys
 import urllib.request
 from collections import deque
@@ -36,14 +35,13 @@ from dagster import (
     run_failure_sensor,
 )
 
+from core.environment import ALERT_URL, STALL_MINUTES, number_of, text_of
 from orchestration.checks import Verdict
 from orchestration.costs import GPU
 from orchestration.graph import Item
 from orchestration.progress import Step
 from orchestration.verdicts import last_verdict
 
-URL = "NEEDLEWORK_ALERT_URL"
-STALL, STALL_MINUTES = "NEEDLEWORK_STALL_MINUTES", 30.0
 SECONDS_TO_ANSWER = 5.0
 LONGEST = 2_000
 """Characters of an alert: a chat shows no more."""
@@ -57,7 +55,7 @@ def alert(text: str) -> bool:
     """Send one alert; whether it was taken. Never raises; what went wrong is one line on stderr,
     without the URL, which is a secret.
     """
-    url = os.environ.get(URL, "").strip()
+    url = text_of(ALERT_URL)
     if not url:
         return False
     body = json.dumps({"text": text[:LONGEST]}).encode()
@@ -69,23 +67,8 @@ def alert(text: str) -> bool:
             return True
     except (OSError, ValueError, HTTPException) as error:
         why = getattr(error, "code", None) or type(getattr(error, "reason", error)).__name__
-        print(f"An alert was not sent ({why}). See {URL}.", file=sys.stderr, flush=True)
+        print(f"An alert was not sent ({why}). See {ALERT_URL}.", file=sys.stderr, flush=True)
         return False
-
-
-def stall_minutes() -> float:
-    """NEEDLEWORK_STALL_MINUTES, or 30. Raises ValueError."""
-    text = os.environ.get(STALL, "")
-    try:
-        minutes = float(text or STALL_MINUTES)
-    except ValueError:
-        minutes = 0.0
-    if not 0 < minutes < math.inf:
-        raise ValueError(
-            f"{STALL} is {text!r}: a number of minutes above 0 says how long work may show no "
-            "progress before you are told."
-        )
-    return minutes
 
 
 def failure_sensor() -> SensorDefinition:
@@ -94,9 +77,9 @@ def failure_sensor() -> SensorDefinition:
     @run_failure_sensor(
         name="alerts",
         default_status=DefaultSensorStatus.RUNNING
-        if os.environ.get(URL)
+        if text_of(ALERT_URL)
         else DefaultSensorStatus.STOPPED,
-        description=f"Tells the webhook of {URL} of each failed run",
+        description=f"Tells the webhook of {ALERT_URL} of each failed run",
     )
     def alerts(context: RunFailureSensorContext) -> None:
         alert(words_of_failure(context))
@@ -138,7 +121,7 @@ def alert_of_checks(
     instance: DagsterInstance, item: Item, verdicts: Sequence[Verdict], version: str
 ) -> None:
     """Tell of the checks of an item that fail for the first time."""
-    if os.environ.get(URL):
+    if text_of(ALERT_URL):
         for verdict in newly_failed(instance, item, verdicts, version):
             alert(
                 f"Needlework: check {verdict.name} of {item.address} failed: expected "
@@ -179,7 +162,7 @@ class Watch:
         self, item: Item, tell: Callable[[str], object] = alert, minutes: float | None = None
     ) -> None:
         self._item, self._tell = item, tell
-        self._seconds = 60 * (minutes or stall_minutes())
+        self._seconds = 60 * (minutes or number_of(STALL_MINUTES))
         self._losses: dict[str, Losses] = {}
         self._line, self._ended, self._last = Event(), False, ""
         self._thread: Thread | None = None
@@ -212,7 +195,7 @@ class Watch:
                 self._tell(f"Needlework: {self._item.address}: loss spike: {told}. {step}")
 
     def _begin(self) -> None:
-        if os.environ.get(URL) or self._tell is not alert:
+        if text_of(ALERT_URL) or self._tell is not alert:
             self._thread = Thread(target=self._wait, daemon=True)
             self._thread.start()
 

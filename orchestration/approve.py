@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from orchestration.costs import BUDGET, Hours, budget, told
+from core.environment import BUDGET
+from orchestration.costs import Hours, budget, told
 from orchestration.graph import Graph
 from orchestration.locks import OURS, write_whole
 from orchestration.preview import COLUMNS, Outlook, cut, lines, listed, read, total

@@ -57,10 +57,10 @@ from dagster import (
 )
 from dagster._utils.schedules import is_valid_cron_schedule
 
+from core.environment import NIGHTLY, RELOAD, TICK_SECONDS, VariableError, number_of, text_of
 from orchestration import approve, checks, costs, findings, preview
 from orchestration.costs import Hours, Price
 from orchestration.graph import Graph, GraphBusy, GraphError, Locked, overlap
-from orchestration.home import RELOAD
 from orchestration.lineage import revision
 from orchestration.metadata import describe
 from orchestration.pictures import beside_the_logs
@@ -77,8 +77,6 @@ ACTIVE = [
     DagsterRunStatus.CANCELING,
 ]
 ENDED_BADLY = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
-SECONDS_BETWEEN_TICKS = 30
-NIGHTLY = "0 3 * * *"
 SECONDS_TO_ASK_THE_HUB = 300.0
 LOCALTIME = Path("/etc/localtime")
 ASKED = {"needlework/asked": "yes"}
@@ -188,12 +186,10 @@ def items_of(run: DagsterRun, graph: Graph) -> set[str]:
 
 def seconds_between_ticks() -> int:
     """NEEDLEWORK_TICK_SECONDS, or 30; Dagster's daemon looks every 5 s at most. Raises GraphError."""
-    value = os.environ.get("NEEDLEWORK_TICK_SECONDS", "") or str(SECONDS_BETWEEN_TICKS)
-    if not (value.isdigit() and int(value) > 0):
-        raise GraphError(
-            f"NEEDLEWORK_TICK_SECONDS is {value!r}: a whole number above 0 says how often to look."
-        )
-    return int(value)
+    try:
+        return int(number_of(TICK_SECONDS))
+    except VariableError as error:
+        raise GraphError(str(error)) from None
 
 
 def budget() -> Hours:
@@ -206,12 +202,12 @@ def budget() -> Hours:
 
 def nightly_at() -> str:
     """NEEDLEWORK_NIGHTLY, or 3 o'clock. Raises GraphError."""
-    value = os.environ.get("NEEDLEWORK_NIGHTLY", "").strip() or NIGHTLY
+    value = text_of(NIGHTLY)
     if not is_valid_cron_schedule(value):
         raise GraphError(
-            f"NEEDLEWORK_NIGHTLY is {value!r}: write a cron expression (minute, hour, day of the "
+            f"{NIGHTLY} is {value!r}: write a cron expression (minute, hour, day of the "
             "month, "
-            f"month, day of the week), as in {NIGHTLY!r}, which is every day at 3:00."
+            f"month, day of the week), as in {NIGHTLY.default!r}, which is every day at 3:00."
         )
     return value
 
@@ -374,7 +370,7 @@ def reload() -> str:
     """Have the code location loaded anew by who keeps it up (`make ui`); what was done about it, in
     words.
     """
-    asked = os.environ.get(RELOAD)
+    asked = text_of(RELOAD)
     if not asked:
         return "Reload the code location to see what it is now."
     Path(asked).touch()
@@ -398,7 +394,7 @@ def decide(
     text = "\n".join(preview.lines(view, preview.ITEMS_ON_A_TICK))
     if graph.items.keys() != loaded.items.keys():
         words = f"dvc.yaml or params.yaml now name other items. {reload()}"
-        if os.environ.get(RELOAD):
+        if text_of(RELOAD):
             return words, [], text  # a moment later all of it is asked for, in one run
         addresses -= graph.downstream(
             addresses - loaded.items.keys()

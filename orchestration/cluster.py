@@ -8,7 +8,6 @@ what to ask for. So only what needs GPUs asks for them. The cost of any executor
 process for each step, which asks DVC anew what is out of date.
 """
 
-import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -16,16 +15,16 @@ from typing import Any
 import yaml
 from dagster import ExecutorDefinition, multiprocess_executor
 
+from core.environment import EXECUTOR, OP_TAGS, text_of
 from orchestration.executor import Scope, threads
 from orchestration.graph import Graph, GraphError
 
-EXECUTOR, OP_TAGS = "NEEDLEWORK_EXECUTOR", "NEEDLEWORK_OP_TAGS"
-THREADS, MULTIPROCESS = "threads", "multiprocess"
+THREADS, MULTIPROCESS = EXECUTOR.default, "multiprocess"
 
 
 def chosen_executor(workers: Callable[[], int], scope: Scope) -> ExecutorDefinition:
     """The one that NEEDLEWORK_EXECUTOR names. Raises GraphError."""
-    name = os.environ.get(EXECUTOR, "").strip() or THREADS
+    name = text_of(EXECUTOR)
     if name == THREADS:
         return threads(workers, scope)
     if name == MULTIPROCESS:
@@ -47,7 +46,7 @@ def chosen_executor(workers: Callable[[], int], scope: Scope) -> ExecutorDefinit
 
 def op_tags(graph: Graph) -> dict[str, dict[str, Any]]:
     """By pool, the tags of its steps, from the file of NEEDLEWORK_OP_TAGS. Raises GraphError."""
-    name = os.environ.get(OP_TAGS, "").strip()
+    name = text_of(OP_TAGS)
     if not name:
         return {}
     path = graph.root / name

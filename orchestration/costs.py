@@ -16,7 +16,6 @@ command, and its answer is kept until something that it reads changes (as in fin
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -25,13 +24,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.environment import ACCELERATE, BUDGET, text_of
 from orchestration.kept import keep, key_of, recall
 from orchestration.locks import OURS, write_whole
 
-BUDGET = "NEEDLEWORK_BUDGET"
-DEFAULT = {"gpu": 1.0, "cpu": 4.0}
-"""Hours."""
-ACCELERATE = "NEEDLEWORK_ACCELERATE"
 GPU = "gpu"
 """The pool whose items cost GPU-hours."""
 SECONDS = OURS / "seconds"
@@ -91,20 +87,24 @@ class Price:
 def budget() -> Hours:
     """NEEDLEWORK_BUDGET, as in "gpu=1,cpu=4"; what it leaves out has its default. Raises
     ValueError."""
-    text = os.environ.get(BUDGET, "")
-    found = dict(DEFAULT)
+    return Hours(**{**_hours(BUDGET.default), **_hours(text_of(BUDGET))})
+
+
+def _hours(text: str) -> dict[str, float]:
+    """The hours in a text such as "gpu=1,cpu=4"."""
+    found = dict[str, float]()
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = map(str.strip, part.partition("="))
         hours = -1.0
         with suppress(ValueError):
             hours = float(number)
-        if name not in DEFAULT or not hours >= 0:
+        if name not in ("gpu", "cpu") or not hours >= 0:
             raise ValueError(
                 f"{BUDGET} is {text!r}: write hours that sensor and schedule may spend without "
                 "asking, as in gpu=1,cpu=4; inf is no bound."
             )
         found[name] = hours
-    return Hours(**found)
+    return found
 
 
 def told(hours: Hours) -> str:
@@ -211,7 +211,7 @@ def _prices(said: Mapping[str, Mapping[str, float]]) -> dict[str, Price]:
 
 def _looked_at(root: Path) -> Iterator[str]:
     """What the plan reads of the project itself."""
-    chosen = os.environ.get(ACCELERATE, "")
+    chosen = text_of(ACCELERATE)
     yield chosen
     for path in [root / PARAMS_FILE, *([root / chosen] if chosen else [])]:
         yield path.read_text(errors="replace") if path.is_file() else "missing"

@@ -15,10 +15,10 @@ from typing import Any
 
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 
+from core.environment import SECONDS_TO_STOP, number_of
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.executor import run_here
 from orchestration.graph import GraphBusy, GraphError, read_graph
-from orchestration.guard import seconds_to_stop
 from orchestration.home import home, prepare
 from orchestration.pools import wanted_places
 from orchestration.running import jobs
@@ -74,7 +74,7 @@ def run(root: Path) -> list[str]:
     os.environ["DAGSTER_HOME"] = str(home(root))
     prepare(home(root))
     graph = read_graph(root)
-    jobs(), seconds_to_stop(), wanted_places(graph)
+    jobs(), number_of(SECONDS_TO_STOP), wanted_places(graph)
     steps = {step_name(item): address for address, item in graph.items.items()}
     terminal, failed, tried = Terminal(steps), list[str](), set[str]()
     job = build_definitions(root).resolve_job_def(WHOLE_GRAPH)

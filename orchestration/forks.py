@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from core.environment import SECONDS_TO_STOP, number_of
 from orchestration import guard
 
 MOST_BYTES = 1 << 20
@@ -131,7 +132,7 @@ def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, s
         os.environ.clear()
         os.environ.update(environment)
         os.write(status, f"{os.getpid()}\n".encode())
-        code = guard.watch(server, lambda: repro(arguments, status))
+        code = guard.watch(server, number_of(SECONDS_TO_STOP), lambda: repro(arguments, status))
     finally:
         with suppress(OSError):  # whoever asked has ended
             os.write(status, f"{code}\n".encode())

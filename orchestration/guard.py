@@ -1,4 +1,4 @@
-"""`python guard.py PARENT COMMAND...`: run a command that does not outlive the process that asked
+"""`python guard.py PARENT SECONDS COMMAND...`: run a command that does not outlive the process that asked
 for it.
 
 Killing a process leaves its children at work: a killed run would leave a trainer that writes while
@@ -10,11 +10,11 @@ its output would wait for that. Orphans inside the session become the guard's, s
 have gone. The cost is one small Python, started without site-packages in about 35 ms, for every
 item at work.
 
-Between SIGTERM and SIGKILL lie NEEDLEWORK_SECONDS_TO_STOP, in which a trainer ends the pass at work
-and writes a snapshot. Nobody waits for a command that ends sooner.
+Between SIGTERM and SIGKILL lie SECONDS (NEEDLEWORK_SECONDS_TO_STOP), in which a trainer ends the
+pass at work and writes a snapshot. Nobody waits for a command that ends sooner.
 
-It must be started as the leader of a session, and imports nothing of the project: it is started by
-its path.
+It must be started as the leader of a session. It is started by its path, so at the top it imports
+nothing of the project.
 """
 
 import ctypes
@@ -29,30 +29,11 @@ from types import FrameType
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 """Linux: <sys/prctl.h>."""
-PATIENCE = "NEEDLEWORK_SECONDS_TO_STOP"
-SECONDS_TO_STOP = 900.0
-"""A pass over a long row on a CPU takes minutes. The same in assets/elsewhere.py, which this
-file may not import."""
 SECONDS_BETWEEN_LOOKS = 0.05
 
 
 class Orphaned(Exception):
     """The process that asked for the command has ended."""
-
-
-def seconds_to_stop() -> float:
-    """How long a command may take to end once it was asked to. Raises ValueError."""
-    value = os.environ.get(PATIENCE, "")
-    try:
-        seconds = float(value or SECONDS_TO_STOP)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(
-            f"{PATIENCE} is {value!r}: a number of seconds says how long what is ended may take to "
-            "end."
-        )
-    return seconds
 
 
 def environment() -> dict[str, str]:
@@ -62,8 +43,12 @@ def environment() -> dict[str, str]:
 
 
 def guarded(command: Sequence[str]) -> list[str]:
-    """The command, guarded; to be started by this process as the leader of a session."""
-    return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(os.getpid()), *command]
+    """The command, guarded; to be started by this process as the leader of a session. Raises
+    ValueError for NEEDLEWORK_SECONDS_TO_STOP."""
+    from core.environment import SECONDS_TO_STOP, number_of  # not at hand in the guard itself
+
+    frame = [sys.executable, "-I", "-S", str(Path(__file__).resolve())]
+    return [*frame, str(os.getpid()), f"{number_of(SECONDS_TO_STOP):g}", *command]
 
 
 def adopt_orphans() -> None:
@@ -78,7 +63,7 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def watch(parent: int, start: Callable[[], Callable[[], int]]) -> int:
+def watch(parent: int, seconds_to_stop: float, start: Callable[[], Callable[[], int]]) -> int:
     """Have a command started that does not outlive `parent`; returns its code, a signal as a shell
     has it. start: starts it, and returns what waits for its code.
     """
@@ -98,13 +83,13 @@ def watch(parent: int, start: Callable[[], Callable[[], int]]) -> int:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     except Orphaned:
         code = 1
-    end_session()
+    end_session(seconds_to_stop)
     return code if code >= 0 else 128 - code
 
 
-def end_session() -> None:
+def end_session(seconds_to_stop: float) -> None:
     """End every other process of this session, those of its children that are still there."""
-    deadline = time.monotonic() + seconds_to_stop()
+    deadline = time.monotonic() + seconds_to_stop
     while left := children_left():
         if not _asked:  # once: a launcher that is asked again while it ends its workers leaves them
             os.killpg(0, signal.SIGTERM)
@@ -144,5 +129,5 @@ def _orphaned(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    command = sys.argv[2:]
-    sys.exit(watch(int(sys.argv[1]), lambda: subprocess.Popen(command).wait))
+    command = sys.argv[3:]
+    sys.exit(watch(int(sys.argv[1]), float(sys.argv[2]), lambda: subprocess.Popen(command).wait))

@@ -11,10 +11,6 @@ may have changed it.
 import os
 from pathlib import Path
 
-RELOAD = "NEEDLEWORK_RELOAD"
-"""In the environment: the file by which `make ui` is asked to load the code location anew. Without
-`make ui`, unset.
-"""
 LOCATION, MODULE = "needlework", "orchestration.definitions"
 """The code location: what it is called, in pyproject.toml too, and its module. What the sensors
 remember hangs on the name.

@@ -6,31 +6,30 @@ has a place, across runs too. The places stand in Dagster's database, and may be
 begins with one place: one training takes all that it is given, and two would share them.
 """
 
-import os
 from pathlib import Path
 
 from dagster import DagsterInstance
 
+from core.environment import POOLS, text_of
 from orchestration.costs import GPU
 from orchestration.graph import Graph
 
-VARIABLE = "NEEDLEWORK_POOLS"
 DEVICE = Path("/dev/nvidiactl")
 """The device is there where there is an NVIDIA GPU."""
 
 
 def wanted_places(graph: Graph) -> dict[str, int]:
     """What NEEDLEWORK_POOLS says, as in "gpu=1,memory=2". Raises ValueError."""
-    text = os.environ.get(VARIABLE, "")
+    text = text_of(POOLS)
     known = {GPU, "memory", *(item.pool for item in graph.items.values() if item.pool)}
     found = dict[str, int]()
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, places = map(str.strip, part.partition("="))
         if not (places.isdigit() and int(places) > 0):
-            raise ValueError(f"{VARIABLE} is {text!r}: write POOL=PLACES, as in gpu=1,memory=2.")
+            raise ValueError(f"{POOLS} is {text!r}: write POOL=PLACES, as in gpu=1,memory=2.")
         if name not in known:
             raise ValueError(
-                f"{VARIABLE} is {text!r}: no item is in a pool {name!r}. "
+                f"{POOLS} is {text!r}: no item is in a pool {name!r}. "
                 f"There are {', '.join(sorted(known))}."
             )
         found[name] = int(places)

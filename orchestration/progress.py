@@ -1,6 +1,6 @@
 """Progress of an item at work, for Dagster to plot live.
 
-A stage prints how far it is as a line of JSON (assets/progress.py), for it knows of no
+A stage prints how far it is as a line of JSON (core/progress.py), for it knows of no
 orchestrator. Here such a line is read back and becomes an observation of its asset: an event with
 numbers, at once in the run's log and on the asset's page, that says nothing of what the asset is
 made of and so leaves versions and marks alone. The cost is a row in Dagster's database for each,

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestration.guard import environment, guarded, seconds_to_stop
+from core.environment import SECONDS_TO_STOP, number_of
+from orchestration.guard import environment, guarded
 from orchestration.keeping import put_back_abandoned
 
 COMMAND = [sys.executable, "-m", "orchestration.dvc_repro"]
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         )
         return 1
     try:
-        seconds_to_stop()
+        number_of(SECONDS_TO_STOP)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

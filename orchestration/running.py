@@ -20,14 +20,15 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import IO
 
+from core.environment import JOBS, PROGRESS, SECONDS_TO_STOP, number_of, text_of
 from orchestration import guard
 from orchestration.forks import Fork, Forks
-from orchestration.guard import guarded, seconds_to_stop
+from orchestration.guard import guarded
 
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_BETWEEN_TRIES, MOST_SECONDS_BETWEEN_TRIES = 0.1, 5.0
 """The first, doubled from try to try up to the second: each try costs 0.15 s of CPU."""
-PROGRESS = {"NEEDLEWORK_PROGRESS": "json", "TQDM_DISABLE": "1"}
+PROGRESS_AS_JSON = {PROGRESS.name: "json", "TQDM_DISABLE": "1"}
 """Of a command: its progress as JSON (progress.py), and no bars of the libraries that it uses."""
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
 
@@ -56,13 +57,7 @@ def jobs() -> int:
     """How many items to make at once: NEEDLEWORK_JOBS, or one for each processor. Never decides
     what comes out.
     """
-    value = os.environ.get("NEEDLEWORK_JOBS", "")
-    if value and not (value.isdigit() and int(value) > 0):
-        raise ValueError(
-            f"NEEDLEWORK_JOBS is {value!r}: a whole number above 0 says how many items to make at "
-            "once."
-        )
-    return int(value) if value else os.cpu_count() or 1
+    return int(number_of(JOBS)) if text_of(JOBS) else os.cpu_count() or 1
 
 
 def make_item(children: "Children", address: str, tell: Callable[[str], None]) -> Outcome:
@@ -104,7 +99,7 @@ class Children:
         self.root = root
         self._lock = Lock()
         self._stopped = Event()
-        self._patience = seconds_to_stop()
+        self._patience = number_of(SECONDS_TO_STOP)
         self._forks = Forks(root)
         self._at_work = set[Child]()
 
@@ -190,7 +185,7 @@ def _signal(children: Sequence[Child], number: int) -> list[Child]:
 def environment() -> dict[str, str]:
     """That of an item's command: its lines come as they are written, and items share the cores."""
     threads = {"RAYON_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs(), 1))}  # of tokenizers
-    return {**threads, **guard.environment(), **PROGRESS, "PYTHONUNBUFFERED": "1"}
+    return {**threads, **guard.environment(), **PROGRESS_AS_JSON, "PYTHONUNBUFFERED": "1"}
 
 
 def outcome_of(line: str, address: str) -> Outcome | None:

@@ -38,8 +38,9 @@ from dagster import (
     multi_asset_check,
 )
 
+from core.environment import STALL_MINUTES, number_of
 from orchestration import findings, preview
-from orchestration.alerts import Watch, alert_of_checks, stall_minutes
+from orchestration.alerts import Watch, alert_of_checks
 from orchestration.checks import ACROSS, COSTLY, Verdict, look
 from orchestration.cluster import op_tags
 from orchestration.costs import Price
@@ -175,7 +176,7 @@ class Bridge:
         """For a run all of whose steps are threads of this process; gives what stops them. Raises
         ValueError."""
         work = Work(self.graph)
-        stall_minutes()
+        number_of(STALL_MINUTES)
         set_places(instance, self.graph)
         note_worker(instance, run_id, os.getpid())
         note_location(instance, run_id)

@@ -36,8 +36,9 @@ from urllib.request import Request, urlopen
 
 import yaml
 
-from orchestration.guard import adopt_orphans, guarded, seconds_to_stop
-from orchestration.home import LOCATION, MODULE, RELOAD, home
+from core.environment import RELOAD, SECONDS_TO_STOP, number_of
+from orchestration.guard import adopt_orphans, guarded
+from orchestration.home import LOCATION, MODULE, home
 from orchestration.processes import children, first_child, leads_session
 
 HOST, PORT = "127.0.0.1", 3000
@@ -46,7 +47,7 @@ QUIET = "orchestration.quiet"
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_OF_A_SHORT_LIFE = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-SECONDS_TO_STOP = 15.0
+SECONDS_FOR_SERVERS = 15.0
 """For the three to end after what they run has had its time."""
 SECONDS_OF_SILENCE = 5.0
 SECONDS_TO_BE_WHOLE, SECONDS_TO_LOAD = 30.0, 60.0
@@ -279,7 +280,7 @@ def end_all() -> None:
     not end.
     """
     told: dict[int, float] = {}
-    patience, said = seconds_to_stop() + SECONDS_TO_STOP, False
+    patience, said = number_of(SECONDS_TO_STOP) + SECONDS_FOR_SERVERS, False
     while True:
         reap([])
         left = list(children(os.getpid()))
@@ -344,7 +345,7 @@ def main() -> None:
     adopt_orphans()
     with TemporaryDirectory(prefix="needlework-") as folder:
         reload_file = Path(folder) / "reload"
-        os.environ[RELOAD] = str(reload_file)
+        os.environ[RELOAD.name] = str(reload_file)
         print(
             f"Dagster on http://{HOST}:{port} in a few seconds; Ctrl-C ends it, and what it runs.",
             flush=True,

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from assets.stage import write_json
+from core.sealed import write_json
 
 USER, ASSISTANT, END, BEGIN = "<|user|>", "<|assistant|>", "<|end|>", "<|begin|>"
 SPECIAL = (BEGIN, USER, ASSISTANT, END)

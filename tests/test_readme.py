@@ -66,7 +66,7 @@ def test_no_command_that_is_documented_makes_anything_with_plain_dvc() -> None:
     assert not [text for text in texts if re.search(r"\bdvc repro\b", text)]
     messages = [
         path
-        for package in ("assets", "training", "evaluation", "orchestration")
+        for package in ("core", "assets", "training", "evaluation", "orchestration")
         for path in sorted((ROOT / package).glob("*.py"))
         if re.search(r"(first|again|then): dvc repro", path.read_text())
     ]
@@ -107,7 +107,7 @@ def test_the_map_names_only_what_is_there_and_every_module() -> None:
             named.add(path)
             if name.endswith("/") and not line.startswith("  "):
                 folder = path
-    for package in ("assets", "training", "evaluation", "orchestration"):
+    for package in ("core", "assets", "training", "evaluation", "orchestration"):
         modules = {
             path.relative_to(ROOT)
             for path in (ROOT / package).glob("*.py")
@@ -131,17 +131,3 @@ def test_every_link_and_picture_leads_somewhere(path: Path, link: str) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_LINES
-
-
-OWN = re.compile(r"NEEDLEWORK_[A-Z_]*[A-Z](?:_<POOL>)?")
-
-
-def test_every_variable_that_the_code_reads_is_on_its_page_and_no_other() -> None:
-    """A launcher's variable ends in the name of a pool."""
-    read = {
-        "NEEDLEWORK_RUN_<POOL>" if name == "NEEDLEWORK_RUN_" else name
-        for package in ("assets", "training", "evaluation", "orchestration")
-        for path in (ROOT / package).glob("*.py")
-        for name in re.findall(r'"(NEEDLEWORK_[A-Z_]+)"', path.read_text())
-    }
-    assert read == set(OWN.findall(PAGES[ROOT / "docs/environment.md"]))

@@ -105,7 +105,7 @@ def files(world: Path) -> dict[str, tuple[int, bytes]]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("world")
-    for name in ("assets", "training", "evaluation"):
+    for name in ("core", "assets", "training", "evaluation"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "dvc.yaml", root / "dvc.yaml")
     (root / "sources").mkdir()

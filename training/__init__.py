@@ -1,1 +1,1 @@
-"""Models: the base checkpoint and its continual pretraining. May import `assets` only."""
+"""Models: the base checkpoint and its continual pretraining. May import `core` and `assets`."""

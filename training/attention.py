@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, PretrainedConfig
 
-from assets.stage import UserError
+from core.errors import UserError
 from training.rope import head_dim
 
 NAME = "needlework"

@@ -20,8 +20,11 @@ from pathlib import Path
 import numpy as np
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from assets.stage import UserError, command, names_of, output, read_params
 from assets.tokenizer import FILES, bos_eos_ids, clear_use, load_tokenizer
+from core.command import command
+from core.errors import UserError
+from core.params import names_of, read_params
+from core.sealed import output
 from training import attention
 from training.base_checkpoint_config import Act, Architecture, BaseCheckpointConfig
 from training.batches import RowsInMemory, document_rows, with_repeats

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from assets.stage import Config
+from core.params import Config
 from training.optimizer_config import OptimizerConfig
 
 

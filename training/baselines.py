@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from assets.stage import Config, UserError, validated, write_json
 from assets.tokenizer import clear_use
+from core.errors import UserError
+from core.params import Config, validated
+from core.sealed import write_json
 from training.model import MODEL_SUFFIXES
 
 ENDPOINT = "endpoint.json"  # in a checkpoint's folder: the endpoint in place of weights

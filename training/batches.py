@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assets.randomness import generator
-from assets.stage import UserError
 from assets.token_store import open_tokens
+from core.errors import UserError
 
 Ids = NDArray[np.uint16 | np.uint32]
 

@@ -24,8 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from assets.origin import done_by_others
-from assets.stage import RECORD, UserError, command, missing, output, read_json
 from assets.tokenizer import clear_use
+from core.command import command
+from core.errors import UserError
+from core.missing import missing
+from core.sealed import RECORD, output, read_json
 from training.baselines import ENDPOINT, bring
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.curves import LOG, write_log

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from assets.stage import Config
+from core.params import Config
 from training.optimizer_config import OptimizerConfig
 from training.rope import RopeConfig
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from assets.stage import UserError
+from core.errors import UserError
 
 Count = Annotated[int, Field(ge=1)]
 Kind = Literal["float32", "float16", "bfloat16"] | None

@@ -23,15 +23,10 @@ import torch
 from transformers import PretrainedConfig
 
 from assets.origin import note
-from assets.stage import (
-    RECORD,
-    UserError,
-    is_whole,
-    number_of_environment,
-    plain_errors,
-    sealed,
-    write_json,
-)
+from core.command import plain_errors
+from core.environment import SNAPSHOT_SECONDS, number_of
+from core.errors import UserError
+from core.sealed import RECORD, is_whole, sealed, write_json
 from training import attention, probe, resume, snapshots
 from training.batches import PackedRows, open_rows
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
@@ -53,8 +48,6 @@ from training.scratch import (
     steps_of,
 )
 
-SECONDS = "NEEDLEWORK_SNAPSHOT_SECONDS"
-SECONDS_BETWEEN_SNAPSHOTS = 900.0
 PR_SET_PDEATHSIG = 1  # Linux: <sys/prctl.h>
 STOPPED = 143  # exit status after SIGTERM, as a shell gives it: 128 + 15
 
@@ -89,7 +82,7 @@ def extend(name: str, world: World) -> Path:
     """
     config, chosen = model_params(name)
     scratch = scratch_folder(name, config, chosen)
-    seconds = number_of_environment(SECONDS, SECONDS_BETWEEN_SNAPSHOTS)
+    seconds = number_of(SNAPSHOT_SECONDS)
     rows = open_rows(chosen.source)
     wanted = _missing(name, scratch, config, chosen, rows)
     if not wanted and is_whole(scratch / "final"):

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import yaml
 
-from assets.stage import UserError
+from core.environment import SWITCHES, text_of
+from core.errors import UserError
 
-ACCELERATE = "NEEDLEWORK_ACCELERATE"  # the accelerate file in force
-VARIABLE = "NEEDLEWORK_SWITCHES"
 CHECKPOINT, KEEP_ATTENTION, OFFLOAD = "checkpoint", "keep_attention", "offload"
 LIGER, COMPILE, TILED_MLP = "liger", "compile", "tiled_mlp"
 KNOWN = (CHECKPOINT, KEEP_ATTENTION, OFFLOAD, LIGER, COMPILE, TILED_MLP)
@@ -106,15 +105,16 @@ class Hardware:
 
 def switches_of(environment: Mapping[str, str]) -> frozenset[str]:
     """The names in NEEDLEWORK_SWITCHES. Raises UserError for an unknown name or a conflict."""
-    names = [name.strip() for name in environment.get(VARIABLE, "").split(",") if name.strip()]
+    text = text_of(SWITCHES, environment)
+    names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in KNOWN]
     if unknown:
         raise UserError(
-            f"{VARIABLE} = {environment[VARIABLE]}: no switch is called {unknown[0]!r}. There are: "
+            f"{SWITCHES} = {text}: no switch is called {unknown[0]!r}. There are: "
             f"{', '.join(KNOWN)}."
         )
     if LIGER in names and COMPILE in names:
         raise UserError(
-            f"{VARIABLE}: {LIGER} and {COMPILE} fuse the same operations. Choose one of them."
+            f"{SWITCHES}: {LIGER} and {COMPILE} fuse the same operations. Choose one of them."
         )
     return frozenset(names)

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from assets.recipes import MixedDatasetConfig
-from assets.stage import UserError
+from core.errors import UserError
 from training.base_checkpoint_config import BaseCheckpointConfig
 from training.checkpoint_config import CheckpointConfig
 from training.config_json import Dimensions, plain_llama, read_dimensions

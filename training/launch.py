@@ -9,10 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-from assets.elsewhere import PATIENCE, SECONDS_TO_STOP
-from assets.stage import UserError, is_whole, number_of_environment
+from core.environment import ACCELERATE, SECONDS_TO_STOP, number_of, text_of
+from core.errors import UserError
+from core.sealed import is_whole
 from training.extension import STOPPED, extend
-from training.hardware import ACCELERATE
 from training.loop import Stopped
 from training.parallel import alone
 from training.scratch import clear_others, decides, model_params
@@ -23,7 +23,7 @@ TORCH_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # without it, torch kills 30 
 def train_in_scratch(name: str, scratch: Path) -> Path:
     """Train the model `name`, unless that is done; returns the folder of the finished model."""
     clear_others(scratch, decides(name, *model_params(name)))
-    file = os.environ.get(ACCELERATE)
+    file = text_of(ACCELERATE)
     if not file:
         try:
             return extend(name, alone())
@@ -72,5 +72,5 @@ def be_patient() -> None:
     In this time the current micro-batch ends (minutes, for a 7B at 80K), and the snapshot is
     written (84 GB for a 7B).
     """
-    seconds = int(number_of_environment(PATIENCE, SECONDS_TO_STOP))
+    seconds = int(number_of(SECONDS_TO_STOP))
     os.environ.setdefault(TORCH_PATIENCE, str(seconds))

@@ -17,8 +17,8 @@ from types import FrameType
 import numpy as np
 import torch
 
-from assets.progress import Progress
-from assets.stage import UserError
+from core.errors import UserError
+from core.progress import Progress
 from training.batches import Rows, row_order
 from training.flops import PEAK_BF16, named_gpu, shape_of
 from training.loss import TokenLoss

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from assets.stage import UserError
+from core.errors import UserError
 from training.memory import LOGITS_AT_ONCE
 
 IGNORED = -100  # a target that is not predicted; PyTorch's own default

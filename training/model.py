@@ -27,8 +27,8 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
-from assets.stage import UserError
 from assets.tokenizer import allow_length, bos_eos_ids, clear_use, load_tokenizer
+from core.errors import UserError
 from training.config_json import config_file
 from training.rope import RopeConfig, stretched
 

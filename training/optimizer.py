@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from assets.stage import UserError
+from core.errors import UserError
 from training.optimizer_config import OptimizerConfig
 from training.parallel import World
 

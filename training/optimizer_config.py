@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from assets.stage import Config
+from core.params import Config
 
 
 class OptimizerConfig(Config):

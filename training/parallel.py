@@ -29,8 +29,9 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from assets.stage import UserError
-from training.hardware import VARIABLE, Hardware
+from core.environment import SWITCHES, text_of
+from core.errors import UserError
+from training.hardware import Hardware
 from training.loss import TokenLoss
 from training.switches import apply, checkpoint_activations, to_fp8
 
@@ -103,7 +104,7 @@ def alone() -> World:
     """One process on the CPU, nothing divided, with the switches of the environment."""
     return World(
         device=torch.device("cpu"),
-        hardware=Hardware.of_environment({VARIABLE: os.environ.get(VARIABLE, "")}),
+        hardware=Hardware.of_environment({SWITCHES.name: text_of(SWITCHES)}),
     )
 
 

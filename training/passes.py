@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from assets.stage import UserError
+from core.errors import UserError
 from training.attention import documents
 from training.batches import Batch
 from training.loss import IGNORED, TokenLoss, next_tokens

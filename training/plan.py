@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from assets.stage import UserError
+from core.errors import UserError
 from training.flops import MEMORY_GIB, PEAK_BF16
 from training.hardware import Hardware
 from training.job import FIGURES, PROFILES, Job, read_job, shape_at

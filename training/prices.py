@@ -9,7 +9,6 @@ The grid's defaults are in evaluation/needle_report_config.py, which this packag
 test compares the two.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +17,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from assets.stage import UserError
+from core.environment import ACCELERATE, text_of
+from core.errors import UserError
 from training.checkpoint_config import BASE, ModelConfig
 from training.flops import PEAK_BF16, Shape, named_gpu
-from training.hardware import ACCELERATE, Hardware
+from training.hardware import Hardware
 from training.job import Job, job_of, shape_in
 
 PARAMS = Path("params.yaml")
@@ -113,7 +113,7 @@ def prices_in_force() -> dict[str, dict[str, float]]:
 
     Raises UserError.
     """
-    file = os.environ.get(ACCELERATE)
+    file = text_of(ACCELERATE)
     hardware, gpus = Hardware.of_file(Path(file)) if file else (Hardware(), 1)
     job = job_of(PARAMS, gpu_here() or GPU, hardware, gpus)
     try:

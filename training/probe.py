@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from assets.stage import UserError
+from core.errors import UserError
 from training.attention import NAME
 from training.batches import Batch
 from training.loss import TokenLoss

@@ -15,7 +15,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from assets.stage import RECORD, UserError, is_whole, read_json
+from core.errors import UserError
+from core.sealed import RECORD, is_whole, read_json
 from training.named_state import is_of_one_process, local_rows, named_tensors
 from training.optimizer import set_rate
 from training.parallel import World

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from assets.stage import Config, UserError
+from core.errors import UserError
+from core.params import Config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -16,7 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from assets.stage import DATA, RECORD, UserError, missing, read_json, read_params
+from core.errors import UserError
+from core.missing import missing
+from core.params import read_params
+from core.sealed import DATA, RECORD, read_json
 from training.batches import PackedRows
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.snapshots import snapshots, step_of

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from assets.stage import beside, sealed, write_json
+from core.sealed import beside, sealed, write_json
 from training.named_state import is_of_one_process, local_rows, named_tensors
 from training.parallel import World
 

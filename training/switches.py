@@ -26,8 +26,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
 
-from assets.stage import UserError
-from training.hardware import COMPILE, LIGER, TILED_MLP, VARIABLE
+from core.environment import SWITCHES
+from core.errors import UserError
+from training.hardware import COMPILE, LIGER, TILED_MLP
 
 # Attention as torch registers it, by backend. keep_attention keeps their outputs.
 ATTENTION_OPERATORS = (
@@ -88,17 +89,17 @@ def apply(model: PreTrainedModel, switches: frozenset[str], device: torch.device
 def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
     """Replace RMSNorm, RoPE and SwiGLU by Liger's fused kernels. Raises UserError if it can't."""
     if device.type != "cuda":
-        raise UserError(f"{VARIABLE}: {LIGER} needs a GPU. Leave it out, or use {COMPILE}.")
+        raise UserError(f"{SWITCHES}: {LIGER} needs a GPU. Leave it out, or use {COMPILE}.")
     try:
         from liger_kernel.transformers import monkey_patch
     except ImportError:
         raise UserError(
-            f"{VARIABLE}: {LIGER} needs liger-kernel: pip install 'needlework[gpu]', or leave it "
+            f"{SWITCHES}: {LIGER} needs liger-kernel: pip install 'needlework[gpu]', or leave it "
             "out."
         ) from None
     kind = model.config.model_type
     if kind not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
-        raise UserError(f"{VARIABLE}: {LIGER} has no kernels for {kind}. Use {COMPILE} instead.")
+        raise UserError(f"{SWITCHES}: {LIGER} has no kernels for {kind}. Use {COMPILE} instead.")
 
     # Liger patches the model and its module. The module's classes are put back, so that a model
     # built later in this process is a plain one; the rotation is a function there and stays fused.

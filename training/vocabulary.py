@@ -12,8 +12,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from assets.agreement import disagreement
-from assets.stage import UserError
 from assets.tokenizer import bos_eos_ids, load_tokenizer
+from core.errors import UserError
 from training.config_json import plain_llama
 
 TOKENIZER = Path("data/tokenizer")

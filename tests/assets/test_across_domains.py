@@ -23,9 +23,9 @@ from assets import (
     tokenized_corpus,
     tokenizer,
 )
-from assets.stage import UserError
 from assets.tables import read_table
 from assets.token_store import open_tokens
+from core.errors import UserError
 from evaluation.comparison import read_all
 
 ROOT = Path(__file__).parents[2]
@@ -215,9 +215,8 @@ def test_names_are_text_in_every_table_and_numbers_stay_numbers(
 
 def test_dvc_sees_a_change_of_the_order_of_domains(tmp_path: Path) -> None:
     """DVC compares maps without their order; the recipes hang on order.txt."""
-    shutil.copytree(
-        ROOT / "assets", tmp_path / "assets", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for name in ("core", "assets"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     settings = yaml.safe_load((ROOT / "profiles/sample.yaml").read_text())
     dvc = Path(sys.executable).parent / "dvc"

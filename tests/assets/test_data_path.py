@@ -26,8 +26,8 @@ from assets import (
     tokenizer,
 )
 from assets.document_store import read_documents
-from assets.stage import UserError
 from assets.token_store import open_tokens
+from core.errors import UserError
 
 DOMAINS = ("book", "c4", "arxiv", "mine")
 CHUNK = 64

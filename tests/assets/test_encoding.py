@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from assets import tokenized_corpus
 from assets.document_store import SCHEMA, document_writer
 from assets.encoding import FAST_IS_HERE, Fast, IdsDiffer, Reference, check_sample, check_specials
-from assets.stage import UserError, write_json
 from assets.token_store import open_tokens
 from assets.tokenized_corpus import with_special
 from assets.tokenizer import load_tokenizer, train_bpe
+from core.errors import UserError
+from core.sealed import write_json
 
 WORDS = [
     "the",

@@ -32,7 +32,7 @@ FILES = {
 ACT = """
 import json, sys
 from assets.hub import HubSource, fetch, hub_files
-from assets.stage import UserError
+from core.errors import UserError
 try:
     source = HubSource(hub="some/fish", revision=sys.argv[1], files=sys.argv[2])
     paths = hub_files(source)

@@ -12,7 +12,7 @@ import pytest
 
 from assets.documents import Fields, read_texts
 from assets.records import Skipped
-from assets.stage import UserError
+from core.errors import UserError
 
 TEXTS = ["one", "two", "three"]
 NAMES = ["a", "b", "a"]

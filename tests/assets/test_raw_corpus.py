@@ -34,7 +34,8 @@ from assets.raw_corpus import (
     located,
 )
 from assets.records import Skipped
-from assets.stage import UserError, write_json
+from core.errors import UserError
+from core.sealed import write_json
 
 TEXTS = ["one fish", "two fish", "red fish"]
 SETS = ["RedPajamaBook", "RedPajamaArXiv", "RedPajamaBook"]

@@ -20,8 +20,8 @@ from assets.recipes import (
     keyed_order,
     solve,
 )
-from assets.stage import UserError
 from assets.token_demand import check_names
+from core.errors import UserError
 
 WEIGHTS = {"book": 0.2, "web": 0.8}
 LONG = {"book": 0.9, "web": 0.3}

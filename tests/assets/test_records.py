@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from assets.records import Once, Skipped, checked_records, parsed, read_records, read_text
-from assets.stage import UserError
+from core.errors import UserError
 
 RECORDS = [{"n": 1, "text": "one"}, {"n": 2, "text": "two\u2028and \u0085 a half"}]
 LINES = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS).encode()

@@ -18,7 +18,7 @@ from assets.source_files import (
     source_files,
     why_ignored_below,
 )
-from assets.stage import UserError
+from core.errors import UserError
 
 LEFTOVERS = {
     ".a.jsonl": "hidden",

@@ -11,8 +11,8 @@ import yaml
 
 from assets import tokenizer
 from assets.document_store import SCHEMA, document_writer
-from assets.stage import UserError
 from assets.tokenizer import BOS, EOS, load_tokenizer, train_bpe
+from core.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ import pytest
 from chat_world import ASSISTANT, BEGIN, END, TEMPLATE, USER, write_speaker
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from assets.stage import UserError, write_json
+from core.errors import UserError
+from core.sealed import write_json
 from evaluation import book_qa_report, needle_report
 from evaluation.book_qa_report import Question, ask
 from evaluation.book_qa_report_config import BookQaReportConfig

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from chat_world import ASSISTANT, BEGIN, END, USER, write_speaker
 
-from assets.stage import UserError
+from core.errors import UserError
 from evaluation import book_qa_report, needle_report
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.endpoint import complete, complete_all

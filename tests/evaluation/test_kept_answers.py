@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from assets.stage import write_json
 from assets.tokenizer import train_bpe
+from core.sealed import write_json
 from evaluation import needle_report
 from evaluation.needle_report import make_test, measure
 from evaluation.needle_report_config import NeedleReportConfig

@@ -9,7 +9,7 @@ import pytest
 import torch
 from chat_world import write_speaker
 
-from assets.stage import UserError
+from core.errors import UserError
 from evaluation import short_context_report
 from evaluation.multiple_choice import labels, made_questions, place, read_sets
 from evaluation.short_context_report import _judge, _why

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from assets.stage import UserError, write_json
 from assets.tokenizer import train_bpe
+from core.errors import UserError
+from core.sealed import write_json
 from evaluation import needle_report, short_context_report
 from evaluation.book_qa_report import Question, ask, read_questions
 from evaluation.book_qa_report_config import BookQaReportConfig

@@ -9,7 +9,7 @@ import pytest
 from chat_world import ASSISTANT, BEGIN, END, SPECIAL, TEMPLATE, USER, write_speaker
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from assets.stage import write_json
+from core.sealed import write_json
 from evaluation.book_qa_report import Question, ask
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import Asking, asking, may_be_read_as_tokens, written

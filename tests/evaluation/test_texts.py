@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from assets.stage import UserError
+from core.errors import UserError
 from evaluation.texts import read_texts
 
 

@@ -18,7 +18,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from assets.stage import UserError
+from core.errors import UserError
 from evaluation import walk
 from evaluation.scoring import token_losses
 from evaluation.walk import (

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from dagster import DagsterInstance, DefaultSensorStatus, build_run_status_sensor_context
 from dvc_world import make_world, materialize
 
-from orchestration import alerts, checks, step, verdicts
+from core.environment import ALERT_URL
+from orchestration import checks, step, verdicts
 from orchestration.alerts import Losses, Watch, alert, alert_of_checks, failure_sensor
 from orchestration.checks import Verdict
 from orchestration.graph import Item, read_graph
@@ -43,7 +45,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     server = HTTPServer(("127.0.0.1", 0), Webhook)
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setenv(alerts.URL, f"http://127.0.0.1:{server.server_port}/secret")
+    monkeypatch.setenv(ALERT_URL.name, f"http://127.0.0.1:{server.server_port}/secret")
     yield found
     server.shutdown()
     server.server_close()
@@ -163,7 +165,7 @@ def test_without_a_webhook_nothing_is_sent_and_the_sensor_is_off(
     monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
     assert failure_sensor().default_status is DefaultSensorStatus.RUNNING
-    monkeypatch.delenv(alerts.URL)
+    monkeypatch.delenv(ALERT_URL.name)
     assert failure_sensor().default_status is DefaultSensorStatus.STOPPED
     assert alert("x") is False and told == []
 
@@ -172,8 +174,8 @@ def test_without_a_webhook_nothing_is_sent_and_the_sensor_is_off(
 def test_a_broken_webhook_is_a_line_without_its_address(
     monkeypatch: pytest.MonkeyPatch, told: list[str], capfd: pytest.CaptureFixture[str], end: str
 ) -> None:
-    address = alerts.os.environ[alerts.URL].removesuffix("/secret")
-    monkeypatch.setenv(alerts.URL, end if "/" not in end else f"{address}{end}")
+    address = os.environ[ALERT_URL.name].removesuffix("/secret")
+    monkeypatch.setenv(ALERT_URL.name, end if "/" not in end else f"{address}{end}")
     assert alert("x") is False
     said = capfd.readouterr().err
     assert said.startswith("An alert was not sent (") and said.count("\n") == 1

@@ -14,7 +14,8 @@ from orchestration.running import Children, Stopped, make_item
 STAGE = """
 import json, os, signal, sys, time
 from pathlib import Path
-from assets.stage import command, output
+from core.command import command
+from core.sealed import output
 
 def run():
     if Path("wait").exists():

@@ -30,7 +30,7 @@ from dagster_server import (
 )
 from dvc_world import dvc, make_world
 
-from orchestration import guard, ui
+from orchestration import ui
 from orchestration.graph import GraphError, read_status
 from orchestration.guard import guarded
 from orchestration.home import make_database, prepare
@@ -260,8 +260,9 @@ def test_a_command_and_what_it_started_end_with_a_parent_that_is_killed(
 
 
 def test_what_a_guarded_command_leaves_behind_ends_with_it_and_its_code_is_told(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("NEEDLEWORK_SECONDS_TO_STOP", "0.5")
     stubborn = f"trap '' TERM; echo $$ > {tmp_path}/stubborn; while :; do sleep 1000; done"
     script = f'sleep 1000 & sh -c "{stubborn}" & while [ ! -s {tmp_path}/stubborn ]; do :; done; echo said; exit 3'
     done = subprocess.run(
@@ -269,7 +270,6 @@ def test_what_a_guarded_command_leaves_behind_ends_with_it_and_its_code_is_told(
         start_new_session=True,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, guard.PATIENCE: "0.5"},
     )
     assert (
         done.returncode == 3 and done.stdout == "said\n"

@@ -9,7 +9,7 @@ import pytest
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
 from dvc_world import make_world, materialize, out_of_date_in_dagster
 
-from assets.progress import Progress
+from core.progress import Progress
 from orchestration.graph import read_status
 from orchestration.progress import Pace, Step, observation, progress_of
 

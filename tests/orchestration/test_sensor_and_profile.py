@@ -25,10 +25,10 @@ from dagster import (
 from dvc_world import PARAMS as TWO_RECIPES
 from dvc_world import dvc, git, make_world
 
+from core.environment import RELOAD
 from orchestration.automation import LOOKING, move_pins
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.graph import GraphError, read_graph, read_status
-from orchestration.home import RELOAD
 from orchestration.profile import put_in_place
 
 pytestmark = pytest.mark.slow
@@ -259,7 +259,7 @@ def test_one_look_at_a_time_and_the_next_says_so(world: Path, instance: DagsterI
 def test_without_a_reload_what_does_not_hang_on_new_items_is_made_and_the_rest_waits(
     tmp_path: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(RELOAD, raising=False)
+    monkeypatch.delenv(RELOAD.name, raising=False)
     world = make_world(tmp_path / "world")
     dvc(world, "repro")
     loaded = build_definitions(world)
@@ -282,7 +282,7 @@ def test_without_a_reload_what_does_not_hang_on_new_items_is_made_and_the_rest_w
 def test_where_the_code_location_is_loaded_anew_all_of_it_is_asked_for_at_once(
     world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(RELOAD, str(world / "reload"))
+    monkeypatch.setenv(RELOAD.name, str(world / "reload"))
     loaded = build_definitions(world)
     (world / "params.yaml").write_text(PARAMS.replace("c4:", "wiki: {source: sources/c4}, c4:"))
     change(world, "book", "x")

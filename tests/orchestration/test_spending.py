@@ -33,6 +33,7 @@ from dvc_world import (
     out_of_date_in_dagster,
 )
 
+from core.environment import BUDGET
 from orchestration import accept, approve, costs, preview
 from orchestration.costs import Hours
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
@@ -374,7 +375,7 @@ def test_to_approve_an_item_approves_what_it_is_made_from_and_nothing_else(world
 def test_a_budget_is_hours_by_name(
     monkeypatch: pytest.MonkeyPatch, text: str, hours: Hours
 ) -> None:
-    monkeypatch.setenv(costs.BUDGET, text)
+    monkeypatch.setenv(BUDGET.name, text)
     assert costs.budget() == hours
     assert hours - Hours(gpu=hours.gpu, cpu=1) == Hours(
         gpu=math.inf if math.isinf(hours.gpu) else 0, cpu=max(hours.cpu - 1, 0)
@@ -385,8 +386,8 @@ def test_a_budget_is_hours_by_name(
 def test_a_budget_that_is_none_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setenv(costs.BUDGET, text)
-    with pytest.raises(ValueError, match=f"{costs.BUDGET} is .*as in gpu=1,cpu=4"):
+    monkeypatch.setenv(BUDGET.name, text)
+    with pytest.raises(ValueError, match=f"{BUDGET.name} is .*as in gpu=1,cpu=4"):
         costs.budget()
 
 

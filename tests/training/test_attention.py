@@ -8,7 +8,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 from worlds import VOCABULARY, tiny
 
-from assets.stage import UserError
+from core.errors import UserError
 from training import attention
 from training.batches import Batch
 from training.hardware import Hardware

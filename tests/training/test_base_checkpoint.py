@@ -14,9 +14,10 @@ import yaml
 from transformers import AutoTokenizer
 from worlds import VOCABULARY, tiny
 
-from assets.stage import UserError, write_json
 from assets.token_store import FILE, schema
 from assets.tokenizer import load_tokenizer, train_bpe
+from core.errors import UserError
+from core.sealed import write_json
 from training import base_checkpoint
 from training.batches import document_rows
 from training.model import load_model, save_model, transformers_tokenizer

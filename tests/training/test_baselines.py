@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 from worlds import tiny
 
-from assets.stage import UserError
+from core.errors import UserError
 from evaluation.subject import of_user
 from training.baselines import described
 from training.checkpoint import run

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, LlamaConfig
 
-from assets.stage import UserError
+from core.errors import UserError
 from training.config_json import Dimensions, PlainLlama, plain_llama, read_dimensions
 from training.flops import shape_of
 from training.job import shape_at

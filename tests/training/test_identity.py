@@ -15,7 +15,8 @@ import yaml
 from worlds import LENGTH
 
 from assets.origin import done_by_others, note
-from assets.stage import UserError, write_json
+from core.errors import UserError
+from core.sealed import write_json
 from training.checkpoint import run
 from training.curves import write_log
 from training.scratch import clear_others, model_params, scratch_folder
@@ -119,7 +120,7 @@ def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_byt
         (undisturbed / "metrics/checkpoint/model.json").read_text()
     )
     code = tmp_path / "code"
-    for package in ("assets", "training"):
+    for package in ("core", "assets", "training"):
         shutil.copytree(
             ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -213,10 +214,11 @@ def test_work_is_noted_once_and_again_only_where_what_does_it_has_changed(tmp_pa
     assert note(path, "checkpoint", 0) == "" and done_by_others(path) == 0
     assert note(path, "checkpoint", 5) == "" and len(json.loads(path.read_text())) == 1
     changed("packages", torch="1.0")
-    changed("code", **{"assets.stage": "0", "training.no_longer_there": "0"})
+    changed("code", **{"assets.tokenizer": "0", "training.no_longer_there": "0"})
     said = note(path, "checkpoint", 7)
     assert (
-        said.startswith("other code (assets.stage), torch 1.0 (now ") and done_by_others(path) == 7
+        said.startswith("other code (assets.tokenizer), torch 1.0 (now ")
+        and done_by_others(path) == 7
     )
     assert note(path, "checkpoint", 9) == "" and done_by_others(path) == 7
     assert note(path, "checkpoint", 7) == said, (

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from assets.stage import UserError
+from core.errors import UserError
 from training.loss import IGNORED, TokenLoss, next_tokens, summed_loss
 
 TOKENS, WIDTH, VOCABULARY = 50, 16, 200

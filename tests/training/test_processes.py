@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig
 from worlds import LENGTH, tiny
 
-from assets.stage import UserError, is_whole
+from core.errors import UserError
+from core.sealed import is_whole
 from training.checkpoint import run
 from training.launch import be_patient
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from worlds import LENGTH, tiny
 
-from assets.stage import UserError
+from core.errors import UserError
 from training.checkpoint import run
 from training.extension import extend
 from training.parallel import alone

@@ -17,7 +17,7 @@ from transformers import (
 )
 from worlds import VOCABULARY, tiny
 
-from assets.stage import UserError
+from core.errors import UserError
 from training.model import load_model, read_config, rope_base, save_model
 from training.rope import (
     RopeConfig,

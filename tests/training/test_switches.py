@@ -8,10 +8,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import VOCABULARY, tiny
 
-from assets.stage import UserError
+from core.environment import SWITCHES
+from core.errors import UserError
 from training import attention, switches
 from training.batches import Batch
-from training.hardware import VARIABLE, Hardware
+from training.hardware import Hardware
 from training.loss import TokenLoss
 from training.parallel import World, divide
 from training.passes import forward
@@ -21,7 +22,7 @@ LENGTH = 96
 
 def world(*names: str) -> World:
     """One CPU process with these switches."""
-    environment = {VARIABLE: ",".join(names)}
+    environment = {SWITCHES.name: ",".join(names)}
     return World(device=torch.device("cpu"), hardware=Hardware.of_environment(environment))
 
 

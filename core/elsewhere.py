@@ -38,8 +38,8 @@ VARIABLE = "NEEDLEWORK_RUN_"
 """Of the environment, followed by a pool: what is put before the commands of its stages."""
 INSIDE = "NEEDLEWORK_ELSEWHERE"
 """In the environment of a stage that runs on the other machine: its pool."""
-PATIENCE, SECONDS_TO_STOP = "NEEDLEWORK_SECONDS_TO_STOP", 900.0
-"""As in orchestration/guard.py."""
+PATIENCE = "NEEDLEWORK_SECONDS_TO_STOP"
+"""Always passed on: its default is in core/environment.py, which is not at hand over there."""
 ALSO = ("PYTHONPATH", "PYTHONUNBUFFERED", "TQDM_DISABLE", "HF_HUB_OFFLINE")
 """What goes along of the environment, beside the variables of this project."""
 SECRET = re.compile(r"URL|KEY|TOKEN|SECRET|PASSWORD")
@@ -141,7 +141,7 @@ def there(words: Sequence[str]) -> int:
     environment = {**os.environ, **{name: unquote(text) for name, text in variables.items()}}
     own = str(Path(sys.executable).parent)
     environment["PATH"] = os.pathsep.join([own, os.environ.get("PATH", os.defpath)])
-    patience = float(environment.get(PATIENCE) or SECONDS_TO_STOP)
+    patience = float(environment[PATIENCE])
 
     started, asked = list[subprocess.Popen[bytes]](), list[str]()
 

@@ -22,7 +22,7 @@ stages:
 PARAMS = "mixed_dataset: {recipes: {both: {}}}"
 SAYS_WHERE = """
 import os, sys
-from assets.stage import command
+from core.command import command
 def run(*words):
     print(os.getcwd(), *words, os.environ.get("NEEDLEWORK_ELSEWHERE"), os.environ.get("NEEDLEWORK_X"))
     print("loss", file=sys.stderr)
@@ -32,7 +32,7 @@ command(run, *KINDS)
 WAITS_FOR_ITS_END = """
 import fcntl, signal, time
 from pathlib import Path
-from assets.stage import command
+from core.command import command
 lock = open("at work", "w")
 def end(number, frame):
     time.sleep(0.5)  # as long as a snapshot takes

@@ -1,22 +1,23 @@
 """Progress of long work: a bar in a terminal, one line every few seconds in a log.
 
 With NEEDLEWORK_PROGRESS=json each such line is a JSON object, which orchestration/progress.py reads
-and shows live in Dagster. A stage knows of no orchestrator.
+and shows live in Dagster. A stage knows of no orchestrator. The cost: its numbers travel as text,
+and a line of JSON that a stage prints for another reason could be taken for one.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from core.environment import PROGRESS, text_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 Item = TypeVar("Item")
 
-FORM = "NEEDLEWORK_PROGRESS"
 SECONDS_BETWEEN_LOG_LINES = 5.0
 
 
@@ -54,7 +55,7 @@ class Progress:
         self._last_line = time.monotonic()
         rate = self._done / max(self._last_line - self._start, 1e-9)
         left = max(self._total - self._done, 0) / rate if self._total and rate else None
-        line = self._json(rate, left) if os.environ.get(FORM) == "json" else self._text(rate, left)
+        line = self._json(rate, left) if text_of(PROGRESS) == "json" else self._text(rate, left)
         print(line, file=sys.stderr, flush=True)
 
     def _json(self, rate: float, left: float | None) -> str:
@@ -91,7 +92,7 @@ def _number(value: float) -> str:
 
 
 def _bar(what: str, total: int | None, unit: str) -> "tqdm[Any]":
-    # here, for without a terminal it is not needed, and small stages are mostly imports
+    # Imported here: only a terminal needs it, and a small stage spends its time on imports.
     from tqdm import tqdm
 
     return tqdm(total=total, desc=what, unit=unit, unit_scale=True)

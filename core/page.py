@@ -1,14 +1,19 @@
 """A self-contained HTML page: text, tables and pictures in one file, without script, font or
 network.
+
+So a report can be sent by mail and opened in ten years. The cost: pictures are inlined, a third
+larger than their files. A change of STYLE re-makes no report (see core/__init__.py); it shows in
+those that are made later.
 """
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 LONG = 24
 """Characters from which a text is set to the left and may break."""
@@ -51,7 +56,7 @@ def paragraph(text: str, note: bool = False) -> str:
 
 
 def table(
-    frame: pd.DataFrame, decimals: int = 2, links: Mapping[str, Sequence[str]] | None = None
+    frame: "pd.DataFrame", decimals: int = 2, links: Mapping[str, Sequence[str]] | None = None
 ) -> str:
     """A table whose first column names the row; missing values show as a dash. links: for a column,
     where each of its cells leads ("#per_source"), or "" for nowhere.
