@@ -81,8 +81,10 @@ def answers_table(summary: dict[str, Any], trained: int) -> pd.DataFrame:
     for name, model in summary["models"].items():
         needle, books = by_length(model["needle"]), model["book_qa"]
         means = needle[needle.index <= trained].mean()
-        of_needle = {"score": means["exact_match"], **means[["occurs", *FLAWS]]}
-        of_books = {"score": books["f1"], **{key: books[key] for key in ("occurs", *FLAWS)}}
+        of_needle = {"score": means["exact_match"], "occurs": means["occurs"]}
+        of_books = {"score": books["f1"], "occurs": books["occurs"]}
+        for flaw in FLAWS:
+            of_needle[flaw], of_books[flaw] = means[flaw], books[flaw]
         rows.append(_answers_row(name, "needle", model["needle"], of_needle))
         rows.append(_answers_row(name, "book QA", books, of_books))
 

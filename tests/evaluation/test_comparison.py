@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from evaluation.comparison import answers_table, by_length, needle_table, results_table
+from evaluation.comparison_tables import answers_table, by_length, needle_table, results_table
 from evaluation.plots import heatmaps
 
 

@@ -10,9 +10,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from assets.tokenizer import train_bpe
 from core.sealed import write_json
-from evaluation import needle_report
-from evaluation.needle_report import make_test, measure
+from evaluation import needle_asking
+from evaluation.kept_answers import kept_file
+from evaluation.needle_report import measure
 from evaluation.needle_report_config import NeedleReportConfig
+from evaluation.needle_trials import make_trials
 from evaluation.subject import of_user
 from training.model import make_reproducible
 
@@ -70,8 +72,8 @@ def needle_config(texts: Path, **changes: Any) -> NeedleReportConfig:
 def name(folder: Path, **changes: Any) -> Path:
     """Where the answers would wait."""
     subject = of_user(str(folder))
-    return needle_report._kept(
-        subject, make_test(subject, needle_config(folder.parent / "texts", **changes))
+    return kept_file(
+        subject, make_trials(subject, needle_config(folder.parent / "texts", **changes))
     )
 
 
@@ -129,7 +131,7 @@ def test_answers_are_kept_under_other_code_which_is_said_and_counted(
     out = folder.parent / "out"
     out.mkdir()
     subject, config = of_user(str(folder)), needle_config(folder.parent / "texts")
-    answer, asked = needle_report._judge_cell, []
+    answer, asked = needle_asking._ask_cell, []
 
     def killed(*given: Any) -> Any:
         asked.append(given)
@@ -137,7 +139,7 @@ def test_answers_are_kept_under_other_code_which_is_said_and_counted(
             raise KeyboardInterrupt
         return answer(*given)
 
-    monkeypatch.setattr(needle_report, "_judge_cell", killed)
+    monkeypatch.setattr(needle_asking, "_ask_cell", killed)
     with pytest.raises(KeyboardInterrupt):
         measure(subject, config, out)
     (origin,) = Path(".training/needle_report").rglob("*.origin.json")

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from assets.tokenizer import train_bpe
 from core.errors import UserError
 from core.sealed import write_json
-from evaluation import needle_report, short_context_report
+from evaluation import needle_asking, short_context_report
 from evaluation.book_qa_report import Question, ask, read_questions
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import asking
@@ -98,7 +98,7 @@ def test_a_report_killed_on_the_way_goes_on_and_ends_in_the_same_bytes(
     resumed.mkdir()
     config, subject = needle_config(folder.parent / "texts"), of_user(str(folder))
     measure(subject, config, whole)
-    kept, asked = needle_report._keep, []
+    kept, asked = needle_asking.keep, []
 
     def killed(path: Path, key: str, records: list[dict[str, object]]) -> None:
         kept(path, key, records)
@@ -108,7 +108,7 @@ def test_a_report_killed_on_the_way_goes_on_and_ends_in_the_same_bytes(
                 file.write('["cut off by a kill')
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(needle_report, "_keep", killed)
+    monkeypatch.setattr(needle_asking, "keep", killed)
     with pytest.raises(KeyboardInterrupt):
         measure(subject, config, resumed)
     measure(subject, config, resumed)

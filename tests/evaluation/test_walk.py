@@ -22,7 +22,7 @@ from core.errors import UserError
 from evaluation import walk
 from evaluation.scoring import token_losses
 from evaluation.walk import (
-    Walk,
+    PrefixCache,
     cache_bytes,
     check_room,
     free_memory,
@@ -79,12 +79,12 @@ def test_answers_are_those_of_reading_every_prompt_alone(kind: str, data: st.Dat
     seed = data.draw(st.integers(0, 1000))
     draw: Any = np.random.default_rng(seed)
     base = draw.integers(0, 32, (ROWS, 64))
-    walker = Walk(reader, ROWS, 70, data.draw(st.sampled_from([3, 21, 300])))
+    walker = PrefixCache(reader, ROWS, 70, data.draw(st.sampled_from([3, 21, 300])))
     for _ in range(5):
         prompts = base[:, : data.draw(st.integers(1, 60))].copy()
         prompts[:, data.draw(st.integers(0, 60)) :] = draw.integers(0, 32)
         answers = draw.integers(0, 32, (ROWS, 3))
-        expected, found = alone(reader, prompts, answers), walker.ask(prompts, answers)
+        expected, found = alone(reader, prompts, answers), walker.score(prompts, answers)
         assert np.abs(expected - found).max() < ROUNDING
         best = np.take_along_axis(expected, found.argmax(-1)[..., None], -1)[..., 0]
         assert (expected.max(-1) - best < 2 * ROUNDING).all()
@@ -102,19 +102,19 @@ def test_what_is_said_is_what_generate_says(kind: str) -> None:
         pad_token_id=0,
         eos_token_id=None,
     )[:, 20:].numpy()
-    walker = Walk(reader, ROWS, 40, 64)
-    walker.ask(prompts, prompts[:, :2])
-    assert (walker.say(prompts, 6) == expected).all()
-    assert (walker.say(prompts, 6) == expected).all()
+    walker = PrefixCache(reader, ROWS, 40, 64)
+    walker.score(prompts, prompts[:, :2])
+    assert (walker.generate(prompts, 6) == expected).all()
+    assert (walker.generate(prompts, 6) == expected).all()
 
 
 def test_nothing_is_read_twice() -> None:
-    walker, row = Walk(model("llama"), 1, 64, 64), np.arange(30)[None]
-    walker.ask(row, row[:, :1])
+    walker, row = PrefixCache(model("llama"), 1, 64, 64), np.arange(30)[None]
+    walker.score(row, row[:, :1])
     assert walker.read == 30
-    walker.ask(np.concatenate([row, row[:, :4]], axis=1), row[:, :1])
+    walker.score(np.concatenate([row, row[:, :4]], axis=1), row[:, :1])
     assert walker.read == 34
-    walker.ask(row[:, :10], row[:, :1])
+    walker.score(row[:, :10], row[:, :1])
     assert walker.read == 35, "the last token is read again for what comes after it"
 
 
@@ -170,6 +170,6 @@ def test_a_model_that_gives_no_numbers_is_not_scored() -> None:
         broken.get_output_embeddings().weight[7] = float("nan")
     prompts = np.zeros((1, 4), np.int64)
     with pytest.raises(UserError, match="the model gives NaN instead of scores"):
-        Walk(broken, 1, 16, 4).say(prompts, 2)
+        PrefixCache(broken, 1, 16, 4).generate(prompts, 2)
     with pytest.raises(UserError, match="the model gives NaN instead of scores"):
         token_losses(broken, prompts[0])
