@@ -58,8 +58,8 @@ def measure(subject: Subject, config: LossReportConfig, folder: Path) -> dict[st
     table = by_domain(documents)
     table.to_csv(folder / "loss.csv", index=False, lineterminator="\n")
     losses = {}
-    for domain, part in table.groupby("domain", sort=False):
-        losses[str(domain)] = dict(zip(part["band"], part["loss"], strict=True))
+    for key, part in table.groupby("domain", sort=False):
+        losses[str(key)] = dict(zip(part["band"], part["loss"], strict=True))
     write_json(folder / "loss.json", losses)
 
     sums = documents.groupby("band", sort=False)[["sum", "tokens"]].sum()

@@ -72,7 +72,7 @@ def _ask_together(
     for points, group in groupby(ordered, key=trials.points):
         key = f"{first}: {' '.join(map(str, points))}"
         if key not in done:
-            records = []
+            records: list[dict[str, Any]] = []
             for cell in group:
                 records += _ask_cell(subject, trials, cell, cache, without[cell.length], first)
             done[key] = records

@@ -66,8 +66,8 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
     weighted = table.assign(sum=table["score"] * table["questions"])
     sums = weighted.groupby("task", sort=False)[["sum", "questions"]].sum()
     summary: dict[str, dict[str, Any]] = {}
-    for name, row in sums.iterrows():
-        task_name = str(name)
+    for key, row in sums.iterrows():
+        task_name = str(key)
         summary[task_name] = {
             "score": round(float(row["sum"] / row["questions"]), 3),
             "questions": int(row["questions"]),

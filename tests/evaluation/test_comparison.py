@@ -51,9 +51,7 @@ SUMMARY = {
 }
 
 
-def test_every_score_stands_beside_how_it_was_asked_and_the_share_of_answers_that_are_none() -> (
-    None
-):
+def test_every_score_has_its_prompt_form_and_shares_of_flaws() -> None:
     table = answers_table(SUMMARY, 64).set_index(["model", "report"])
     assert table.loc[("base", "needle")].tolist() == ["in its chat template", 50, 75, 25, 50, 0, ""]
     assert table.loc[("mute", "needle")]["warning"] == "25 % of the answers are empty."

@@ -103,7 +103,7 @@ def refused(message: str, param: str | None = None, status: int = 400) -> tuple[
     ("kind", "path", "key"),
     [("chat", "/v1/chat/completions", "messages"), ("completions", "/v1/completions", "prompt")],
 )
-def test_chat_and_plain_completions_are_asked_greedily_with_a_limit(
+def test_endpoints_are_asked_greedily_with_a_token_limit(
     serve: Callable[[Answer], Server],
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
@@ -124,7 +124,7 @@ def test_chat_and_plain_completions_are_asked_greedily_with_a_limit(
     assert asked[key] == ([{"role": "user", "content": "What?"}] if kind == "chat" else "What?")
 
 
-def test_a_lost_connection_429_and_5xx_are_tried_again_and_a_refusal_is_not(
+def test_lost_connections_429_and_5xx_are_retried_refusals_not(
     serve: Callable[[Answer], Server],
 ) -> None:
     acts = [(0, b""), (429, {}), (503, {}), said("plums")]
@@ -137,7 +137,7 @@ def test_a_lost_connection_429_and_5xx_are_tried_again_and_a_refusal_is_not(
         complete(server.config(), "What?", 4)
 
 
-def test_a_server_that_wants_max_completion_tokens_and_no_temperature_is_asked_so_from_then_on(
+def test_a_refused_request_field_is_changed_for_later_requests(
     serve: Callable[[Answer], Server],
 ) -> None:
     def newer(body: dict[str, Any]) -> tuple[int, Any]:
@@ -171,7 +171,7 @@ def test_a_server_that_wants_max_completion_tokens_and_no_temperature_is_asked_s
     assert len(taken) == 20 and len(server.asked) <= 20 + 2 * 8, "a refusal is learned from once"
 
 
-def test_a_prompt_that_is_too_long_for_the_server_is_refused_and_not_asked_for_ever(
+def test_a_prompt_too_long_for_the_server_is_refused_once(
     serve: Callable[[Answer], Server],
 ) -> None:
     server = serve(
@@ -213,7 +213,7 @@ def test_a_reply_without_text_says_nothing(serve: Callable[[Answer], Server]) ->
     assert complete(serve(lambda body: said(None)).config(), "What?", 4).text == ""
 
 
-def test_several_requests_are_at_work_at_once_and_each_is_asked_once(
+def test_concurrent_requests_ask_each_prompt_once(
     serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_REQUESTS", "4")
@@ -274,7 +274,7 @@ def needle(
     return metrics, pd.read_csv(out / "trials.csv")
 
 
-def test_an_endpoint_is_not_asked_beyond_its_context_and_the_report_says_so(
+def test_an_endpoint_is_not_asked_beyond_its_context(
     tmp_path: Path,
     serve: Callable[[Answer], Server],
     monkeypatch: pytest.MonkeyPatch,
@@ -302,7 +302,7 @@ def test_a_server_that_cuts_prompts_is_found_out(
     assert metrics["mean_occurs"] == 0
 
 
-def test_a_thinking_model_that_never_comes_to_words_is_warned_about(
+def test_a_thinking_model_without_an_answer_gives_a_warning(
     tmp_path: Path, serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,4 @@
-"""Answers of a killed needle report are found by what is asked and of whom; other code and packages
-are told."""
+"""Kept answers are found by the model and every prompt; other code is reported."""
 
 import json
 from pathlib import Path
@@ -108,7 +107,7 @@ def test_each_setting_that_decides_answers_is_in_the_name(
     assert name(folder, **changes) == name(folder, **changes)
 
 
-def test_what_the_haystack_says_is_in_the_name_and_where_it_lies_is_not_all(folder: Path) -> None:
+def test_the_haystacks_text_is_in_the_name(folder: Path) -> None:
     before = name(folder)
     (folder.parent / "texts/one.txt").write_text(TEXT.replace("house", "mouse"))
     assert name(folder) != before
@@ -124,7 +123,7 @@ def test_the_model_is_in_the_name(folder: Path, file: str) -> None:
     assert name(folder) != before, "by size and time, where no record says more"
 
 
-def test_answers_are_kept_under_other_code_which_is_said_and_counted(
+def test_answers_of_other_code_are_kept_reported_and_counted(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder.parent)

@@ -15,7 +15,7 @@ SPANS = spans(CONFIG.bands, CONFIG.points)
 
 
 @given(st.integers(1, 40))
-def test_every_token_but_the_first_is_counted_once_in_the_band_of_its_position(length: int) -> None:
+def test_every_token_after_the_first_counts_once_in_its_band(length: int) -> None:
     losses = np.arange(1, length, dtype=np.float32)
     found = [in_span(losses, span) for span in SPANS[:3]]
     expected = [
@@ -25,7 +25,7 @@ def test_every_token_but_the_first_is_counted_once_in_the_band_of_its_position(l
     assert found == [(sum(part), len(part)) for part in expected]
 
 
-def test_a_point_is_the_eighth_before_it_of_documents_that_reach_it() -> None:
+def test_a_point_is_the_eighth_before_its_position() -> None:
     at_16, at_32 = SPANS[3:]
     assert in_span(np.arange(1, 32, dtype=np.float32), at_32) == (28 + 29 + 30 + 31, 4)
     assert in_span(np.arange(1, 31, dtype=np.float32), at_32) == (0, 0)
@@ -36,7 +36,7 @@ def test_bands_are_named_by_their_ends() -> None:
     assert [span.name for span in spans([256, 2048], [])] == ["0-256", "256-2048"]
 
 
-def test_a_domains_loss_is_the_mean_over_tokens_not_over_documents() -> None:
+def test_a_domains_loss_is_the_mean_over_tokens() -> None:
     documents = pd.DataFrame(
         {"domain": "c4", "document": ["a", "b"], "band": "0-4", "sum": [3.0, 6.0], "tokens": [1, 5]}
     )

@@ -109,7 +109,7 @@ def test_a_wrong_setting_is_named_by_its_key(
     assert len(found) == 1 and said in found[0]
 
 
-def test_a_renamed_domain_is_told_everywhere_it_is_still_called_by_its_old_name(
+def test_every_use_of_a_renamed_domains_old_name_is_reported(
     look: Callable[[dict[str, Any]], list[str]],
 ) -> None:
     sections = sample()
@@ -122,7 +122,7 @@ def test_a_renamed_domain_is_told_everywhere_it_is_still_called_by_its_old_name(
     ]
 
 
-def test_sections_of_models_are_left_alone_until_there_is_a_model(
+def test_report_sections_are_checked_only_with_a_model(
     look: Callable[[dict[str, Any]], list[str]],
 ) -> None:
     sections = sample()
@@ -132,7 +132,7 @@ def test_sections_of_models_are_left_alone_until_there_is_a_model(
     assert look(sections) == []
 
 
-def test_a_source_that_dvc_cannot_hash_is_named_before_anything_runs(
+def test_a_source_that_dvc_cannot_hash_is_reported_first(
     look: Callable[[dict[str, Any]], list[str]],
 ) -> None:
     sections = sample()
@@ -145,7 +145,7 @@ def test_a_source_that_dvc_cannot_hash_is_named_before_anything_runs(
     )
 
 
-def test_a_base_whose_tokenizer_gives_other_ids_is_named_before_anything_runs(
+def test_a_base_with_another_tokenizer_is_reported_first(
     look: Callable[[dict[str, Any]], list[str]],
 ) -> None:
     sections = sample()

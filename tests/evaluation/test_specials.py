@@ -78,9 +78,7 @@ def bare(text: str) -> str:
 
 
 @pytest.mark.parametrize("content", QUESTIONS)
-def test_only_the_frames_special_tokens_are_tokens_and_every_word_stays(
-    subject: Subject, content: str
-) -> None:
+def test_only_the_frames_special_tokens_are_tokens(subject: Subject, content: str) -> None:
     ids = subject.encode(f"{USER} Book: {subject.as_content(content)} {END}\n{ASSISTANT}")
     assert special(subject, ids) == [USER, END, ASSISTANT]
     shown = subject.decode(ids, special=True)
@@ -152,9 +150,7 @@ def endpoints(subject: Subject, kind: Any) -> Iterator[tuple[Subject, Asking]]:
 
 
 @pytest.mark.parametrize("content", QUESTIONS)
-def test_an_endpoint_that_completes_gets_ids_where_its_own_tokenizer_would_find_tokens(
-    subject: Subject, content: str
-) -> None:
+def test_completions_get_ids_where_text_would_be_ambiguous(subject: Subject, content: str) -> None:
     config = BookQaReportConfig(questions=Path("x"), context=400, new_tokens=10)
     plain, odd = (
         Question(id=1, context="a cat sat", input=text, answer=("mat",)) for text in ("?", content)
@@ -167,7 +163,7 @@ def test_an_endpoint_that_completes_gets_ids_where_its_own_tokenizer_would_find_
         assert json.dumps(text).count(END) == json.dumps(text).count(USER) == int(how.chat)
 
 
-def test_a_chat_endpoint_gets_words_and_the_report_says_what_may_be_read_as_tokens(
+def test_a_chat_endpoint_gets_text_and_the_report_warns(
     subject: Subject,
 ) -> None:
     for behind, how in endpoints(subject, "chat"):

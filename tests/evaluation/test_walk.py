@@ -118,7 +118,7 @@ def test_nothing_is_read_twice() -> None:
     assert walker.read == 35, "the last token is read again for what comes after it"
 
 
-def test_a_cache_beyond_the_limit_is_refused_with_its_size_and_what_to_set(
+def test_a_cache_beyond_the_limit_is_refused_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reader = model("gqa")
@@ -145,7 +145,7 @@ def test_each_device_must_hold_its_own_layers_share_and_no_more() -> None:
     assert rows_that_fit(one, uneven, dict.fromkeys(cards, 70 * gib)) == 1
 
 
-def test_a_layer_counts_where_it_works_even_if_its_weights_wait_elsewhere() -> None:
+def test_an_offloaded_layer_counts_on_the_device_it_runs_on() -> None:
     reader = model("llama")
     reader.model.layers[1].to("meta")
     assert layers_by_device(reader) == {torch.device("cpu"): 1, torch.device("meta"): 1}

@@ -31,7 +31,7 @@ def batch(*documents: list[int]) -> Batch:
     return Batch(ids=np.array([sum(documents, [])], np.int64), starts=[starts.astype(np.int64)])
 
 
-def test_masked_documents_in_one_row_have_the_loss_they_have_alone() -> None:
+def test_masked_documents_of_a_row_have_their_own_loss() -> None:
     one, two, three = [3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3]
     loss = ready(tiny())
     together = forward(loss, batch(one, two, three), alone(), True, False)
@@ -51,7 +51,7 @@ def test_two_masked_rows_of_a_batch_do_not_see_each_other() -> None:
     )
 
 
-def test_the_model_trains_with_the_loss_that_stock_transformers_has() -> None:
+def test_the_trained_loss_is_that_of_stock_transformers() -> None:
     model = tiny()
     ready(model)
     agrees_with_stock(model)
@@ -84,7 +84,7 @@ def test_the_probe_finds_attention_that_looks_ahead(monkeypatch: pytest.MonkeyPa
         check_sight(ready(tiny()), alone(), False, False)
 
 
-def test_the_probe_says_that_a_weight_is_no_number_and_nothing_else() -> None:
+def test_the_probe_reports_a_weight_that_is_nan() -> None:
     """NaN differs from itself, so each question would be answered yes."""
     broken = tiny()
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_a_sliding_window_is_refused() -> None:
         forward(ready(model), batch([1, 2, 3]), alone(), False, False)
 
 
-def test_rows_are_dealt_out_so_that_each_runs_once_whatever_the_number_of_processes() -> None:
+def test_each_row_runs_once_under_any_number_of_processes() -> None:
     numbers = np.arange(10)
     for size, sp in ((1, 1), (2, 1), (3, 1), (4, 2)):
         worlds = [
@@ -141,7 +141,7 @@ def test_context_parallelism_is_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("asked", [1, 3, 8, 20])
-def test_cached_attention_is_the_naive_one_with_fewer_keys_than_queries(asked: int) -> None:
+def test_cached_attention_equals_naive_attention(asked: int) -> None:
     """Two sequences of 20 known tokens, four heads on two keys; the last `asked` tokens look."""
     torch.manual_seed(0)
     query = torch.randn(2, 4, asked, 8)

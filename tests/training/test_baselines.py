@@ -61,9 +61,7 @@ def test_the_base_untouched_and_the_base_stretched_are_controls(project: Project
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_an_endpoint_is_its_description_and_the_tokenizer_that_counts(
-    project: Project, tmp_path: Path
-) -> None:
+def test_an_endpoint_is_a_description_and_a_tokenizer(project: Project, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):

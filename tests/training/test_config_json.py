@@ -88,9 +88,7 @@ def test_what_is_not_plain_is_left_to_transformers(tmp_path: Path, changes: dict
 @pytest.mark.parametrize(
     "key", [field.alias or name for name, field in PlainLlama.model_fields.items()]
 )
-def test_whatever_a_plain_key_says_transformers_takes_it_and_finds_the_same(
-    tmp_path: Path, key: str
-) -> None:
+def test_transformers_reads_the_same_from_every_plain_key(tmp_path: Path, key: str) -> None:
     for value in (None, True, 0, 1, -1, 4, 1.0, 1e400, "x", "", [], [1], ["x"], {}, {"x": 1}):
         plain = plain_llama(model(tmp_path, **{key: value}))
         if plain is not None:

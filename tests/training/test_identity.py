@@ -1,5 +1,4 @@
-"""What is kept of a training is found by what decides it: settings, base and rows; other code and
-packages are told."""
+"""A training's scratch folder is found by parameters, base and rows; other code is reported."""
 
 import json
 import os
@@ -76,9 +75,7 @@ def test_each_setting_that_decides_bytes_is_in_the_name(
 
 
 @pytest.mark.parametrize("stage", ["base_checkpoint", "packed_shards/rows"])
-def test_base_and_rows_are_in_the_name_by_their_files_and_by_nothing_else_of_their_records(
-    project: Project, stage: str
-) -> None:
+def test_base_and_rows_are_in_the_name_by_their_files_only(project: Project, stage: str) -> None:
     project()
     edit_record(stage, lambda record: record.update(files={"a": {"sha256": "1"}}))
     before = folder()
@@ -110,7 +107,7 @@ def start(code: Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_bytes(
+def test_a_training_resumes_under_other_code_and_reports_it(
     project: Project, tmp_path: Path
 ) -> None:
     undisturbed = project(tokens=60 * 4 * LENGTH)
@@ -148,7 +145,7 @@ def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_byt
     assert 3 <= metrics["steps_by_other_code"] < 60
 
 
-def test_a_training_that_begins_anew_says_what_an_earlier_one_left_and_what_was_other(
+def test_a_new_training_reports_an_earlier_one_and_what_changed(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
@@ -167,7 +164,7 @@ def test_a_training_that_begins_anew_says_what_an_earlier_one_left_and_what_was_
     )
 
 
-def test_a_folder_named_by_code_as_before_goes_on_when_it_is_moved(
+def test_a_folder_with_an_older_name_resumes_after_a_move(
     project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
@@ -203,7 +200,7 @@ def test_of_earlier_trainings_the_one_that_got_furthest_stays(
     assert f"{tmp_path}/long holds a training up to step 900" in said
 
 
-def test_work_is_noted_once_and_again_only_where_what_does_it_has_changed(tmp_path: Path) -> None:
+def test_origins_are_recorded_once_and_after_each_change(tmp_path: Path) -> None:
     path = tmp_path / "origin.json"
 
     def changed(key: str, **parts: str) -> None:
@@ -227,7 +224,7 @@ def test_work_is_noted_once_and_again_only_where_what_does_it_has_changed(tmp_pa
     assert note(path, "checkpoint", 0) == "" and done_by_others(path) == 0, "anew"
 
 
-def test_the_course_of_a_training_needs_no_package_that_may_be_missing_when_it_ends(
+def test_the_training_curve_needs_the_standard_library_only(
     tmp_path: Path,
 ) -> None:
     write_log(

@@ -36,7 +36,7 @@ def trained(work: Task) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("rows_per_pass", [1, 3, 5])
-def test_gradients_of_a_batch_cut_into_passes_are_those_of_the_whole(rows_per_pass: int) -> None:
+def test_gradients_of_micro_batches_sum_to_those_of_the_batch(rows_per_pass: int) -> None:
     whole, cut, numbers = TokenLoss(tiny()), TokenLoss(tiny()), np.arange(8)
     assert accumulate(whole, numbers, task(), alone()) == pytest.approx(
         accumulate(cut, numbers, task(rows_per_pass), alone()), rel=1e-6
@@ -77,7 +77,7 @@ def test_the_rate_warms_up_then_stays_or_falls_to_a_tenth() -> None:
     assert learning_rate_at(cosine, 10, 10) == pytest.approx(0.1)
 
 
-def test_gradients_longer_than_the_limit_are_scaled_to_it_and_shorter_ones_left() -> None:
+def test_only_gradients_above_the_limit_are_clipped() -> None:
     layer = torch.nn.Linear(2, 1, bias=False)
     for before, after in ((3.0, [0.6, 0.8]), (0.5, [0.3, 0.4])):
         layer.weight.grad = torch.tensor([[0.6, 0.8]]) * before
@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step_is_taken(bad: float) -> 
     ("device", "supported", "warned"),
     [("cpu", False, True), ("cpu", True, False), ("cuda", False, False)],
 )
-def test_bf16_is_called_slow_only_on_a_cpu_without_its_instructions(
+def test_bf16_is_slow_only_on_a_cpu_without_its_instructions(
     device: str, supported: bool, warned: bool
 ) -> None:
     words = slow_bf16(torch.device(device), supported)

@@ -33,7 +33,7 @@ CLASSES = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -> None:
+def test_parameters_are_counted_as_transformers_does(name: str) -> None:
     kind = CLASSES["qwen3" if "qwen" in name else "llama"]
     config = kind.from_json_file(ROOT / f"models/{name}.json")
     with torch.device("meta"):
@@ -59,7 +59,7 @@ def test_flops_are_those_that_torch_counts() -> None:
     assert counter.get_total_flops() == pytest.approx(length * whole_square, rel=0.02)
 
 
-def test_memory_adds_up_to_the_rule_of_sixteen_bytes_and_moves_where_the_hardware_says() -> None:
+def test_memory_is_sixteen_bytes_a_weight_and_follows_offload() -> None:
     shape = shape_of(LlamaConfig.from_json_file(ROOT / "models/llama-2-7b.json"))
     parts = on_device(shape, Hardware(checkpoint_activations=True), 8, 81_920, "adamw")
     state = parts["weights, fp32"] + parts["gradients, fp32"] + parts["moments"]
@@ -85,7 +85,7 @@ def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_plan_prints_every_part_and_a_ratio_for_every_row_of_the_paper() -> None:
+def test_the_plan_prints_every_part_and_row_of_the_paper() -> None:
     said = plan("llama2-7b-80k").stdout
     for part in (
         "6.74B parameters",
@@ -118,7 +118,7 @@ def test_a_plan_that_does_not_fit_says_so_and_what_would() -> None:
     )
 
 
-def test_a_profile_that_is_not_there_is_a_line_that_names_those_that_are() -> None:
+def test_a_missing_profile_is_a_line_with_the_known_names() -> None:
     wrong = plan("llama3")
     assert (
         wrong.returncode == 1
@@ -127,7 +127,7 @@ def test_a_profile_that_is_not_there_is_a_line_that_names_those_that_are() -> No
     )
 
 
-def test_a_grid_reads_the_longest_haystack_once_and_from_each_place_to_the_longest_end() -> None:
+def test_a_grid_is_priced_from_each_place_to_the_longest_end() -> None:
     shape = shape_of(LlamaConfig.from_json_file(ROOT / "models/llama-2-7b.json"))
     grid = {"lengths": [100, 200], "depths": [0, 50]}
     parts = [(0, 200), (0, 200), (50, 50), (100, 100)]  # place 0 serves both lengths

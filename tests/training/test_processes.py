@@ -1,5 +1,5 @@
-"""Two processes train what one trains: sharded, along the row, masked, and when their number
-changes on the way.
+"""Two processes train what one trains: sharded, with divided rows, masked, and after a resume in
+another number of processes.
 """
 
 import os
@@ -114,7 +114,7 @@ def test_a_training_goes_on_with_another_number_of_processes(project: Project) -
     assert close(weights(alone), weights(changed))
 
 
-def test_sigterm_to_the_stage_leaves_a_snapshot_of_all_its_processes(project: Project) -> None:
+def test_sigterm_leaves_a_snapshot_of_all_processes(project: Project) -> None:
     root = project(tokens=100_000 * 4 * LENGTH)
     process = started(accelerate_file(root), NEEDLEWORK_SNAPSHOT_SECONDS="3600")
     while process.poll() is None and not list(
@@ -128,7 +128,7 @@ def test_sigterm_to_the_stage_leaves_a_snapshot_of_all_its_processes(project: Pr
     assert len(list(left.glob("part-*"))) == 2 and is_whole(left)
 
 
-def test_the_launcher_waits_after_sigterm_for_as_long_as_needlework_says(
+def test_the_launcher_waits_the_seconds_to_stop_after_sigterm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def waits() -> int | None:
@@ -148,7 +148,7 @@ def test_the_launcher_waits_after_sigterm_for_as_long_as_needlework_says(
         be_patient()
 
 
-def test_moments_of_eight_bits_go_on_in_the_process_they_belong_to_and_in_no_other_number(
+def test_8_bit_moments_resume_only_in_as_many_processes(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torchao", reason="the extra `memory` is not installed")
@@ -175,7 +175,7 @@ def test_moments_of_eight_bits_go_on_in_the_process_they_belong_to_and_in_no_oth
     assert all(torch.equal(part, weights(struck)[name]) for name, part in weights(whole).items())
 
 
-def test_a_mistake_under_several_processes_is_a_line_and_no_traceback(project: Project) -> None:
+def test_a_mistake_under_several_processes_is_one_line(project: Project) -> None:
     root = project()
     file = accelerate_file(root, parallelism_config={"parallelism_config_cp_size": 2})
     process = subprocess.run(

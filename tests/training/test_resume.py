@@ -55,7 +55,7 @@ def scratch(root: Path) -> Path:
     return next((root / ".training/checkpoint/model").iterdir())
 
 
-def test_killed_at_random_points_and_run_again_gives_the_same_bytes(project: Project) -> None:
+def test_a_killed_training_resumes_to_the_same_bytes(project: Project) -> None:
     undisturbed = project()
     run("model")
     wanted = files(undisturbed / "data/checkpoint/model")
@@ -75,7 +75,7 @@ def test_killed_at_random_points_and_run_again_gives_the_same_bytes(project: Pro
     assert not (struck / ".training/checkpoint/model").exists()
 
 
-def test_sigterm_leaves_a_snapshot_and_the_next_run_goes_on(project: Project) -> None:
+def test_sigterm_leaves_a_snapshot_and_the_next_run_resumes(project: Project) -> None:
     root = project(tokens=100_000 * 4 * LENGTH)
     process = start(NEEDLEWORK_SNAPSHOT_SECONDS="3600")
     while process.poll() is None and not list(
@@ -133,7 +133,7 @@ def test_at_most_two_snapshots_are_kept(project: Project, monkeypatch: pytest.Mo
     assert len(list(scratch(root).glob("step-*"))) <= 2
 
 
-def test_a_loss_that_is_no_number_stops_and_names_the_last_good_snapshot(
+def test_a_nan_loss_stops_and_names_the_last_good_snapshot(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
@@ -160,7 +160,7 @@ def test_a_snapshot_by_tokens_is_the_model_of_a_shorter_training(project: Projec
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_trained_model_has_its_new_base_in_its_config_and_stock_transformers_computes_the_same(
+def test_a_trained_models_config_has_its_new_rope_base(
     project: Project,
 ) -> None:
     root = project()
@@ -193,7 +193,7 @@ def test_a_snapshot_can_be_a_model_of_the_comparison(project: Project) -> None:
         run("wrong")
 
 
-def test_a_snapshot_that_no_whole_step_reaches_is_refused_before_anything_is_trained(
+def test_an_unreachable_snapshot_is_refused_before_training(
     project: Project,
 ) -> None:
     root = project(
@@ -208,7 +208,7 @@ def test_a_snapshot_that_no_whole_step_reaches_is_refused_before_anything_is_tra
     assert not (root / "data/checkpoint/model").exists() and not (root / ".training").exists()
 
 
-def test_a_snapshot_asked_for_after_the_training_is_made_from_a_state_before_it_or_refused(
+def test_a_late_snapshot_is_made_from_a_state_before_or_refused(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")

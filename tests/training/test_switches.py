@@ -97,7 +97,7 @@ def test_tiles_do_not_change_what_a_feed_forward_gives() -> None:
     torch.testing.assert_close(switches._tiled(layer.forward)(hidden), whole)
 
 
-def test_a_name_that_is_no_switch_is_refused_with_those_there_are() -> None:
+def test_an_unknown_switch_is_refused_with_the_known_names() -> None:
     with pytest.raises(UserError, match="no switch is called 'fast'.*checkpoint.*tiled_mlp"):
         world("checkpoint", "fast")
     with pytest.raises(UserError, match="Choose one of them"):
