@@ -30,7 +30,6 @@ from training import attention, snapshots
 from training.batches import Batch, RowsInMemory
 from training.flops import PEAK_BF16, named_gpu, shape_of
 from training.hardware import COMPILE, KEEP_ATTENTION, LIGER, TILED_MLP, Hardware
-from training.loop import Task, train
 from training.loss import TokenLoss
 from training.memory import GIB, on_device
 from training.model import shell_of
@@ -39,6 +38,7 @@ from training.optimizer_config import OptimizerConfig
 from training.parallel import LAUNCHED, World, divide, join_world
 from training.passes import forward
 from training.resume import load
+from training.trainer import Task, train
 
 Result = dict[str, Any]
 ROOT = Path(__file__).parents[1]

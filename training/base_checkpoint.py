@@ -29,7 +29,6 @@ from training import attention
 from training.base_checkpoint_config import Act, Architecture, BaseCheckpointConfig
 from training.batches import RowsInMemory, document_rows, with_repeats
 from training.curves import write_log
-from training.loop import Task, train
 from training.loss import TokenLoss
 from training.model import (
     MODEL_SUFFIXES,
@@ -41,6 +40,7 @@ from training.model import (
 from training.optimizer import make_optimizer
 from training.parallel import alone
 from training.snapshots import StepLog
+from training.trainer import Task, train
 from training.vocabulary import CORPUS, TOKENIZER, check_vocabulary
 
 COPIED = MODEL_SUFFIXES | {".csv"}  # with the training curve that a base brings

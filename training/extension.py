@@ -32,7 +32,6 @@ from training.batches import PackedRows, open_rows
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.curves import write_log
 from training.flops import shape_of
-from training.loop import Diverged, Patience, Stopped, Task, train
 from training.loss import TokenLoss
 from training.memory import GIB, USABLE, on_device
 from training.model import load_model, make_reproducible, read_config, save_model, shell_of
@@ -47,6 +46,7 @@ from training.scratch import (
     step_tokens,
     steps_of,
 )
+from training.trainer import Diverged, Patience, Stopped, Task, train
 
 PR_SET_PDEATHSIG = 1  # Linux: <sys/prctl.h>
 STOPPED = 143  # exit status after SIGTERM, as a shell gives it: 128 + 15

@@ -13,9 +13,9 @@ from core.environment import ACCELERATE, SECONDS_TO_STOP, number_of, text_of
 from core.errors import UserError
 from core.sealed import is_whole
 from training.extension import STOPPED, extend
-from training.loop import Stopped
 from training.parallel import alone
 from training.scratch import clear_others, decides, model_params
+from training.trainer import Stopped
 
 TORCH_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # without it, torch kills 30 s after SIGTERM
 

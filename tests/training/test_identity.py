@@ -129,7 +129,7 @@ def test_a_training_resumes_under_other_code_and_reports_it(
     assert struck.poll() is None, struck.communicate()[1]
     struck.kill()
     struck.communicate()
-    for module in ("plan", "loop"):  # one that no training imports, and one that does
+    for module in ("plan", "trainer"):  # one that no training imports, and one that does
         (code / f"training/{module}.py").write_text(
             (code / f"training/{module}.py").read_text() + "# reworded\n"
         )
@@ -138,7 +138,7 @@ def test_a_training_resumes_under_other_code_and_reports_it(
     assert finished.returncode == 0, said
     assert "resuming after step" in said
     (line,) = [line for line in said.splitlines() if "steps so far were taken by" in line]
-    assert "by other code (training.loop). The training continues from them" in line
+    assert "by other code (training.trainer). The training continues from them" in line
     assert f"to start from step 0 instead, remove {kept}" in said
     assert json.loads((root / "data/checkpoint/model/record.json").read_text()) == wanted
     metrics = json.loads((root / "metrics/checkpoint/model.json").read_text())

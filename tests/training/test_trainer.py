@@ -9,12 +9,12 @@ from worlds import LENGTH, VOCABULARY, tiny
 
 from training.batches import RowsInMemory, row_order
 from training.extension import cpu_multiplies_bf16, slow_bf16
-from training.loop import Diverged, Task, accumulate, train
 from training.loss import TokenLoss
 from training.optimizer import clip, learning_rate_at, make_optimizer
 from training.optimizer_config import OptimizerConfig
 from training.parallel import alone
 from training.snapshots import StepLog
+from training.trainer import Diverged, Task, accumulate, train
 
 
 def task(rows_per_pass: int = 8, bf16: bool = False, **changes: object) -> Task:
