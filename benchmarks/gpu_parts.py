@@ -32,11 +32,11 @@ from training.flops import PEAK_BF16, named_gpu, shape_of
 from training.hardware import COMPILE, KEEP_ATTENTION, LIGER, TILED_MLP, Hardware
 from training.loss import TokenLoss
 from training.memory import GIB, on_device
+from training.micro_batches import forward
 from training.model import shell_of
 from training.optimizer import make_optimizer
 from training.optimizer_config import OptimizerConfig
 from training.parallel import LAUNCHED, World, divide, join_world
-from training.passes import forward
 from training.resume import load
 from training.trainer import Task, train
 

@@ -273,7 +273,7 @@ def _room(config: PretrainedConfig, world: World, task: Task) -> str:
     """Whether the plan fits on this device. It is an estimate, so it warns and does not refuse."""
     if world.device.type != "cuda":
         return "in the host's memory"
-    tokens = task.rows_per_pass * task.rows.length
+    tokens = task.rows_per_micro_batch * task.rows.length
     parts = on_device(shape_of(config), world.hardware, world.size, tokens, task.optimizer.kind)
     planned = sum(parts.values()) / GIB
     there = torch.cuda.get_device_properties(world.device).total_memory / GIB

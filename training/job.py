@@ -50,15 +50,15 @@ class Job:
         return max(self.config.tokens // step, 1) * step
 
     @property
-    def in_pass(self) -> int:
+    def micro_batch(self) -> int:
         """Tokens that a group of devices holds at once: one micro-batch of whole rows."""
         return max(self.config.optimizer.micro_batch_tokens // self.length, 1) * self.length
 
     @property
-    def passes(self) -> int:
+    def micro_batches(self) -> int:
         """Micro-batches that each group of devices runs in a step."""
         groups = self.gpus // self.hardware.sp
-        rows_at_once = self.in_pass // self.length * groups
+        rows_at_once = self.micro_batch // self.length * groups
         return -(-self.per_step // rows_at_once)
 
     def seconds(self, mfu: float) -> float:

@@ -80,15 +80,15 @@ def _work(job: Job) -> list[str]:
         f"FLOP/token   {linear:.2e} linear + {attention:.2e} attention = {total:.2e} "
         f"({attention / total:.0%} attention)",
         f"devices      {job.gpus} x {job.gpu}, rows along {job.hardware.sp}, "
-        f"{job.passes} micro-batches a step of {job.in_pass // job.hardware.sp:,} tokens a device",
+        f"{job.micro_batches} micro-batches a step of {job.micro_batch // job.hardware.sp:,} tokens a device",
     ]
 
 
 def _memory(job: Job) -> list[str]:
     """Lines about memory, and advice if it is not enough."""
     kind = job.config.optimizer.kind
-    parts = on_device(job.shape, job.hardware, job.gpus, job.in_pass, kind)
-    host = on_host(job.shape, job.hardware, job.gpus, job.in_pass, kind)
+    parts = on_device(job.shape, job.hardware, job.gpus, job.micro_batch, kind)
+    host = on_host(job.shape, job.hardware, job.gpus, job.micro_batch, kind)
     total = sum(parts.values())
     limit = USABLE * MEMORY_GIB[job.gpu] * GIB
 

@@ -18,8 +18,8 @@ from core.errors import UserError
 from training.attention import NAME
 from training.batches import Batch
 from training.loss import TokenLoss
+from training.micro_batches import forward
 from training.parallel import World, alone
-from training.passes import forward
 
 LENGTH = 64  # tokens of the probe on each process
 CLOSE = 0.02  # relative difference of the losses that bf16 may make

@@ -22,10 +22,10 @@ from core.progress import Progress
 from training.batches import Rows, row_order
 from training.flops import PEAK_BF16, named_gpu, shape_of
 from training.loss import TokenLoss
+from training.micro_batches import counted, forward, shares
 from training.optimizer import clip, learning_rate_at, set_rate
 from training.optimizer_config import OptimizerConfig
 from training.parallel import World
-from training.passes import counted, forward, shares
 from training.snapshots import StepLog
 
 REMEMBERED = 20  # losses whose median a spike is compared with: few enough to follow the trend
@@ -79,7 +79,7 @@ class Task:
         return max(self.optimizer.batch_tokens // self.rows.length, 1)
 
     @property
-    def rows_per_pass(self) -> int:
+    def rows_per_micro_batch(self) -> int:
         """Rows of a micro-batch: what a group of processes holds at once."""
         return max(self.optimizer.micro_batch_tokens // self.rows.length, 1)
 
@@ -146,7 +146,7 @@ def accumulate(loss: TokenLoss, numbers: np.ndarray, task: Task, world: World) -
     # without a mask, and corrected at the end.
     nominal = len(numbers) * (task.rows.length - 1)
     total, predicted = 0.0, 0
-    for mine, counts in shares(numbers, task.rows_per_pass, world):
+    for mine, counts in shares(numbers, task.rows_per_micro_batch, world):
         batch = task.rows.take(mine)
         value = forward(loss, batch, world, task.document_mask, task.bf16, None if counts else ())
         # FSDP averages gradients over the processes; here they must be summed.

@@ -13,8 +13,8 @@ from training import attention
 from training.batches import Batch
 from training.hardware import Hardware
 from training.loss import TokenLoss
+from training.micro_batches import forward, shares
 from training.parallel import alone
-from training.passes import forward, shares
 from training.probe import agrees_with_stock, check_sight
 
 

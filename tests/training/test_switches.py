@@ -14,8 +14,8 @@ from training import attention, switches
 from training.batches import Batch
 from training.hardware import Hardware
 from training.loss import TokenLoss
+from training.micro_batches import forward
 from training.parallel import World, divide
-from training.passes import forward
 
 LENGTH = 96
 

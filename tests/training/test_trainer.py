@@ -17,11 +17,13 @@ from training.snapshots import StepLog
 from training.trainer import Diverged, Task, accumulate, train
 
 
-def task(rows_per_pass: int = 8, bf16: bool = False, **changes: object) -> Task:
+def task(rows_per_micro_batch: int = 8, bf16: bool = False, **changes: object) -> Task:
     """Four steps of eight rows; every row holds two documents."""
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (12, LENGTH))
     optimizer = OptimizerConfig(
-        learning_rate=1e-2, batch_tokens=8 * LENGTH, micro_batch_tokens=rows_per_pass * LENGTH
+        learning_rate=1e-2,
+        batch_tokens=8 * LENGTH,
+        micro_batch_tokens=rows_per_micro_batch * LENGTH,
     ).model_copy(update=changes)
     return Task(
         what="test", rows=RowsInMemory(ids=ids), steps=4, optimizer=optimizer, seed=0, bf16=bf16
@@ -35,11 +37,11 @@ def trained(work: Task) -> dict[str, torch.Tensor]:
     return loss.state_dict()
 
 
-@pytest.mark.parametrize("rows_per_pass", [1, 3, 5])
-def test_gradients_of_micro_batches_sum_to_those_of_the_batch(rows_per_pass: int) -> None:
+@pytest.mark.parametrize("rows_per_micro_batch", [1, 3, 5])
+def test_gradients_of_micro_batches_sum_to_those_of_the_batch(rows_per_micro_batch: int) -> None:
     whole, cut, numbers = TokenLoss(tiny()), TokenLoss(tiny()), np.arange(8)
     assert accumulate(whole, numbers, task(), alone()) == pytest.approx(
-        accumulate(cut, numbers, task(rows_per_pass), alone()), rel=1e-6
+        accumulate(cut, numbers, task(rows_per_micro_batch), alone()), rel=1e-6
     )
     for one, other in zip(whole.parameters(), cut.parameters(), strict=True):
         assert one.grad is not None and other.grad is not None and one.grad.abs().max() > 0

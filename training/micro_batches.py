@@ -21,17 +21,17 @@ from training.parallel import World
 
 
 def shares(
-    numbers: NDArray[np.int64], rows_per_pass: int, world: World
+    numbers: NDArray[np.int64], rows_per_micro_batch: int, world: World
 ) -> Iterator[tuple[NDArray[np.int64], bool]]:
     """For each micro-batch: the rows that this process runs, int64[n], and whether they count.
 
     numbers: int64[rows], the rows of one step.
     """
-    at_once = rows_per_pass * world.groups
-    first = world.group * rows_per_pass
+    at_once = rows_per_micro_batch * world.groups
+    first = world.group * rows_per_micro_batch
     for start in range(0, len(numbers), at_once):
         of_all = numbers[start : start + at_once]
-        mine = of_all[first : first + rows_per_pass]
+        mine = of_all[first : first + rows_per_micro_batch]
         if len(mine):
             yield mine, True
         else:
