@@ -27,7 +27,7 @@ from core.command import plain_errors
 from core.environment import SNAPSHOT_SECONDS, number_of
 from core.errors import UserError
 from core.sealed import RECORD, is_whole, sealed, write_json
-from training import attention, probe, resume, snapshots
+from training import attention, correctness_probe, resume, snapshots
 from training.batches import PackedRows, open_rows
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.curves import write_log
@@ -94,7 +94,7 @@ def extend(name: str, world: World) -> Path:
         scratch.mkdir(parents=True, exist_ok=True)
         write_json(scratch / DECIDES, decides(name, config, chosen))
     _note_origin(scratch, len(run.log), world)
-    run.say(probe.check_sight(run.loss, world, run.task.document_mask, run.task.bf16))
+    run.say(correctness_probe.check_sight(run.loss, world, run.task.document_mask, run.task.bf16))
 
     try:
         _train(run, seconds)
@@ -234,7 +234,7 @@ def _ready(config: PretrainedConfig, world: World, task: Task) -> TokenLoss:
     model = load_model(BASE, config) if world.main else shell_of(config)
     attention.register(alone().device, None)
     if world.main:
-        probe.agrees_with_stock(model)
+        correctness_probe.agrees_with_stock(model)
 
     model.set_attn_implementation(attention.NAME)
     words = attention.register(world.device, world.row_group)

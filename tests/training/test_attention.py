@@ -11,11 +11,11 @@ from worlds import VOCABULARY, tiny
 from core.errors import UserError
 from training import attention
 from training.batches import Batch
+from training.correctness_probe import agrees_with_stock, check_sight
 from training.hardware import Hardware
 from training.loss import TokenLoss
 from training.micro_batches import forward, shares
 from training.parallel import alone
-from training.probe import agrees_with_stock, check_sight
 
 
 def ready(model: torch.nn.Module) -> TokenLoss:
