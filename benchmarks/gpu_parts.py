@@ -25,7 +25,7 @@ from transformers.models.llama import modeling_llama
 
 from benchmarks.needle import ANSWER, ENDS, needle_for
 from evaluation.needle import Cell, prompt
-from evaluation.walk import PrefixCache
+from evaluation.prefix_cache import PrefixCache
 from training import attention, snapshots
 from training.batches import Batch, RowsInMemory
 from training.flops import PEAK_BF16, named_gpu, shape_of

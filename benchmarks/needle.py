@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from evaluation.needle import Cell, Needle, cells, prompt
 from evaluation.needle_report_config import Given, Grid
-from evaluation.walk import PrefixCache
+from evaluation.prefix_cache import PrefixCache
 from training.flops import Shape, shape_of
 from training.model import load_model, make_reproducible
 

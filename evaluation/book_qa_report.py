@@ -47,10 +47,10 @@ from evaluation.chat import (
     written,
 )
 from evaluation.endpoint import Reply, check_read, complete_all
+from evaluation.prefix_cache import PrefixCache, check_room
 from evaluation.report import report, warn
 from evaluation.subject import Subject
 from evaluation.texts import read_texts
-from evaluation.walk import PrefixCache, check_room
 from training.model import make_reproducible
 
 

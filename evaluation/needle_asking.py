@@ -1,6 +1,6 @@
 """Ask a model all prompts of a needle report; yields one record per trial and cell.
 
-A local model is asked with a prefix cache (evaluation/walk.py). First it reads the haystack without
+A local model is asked with a prefix cache (evaluation/prefix_cache.py). First it reads the haystack without
 the statement. Then the places of the statement follow, the last one first: what stands before a
 place has then been read already. An endpoint gets each prompt in full and returns text only.
 
@@ -26,8 +26,8 @@ from evaluation.kept_answers import Answered, keep, read_kept
 from evaluation.needle import Cell, Needle, prompt
 from evaluation.needle_scores import SCORES, judge, judge_ids, judge_text
 from evaluation.needle_trials import Trials
+from evaluation.prefix_cache import PrefixCache, check_room
 from evaluation.subject import Subject
-from evaluation.walk import PrefixCache, check_room
 
 Records = Iterator[dict[str, Any]]
 

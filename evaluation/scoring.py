@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from evaluation.walk import log_probs
+from evaluation.prefix_cache import log_probs
 
 
 @torch.inference_mode()

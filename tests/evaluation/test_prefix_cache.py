@@ -19,9 +19,8 @@ from transformers import (
 )
 
 from core.errors import UserError
-from evaluation import walk
-from evaluation.scoring import token_losses
-from evaluation.walk import (
+from evaluation import prefix_cache
+from evaluation.prefix_cache import (
     PrefixCache,
     cache_bytes,
     check_room,
@@ -29,6 +28,7 @@ from evaluation.walk import (
     layers_by_device,
     rows_that_fit,
 )
+from evaluation.scoring import token_losses
 from training.model import make_reproducible
 
 SHAPE = {
@@ -79,12 +79,12 @@ def test_answers_are_those_of_reading_every_prompt_alone(kind: str, data: st.Dat
     seed = data.draw(st.integers(0, 1000))
     draw: Any = np.random.default_rng(seed)
     base = draw.integers(0, 32, (ROWS, 64))
-    walker = PrefixCache(reader, ROWS, 70, data.draw(st.sampled_from([3, 21, 300])))
+    cache = PrefixCache(reader, ROWS, 70, data.draw(st.sampled_from([3, 21, 300])))
     for _ in range(5):
         prompts = base[:, : data.draw(st.integers(1, 60))].copy()
         prompts[:, data.draw(st.integers(0, 60)) :] = draw.integers(0, 32)
         answers = draw.integers(0, 32, (ROWS, 3))
-        expected, found = alone(reader, prompts, answers), walker.score(prompts, answers)
+        expected, found = alone(reader, prompts, answers), cache.score(prompts, answers)
         assert np.abs(expected - found).max() < ROUNDING
         best = np.take_along_axis(expected, found.argmax(-1)[..., None], -1)[..., 0]
         assert (expected.max(-1) - best < 2 * ROUNDING).all()
@@ -102,20 +102,20 @@ def test_what_is_said_is_what_generate_says(kind: str) -> None:
         pad_token_id=0,
         eos_token_id=None,
     )[:, 20:].numpy()
-    walker = PrefixCache(reader, ROWS, 40, 64)
-    walker.score(prompts, prompts[:, :2])
-    assert (walker.generate(prompts, 6) == expected).all()
-    assert (walker.generate(prompts, 6) == expected).all()
+    cache = PrefixCache(reader, ROWS, 40, 64)
+    cache.score(prompts, prompts[:, :2])
+    assert (cache.generate(prompts, 6) == expected).all()
+    assert (cache.generate(prompts, 6) == expected).all()
 
 
 def test_nothing_is_read_twice() -> None:
-    walker, row = PrefixCache(model("llama"), 1, 64, 64), np.arange(30)[None]
-    walker.score(row, row[:, :1])
-    assert walker.read == 30
-    walker.score(np.concatenate([row, row[:, :4]], axis=1), row[:, :1])
-    assert walker.read == 34
-    walker.score(row[:, :10], row[:, :1])
-    assert walker.read == 35, "the last token is read again for what comes after it"
+    cache, row = PrefixCache(model("llama"), 1, 64, 64), np.arange(30)[None]
+    cache.score(row, row[:, :1])
+    assert cache.read == 30
+    cache.score(np.concatenate([row, row[:, :4]], axis=1), row[:, :1])
+    assert cache.read == 34
+    cache.score(row[:, :10], row[:, :1])
+    assert cache.read == 35, "the last token is read again for what comes after it"
 
 
 def test_a_cache_beyond_the_limit_is_refused_with_a_remedy(
@@ -156,10 +156,12 @@ def test_an_offloaded_layer_counts_on_the_device_it_runs_on() -> None:
 def test_memory_that_files_are_cached_in_counts_as_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "MEMINFO", tmp_path / "meminfo")
-    walk.MEMINFO.write_text("MemTotal:  9000 kB\nMemFree:   10 kB\nMemAvailable:   4000 kB\n")
+    monkeypatch.setattr(prefix_cache, "MEMINFO", tmp_path / "meminfo")
+    prefix_cache.MEMINFO.write_text(
+        "MemTotal:  9000 kB\nMemFree:   10 kB\nMemAvailable:   4000 kB\n"
+    )
     assert free_memory(torch.device("cpu")) == 4000 * 1024
-    walk.MEMINFO.unlink()
+    prefix_cache.MEMINFO.unlink()
     assert free_memory(torch.device("cpu")) > 0
 
 
