@@ -47,9 +47,9 @@ from evaluation.chat import (
     written,
 )
 from evaluation.endpoint import Reply, check_read, complete_all
+from evaluation.model_under_test import Subject
 from evaluation.prefix_cache import PrefixCache, check_room
 from evaluation.report import report, warn
-from evaluation.subject import Subject
 from evaluation.texts import read_texts
 from training.model import make_reproducible
 

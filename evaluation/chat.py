@@ -24,7 +24,7 @@ from jinja2 import TemplateError
 from assets.tokenizer import config_of
 from core.errors import UserError
 from evaluation.frame import ChatMode
-from evaluation.subject import Subject
+from evaluation.model_under_test import Subject
 from training.baselines import TEMPLATE, EndpointConfig
 
 MARK = "@@needlework@@"  # stands for the context while a template is rendered

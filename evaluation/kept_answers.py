@@ -20,8 +20,8 @@ import numpy as np
 
 from assets.origin import note
 from core.sealed import RECORD, read_json
+from evaluation.model_under_test import Subject
 from evaluation.needle_trials import Trials
-from evaluation.subject import Subject
 from training.model import MODEL_SUFFIXES
 
 SCRATCH = Path(".training/needle_report")

@@ -27,9 +27,9 @@ from core.progress import Progress
 from core.sealed import write_json
 from evaluation.bands import in_span, spans
 from evaluation.loss_report_config import LossReportConfig
+from evaluation.model_under_test import Subject
 from evaluation.report import report
 from evaluation.scoring import token_losses
-from evaluation.subject import Subject
 from training.model import make_reproducible
 
 CORPUS = Path("data/tokenized_corpus")

@@ -28,8 +28,8 @@ from assets.randomness import generator
 from assets.sample_corpus import NAMES
 from core.errors import UserError
 from evaluation.chat import Asking, Turn, seam
+from evaluation.model_under_test import Subject
 from evaluation.needle_report_config import TOUCHING, Drawn, Given, Grid
-from evaluation.subject import Subject
 
 Ids = NDArray[np.int64]
 

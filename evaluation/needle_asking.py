@@ -23,11 +23,11 @@ from evaluation.answers import FLAWS
 from evaluation.chat import written
 from evaluation.endpoint import Reply, check_read, complete_all
 from evaluation.kept_answers import Answered, keep, read_kept
+from evaluation.model_under_test import Subject
 from evaluation.needle import Cell, Needle, prompt
 from evaluation.needle_scores import SCORES, judge, judge_ids, judge_text
 from evaluation.needle_trials import Trials
 from evaluation.prefix_cache import PrefixCache, check_room
-from evaluation.subject import Subject
 
 Records = Iterator[dict[str, Any]]
 

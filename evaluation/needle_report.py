@@ -38,13 +38,13 @@ from core.sealed import write_json
 from evaluation.answers import FLAWS, joined, warning
 from evaluation.chat import cure, may_be_read_as_tokens
 from evaluation.kept_answers import kept_file, origin_file
+from evaluation.model_under_test import Subject
 from evaluation.needle_asking import ask_endpoint, ask_model
 from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.needle_scores import SCORES, mean_of, summarise
 from evaluation.needle_trials import Trials, make_trials
 from evaluation.plots import heatmaps
 from evaluation.report import report, warn
-from evaluation.subject import Subject
 from training.model import make_reproducible
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from evaluation.answers import FLAWS, flaws, occurs, rouge_1, word_overlap
 from evaluation.chat import Asking, spoken
+from evaluation.model_under_test import Subject
 from evaluation.needle import Ids, Needle
 from evaluation.needle_report_config import TOUCHING
-from evaluation.subject import Subject
 
 SCORES = ("exact_match", "occurs", "gain", "choice", "word_overlap", "rouge_1")
 

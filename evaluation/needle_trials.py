@@ -11,6 +11,7 @@ import numpy as np
 
 from core.errors import UserError
 from evaluation.chat import Asking, asking
+from evaluation.model_under_test import Subject
 from evaluation.needle import (
     Cell,
     Haystacks,
@@ -23,7 +24,6 @@ from evaluation.needle import (
     statement_at,
 )
 from evaluation.needle_report_config import NeedleReportConfig
-from evaluation.subject import Subject
 from evaluation.texts import read_texts
 
 

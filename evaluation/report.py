@@ -20,7 +20,7 @@ from core.command import go_elsewhere, plain_errors
 from core.errors import UserError
 from core.params import Config, check_item, read_params, validated
 from core.sealed import output, sealed, write_json
-from evaluation.subject import Subject, of_graph, of_user
+from evaluation.model_under_test import Subject, of_graph, of_user
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 

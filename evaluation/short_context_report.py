@@ -21,11 +21,11 @@ import pandas as pd
 
 from core.errors import UserError
 from core.sealed import write_json
+from evaluation.model_under_test import Subject
 from evaluation.multiple_choice import Item, Set, read_sets
 from evaluation.prefix_cache import check_numbers
 from evaluation.report import report, warn
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
-from evaluation.subject import Subject
 from training.model import make_reproducible, transformers_tokenizer
 
 Row = tuple[str, str, float, int]  # task, subject, score in percent, questions

@@ -16,9 +16,9 @@ from evaluation import book_qa_report, needle_report
 from evaluation.book_qa_report import Question, ask
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import asking, last_ids, rendered, seam
+from evaluation.model_under_test import Subject, of_user
 from evaluation.needle import Haystacks
 from evaluation.needle_report_config import NeedleReportConfig
-from evaluation.subject import Subject, of_user
 
 GRASS = "The grass is green . The sky is blue . " * 40
 WORDS = f"{GRASS} the key under a red stone Where Book Answer ? : go Stone"

@@ -18,8 +18,8 @@ from core.errors import UserError
 from evaluation import book_qa_report, needle_report
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.endpoint import complete, complete_all
+from evaluation.model_under_test import of_user
 from evaluation.needle_report_config import NeedleReportConfig
-from evaluation.subject import of_user
 from training.baselines import EndpointConfig
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]

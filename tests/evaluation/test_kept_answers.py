@@ -11,10 +11,10 @@ from assets.tokenizer import train_bpe
 from core.sealed import write_json
 from evaluation import needle_asking
 from evaluation.kept_answers import kept_file
+from evaluation.model_under_test import of_user
 from evaluation.needle_report import measure
 from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.needle_trials import make_trials
-from evaluation.subject import of_user
 from training.model import make_reproducible
 
 TEXT = "The cat sat on the mat. A dog ran to the red house. Nobody knew where the bird was. " * 30

@@ -11,10 +11,10 @@ from chat_world import write_speaker
 
 from core.errors import UserError
 from evaluation import short_context_report
+from evaluation.model_under_test import of_user
 from evaluation.multiple_choice import labels, made_questions, place, read_sets
 from evaluation.short_context_report import _judge, _why
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
-from evaluation.subject import of_user
 
 TREES = [
     "alder",

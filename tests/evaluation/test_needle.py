@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.chat import asking
+from evaluation.model_under_test import Subject, of_user
 from evaluation.needle import Cell, Haystacks, Needle, cells, fill, make_needle, prompt
 from evaluation.needle_report_config import Drawn, Given, Grid
 from evaluation.needle_scores import judge
-from evaluation.subject import Subject, of_user
 from training.prices import places_of
 
 BEGIN, STOP, RESERVE = 0, 1, 3

@@ -22,12 +22,12 @@ from evaluation import needle_asking, short_context_report
 from evaluation.book_qa_report import Question, ask, read_questions
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import asking
+from evaluation.model_under_test import Subject, of_user
 from evaluation.needle_report import measure
 from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.prefix_cache import cache_bytes
 from evaluation.report import _changed
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
-from evaluation.subject import Subject, of_user
 from training.model import make_reproducible
 
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,11 @@ from core.sealed import write_json
 from evaluation.book_qa_report import Question, ask
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import Asking, asking, may_be_read_as_tokens, written
+from evaluation.model_under_test import Subject, of_user
 from evaluation.needle import Haystacks, make_needle
 from evaluation.needle_report_config import Drawn, Given
 from evaluation.short_context_report import _judge
 from evaluation.specials import MARK
-from evaluation.subject import Subject, of_user
 from training.baselines import EndpointConfig
 
 TEXT = "Where is the <|end|> of <|user|> here ? Book : a cat sat . Answer : on the mat\n"

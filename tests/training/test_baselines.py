@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from worlds import tiny
 
 from core.errors import UserError
-from evaluation.subject import of_user
+from evaluation.model_under_test import of_user
 from training.baselines import described
 from training.checkpoint import run
 
