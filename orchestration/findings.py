@@ -3,7 +3,7 @@
 A renamed recipe leaves a folder behind that a model may still name, and DVC calls that model up to
 date. Only `make check` finds such mistakes, and nobody types it after every edit. It imports all
 stages' settings, which this package may not, so it is run as a command, `python -m
-evaluation.settings --json`, which costs a second. Its answer is kept beside DVC's temporary files
+evaluation.preflight --json`, which costs a second. Its answer is kept beside DVC's temporary files
 until something that it reads changes: params.yaml, dvc.yaml, code, which sources exist, and the
 files of the tokenizer and of the base. A project without that module has no findings.
 """
@@ -22,7 +22,7 @@ from orchestration.locks import OURS
 from orchestration.running import environment
 
 MODULE = Path("evaluation") / "settings.py"
-COMMAND = [sys.executable, "-m", "evaluation.settings", "--json"]
+COMMAND = [sys.executable, "-m", "evaluation.preflight", "--json"]
 ANSWER = OURS / "findings.json"
 CHECK = "settings_hold"
 """The check of every asset that shows what was found about it."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evaluation.settings import problems
+from evaluation.preflight import problems
 
 ROOT = Path(__file__).parents[2]
 
