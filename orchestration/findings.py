@@ -21,7 +21,7 @@ from orchestration.kept import keep, key_of, recall
 from orchestration.locks import OURS
 from orchestration.running import environment
 
-MODULE = Path("evaluation") / "settings.py"
+MODULE = Path("evaluation") / "preflight.py"
 COMMAND = [sys.executable, "-m", "evaluation.preflight", "--json"]
 ANSWER = OURS / "findings.json"
 CHECK = "settings_hold"
