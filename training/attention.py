@@ -125,7 +125,7 @@ def is_plain(config: PretrainedConfig) -> bool:
         window = getattr(text, "sliding_window", None)
         sliding = bool(window) and bool(getattr(text, "use_sliding_window", True))
     capped = getattr(text, "attn_logit_softcapping", None) is not None
-    # gpt-oss adds a learned sink to every softmax, whatever its layers are called.
+    # gpt-oss adds a learned sink to every softmax, under any name of layer.
     return not (sliding or capped or text.model_type == "gpt_oss")
 
 

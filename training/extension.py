@@ -296,7 +296,7 @@ def _resume(
     before: a step that the snapshot must not have reached.
     """
     newest = resume.newest_valid(scratch, before) if world.main else None
-    # Only the main process looked, so the sum gives its step to all of them.
+    # Only the main process knows the step; the sum gives it to all of them.
     step = int(world.sum([float(snapshots.step_of(newest)) if newest else 0.0])[0])
     if not step:
         return []

@@ -1,4 +1,4 @@
-"""The scores of answers in words, each on cases to check by eye."""
+"""The scores of answers as text, on cases to check by eye."""
 
 import pytest
 

@@ -1,6 +1,4 @@
-"""Differences in loss are paired by document and weighted by token; their interval tells a real one
-from noise.
-"""
+"""Differences in loss are paired by document and weighted by token; noise is not significant."""
 
 import numpy as np
 import pandas as pd

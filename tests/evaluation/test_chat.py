@@ -1,6 +1,4 @@
-"""A chat model is asked as it was trained to be asked, and a score of a model that says nothing
-carries a warning.
-"""
+"""A chat model is asked in its template, and empty answers give a warning beside the score."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The page shows a score together with what was wrong with the answers behind it."""
+"""The page shows each score with the flaws of the answers behind it."""
 
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""Endpoints are asked through the openai client, in the words that each server takes; no prompt is
-cut in silence.
-"""
+"""Endpoints are asked in the form that each server accepts; no prompt is cut silently."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Loss by band: every scored token counts once, in the band of its position."""
+"""Every scored token counts once, in the band of its position."""
 
 import numpy as np
 import pandas as pd

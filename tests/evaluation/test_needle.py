@@ -1,4 +1,4 @@
-"""The needle test asks what it says it asks."""
+"""Needle prompts, grids and scores, on a haystack to check by eye."""
 
 from pathlib import Path
 

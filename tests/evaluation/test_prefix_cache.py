@@ -1,4 +1,4 @@
-"""A walk along shared beginnings answers as if every prompt were read alone."""
+"""A prefix cache gives the answers of reading every prompt alone."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the page shows of dvc.lock is what the graph holds now, whatever was made before."""
+"""The page shows the versions of the artefacts that are in the graph now."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""The reports on whole models: any folder, an endpoint, stopped on the way; and what they say of
-bad questions.
-"""
+"""The reports on whole models: any folder, an endpoint, after a kill, with bad questions."""
 
 import json
 import subprocess
@@ -231,7 +229,7 @@ def test_any_model_is_measured_by_one_command(folder: Path) -> None:
         "--model",
         str(folder),
         "--out",
-        "look",
+        "measured",
     ]
     done = subprocess.run(
         [*command, "--set", "trials=1"],
@@ -241,7 +239,10 @@ def test_any_model_is_measured_by_one_command(folder: Path) -> None:
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["trials"] == 1 and (folder.parent / "look/heatmap.png").is_file()
+    assert (
+        json.loads(done.stdout)["trials"] == 1
+        and (folder.parent / "measured/heatmap.png").is_file()
+    )
     wrong = subprocess.run(
         [*command, "--set", "trials=0"],
         cwd=folder.parent,

@@ -1,4 +1,4 @@
-"""The special tokens of a prompt are those of its frame and template, whatever its content holds."""
+"""The special tokens of a prompt are those of its frame and template, not of its content."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A haystack is the text files below a folder, read by the rule and the reader of the corpus."""
+"""A haystack is the text files below a folder, read by the rules of the corpus."""
 
 import gzip
 import os

@@ -1,4 +1,4 @@
-"""Activations that are computed again give the same gradients to the bit."""
+"""Recomputed activations give the same gradients to the bit."""
 
 import numpy as np
 import torch

@@ -1,6 +1,4 @@
-"""The base is a whole model folder that can be trained, or it is refused with the key that names
-it.
-"""
+"""The base is a complete model folder that can be trained, or refused with its parameter."""
 
 import json
 from collections.abc import Callable

@@ -1,6 +1,4 @@
-"""A model that others made is in the comparison as it is: a folder, the Hub, an endpoint. A bad
-name is a line.
-"""
+"""Models that others made are compared as they are; a wrong name is one line."""
 
 import json
 from collections.abc import Callable

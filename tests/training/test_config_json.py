@@ -1,4 +1,4 @@
-"""A config.json that is read as JSON says what transformers reads in it; all others are left to it."""
+"""A config.json that is read as JSON has the values that transformers reads in it."""
 
 import json
 from pathlib import Path

@@ -221,7 +221,7 @@ def test_origins_are_recorded_once_and_after_each_change(tmp_path: Path) -> None
     assert note(path, "checkpoint", 7) == said, (
         "back before the change, the steps are those of the first again"
     )
-    assert note(path, "checkpoint", 0) == "" and done_by_others(path) == 0, "anew"
+    assert note(path, "checkpoint", 0) == "" and done_by_others(path) == 0, "from step 0 again"
 
 
 def test_the_training_curve_needs_the_standard_library_only(

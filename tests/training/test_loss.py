@@ -1,4 +1,4 @@
-"""The loss of long rows: equal to the plain one, in value and gradients, however it is cut."""
+"""The chunked loss equals the plain one, in value and gradients, for any chunk size."""
 
 import pytest
 import torch

@@ -1,6 +1,4 @@
-"""The plan: its counts are those of real models, and what it says of memory and time follows from
-them.
-"""
+"""The plan counts what real models have; memory, time and price follow from its counts."""
 
 import json
 import os

@@ -88,15 +88,15 @@ def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     "case", ["sharded", "sharded, masked, recomputed", "along the row", "along the row, masked"]
 )
 def test_two_processes_train_the_model_that_one_trains(project: Project, case: str) -> None:
-    settings = {
+    overrides = {
         "document_mask": "masked" in case,
         "tokens": 3 * 5 * LENGTH,
         "optimizer": {"batch_tokens": 5 * LENGTH},
         "models": {"model": {"source": "data/packed_shards/rows"}},
     }
-    alone = project(**settings)
+    alone = project(**overrides)
     run("model")
-    together = project(**settings)
+    together = project(**overrides)
     row = {"parallelism_config": {"parallelism_config_sp_size": 2}} if "along" in case else {}
     fsdp = {"fsdp_activation_checkpointing": True} if "recomputed" in case else {}
     said = launched(accelerate_file(together, fsdp=fsdp, **row))
@@ -153,23 +153,23 @@ def test_8_bit_moments_resume_only_in_as_many_processes(
 ) -> None:
     pytest.importorskip("torchao", reason="the extra `memory` is not installed")
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # torchao compiles its step, which takes minutes
-    settings = {
+    overrides = {
         "optimizer": {"kind": "adamw_8bit"},
         "models": {"model": {"source": "data/packed_shards/rows"}},
     }
-    whole = project(**settings)
+    whole = project(**overrides)
     tiny(feed_forward=512).save_pretrained(
         whole / "data/base_checkpoint"
     )  # half of a smaller layer stays in fp32
     launched(accelerate_file(whole))
-    struck = project(**settings)
+    struck = project(**overrides)
     tiny(feed_forward=512).save_pretrained(struck / "data/base_checkpoint")
     launched(accelerate_file(struck), until="step-00000003", NEEDLEWORK_SNAPSHOT_SECONDS="0")
     (newest, *_) = sorted(struck.glob(".training/checkpoint/model/*/step-*"), reverse=True)
     parts = [load_file(part) for part in sorted(newest.glob("part-*"))]
     codes = [{name.split("/")[0] for name in part if ".codes" in name} for part in parts]
     assert codes == [{f"exp_avg.codes@{rank}", f"exp_avg_sq.codes@{rank}"} for rank in (0, 1)]
-    with pytest.raises(UserError, match="belong to 2 processes.*can't go on in 1"):
+    with pytest.raises(UserError, match="belong to 2 processes.*can't be used by 1"):
         run("model")
     assert "resuming after step" in launched(accelerate_file(struck))
     assert all(torch.equal(part, weights(struck)[name]) for name, part in weights(whole).items())

@@ -1,4 +1,4 @@
-"""Stopped anywhere and run again, a training ends with the bytes of one never stopped."""
+"""A training that is stopped anywhere and resumed ends with the bytes of one never stopped."""
 
 import json
 import os
@@ -252,16 +252,16 @@ def test_moments_of_eight_bits_resume_to_the_byte_too(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torchao", reason="the extra `memory` is not installed")
-    settings = {
+    overrides = {
         "optimizer": {"kind": "adamw_8bit"},
         "models": {"model": {"source": "data/packed_shards/rows"}},
     }
-    undisturbed = project(**settings)
+    undisturbed = project(**overrides)
     tiny(feed_forward=256).save_pretrained(
         undisturbed / "data/base_checkpoint"
     )  # smaller ones stay in fp32
     run("model")
-    struck = project(**settings)
+    struck = project(**overrides)
     tiny(feed_forward=256).save_pretrained(struck / "data/base_checkpoint")
     process = start()
     while process.poll() is None and not list(

@@ -1,6 +1,4 @@
-"""RoPE: every way to stretch ends in the saved config, and plain transformers then computes what
-training saw.
-"""
+"""Every change of RoPE is in the saved config, and transformers computes the same from it."""
 
 from pathlib import Path
 

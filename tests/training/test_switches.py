@@ -1,4 +1,4 @@
-"""Switches make training faster or smaller: each gives the loss and gradients of the plain path."""
+"""Switches make training faster or smaller; loss and gradients are those of the plain path."""
 
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""The loop: batches may be cut, the order of rows and the rate are known before, and the same seed
-gives the same.
-"""
+"""Micro-batches sum to the batch; order and rate are fixed; one seed gives one result."""
 
 import numpy as np
 import pytest
