@@ -125,9 +125,9 @@ def test_a_cache_beyond_the_limit_is_refused_with_a_remedy(
     assert cache_bytes(reader.config, 100, 4) == 2 * 2 * 2 * 8 * 100 * 4
     monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", str(3 * 25_600 / 2**30))
     check_room(reader, 100, 3)
-    with pytest.raises(UserError, match="room is for 3 x 100 .*Set trials to 3"):
+    with pytest.raises(UserError, match="there is room for 3 x 100 .*Set trials to 3"):
         check_room(reader, 100, 4, "trials")
-    with pytest.raises(UserError, match="room is for 0 x 1,000 .*Ask for shorter contexts"):
+    with pytest.raises(UserError, match="there is room for 0 x 1,000 .*Ask for shorter contexts"):
         check_room(reader, 1000, 1, "trials")
     monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", "8GB")
     with pytest.raises(UserError, match="NEEDLEWORK_CACHE_GIB = 8GB: not a plain number"):

@@ -92,7 +92,9 @@ def test_a_model_of_the_hub_that_can_not_be_had_is_a_line(
     described = tmp_path / "theirs.yaml"
     described.write_text("hub: nobody/nothing")
     project(models={"theirs": {"source": str(described)}})
-    with pytest.raises(UserError, match="nobody/nothing: neither a folder nor a model of the Hub"):
+    with pytest.raises(
+        UserError, match="nobody/nothing: neither a folder nor a model that can be fetched"
+    ):
         run("theirs")
 
 
@@ -102,7 +104,7 @@ def test_a_model_of_the_hub_that_can_not_be_had_is_a_line(
         ("", "names no model"),
         ("- hub", "names no model"),
         ("model: gpt", "names no model"),
-        ("hub: [", "no YAML"),
+        ("hub: [", "read as YAML"),
         ("{endpoint: localhost, model: gpt, tokenizer: x, context: 64}", "endpoint = 'localhost'"),
     ],
 )

@@ -146,6 +146,6 @@ def test_rope_is_refused_without_one_base_for_all_layers() -> None:
         "full_attention": {"rope_theta": 1e6},
         "sliding_attention": {"rope_theta": 1e4},
     }
-    with pytest.raises(UserError, match="not one rope_theta for all layers"):
+    with pytest.raises(UserError, match="not have one rope_theta for all layers"):
         stretched(config, RopeConfig(base=1e6), 128)
     assert rope_base(config) == 0
