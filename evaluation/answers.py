@@ -31,7 +31,10 @@ LEAST_ROUNDS = 3  # twice the same may be rhetoric
 
 
 def word_overlap(response: str, expected: str) -> float:
-    """Share of the expected words in the response, 0 to 1. Raises ValueError without any."""
+    """Share of the distinct expected words that are in the response, 0 to 1.
+
+    Raises ValueError if no word is expected.
+    """
     words = set(expected.lower().split())
     if not words:
         raise ValueError("an expected answer has at least one word")
@@ -39,7 +42,7 @@ def word_overlap(response: str, expected: str) -> float:
 
 
 def rouge_1(response: str, reference: str) -> float:
-    """F of single words, 0 to 1."""
+    """F of single words, 0 to 1: the harmonic mean of precision and recall."""
     words = re.compile(r"[a-z0-9]+")
     return _f(words.findall(response.lower()), words.findall(reference.lower()))
 
@@ -50,7 +53,7 @@ def f1(response: str, answers: Sequence[str]) -> float:
 
 
 def occurs(response: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers stands in the response."""
+    """Whether one of the answers stands in the response, alone and not inside of a word."""
     plain = _plain(response)
     return any(_stands_in(plain, _plain(answer)) for answer in answers)
 

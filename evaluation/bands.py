@@ -32,16 +32,29 @@ def spans(bands: Sequence[int], points: Sequence[int]) -> list[Span]:
     """
     found = []
     for low, high in zip((0, *bands[:-1]), bands, strict=True):
-        found.append(Span(name=f"{low}-{high}", low=low, high=high))
+        found.append(
+            Span(
+                name=f"{low}-{high}",
+                low=low,
+                high=high,
+            )
+        )
     for point in points:
         # An eighth is long enough to average over, and short enough to be "at" the position.
         low = point - point // 8
-        found.append(Span(name=f"{POINT}{point}", low=low, high=point, whole=True))
+        found.append(
+            Span(
+                name=f"{POINT}{point}",
+                low=low,
+                high=point,
+                whole=True,
+            )
+        )
     return found
 
 
 def is_point(name: str) -> bool:
-    """Whether this is the name of a point, and not of a band."""
+    """Whether this is the name of a point, and not of a band: "at 1024", not "256-2048"."""
     return name.startswith(POINT)
 
 

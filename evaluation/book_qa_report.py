@@ -67,6 +67,7 @@ class Question(Config):
     @field_validator("answer", mode="before")
     @classmethod
     def _list_of_texts(cls, value: Any) -> Any:
+        """Accept one text for a list of one. Raises ValueError for anything else."""
         answers = value if isinstance(value, list | tuple) else [value]
         # A year or a count may be written as a number.
         texts = [str(answer) if _is_number(answer) else answer for answer in answers]
@@ -76,6 +77,7 @@ class Question(Config):
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a value is a number."""
     # To Python, True is a number too.
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -208,7 +210,11 @@ def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: A
     if len(book) > room:
         beginning, end = room // 2, room - room // 2
         kept = [*book[:beginning], *book[len(book) - end :]]
-    return Prompt(ids=[*first, *kept, *last], book=len(book), cut=len(book) - len(kept))
+    return Prompt(
+        ids=[*first, *kept, *last],
+        book=len(book),
+        cut=len(book) - len(kept),
+    )
 
 
 def _ask_model(
@@ -256,11 +262,13 @@ def _ask_endpoint(
     answers: dict[int, Answer] = {}
 
     def prompts() -> Iterator[tuple[int, str | list[int]]]:
+        """Number and prompt of each question."""
         for number, question in enumerate(questions):  # one at a time: a book is long
             asked[number] = ask(subject, question, config, how)
             yield number, written(subject, asked[number].ids, how)
 
     def keep(number: int, reply: Reply) -> None:
+        """Store the answer to question `number`."""
         one = asked.pop(number)
         check_read(reply, len(one.ids), endpoint)
         answers[number] = Answer(
@@ -317,6 +325,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _of_file(path: Path) -> Iterator[Question]:
+    """The questions of one file, in order. Raises UserError with the line of an invalid one."""
     for line, record in checked_records(path):
         try:
             yield Question.model_validate(record)

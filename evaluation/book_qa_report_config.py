@@ -37,5 +37,6 @@ class BookQaReportConfig(Config):
 
     @model_validator(mode="after")
     def _places(self) -> Self:
+        """Refuse a frame without its places."""
         check_frame(self.frame)
         return self

@@ -50,7 +50,10 @@ def differences(documents: pd.DataFrame, baseline: str, seed: int = 0) -> pd.Dat
 
 
 def marked(row: pd.Series) -> str:
-    """A difference with three digits; * if beyond 0.01 nats, ° if its interval excludes zero."""
+    """A difference as text, with three digits.
+
+    row: of `differences`. * if it is beyond 0.01 nats, ° if its interval excludes zero.
+    """
     far = "*" if abs(row["difference"]) > SIGNIFICANT else ""
     sure = "°" if row["low"] > 0 or row["high"] < 0 else ""
     return f"{row['difference']:+.3f}{far}{sure}"

@@ -61,7 +61,7 @@ class Asking:
 
 
 def cure(subject: Subject) -> str:
-    """What may help against empty and repetitive answers, as a phrase."""
+    """What may help against empty and repetitive answers, as a phrase for a warning."""
     if subject.endpoint is not None and subject.endpoint.kind == "chat":
         return "set the endpoint's `options`, for it takes no answer_prefix"
     return "set chat or answer_prefix"
@@ -80,7 +80,12 @@ def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: st
     # With an endpoint of kind completions the user chose plain text, unless `chat` is always.
     by_itself = mode == "auto" and endpoint is None and has_template(subject.folder)
     if not (by_itself or mode == "always"):
-        return Asking(chat=False, turn=plain_turn, begin=subject.begin, ends=subject.ends)
+        return Asking(
+            chat=False,
+            turn=plain_turn,
+            begin=subject.begin,
+            ends=subject.ends,
+        )
     if not has_template(subject.folder):
         raise UserError(
             f"{report}.chat = always, but {subject.folder} holds no chat template. Put "
@@ -114,7 +119,10 @@ def _through_chat_endpoint(
 
 
 def plain_turn(before: str, after: str, prefix: str) -> Turn:
-    """Plain text: the frame, then the prefix of the answer."""
+    """Plain text: the frame, then the prefix of the answer.
+
+    before, after: the frame's text around the context.
+    """
     return begun(before, after, _gap(after), prefix)
 
 
@@ -136,7 +144,11 @@ def chat_turn(folder: Path, options: dict[str, Any], before: str, after: str, pr
 def begun(before: str, after: str, gap: str, prefix: str) -> Turn:
     """A turn whose answer begins with `prefix`. gap: the gap before an answer without prefix."""
     if not prefix.strip():
-        return Turn(before=before, after=after, gap=gap)
+        return Turn(
+            before=before,
+            after=after,
+            gap=gap,
+        )
 
     # One space between text and prefix, whichever of the two brings it.
     if not gap and after[-1:].isspace():
@@ -144,11 +156,18 @@ def begun(before: str, after: str, gap: str, prefix: str) -> Turn:
     elif prefix[:1].isspace():
         gap = ""
     after = f"{after}{gap}{prefix}"
-    return Turn(before=before, after=after, gap=_gap(after))
+    return Turn(
+        before=before,
+        after=after,
+        gap=_gap(after),
+    )
 
 
 def seam(subject: Subject, turn: Turn, answer: str) -> tuple[list[int], list[int]]:
-    """Ids of the text after the context, and ids of the answer that continues it."""
+    """Ids of the text after the context, and ids of the answer that continues it.
+
+    Joined, they are the ids of the joined text. answer: text, whose special tokens are text.
+    """
     answered = turn.after + turn.joined(subject.as_content(answer))
     alone, whole = subject.encode(turn.after), subject.encode(answered)
     shared = 0
@@ -244,6 +263,7 @@ def _opening(folder: Path, options: dict[str, Any], after: str) -> str:
 
 @cache
 def _tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder` as transformers opens it; opened once."""
     # It takes seconds to import, and only chat templates need it.
     from training.model import transformers_tokenizer
 

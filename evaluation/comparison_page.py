@@ -111,11 +111,19 @@ def _draw_lengths(folder: Path, lengths: pd.DataFrame) -> None:
 def _draw_shares(folder: Path, shares: pd.DataFrame) -> None:
     """The domain mixture of each recipe, and its share of long documents."""
     domains = shares[shares["domain"] != "all"]
-    realised = domains.pivot(index="domain", columns="recipe", values="realised")
+    realised = domains.pivot(
+        index="domain",
+        columns="recipe",
+        values="realised",
+    )
     figure = plots.bars(realised * 100, "% of tokens", "Domain mixture of each recipe")
     save_figure(figure, folder / "mixture.png")
 
-    long = shares.pivot(index="domain", columns="recipe", values="long_share")
+    long = shares.pivot(
+        index="domain",
+        columns="recipe",
+        values="long_share",
+    )
     figure = plots.bars(long * 100, "% of tokens", "Tokens in long documents, by recipe")
     save_figure(figure, folder / "long_share.png")
 
@@ -283,7 +291,11 @@ def _recipes(folder: Path, shares: pd.DataFrame) -> list[str]:
 
 def _by_recipe(shares: pd.DataFrame, value: str) -> pd.DataFrame:
     """One row per recipe, one column per domain, in percent."""
-    wide = shares.pivot(index="recipe", columns="domain", values=value).mul(100)
+    wide = shares.pivot(
+        index="recipe",
+        columns="domain",
+        values=value,
+    ).mul(100)
     return wide.reset_index().rename_axis(columns=None)
 
 

@@ -68,7 +68,7 @@ def by_length(needle: dict[str, Any]) -> pd.DataFrame:
 
 
 def needle_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """One row per model and length, for `dvc plots`."""
+    """One row per model and length, with a column per score, for `dvc plots`."""
     parts = []
     for name, model in summary["models"].items():
         parts.append(by_length(model["needle"]).reset_index().assign(model=name))
@@ -76,7 +76,10 @@ def needle_table(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def answers_table(summary: dict[str, Any], trained: int) -> pd.DataFrame:
-    """One row per model and generating report: score, prompt format, and flaws, in percent."""
+    """One row per model and generating report: score, prompt format and flaws, in percent.
+
+    Of the needle, means over the lengths up to the trained one.
+    """
     rows = []
     for name, model in summary["models"].items():
         needle, books = by_length(model["needle"]), model["book_qa"]
@@ -97,6 +100,7 @@ def answers_table(summary: dict[str, Any], trained: int) -> pd.DataFrame:
 def _answers_row(
     model: str, report: str, values: dict[str, Any], shares: Mapping[str, float]
 ) -> dict[str, Any]:
+    """One row of the answers table. shares: score, occurs and flaws, 0 to 1."""
     return {
         "model": model,
         "report": report,

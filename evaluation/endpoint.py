@@ -50,7 +50,10 @@ class Reply:
 
 
 def complete(endpoint: EndpointConfig, prompt: Prompt, count: int) -> Reply:
-    """The answer to one prompt, of at most `count` tokens. Raises UserError if there is none."""
+    """The answer to one prompt, of at most `count` tokens.
+
+    Raises UserError if there is none.
+    """
     replies: list[Reply] = []
     complete_all(endpoint, [(0, prompt)], count, lambda _, reply: replies.append(reply))
     return replies[0]
@@ -80,15 +83,21 @@ async def _ask_all(
     keep: Callable[[Key, Reply], None],
     at_once: int,
 ) -> None:
+    """Send all prompts in one event loop, `at_once` at a time."""
     from openai import AsyncOpenAI  # a second to import; only endpoints need it
 
     key = os.environ.get(endpoint.key_variable) or "none"
     async with AsyncOpenAI(
         base_url=endpoint.endpoint, api_key=key, timeout=TIMEOUT, max_retries=RETRIES
     ) as client:
-        dialect = _Dialect(client=client, endpoint=endpoint, count=count)
+        dialect = _Dialect(
+            client=client,
+            endpoint=endpoint,
+            count=count,
+        )
 
         async def work() -> None:
+            """Send the next prompt until none is left."""
             for number, prompt in prompts:  # one iterator for all tasks: each takes the next prompt
                 keep(number, await dialect.reply(prompt))
 
@@ -138,7 +147,11 @@ class _Dialect:
             return await self.client.chat.completions.create(
                 model=model, messages=[{"role": "user", "content": prompt}], extra_body=body
             )
-        return await self.client.completions.create(model=model, prompt=prompt, extra_body=body)
+        return await self.client.completions.create(
+            model=model,
+            prompt=prompt,
+            extra_body=body,
+        )
 
     def _learn(self, error: Any) -> bool:
         """Change the body after a refusal of one of its fields. Returns whether it was changed."""
@@ -172,6 +185,7 @@ class _Dialect:
         )
 
     def _refused(self, problem: str) -> UserError:
+        """An error that names the URL, the problem and the remedy."""
         path = "chat/completions" if self.endpoint.kind == "chat" else "completions"
         url = f"{self.endpoint.endpoint.rstrip('/')}/{path}"
         return UserError(

@@ -30,7 +30,10 @@ Answered = dict[str, list[dict[str, Any]]]  # key of what was asked -> records
 
 
 def kept_file(subject: Subject, trials: Trials) -> Path:
-    """The file of this report's answers."""
+    """The file of this report's answers; it need not exist.
+
+    Two reports share it exactly if they ask the same model the same prompts.
+    """
     config = trials.config.model_dump_json()
     digest = sha256(f"{FORM} {config} {trials.reserve} {trials.cells}".encode())
     for needle in trials.needles:
@@ -70,7 +73,7 @@ def origin_file(kept: Path) -> Path:
 
 
 def read_kept(kept: Path) -> Answered:
-    """The answers so far. Reports if code or packages have changed since."""
+    """The answers so far: key -> records. Reports if code or packages have changed since."""
     found: Answered = {}
     if kept.is_file():
         # A kill may have cut off the last line. It is removed, so that the next one stands alone.
@@ -90,7 +93,10 @@ def read_kept(kept: Path) -> Answered:
 
 
 def keep(kept: Path, key: str, records: list[dict[str, Any]]) -> None:
-    """Append one group of answers."""
+    """Append one group of answers.
+
+    key: names what was asked. records: rows of trials.csv.
+    """
     kept.parent.mkdir(parents=True, exist_ok=True)
     with kept.open("a") as file:
         file.write(json.dumps([key, records]) + "\n")

@@ -20,6 +20,7 @@ class LossReportConfig(Config):
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
+        """Refuse bands that are not ascending."""
         if list(self.bands) != sorted(set(self.bands)):
             raise ValueError("bands must rise, as in [256, 2048]")
         return self

@@ -49,7 +49,10 @@ def read_sets(path: Path, count: int | None, seed: int) -> dict[str, Set]:
 
 
 def labels(count: int) -> list[str]:
-    """The labels of `count` choices: A, B, C ...; above 26: AA, AB, AC ..."""
+    """The labels of `count` choices: A, B, C ...; above 26: AA, AB, AC ...
+
+    All labels of a question have the same length.
+    """
     if count <= len(LETTERS):
         return list(LETTERS[:count])
     pairs = [first + second for first, second in product(LETTERS, LETTERS)]
@@ -94,6 +97,7 @@ def checked(record: Any) -> tuple[str, Item]:
 
 
 def _is_choice(choice: Any) -> bool:
+    """Whether a value can be the text of a choice."""
     # To Python, True is a number too.
     return isinstance(choice, str | int | float) and not isinstance(choice, bool)
 
@@ -246,6 +250,7 @@ def _rows(path: Path) -> list[Item]:
 
 
 def _is_header(row: list[str]) -> bool:
+    """Whether the row names the columns question and answer."""
     return {"question", "answer"} <= {cell.strip().lower() for cell in row}
 
 

@@ -61,7 +61,10 @@ def _message(node: yaml.ScalarNode, where: tuple[str, ...]) -> str:
 
 
 def _keys_at(root: yaml.MappingNode, path: Sequence[str]) -> list[yaml.ScalarNode]:
-    """The keys of the mapping at that path; empty if there is none."""
+    """The keys of the mapping at that path; empty if there is none.
+
+    path: the names of nested sections, the outermost first.
+    """
     node: yaml.Node | None = root
     for name in path:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
@@ -73,7 +76,10 @@ def _keys_at(root: yaml.MappingNode, path: Sequence[str]) -> list[yaml.ScalarNod
 def _scalars(
     node: yaml.Node, where: tuple[str, ...]
 ) -> Iterator[tuple[yaml.ScalarNode, tuple[str, ...], bool]]:
-    """Every scalar, the path to it, and whether it is a key."""
+    """Every scalar below `node`, the path to it, and whether it is a key.
+
+    where: the path to `node`.
+    """
     if isinstance(node, yaml.ScalarNode):
         yield node, where, False
     elif isinstance(node, yaml.SequenceNode):

@@ -85,7 +85,13 @@ def cells(grid: Grid, rooms: Sequence[int]) -> list[Cell]:
         for length, room in zip(grid.lengths, rooms, strict=True):
             for depth in grid.depths:
                 place = round(room * depth / 100)
-                found.append(Cell(length=length, depth=depth, place=place))
+                found.append(
+                    Cell(
+                        length=length,
+                        depth=depth,
+                        place=place,
+                    )
+                )
         return found
 
     places = np.linspace(0, max(rooms), grid.places).round().astype(int).tolist()
@@ -93,7 +99,13 @@ def cells(grid: Grid, rooms: Sequence[int]) -> list[Cell]:
         for place in places:
             if place <= room:
                 depth = round(100 * place / room, 2)
-                found.append(Cell(length=length, depth=depth, place=place))
+                found.append(
+                    Cell(
+                        length=length,
+                        depth=depth,
+                        place=place,
+                    )
+                )
     return found
 
 
@@ -116,7 +128,10 @@ def prompt(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> Ids:
 
 
 def statement_at(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> int:
-    """Tokens of haystack before the statement."""
+    """Tokens of haystack before the statement.
+
+    reserve: tokens kept free for the answer. sentence_ends: int64[n].
+    """
     room = needle.room(cell.length, reserve)
     # The end of the haystack is rarely a sentence end, and 100 % means that nothing follows.
     if cell.depth >= TOUCHING:
@@ -269,7 +284,10 @@ def _draw(
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """Replace every {name} by its value; other braces stay as they are."""
+    """Replace every {name} by its value; other braces stay as they are.
+
+    values: name -> text.
+    """
     # In one pass, so that braces in a value are not filled again.
     places = re.compile("|".join(re.escape(f"{{{name}}}") for name in values))
     return places.sub(lambda place: values[place[0][1:-1]], text)

@@ -62,7 +62,11 @@ def _ask_together(
 
     without = {}
     for length in sorted(config.grid.lengths):
-        haystack_only = Cell(length=length, depth=0, place=None)
+        haystack_only = Cell(
+            length=length,
+            depth=0,
+            place=None,
+        )
         without[length] = cache.score(trials.prompts(haystack_only), trials.answers)
 
     ordered = sorted(
@@ -133,6 +137,7 @@ def ask_endpoint(subject: Subject, trials: Trials, kept: Path) -> Records:
     progress.add(sum(key in done for _, _, key in inside))
 
     def keep_reply(asked: tuple[Cell, int, str], reply: Reply) -> None:
+        """Score a reply and keep it. Raises UserError if the server cut the prompt."""
         cell, trial, key = asked
         check_read(reply, cell.length - trials.reserve, endpoint)
         done[key] = [_record_of_reply(reply, trials.needles[trial], cell, trial)]
@@ -140,6 +145,7 @@ def ask_endpoint(subject: Subject, trials: Trials, kept: Path) -> Records:
         progress.add(1)
 
     def prompts() -> Iterator[tuple[tuple[Cell, int, str], str | list[int]]]:
+        """What is not answered yet: cell, trial and key, and the prompt."""
         for cell, trial, key in inside:
             if key not in done:
                 ids = prompt(trials.needles[trial], cell, trials.reserve, trials.ends)
@@ -155,6 +161,7 @@ def ask_endpoint(subject: Subject, trials: Trials, kept: Path) -> Records:
 
 
 def _record_of_reply(reply: Reply, needle: Needle, cell: Cell, trial: int) -> dict[str, Any]:
+    """The record of an endpoint's reply; scores that need probabilities are empty."""
     return {
         "length": cell.length,
         "depth": cell.depth,
@@ -168,6 +175,7 @@ def _record_of_reply(reply: Reply, needle: Needle, cell: Cell, trial: int) -> di
 
 
 def _not_asked(cell: Cell, trial: int) -> dict[str, Any]:
+    """The record of a cell beyond an endpoint's context: all scores are empty."""
     return {
         "length": cell.length,
         "depth": cell.depth,

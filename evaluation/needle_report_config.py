@@ -32,6 +32,7 @@ class Drawn(Config):
 
     @model_validator(mode="after")
     def _placeholders(self) -> Self:
+        """Refuse texts without their placeholders."""
         statement_has_both = "{key}" in self.statement and "{value}" in self.statement
         if not statement_has_both or "{key}" not in self.question:
             raise ValueError("statement needs {key} and {value}, question needs {key}")
@@ -65,6 +66,7 @@ class Grid(Config):
 
     @model_validator(mode="after")
     def _some_counts(self) -> Self:
+        """Refuse a grid whose every cell is left out of the means."""
         if self.kind == "percent" and all(depth == TOUCHING for depth in self.depths):
             raise ValueError("depths needs one below 100: depth 100 is never averaged")
         return self
@@ -101,6 +103,7 @@ class NeedleReportConfig(Config):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
+        """Refuse none or both kinds of needles, and a frame without its places."""
         if (self.drawn is None) == (not self.needles):
             raise ValueError("give either `drawn` or a list of `needles`")
         check_frame(self.frame)

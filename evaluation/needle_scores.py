@@ -80,6 +80,6 @@ def summarise(trials: pd.DataFrame) -> dict[str, Any]:
 
 
 def mean_of(values: list[float | None]) -> float | None:
-    """The mean of the values that are there; None if there are none."""
+    """The mean of the values that are not None, to five digits; None if there are none."""
     there = [value for value in values if value is not None]
     return round(float(np.mean(there)), 5) if there else None

@@ -32,7 +32,12 @@ def grid(cells: pd.DataFrame, value: str) -> pd.DataFrame:
     # In a shared grid every length has its own depths. They are put into tenths.
     if cells["depth"].nunique() > MANY_DEPTHS:
         cells = cells.assign(depth=(cells["depth"] / 10).round() * 10)
-    return cells.pivot_table(index="depth", columns="length", values=value, dropna=False)
+    return cells.pivot_table(
+        index="depth",
+        columns="length",
+        values=value,
+        dropna=False,
+    )
 
 
 def heatmaps(
@@ -94,7 +99,13 @@ def _heatmap(
     axes: Axes, table: pd.DataFrame, title: str, low: float, high: float, colours: str, factor: int
 ) -> None:
     """One heatmap. low, high: ends of the colour scale. factor: of the numbers that are shown."""
-    axes.imshow(table.to_numpy(), cmap=colours, vmin=low, vmax=high, aspect="auto")
+    axes.imshow(
+        table.to_numpy(),
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        aspect="auto",
+    )
     many = table.shape[1] > MANY_LENGTHS
     for (row, column), value in np.ndenumerate(table.to_numpy()):
         if np.isnan(value) or many:
@@ -122,7 +133,12 @@ def _heatmap(
         [f"{depth:g} %" + (" *" if depth == 100 else "") for depth in table.index],
         fontsize=7,
     )
-    axes.set_title(title, fontsize=9, loc="left", pad=12)
+    axes.set_title(
+        title,
+        fontsize=9,
+        loc="left",
+        pad=12,
+    )
     axes.set_ylabel("depth", fontsize=8)
     axes.set_xlabel("context length (tokens)    * touches the question, in no mean", fontsize=7)
 
@@ -135,7 +151,10 @@ def _dark(colours: str, shade: float) -> bool:
 
 
 def _mark(axes: Axes, lengths: Sequence[int], limit: int, label: str) -> None:
-    """Draw a line after the last length within `limit`, unless that is the border."""
+    """Draw a line after the last length within `limit`, unless that is the border.
+
+    lengths: of the columns, in tokens, ascending. label: written above the line.
+    """
     position = sum(length <= limit for length in lengths) - 0.5
     if 0 <= position < len(lengths) - 0.5:
         axes.axvline(position, color="black", lw=1.6)
@@ -165,7 +184,11 @@ def lines(
             marker="o" if len(x) < 20 else None,
             ms=3.5,
         )
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    axes.set(
+        xlabel=x_label,
+        ylabel=y_label,
+        title=title,
+    )
     if log_x:
         axes.set_xscale("log", base=2)
     axes.legend(frameon=False, fontsize=8)
@@ -177,12 +200,26 @@ def lines(
 def bars(table: pd.DataFrame, y_label: str, title: str) -> Figure:
     """Grouped bars: one group per row of the table, one bar per column."""
     figure, axes = plt.subplots(figsize=(9.5, 3.4), layout="constrained")
-    table.plot.bar(ax=axes, color=list(_colours(table.shape[1])), width=0.8, rot=0)
-    axes.set(ylabel=y_label, title=title, xlabel="")
-    axes.legend(frameon=False, fontsize=8, ncols=min(table.shape[1], 4))
+    table.plot.bar(
+        ax=axes,
+        color=list(_colours(table.shape[1])),
+        width=0.8,
+        rot=0,
+    )
+    axes.set(
+        ylabel=y_label,
+        title=title,
+        xlabel="",
+    )
+    axes.legend(
+        frameon=False,
+        fontsize=8,
+        ncols=min(table.shape[1], 4),
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _colours(count: int) -> list[str]:
+    """`count` colours; they repeat when all are used."""
     return [COLOURS[i % len(COLOURS)] for i in range(count)]

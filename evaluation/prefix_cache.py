@@ -150,6 +150,7 @@ def check_numbers(scores: torch.Tensor) -> None:
     """Raise UserError if one of a model's scores is NaN.
 
     The first choice among NaN is always the same token, which would count as an answer.
+    scores: of any shape.
     """
     if torch.isnan(scores).any():
         raise UserError(
@@ -159,7 +160,10 @@ def check_numbers(scores: torch.Tensor) -> None:
 
 
 def cache_bytes(config: PretrainedConfig, room: int, number_bytes: int) -> int:
-    """Bytes of the cache of one row of `room` tokens. number_bytes: of one key or value."""
+    """Bytes of the cache of one row of `room` tokens.
+
+    number_bytes: of one key or value, 2 in bf16 and 4 in fp32.
+    """
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     # 2: keys and values.
@@ -212,6 +216,7 @@ def layers_by_device(model: PreTrainedModel) -> Counter[torch.device]:
 
 
 def _runs_on(layer: torch.nn.Module) -> torch.device:
+    """The device on which a layer is computed, which may not be that of its weights."""
     # accelerate's hook, on a layer whose weights are elsewhere until they are needed.
     hook = getattr(layer, "_hf_hook", None)
     device = getattr(hook, "execution_device", None)

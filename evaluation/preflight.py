@@ -180,13 +180,19 @@ def check_path(key: str, path: Path, stages: dict[str, Any]) -> None:
 
 
 def check_tokenizer(source: Path, special: Special) -> None:
-    """Raise UserError if an existing tokenizer lacks a special token that documents get."""
+    """Raise UserError if an existing tokenizer lacks a special token that documents get.
+
+    source: its folder. special: which tokens begin and end a document.
+    """
     if (source / "tokenizer.json").is_file():
         special_ids(source, load_tokenizer(source), special)
 
 
 def check_base(base: Path, tokenizer: Path) -> None:
-    """Raise UserError if a base model and a tokenizer, which both exist, do not fit."""
+    """Raise UserError if an existing base model does not fit an existing tokenizer.
+
+    base, tokenizer: their folders; either may be missing or made later.
+    """
     if not ((base / "config.json").is_file() and (tokenizer / "tokenizer.json").is_file()):
         return  # one of them is made later, or check_path reports it
     try:

@@ -96,7 +96,10 @@ def behind(address: str, known: dict[str, Version]) -> Iterator[Version]:
 
 
 def table(known: dict[str, Version]) -> pd.DataFrame:
-    """One row per artefact."""
+    """One row per artefact: hash, inputs, versions of packages and parameters.
+
+    known: address -> version, of the artefacts to show.
+    """
     rows = []
     for version in known.values():
         sources = []
@@ -128,11 +131,22 @@ def revision() -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    """The output of a git command. Raises CalledProcessError if it fails."""
+    done = subprocess.run(
+        ["git", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip()
 
 
 def _short(params: dict[str, Any]) -> str:
     """The parameters as YAML on one line, cut to what a table cell can show."""
-    text = yaml.safe_dump(params, default_flow_style=True, sort_keys=True, width=10_000).strip()
+    text = yaml.safe_dump(
+        params,
+        default_flow_style=True,
+        sort_keys=True,
+        width=10_000,
+    ).strip()
     return text if len(text) < 400 else f"{text[:400]} ..."

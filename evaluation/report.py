@@ -44,7 +44,11 @@ class Arguments(Config):
 def report(
     stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyConfig, Path], dict[str, Any]]
 ) -> None:
-    """Run a report. `measure(subject, config, folder)` writes its files and returns metrics."""
+    """Run a report from the command line.
+
+    stage: its name, also of its module and section. kind: the class of the section.
+    measure: `measure(subject, config, folder)` writes the files and returns the metrics.
+    """
     given = _arguments(stage)
     with plain_errors(stage):
         if given.name is not None:
@@ -66,7 +70,10 @@ def report(
 
 
 def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConfig:
-    """The config after all `--set KEY=VALUE`. Raises UserError for one that can't be made."""
+    """The config after all `--set KEY=VALUE`.
+
+    changes: as typed; a dotted key goes into sections. Raises UserError for one that can't be made.
+    """
     values = config.model_dump(mode="json")
     for change in changes:
         key, separator, value = change.partition("=")

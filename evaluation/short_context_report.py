@@ -163,7 +163,8 @@ def _longest(subject: Subject, task: Task) -> int:
 def _judge(subject: Subject, batch: int, longest: int) -> Any:
     """The harness's class for a transformers model, with prompts that begin as the subject's do.
 
-    Its attribute `cut` counts the prompts that it had to cut.
+    batch: requests in one forward pass. longest: tokens of a prompt that is not cut.
+    The attribute `cut` of the result counts the prompts that were cut.
     """
     # The harness would let the tokenizer add all of its special tokens. Some tokenizers end every
     # text with one, which would stand between a question and its answer. The harness would also
@@ -174,6 +175,7 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
         cut = 0
 
         def _loglikelihood_tokens(self, requests: Any, *given: Any, **named: Any) -> Any:
+            """As in lm-eval; also counts the prompts that it will cut."""
             # One prompt has a request per choice; it is counted once. The last token of a choice
             # is predicted and never read, hence the 1.
             too_long = set()
@@ -190,6 +192,7 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
             left_truncate_len: int | None = None,
             **_: Any,
         ) -> list[int]:
+            """Ids of a text, with the begin token and without special tokens in it."""
             ids = list(
                 self.tokenizer.encode(string, add_special_tokens=False, split_special_tokens=True)
             )
@@ -203,6 +206,7 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
             left_truncate_len: int | None = None,
             truncation: bool = False,
         ) -> tuple[Any, Any]:
+            """Ids and attention mask of several texts: int64[texts, longest] each."""
             rows = [self.tok_encode(text) for text in strings]
             if left_truncate_len:
                 self.cut += sum(len(row) > left_truncate_len for row in rows)

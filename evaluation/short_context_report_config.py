@@ -27,6 +27,7 @@ class Task(Config):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
+        """Refuse none and both of `harness` and `file`."""
         if (self.harness is None) == (self.file is None):
             raise ValueError("give either `harness`, a task's name there, or `file`")
         return self

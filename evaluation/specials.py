@@ -72,7 +72,12 @@ class Specials:
             # Some special tokens take the spaces around them; their names must do the same.
             name = NAME.format(number)
             named.append(
-                AddedToken(name, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)
+                AddedToken(
+                    name,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    normalized=False,
+                )
             )
         copy.add_tokens(named)
         copy.encode_special_tokens = True

@@ -60,6 +60,7 @@ Kernel = Callable[
 def register(device: torch.device, group: dist.ProcessGroup | None) -> str:
     """Register NAME for this device, with sequences divided over `group` if there is one.
 
+    group: the processes that share a row; None if each process has whole rows.
     Returns a description for the log. CACHED is registered too.
     """
     flash = activate_flash() if device.type == "cuda" else None
@@ -91,7 +92,10 @@ def activate_flash() -> str | None:
 
 
 def kernel_words(config: PretrainedConfig, length: int, device: torch.device) -> str:
-    """The kernel that PyTorch picks for unmasked causal attention of this model at this length."""
+    """The kernel that PyTorch picks for unmasked causal attention of this model.
+
+    length: tokens in a row. Returns a name for the log, such as "cudnn_attention".
+    """
     if device.type != "cuda":
         return "cpu"
 
@@ -115,7 +119,10 @@ def kernel_words(config: PretrainedConfig, length: int, device: torch.device) ->
 
 
 def is_plain(config: PretrainedConfig) -> bool:
-    """Whether all of this model's attention is full and causal, without caps or sinks."""
+    """Whether all of this model's attention is full and causal, without caps or sinks.
+
+    Only such a model gives the same results with the attention here.
+    """
     text = config.get_text_config()
     kinds = getattr(text, "layer_types", None) or []
     if kinds:

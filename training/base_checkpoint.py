@@ -122,6 +122,10 @@ def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
 
 
 def _llama_config(shape: Architecture, vocabulary: int, bos: int | None) -> LlamaConfig:
+    """The config of a Llama with tied embeddings.
+
+    vocabulary: rows of the embedding. bos: id of the begin token, if the tokenizer has one.
+    """
     return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=shape.hidden_size,

@@ -134,7 +134,11 @@ def open_rows(folder: Path) -> PackedRows:
 
     sizes = [len(block) for block in blocks]
     first = np.cumsum([0, *sizes]).astype(np.int64)
-    return PackedRows(length=lengths.pop(), blocks=blocks, first=first)
+    return PackedRows(
+        length=lengths.pop(),
+        blocks=blocks,
+        first=first,
+    )
 
 
 def document_rows(corpus: Path, domains: Sequence[str], row_length: int, seed: int) -> Ids:
@@ -176,7 +180,8 @@ def with_repeats(rows: Ids, share: float, tokens: NDArray[np.int64], seed: int) 
 def row_order(count: int, needed: int, seed: int) -> NDArray[np.int64]:
     """The rows to train on, int64[needed]: each of `count` rows once per epoch.
 
-    Every epoch has its own order, which depends on seed and epoch only.
+    Every epoch has its own order, which depends on seed and epoch only. So a longer training
+    begins with the rows of a shorter one.
     """
     epochs = []
     for epoch in range(-(-needed // count)):

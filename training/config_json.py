@@ -33,7 +33,12 @@ Real = Annotated[float, BeforeValidator(_written_as_float)]
 class Dimensions(BaseModel):
     """The dimensions of a decoder, under the names of a Llama's config.json."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="ignore",
+        allow_inf_nan=False,
+    )
     hidden_size: Count
     intermediate_size: Count
     num_hidden_layers: Count
@@ -45,6 +50,7 @@ class Dimensions(BaseModel):
 
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:
+        """Refuse a width that the heads do not divide."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError("hidden_size is no multiple of num_attention_heads")
         return self
@@ -53,7 +59,12 @@ class Dimensions(BaseModel):
 class PlainRope(BaseModel):
     """A rotary embedding without scaling."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+    )
     rope_type: Literal["default"]
     rope_theta: Number
 

@@ -338,6 +338,7 @@ def _export(run: Run, target: Path) -> None:
 
 
 def _say(world: World, text: str) -> None:
+    """Print a line to stderr, from the main process only."""
     if world.main:
         print(text, file=sys.stderr, flush=True)
 

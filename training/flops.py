@@ -81,7 +81,10 @@ class Shape:
 
 
 def shape_of(config: "PretrainedConfig | Dimensions") -> Shape:
-    """The dimensions in a transformers config of a dense decoder."""
+    """The dimensions in the config of a dense decoder.
+
+    config: of transformers, or as training/config_json.py reads it.
+    """
     heads = int(config.num_attention_heads)
     return Shape(
         layers=int(config.num_hidden_layers),

@@ -70,9 +70,11 @@ class Hardware:
         """
 
         def size(name: str) -> int:
+            """The size of one kind of parallelism; 1 if it is not set."""
             return int(environment.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1"))
 
         def on(name: str, default: bool = False) -> bool:
+            """Whether an option of FSDP is on."""
             value = environment.get(f"FSDP_{name}", str(default)).lower()
             # FSDP1 files say full_shard where FSDP2 files say true.
             return value in ("true", "1", "full_shard")

@@ -68,7 +68,11 @@ class Job:
 
 
 def read_job(profile: str, gpu: str, hardware: Hardware, gpus: int) -> Job:
-    """The training of a profile. Raises UserError for a missing or invalid profile or model."""
+    """The training of a profile.
+
+    profile: the name of a file in profiles/. gpu: a key of flops.PEAK_BF16. gpus: how many.
+    Raises UserError for a missing or invalid profile or model.
+    """
     path = PROFILES / f"{profile}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(path.stem for path in PROFILES.glob("*")))
@@ -77,7 +81,10 @@ def read_job(profile: str, gpu: str, hardware: Hardware, gpus: int) -> Job:
 
 
 def job_of(path: Path, gpu: str, hardware: Hardware, gpus: int) -> Job:
-    """The training that a file of parameters describes. Raises UserError."""
+    """The training that a file of parameters describes.
+
+    Arguments as for `read_job`. Raises UserError if the file or its model is not valid.
+    """
     try:
         values = yaml.safe_load(path.read_text())
         config = CheckpointConfig.model_validate(values["checkpoint"])

@@ -19,7 +19,8 @@ def on_device(
 ) -> dict[str, float]:
     """Bytes on each device, by part.
 
-    tokens: of one micro-batch, held by a group of devices. optimizer: a key of MOMENT_BYTES.
+    processes: over which the weights are sharded. tokens: of one micro-batch, held by a group of
+    devices. optimizer: a key of MOMENT_BYTES.
     """
     here = tokens / hardware.sp
     sharded = 0.0 if hardware.offload_weights else shape.parameters / processes

@@ -180,7 +180,8 @@ def save_model(
 def transformers_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in `folder` as a transformers object, for lm-eval and chat templates.
 
-    It has no limit of length. Raises UserError if it cannot be read.
+    It has no limit of length, and adds one begin token at most. Raises UserError if it cannot be
+    read.
     """
     # By itself transformers builds some classes from the vocabulary alone and ignores the rest of
     # tokenizer.json. With `tokenizer_object` its ids are those of `load_tokenizer`.

@@ -26,7 +26,10 @@ OF_PROCESS = "@"  # before the number of the only process that can use the tenso
 def named_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, world: World
 ) -> dict[str, torch.Tensor]:
-    """Name -> tensor, of all that a step changes. The tensors are the live ones, no copies."""
+    """Name -> tensor, of all that a step changes.
+
+    The tensors are the live ones and no copies: to fill them is to change the training.
+    """
     found: dict[str, torch.Tensor] = {}
     for parameter_name, parameter in model.named_parameters():
         found[f"weight/{parameter_name}"] = parameter
@@ -52,7 +55,10 @@ def is_of_one_process(name: str) -> bool:
 
 
 def local_rows(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """This process's rows of a tensor, and the number of the first one in the whole tensor."""
+    """This process's rows of a tensor, and the number of the first one in the whole tensor.
+
+    [rows, ...] -> [local rows, ...]. A tensor that is not sharded has all rows here.
+    """
     if not isinstance(tensor, DTensor):
         return tensor, 0
     # FSDP2 shards along dimension 0 as torch.chunk does: equal parts rounded up, so the last

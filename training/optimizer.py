@@ -18,7 +18,10 @@ from training.parallel import World
 
 
 def learning_rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The learning rate of step `step` (from 0) of `steps`."""
+    """The learning rate of step `step` (from 0) of `steps`.
+
+    It rises linearly over the warm-up steps, then stays or falls as `schedule` says.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -43,7 +46,12 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     ]
 
     if config.kind == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+        return torch.optim.AdamW(
+            groups,
+            lr=config.learning_rate,
+            betas=config.betas,
+            fused=True,
+        )
     try:
         from torchao.optim import AdamW8bit
     except ImportError:
@@ -79,4 +87,5 @@ def clip(model: nn.Module, limit: float, world: World) -> float:
 
 
 def _local(part: torch.Tensor) -> torch.Tensor:
+    """This process's shard of a tensor; the tensor itself if it is not sharded."""
     return part.to_local() if isinstance(part, DTensor) else part

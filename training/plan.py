@@ -46,20 +46,63 @@ class Row:
 
 
 PAPER = [
-    Row(gpus=8, model="llama-2-7b", length=4096, days=3),
-    Row(gpus=8, model="llama-2-7b", length=81_920, days=10),
-    Row(gpus=8, model="llama-2-13b", length=4096, days=5),
-    Row(gpus=8, model="llama-2-13b", length=65_536, days=13),
-    Row(gpus=16, model="llama-2-7b", length=4096, days=2),
-    Row(gpus=16, model="llama-2-7b", length=81_920, days=7),
-    Row(gpus=16, model="llama-2-13b", length=4096, days=4),
-    Row(gpus=16, model="llama-2-13b", length=65_536, days=10),
+    Row(
+        gpus=8,
+        model="llama-2-7b",
+        length=4096,
+        days=3,
+    ),
+    Row(
+        gpus=8,
+        model="llama-2-7b",
+        length=81_920,
+        days=10,
+    ),
+    Row(
+        gpus=8,
+        model="llama-2-13b",
+        length=4096,
+        days=5,
+    ),
+    Row(
+        gpus=8,
+        model="llama-2-13b",
+        length=65_536,
+        days=13,
+    ),
+    Row(
+        gpus=16,
+        model="llama-2-7b",
+        length=4096,
+        days=2,
+    ),
+    Row(
+        gpus=16,
+        model="llama-2-7b",
+        length=81_920,
+        days=7,
+    ),
+    Row(
+        gpus=16,
+        model="llama-2-13b",
+        length=4096,
+        days=4,
+    ),
+    Row(
+        gpus=16,
+        model="llama-2-13b",
+        length=65_536,
+        days=10,
+    ),
 ]
 PAPER_TOKENS = 10e9
 
 
 def describe(job: Job, mfu: float, trainings: int) -> str:
-    """The whole plan as text. trainings: how many the profile has."""
+    """The whole plan as text.
+
+    mfu: assumed share of the peak, 0 to 1. trainings: how many the profile has.
+    """
     return "\n".join(
         [*_work(job), "", *_memory(job), "", *_time(job, mfu, trainings), "", *_disk(job)]
     )
@@ -173,7 +216,10 @@ def beside_the_paper(mfu: float) -> str:
 
 
 def grid_line(path: Path, job: Job, mfu: float) -> str:
-    """The cost of one needle grid of a profile, as text. Raises UserError."""
+    """The cost of one needle grid of a profile, as text.
+
+    path: the profile. Raises UserError if its section needle_report is not valid.
+    """
     try:
         needle = yaml.safe_load(path.read_text())["needle_report"]
         flops = grid_flops(job.shape, needle["grid"], int(needle.get("trials", 1)))
@@ -199,7 +245,12 @@ def main() -> None:
         "--accelerate", type=Path, default=Path("training/accelerate/gpus-8.yaml"), metavar="FILE"
     )
     parse.add_argument("--gpu", choices=sorted(PEAK_BF16), default=GPU)
-    parse.add_argument("--mfu", type=float, default=MFU, help="share of the peak in bf16, 0 to 1")
+    parse.add_argument(
+        "--mfu",
+        type=float,
+        default=MFU,
+        help="share of the peak in bf16, 0 to 1",
+    )
     given = parse.parse_args()
     try:
         hardware, gpus = Hardware.of_file(given.accelerate)

@@ -61,7 +61,10 @@ def read_flops(shape: Shape, known: int, read: int) -> float:
 
 
 def places_of(grid: Mapping[str, Any]) -> dict[int, int]:
-    """Place of the statement, in tokens -> the longest context that is read from there on."""
+    """Place of the statement, in tokens -> the longest context that is read from there on.
+
+    grid: the section needle_report.grid, with defaults left out.
+    """
     lengths = [int(length) for length in grid["lengths"]]
     cells = []
     if grid.get("kind", "percent") == "percent":
@@ -80,7 +83,10 @@ def places_of(grid: Mapping[str, Any]) -> dict[int, int]:
 
 
 def grid_flops(shape: Shape, grid: Mapping[str, Any], trials: int) -> float:
-    """FLOP of a needle grid: the longest haystack once, and from each place on to the end."""
+    """FLOP of a needle grid: the longest haystack once, and from each place on to the end.
+
+    grid: the section needle_report.grid. trials: each has a haystack of its own.
+    """
     total = read_flops(shape, 0, max(int(length) for length in grid["lengths"]))
     for place, length in places_of(grid).items():
         total += read_flops(shape, place, length - place)
@@ -88,7 +94,10 @@ def grid_flops(shape: Shape, grid: Mapping[str, Any], trials: int) -> float:
 
 
 def prices(job: Job, needle: Mapping[str, Any], mfu: float) -> dict[str, dict[str, float]]:
-    """Address -> {"gpu_hours", "devices"}. needle: the section needle_report of params.yaml."""
+    """Address -> {"gpu_hours", "devices"}, of each item that has a price.
+
+    needle: the section needle_report of params.yaml. mfu: share of the peak, 0 to 1.
+    """
     found = dict[str, dict[str, float]]()
     if job.copied:
         found["base_checkpoint"] = {"gpu_hours": 0.0, "devices": 1}

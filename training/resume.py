@@ -61,6 +61,10 @@ def load(
 
 
 def _check_processes(snapshot: Path, places: list[dict[str, int]], world: World) -> None:
+    """Raise UserError for 8-bit moments of another number of processes.
+
+    places: for each file, tensor name -> number of its first row.
+    """
     wrote = int(read_json(snapshot / RECORD)["processes"])
     names = {name for place in places for name in place}
     if wrote == world.size or not any(map(is_of_one_process, names)):

@@ -41,6 +41,7 @@ class RopeConfig(Config):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
+        """Refuse none of the four, and more than one."""
         given = self.model_dump(exclude_none=True)
         if len(given) != 1:
             raise ValueError(

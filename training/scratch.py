@@ -31,7 +31,10 @@ ORIGIN = "origin.json"  # in a scratch folder: the code and packages that traine
 
 
 def model_params(name: str) -> tuple[CheckpointConfig, ModelConfig]:
-    """The section `checkpoint` of params.yaml, and the entry of the model `name` in it."""
+    """The section `checkpoint` of params.yaml, and the entry of the model `name` in it.
+
+    Raises UserError if one of them is missing or not valid.
+    """
     config = read_params("checkpoint", CheckpointConfig)
     return config, read_params(f"checkpoint.models.{name}", ModelConfig)
 
@@ -47,7 +50,10 @@ def steps_of(config: CheckpointConfig, rows: PackedRows) -> int:
 
 
 def scratch_folder(name: str, config: CheckpointConfig, chosen: ModelConfig) -> Path:
-    """The folder that holds the state of this training."""
+    """The folder that holds the state of this training; it need not exist.
+
+    Two trainings share it exactly if they have the same result.
+    """
     decided = json.dumps(decides(name, config, chosen), sort_keys=True)
     # 16 hex digits are 64 bits: enough for the few trainings of one model.
     return SCRATCH / name / sha256(decided.encode()).hexdigest()[:16]

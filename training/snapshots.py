@@ -96,7 +96,7 @@ def _write_part(
 
 
 def snapshots(folder: Path) -> list[Path]:
-    """The snapshots in `folder`, oldest first."""
+    """The snapshots in `folder`, oldest first. They may be damaged (training/resume.py)."""
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 

@@ -135,6 +135,7 @@ def _tiled(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., tor
     """`forward` over TILE tokens at a time. hidden: [n, length, width] -> the same shape."""
 
     def tiled(hidden: torch.Tensor) -> torch.Tensor:
+        """[n, length, width] -> [n, length, width], one tile after the other."""
         parts = hidden.split(TILE, dim=1)
         if len(parts) == 1:
             return forward(hidden)

@@ -50,6 +50,7 @@ class Patience:
         signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        """Handle SIGTERM. Only a flag is set, because a step must not end halfway."""
         self.stop = True
 
 
@@ -173,7 +174,10 @@ def accumulate(loss: TokenLoss, numbers: np.ndarray, task: Task, world: World) -
 
 
 def _check(value: float, norm: float, losses: Sequence[float], step: int, task: Task) -> None:
-    """Raise Diverged if the step would spoil the weights. losses: of the steps before."""
+    """Raise Diverged if the step would spoil the weights.
+
+    value: the step's loss. norm: its gradient's. losses: of the steps before, the newest last.
+    """
     where = f"{task.what}: at step {step + 1}"
     advice = (
         f"Lower optimizer.learning_rate (now {task.optimizer.learning_rate:g}) or raise "
