@@ -60,7 +60,9 @@ class Question(Config):
     model_config = {**Config.model_config, "extra": "ignore"}
     id: int | str
     context: Annotated[str, Field(pattern=r"\S")]
+    """The whole book."""
     input: Annotated[str, Field(pattern=r"\S")]
+    """The question."""
     answer: Annotated[tuple[str, ...], Field(min_length=1)]
     """The answers that count: a list, or one text."""
 

@@ -13,6 +13,7 @@ class BookQaReportConfig(Config):
     """The questions, and how they are asked."""
 
     seed: int = 0
+    """Of made questions."""
     questions: Path
     """A .jsonl file, a YAML file that names a Hub dataset and its files, or data/raw_corpus/DOMAIN
     to make questions.
@@ -24,6 +25,7 @@ class BookQaReportConfig(Config):
     frame: str = (
         "Read the book and answer the question.\n\n{context}\n\nQuestion: {question}\n\nAnswer:"
     )
+    """The form of a prompt; in a chat template, of the user's message."""
     chat: ChatMode = "auto"
     """Whether the model's own chat template is used: if it has one, always, or never."""
     chat_options: dict[str, Any] = {}

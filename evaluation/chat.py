@@ -36,6 +36,7 @@ class Turn:
     """The text around a context, and how an answer continues it."""
 
     before: str
+    """Text before the context, with what a template puts there."""
     after: str
     """Ends where the answer begins; includes the answer's prefix."""
     gap: str

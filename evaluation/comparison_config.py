@@ -7,6 +7,7 @@ class ComparisonConfig(Config):
     """What the page compares."""
 
     title: str = "Comparison"
+    """The heading of the page."""
     baseline: str = "original"
     """The model that losses are shown as differences to."""
     untrained: str = "base"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from evaluation.answers import FLAWS
 from evaluation.bands import is_point
@@ -21,11 +22,13 @@ def results_table(summary: dict[str, Any], trained: int, untrained: str) -> pd.D
 
     untrained: the model that the drop at short context is measured against.
     """
+    base_context = summary["base_context"]
     base = _short_context(summary["models"].get(untrained, {}))
     rows = []
     for name, model in summary["models"].items():
         needle = by_length(model["needle"])
-        in_base_context = needle.index <= summary["base_context"]
+        # C splits the lengths that were trained into those of the base and the new ones.
+        in_base_context = needle.index <= base_context
         to_trained = needle.index <= trained
         extended = ~in_base_context & to_trained
         short = _short_context(model)
@@ -34,21 +37,29 @@ def results_table(summary: dict[str, Any], trained: int, untrained: str) -> pd.D
                 "model": name,
                 "tokens trained": model["tokens_trained"],
                 "RoPE base": int(model["rope_base"]),
-                "needle": needle.loc[to_trained, "exact_match"].mean() * 100,
-                "occurs": needle.loc[to_trained, "occurs"].mean() * 100,
-                "within C": needle.loc[in_base_context, "exact_match"].mean() * 100,
-                "C to trained": needle.loc[extended, "exact_match"].mean() * 100,
-                "beyond": needle.loc[~to_trained, "exact_match"].mean() * 100,
+                "needle": _percent(needle, to_trained, "exact_match"),
+                "occurs": _percent(needle, to_trained, "occurs"),
+                "within C": _percent(needle, in_base_context, "exact_match"),
+                "C to trained": _percent(needle, extended, "exact_match"),
+                "beyond": _percent(needle, ~to_trained, "exact_match"),
                 "gain": needle.loc[to_trained, "gain"].mean(),
                 "± (gain)": model["needle"]["gain_standard_error"],
-                "choice": needle.loc[to_trained, "choice"].mean() * 100,
-                "overlap": needle.loc[to_trained, "word_overlap"].mean() * 100,
+                "choice": _percent(needle, to_trained, "choice"),
+                "overlap": _percent(needle, to_trained, "word_overlap"),
                 "book QA": 100 * model["book_qa"]["f1"],
                 "short context": short,
                 "drop": None if short is None or base is None else base - short,
             }
         )
     return pd.DataFrame(rows).round(3)
+
+
+def _percent(needle: pd.DataFrame, lengths: NDArray[np.bool_], score: str) -> float:
+    """The mean of a score over some lengths, in percent; NaN without any.
+
+    needle: of `by_length`. lengths: bool[rows of needle].
+    """
+    return float(needle.loc[lengths, score].mean() * 100)
 
 
 def _short_context(model: dict[str, Any]) -> float | None:
@@ -127,7 +138,7 @@ def quantity_table(
             "training": _training_of(name, chosen[name]),
             "model": name,
             "tokens": model["tokens_trained"],
-            "needle": needle.loc[needle.index <= trained, "exact_match"].mean() * 100,
+            "needle": _percent(needle, needle.index <= trained, "exact_match"),
         }
         for point in points:
             row[f"loss {point}"] = at_points.get((name, point))

@@ -2,7 +2,7 @@
 
 The client handles retries, pauses, timeouts and connections. This module handles what differs
 between servers. Newer models of OpenAI refuse `max_tokens` and `temperature`; many other servers
-know nothing else. So the first refusal of such a field changes this and all later requests. Without
+accept only these. So the first refusal of such a field changes this and all later requests. Without
 temperature 0 answers are sampled, not greedy, and the report warns of it. A server that silently
 cuts long prompts (Ollama does) is detected by its own count of prompt tokens.
 """
@@ -41,6 +41,7 @@ class Reply:
     """The answer of an endpoint."""
 
     text: str
+    """The answer; empty if the model gave none."""
     cut: bool
     """Whether the token limit ended it."""
     read: int | None

@@ -11,6 +11,7 @@ class LossReportConfig(Config):
     """The tokens that are scored."""
 
     seed: int = 0
+    """Of the choice of documents."""
     bands: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
     """Upper ends of the bands, in tokens, rising: [256, 2048] gives 0-256 and 256-2048."""
     points: tuple[Annotated[int, Field(ge=16)], ...] = ()

@@ -1,8 +1,8 @@
 """The model under test: of the comparison, in any folder, on the Hub, or behind an endpoint.
 
-On a GPU the weights are bf16 and spread over all GPUs. On a CPU everything is fp32, so that two ways
-to compute the same answer agree. An OpenAI-compatible endpoint returns text and no probabilities,
-so scores that need probabilities stay empty for it.
+On a GPU the weights are bf16 and spread over all GPUs. On a CPU everything is fp32, so that two
+ways to compute the same answer agree. An OpenAI-compatible endpoint returns text and no
+probabilities, so scores that need probabilities stay empty for it.
 """
 
 import json
@@ -33,10 +33,12 @@ class Subject:
     """A model and its tokenizer. Exactly one of `model` and `endpoint` is set."""
 
     name: str
+    """Of the model, for tables and logs."""
     folder: Path
     """Of the model, or of an endpoint's tokenizer."""
     tokenizer: Tokenizer
     model: PreTrainedModel | None = None
+    """The weights, ready to run."""
     endpoint: EndpointConfig | None = None
     base_context: int
     """The context C of the base that it was made from, in tokens."""

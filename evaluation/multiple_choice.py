@@ -108,40 +108,55 @@ def place(answer: Any, choices: Sequence[str], by_text: bool = True) -> int:
     answer: that place, or a letter; with `by_text` also the text of the choice. Raises ValueError
     with the reason if it means no choice, or several.
     """
-    if len(choices) < 2:
-        raise ValueError(f"{len(choices)} choices, where two or more are needed")
-    if len(choices) > len(LETTERS) ** 2:
-        raise ValueError(f"{len(choices)} choices, more than {len(LETTERS) ** 2}")
+    count, most = len(choices), len(LETTERS) ** 2
+    if count < 2:
+        raise ValueError(f"{count} choices, where two or more are needed")
+    if count > most:
+        raise ValueError(f"{count} choices, more than {most}")
 
     # pandas writes a column of whole numbers with one gap as floats: 2.0.
     if isinstance(answer, float) and math.isfinite(answer) and answer == int(answer):
         answer = int(answer)
     if isinstance(answer, int) and not isinstance(answer, bool):
-        if answer == -1:
-            raise ValueError("answer = -1 means that there is no label. Use a labelled split")
-        if not 0 <= answer < len(choices):
-            raise ValueError(f"answer = {answer} is outside of the choices 0 to {len(choices) - 1}")
-        return answer
+        return _place_of_number(answer, count)
     if not isinstance(answer, str):
         raise ValueError(f"answer = {answer!r} is neither a number nor a letter")
 
-    # A text may be a letter, a number, or the choice itself. All readings must agree.
     text = answer.strip()
     if re.fullmatch(r"-\d+", text):
-        return place(int(text), choices)
-    meant = {number for number, label in enumerate(labels(len(choices))) if text == label}
-    if text.isdecimal() and int(text) < len(choices):
-        meant.add(int(text))
-    if by_text:
-        meant |= {number for number, choice in enumerate(choices) if text == choice.strip()}
+        return _place_of_number(int(text), count)
+    meant = _meant(text, choices, by_text)
     if len(meant) > 1:
         raise ValueError(f"answer = {answer!r} could mean several choices")
     if not meant:
-        first, *_, last = labels(len(choices))
-        raise ValueError(
-            f"answer = {answer!r} is no choice: 0 to {len(choices) - 1}, or {first} to {last}"
-        )
+        first, *_, last = labels(count)
+        known = f"0 to {count - 1}, or {first} to {last}"
+        raise ValueError(f"answer = {answer!r} is no choice: {known}")
     return meant.pop()
+
+
+def _place_of_number(answer: int, count: int) -> int:
+    """The same number, if it is the place of one of `count` choices. Raises ValueError."""
+    if answer == -1:
+        raise ValueError("answer = -1 means that there is no label. Use a labelled split")
+    if not 0 <= answer < count:
+        raise ValueError(f"answer = {answer} is outside of the choices 0 to {count - 1}")
+    return answer
+
+
+def _meant(text: str, choices: Sequence[str], by_text: bool) -> set[int]:
+    """The places that a text may mean: as a letter, as a number, or as the choice itself."""
+    count = len(choices)
+    meant = set()
+    if text.isdecimal() and int(text) < count:
+        meant.add(int(text))
+    for number, label in enumerate(labels(count)):
+        if text == label:
+            meant.add(number)
+    for number, choice in enumerate(choices):
+        if by_text and text == choice.strip():
+            meant.add(number)
+    return meant
 
 
 def _records(path: Path) -> dict[str, Set]:

@@ -44,10 +44,13 @@ class Needle:
     before: Ids
     """Everything before the haystack."""
     haystack: Ids
+    """Of the longest context; a shorter one uses its beginning."""
     statement: Ids
+    """The text that is hidden."""
     question: Ids
     """Everything after the haystack."""
     answer: Ids
+    """The expected answer, as it continues the question."""
     said: Given
     """Statement, question and answer as text."""
     rivals: Ids
@@ -185,8 +188,8 @@ class Haystacks:
             )
         if len(joined) < longest:
             self.repeated = (
-                f"The haystack's texts are {len(joined):,} tokens and {longest:,} are asked for, so "
-                "they are repeated, which makes the needle stand out. Name more text as "
+                f"The haystack's texts are {len(joined):,} tokens and {longest:,} are asked for, "
+                "so they are repeated, which makes the needle stand out. Name more text as "
                 "needle_report.haystack, or leave out long lengths."
             )
         return np.resize(joined, longest)

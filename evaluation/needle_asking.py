@@ -1,8 +1,9 @@
 """Ask a model all prompts of a needle report; yields one record per trial and cell.
 
-A local model is asked with a prefix cache (evaluation/prefix_cache.py). First it reads the haystack without
-the statement. Then the places of the statement follow, the last one first: what stands before a
-place has then been read already. An endpoint gets each prompt in full and returns text only.
+A local model is asked with a prefix cache (evaluation/prefix_cache.py). First it reads the haystack
+without the statement. Then the places of the statement follow, the last one first: what stands
+before a place has then been read already. An endpoint gets each prompt in full and returns text
+only.
 
 Answers are kept as they come (evaluation/kept_answers.py), so a killed report resumes after the
 last place that was finished.

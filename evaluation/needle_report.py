@@ -3,7 +3,7 @@
 | score | what it is |
 |---|---|
 | exact_match | share of trials in which greedy decoding gives the whole answer, token by token |
-| occurs | share of trials in which the answer stands anywhere in the text: the field's usual score |
+| occurs | share of trials with the answer anywhere in the text: the field's usual score |
 | gain | log-probability of the answer's tokens with the needle less without it, in nats per token |
 | choice | share of trials in which the answer's first token beats those of all values in sight |
 | word_overlap, rouge_1 | of the generated text (evaluation/answers.py), as published |

@@ -43,8 +43,10 @@ class Given(Config):
     """A needle that the user gives."""
 
     statement: Words
+    """The text that is hidden."""
     question: str
     answer: Words
+    """What the model should continue the question with."""
     answer_prefix: str = ""
     """The beginning of the answer, given in the prompt: "The best thing to do in San Francisco
     is".
@@ -76,6 +78,7 @@ class NeedleReportConfig(Config):
     """The grid and the texts of the test."""
 
     seed: int = 0
+    """Of the haystacks and of drawn needles."""
     haystack: Path
     """data/raw_corpus/DOMAIN, whose held-out documents are the haystack; or a folder of .txt files.
     """
@@ -86,6 +89,7 @@ class NeedleReportConfig(Config):
     chat_options: dict[str, Any] = {}
     """Variables for the template, as {enable_thinking: false}."""
     drawn: Drawn | None = None
+    """Needles that are drawn. Give these or `needles`."""
     needles: tuple[Given, ...] = ()
     """Your own needles, used in turns. Give these or `drawn`."""
     grid: Grid

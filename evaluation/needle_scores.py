@@ -29,13 +29,18 @@ def judge(
     rivals: int64[n], first tokens of the other values in sight; None: choice is not scored.
     """
     at = np.arange(len(answer))
-    exact = bool((log_probs[at].argmax(-1) == answer).all())
+    chosen = log_probs[at].argmax(-1)
+    exact = bool((chosen == answer).all())
     gain = float((log_probs[at, answer] - without[at, answer]).mean())
 
     choice = None
-    others = np.empty(0, np.int64) if rivals is None else rivals[rivals != answer[0]]
+    first = answer[0]
+    others = np.empty(0, np.int64)
+    if rivals is not None:
+        others = rivals[rivals != first]
     if len(others):  # without another value in sight there is nothing to choose from
-        choice = float((log_probs[0, answer[0]] > log_probs[0, others]).all())
+        beaten = log_probs[0, first] > log_probs[0, others]
+        choice = float(beaten.all())
     return {"exact_match": float(exact), "gain": round(gain, 5), "choice": choice}
 
 

@@ -39,6 +39,7 @@ class Trials:
     reserve: int
     """Tokens kept free for the answer."""
     cells: list[Cell]
+    """Every cell of the grid, by length."""
     repeated: str | None
     """A line about haystacks that were repeated to be long enough."""
 

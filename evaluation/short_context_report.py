@@ -55,7 +55,8 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
                     "short_context_report",
                     subject.name,
                     f"{name}: the harness cut {cut[name]:,} prompts that are longer than "
-                    f"{_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task out.",
+                    f"{_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task "
+                    "out.",
                 )
     finally:
         checked.remove()

@@ -37,7 +37,9 @@ class ShortContextReportConfig(Config):
     """The tasks, and how far a model may fall."""
 
     seed: int = 0
+    """Of made questions, and of lm-eval's draws."""
     tasks: Annotated[dict[str, Task], Field(min_length=1)]
+    """Name -> task. The name is that of its score."""
     batch: Annotated[int, Field(ge=1)] = 16
     """Requests in one forward pass."""
     against: str | None = None

@@ -1,4 +1,4 @@
-"""Special tokens in prompts: those of frame and chat template are tokens, those in content are text.
+"""Special tokens in prompts: tokens in the frame and the chat template, text in the content.
 
 A question about HTML may hold "</s>". Read as the token, it ends the user's turn. A tokenizer finds
 special tokens either in a whole text or nowhere in it, but a question stands in the middle of a

@@ -13,10 +13,14 @@ class Architecture(Config):
     """Shape of a small Llama. Its vocabulary is the tokenizer's."""
 
     hidden_size: Annotated[int, Field(ge=8)] = 128
+    """Width of the hidden states."""
     layers: Annotated[int, Field(ge=1)] = 2
     heads: Annotated[int, Field(ge=1)] = 4
+    """Attention heads, for keys and values too."""
     feed_forward: Annotated[int, Field(ge=8)] = 384
+    """Width inside the feed-forward layer."""
     rope_base: Annotated[float, Field(gt=1)] = 10_000.0
+    """RoPE's theta."""
     context: Annotated[int, Field(ge=16)] = 256
     """The base context C, in tokens."""
 
@@ -31,6 +35,7 @@ class Act(Config):
     repeated_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of rows that are a random span repeated verbatim."""
     optimizer: OptimizerConfig
+    """Its moments start from 0 in each phase."""
 
 
 class BaseCheckpointConfig(Config):
@@ -39,5 +44,7 @@ class BaseCheckpointConfig(Config):
     source: Path
     """A transformers folder, or `data/tokenized_corpus` to pretrain on it."""
     seed: int = 0
+    """Of the initial weights, the order of documents and rows, and the repeats."""
     architecture: Architecture = Architecture()
     acts: tuple[Act, ...] = ()
+    """The phases of the curriculum, in order."""

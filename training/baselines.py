@@ -38,7 +38,9 @@ class EndpointConfig(Config):
     endpoint: Annotated[str, Field(pattern=r"^https?://")]
     """The URL, without /completions or /chat/completions at its end."""
     model: str
+    """The model's name at the server."""
     kind: Literal["completions", "chat"] = "chat"
+    """Which of OpenAI's two interfaces the server is asked through."""
     tokenizer: Path
     """A folder with tokenizer.json and tokenizer_config.json, to count lengths with."""
     context: Annotated[int, Field(ge=32)]

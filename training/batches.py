@@ -74,6 +74,7 @@ class PackedRows:
     """The rows of a folder of packed shards, in order, memory-mapped."""
 
     length: int
+    """Tokens in a row."""
     first: NDArray[np.int64]
     """Number of the first row of each block, then the count of all: int64[blocks + 1]."""
     blocks: Sequence[pa.RecordBatch]

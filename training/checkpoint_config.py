@@ -32,6 +32,7 @@ class CheckpointConfig(Config):
     """Continual pretraining, the same for every model."""
 
     seed: int = 0
+    """Of the order of the rows."""
     tokens: Annotated[int, Field(ge=1)]
     """Tokens to train on, rounded down to whole optimizer steps (at least one)."""
     context: Annotated[int, Field(ge=16)]
@@ -47,3 +48,4 @@ class CheckpointConfig(Config):
     """Dtype of the weights in the saved model."""
     optimizer: OptimizerConfig
     models: dict[str, ModelConfig]
+    """Name -> model of the comparison, in the order of the tables."""

@@ -58,8 +58,11 @@ class Run:
 
     name: str
     config: CheckpointConfig
+    """The section `checkpoint`."""
     chosen: ModelConfig
+    """The model's entry in `checkpoint.models`."""
     scratch: Path
+    """The folder of its snapshots."""
     world: World
     task: Task
     model_config: PretrainedConfig

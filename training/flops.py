@@ -34,14 +34,19 @@ class Shape:
     """A decoder's dimensions."""
 
     layers: int
+    """Decoder layers."""
     width: int
     """Of the hidden states."""
     heads: int
+    """Attention heads: of queries."""
     key_value_heads: int
+    """Heads of keys and values; fewer than `heads` if they are shared."""
     head_dim: int
+    """Dimensions of one head."""
     feed_forward: int
     """Width inside the feed-forward layer."""
     vocabulary: int
+    """Rows of the embedding."""
     tied: bool
     """Whether the head shares its weights with the embedding."""
 

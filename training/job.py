@@ -40,6 +40,7 @@ class Job:
     gpu: str
     """A key of flops.PEAK_BF16."""
     gpus: int
+    """Devices in all."""
     copied: bool = True
     """Whether the base is copied, and not pretrained here."""
 

@@ -1,12 +1,12 @@
 """Every tensor of a training by a name: the weights, and the optimizer's moments of each weight.
 
-A snapshot stores the tensors under these names (Llama's first norm as an example):
+A snapshot stores the tensors under these names, where `model.norm.weight` is a parameter:
 
 | name | tensor |
 |---|---|
-| `weight/model.layers.0.input_layernorm.weight` | the weight |
-| `exp_avg/model.layers.0.input_layernorm.weight` | its first moment; `step`, `exp_avg_sq` likewise |
-| `exp_avg.codes@3/model.layers.0.mlp.up_proj.weight` | the codes of an 8-bit moment of process 3 |
+| `weight/model.norm.weight` | the weight |
+| `exp_avg/model.norm.weight` | its first moment; `step` and `exp_avg_sq` likewise |
+| `exp_avg.codes@3/model.norm.weight` | the codes of an 8-bit moment of process 3 |
 
 A sharded tensor has one name on every process, and each process stores its rows. An 8-bit moment
 can't be cut into rows like that: every process quantises its own shard in blocks, and the blocks

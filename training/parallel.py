@@ -46,11 +46,13 @@ class World:
     """All processes of a training, and this one's place among them."""
 
     device: torch.device
+    """The device of this process."""
     rank: int = 0
     """Number of this process, from 0."""
     size: int = 1
     """Number of processes."""
     hardware: Hardware = Hardware()
+    """How rows and weights are divided."""
     sharded: bool = False
     """Whether the model is divided; on one CPU process it is not."""
 

@@ -43,6 +43,7 @@ class StepLog:
     loss: float
     """Mean over the step's predicted tokens, in nats."""
     learning_rate: float
+    """The rate with which it was taken."""
     gradient_norm: float
     """Before clipping."""
 

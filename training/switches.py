@@ -7,8 +7,8 @@ benchmarks/gpu.py compare each one with the plain path.
 
 | name | effect | from |
 |---|---|---|
-| checkpoint | keep only the inputs of each layer, compute the rest again in the backward pass | torch |
-| keep_attention | checkpoint, and keep attention's outputs, the most expensive to compute again | torch |
+| checkpoint | keep only the inputs of each layer, recompute the rest in the backward pass | torch |
+| keep_attention | checkpoint, and keep attention's outputs, the costliest to recompute | torch |
 | offload | checkpoint, with the kept inputs in the host's memory | transformers |
 | liger | fused RMSNorm, RoPE and SwiGLU | liger-kernel |
 | compile | the same by torch.compile: norms, RoPE and feed-forward of each layer | torch |

@@ -61,6 +61,7 @@ class Task:
     what: str
     """A name for the log."""
     rows: Rows
+    """Where the rows of each step are read from."""
     steps: int
     """Optimizer steps of the whole training."""
     optimizer: OptimizerConfig
@@ -73,6 +74,7 @@ class Task:
     fp8: bool = False
     """Whether linear layers run in fp8."""
     patience: Patience = field(default_factory=Patience)
+    """Whether to stop after the current micro-batch."""
 
     @property
     def rows_per_step(self) -> int:

@@ -10,7 +10,7 @@ from evaluation.plots import heatmaps
 
 
 def model(**needle: Any) -> dict[str, Any]:
-    """What the reports say of one model: lengths of 64 and 128, the second beyond the trained one."""
+    """The reports of one model: lengths of 64 and 128, the second beyond the trained one."""
     return {
         "tokens_trained": 0,
         "rope_base": 10000,

@@ -27,7 +27,7 @@ WORDS = f"{GRASS} the key under a red stone Where Book Answer ? :"
 
 
 class Server:
-    """A server on loopback that answers as it is told, and remembers what it was asked."""
+    """A server on loopback that gives the set answers and records its requests."""
 
     def __init__(self, answer: Answer) -> None:
         self.asked: list[dict[str, Any]] = []

@@ -137,7 +137,10 @@ def test_odd_files_are_read_whole_or_refused_with_their_line(tmp_path: Path) -> 
         read_sets(tmp_path / "latin.jsonl", None, 0)
 
 
-MMLU = '"Which tree, with a comma,\nis it?",alder,birch,cedar,dogwood,B\nAnd {now}?,w,x,y,"z ""quoted""",D\n'
+MMLU = (
+    '"Which tree, with a comma,\nis it?",alder,birch,cedar,dogwood,B\n'
+    'And {now}?,w,x,y,"z ""quoted""",D\n'
+)
 
 
 def mmlu(root: Path, test: str, dev: str | None = None) -> Path:

@@ -140,7 +140,7 @@ def test_context_parallelism_is_refused_with_the_reason() -> None:
 
 @pytest.mark.parametrize("asked", [1, 3, 8, 20])
 def test_cached_attention_equals_naive_attention(asked: int) -> None:
-    """Two sequences of 20 known tokens, four heads on two keys; the last `asked` tokens are queries."""
+    """Two sequences of 20 known tokens, four heads on two keys; the last `asked` are queries."""
     torch.manual_seed(0)
     query = torch.randn(2, 4, asked, 8)
     key, value = torch.randn(2, 2, 20, 8), torch.randn(2, 2, 20, 8)

@@ -226,7 +226,7 @@ def test_transformers_tokenizer_gives_our_ids_and_one_bos(read: Path) -> None:
     assert opened.encode(text, add_special_tokens=False) == plain
     opened.save_pretrained("saved")
     again = AutoTokenizer.from_pretrained("saved", local_files_only=True)
-    assert again(text).input_ids == [0, *plain], "and so it is for who opens what it saves"
+    assert again(text).input_ids == [0, *plain], "as anyone opens what it saves"
     assert len(plain) > 100 and opened.model_max_length > 10**9 and opened.eos_token == "</s>"
 
 
@@ -269,9 +269,9 @@ def test_an_incomplete_model_is_reported_and_leaves_nothing(
     base: Path, harm: Callable[[Path], None], said: str
 ) -> None:
     harm(base)
-    with pytest.raises(UserError, match=f"(?s)^base_checkpoint.source = model: .*{said}") as told:
+    with pytest.raises(UserError, match=f"(?s)^base_checkpoint.source = model: .*{said}") as raised:
         base_checkpoint.run()
-    assert "partial" not in str(told.value)
+    assert "partial" not in str(raised.value)
     assert not Path("data/base_checkpoint").exists()
 
 

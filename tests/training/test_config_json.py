@@ -27,7 +27,7 @@ SMALLEST = {
 
 
 def model(folder: Path, **changes: Any) -> Path:
-    """A folder whose config.json is the smallest plain one but for `changes`; ... leaves a key out."""
+    """A folder with the smallest plain config.json and `changes`; ... leaves a key out."""
     values = {key: value for key, value in {**SMALLEST, **changes}.items() if value is not ...}
     (folder / "config.json").write_text(json.dumps(values))
     return folder
