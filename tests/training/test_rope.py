@@ -86,8 +86,8 @@ def test_a_saved_model_gives_the_same_logits_in_transformers(
     ours.load_state_dict(
         {name: part.to(getattr(torch, kind)) for name, part in ours.state_dict().items()}
     )
-    weights = ours.state_dict()
-    save_model(weights, config, tmp_path / "base", tmp_path / "saved", kind)  # type: ignore[arg-type]
+    weights, saved = ours.state_dict(), tmp_path / "saved"
+    save_model(weights, config, tmp_path / "base", saved, kind)  # type: ignore[arg-type]
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32).eval()
     assert stock.config.max_position_embeddings == 128
     for length in (4, 16, 128):
