@@ -41,10 +41,10 @@ ui: $(READY)     ## Dagster on http://127.0.0.1:3000, kept up until Ctrl-C
 
 profile: $(READY) ## put profiles/NAME.yaml in place as params.yaml: make profile NAME=sample
 	python -m orchestration.profile $(NAME)
-	python -m evaluation.settings
+	python -m evaluation.preflight
 
 check: $(READY)  ## look through params.yaml before anything runs
-	python -m evaluation.settings
+	python -m evaluation.preflight
 
 packed: $(if $(NAME),profile,check) ## make the packed rows of params.yaml as it is, or of a profile: make packed NAME=own-data
 	python -m orchestration.repro data_report

@@ -30,10 +30,10 @@ from benchmarks.gpu import say
 from core.environment import SWITCHES
 from core.params import read_params
 from core.sealed import read_json
+from evaluation.model_under_test import Subject, of_graph
 from evaluation.needle_report import measure
 from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.scoring import token_losses
-from evaluation.subject import Subject, of_graph
 from training import checkpoint
 from training.checkpoint_config import CheckpointConfig
 from training.extension import extend as train_model

@@ -25,19 +25,20 @@ from transformers.models.llama import modeling_llama
 
 from benchmarks.needle import ANSWER, ENDS, needle_for
 from evaluation.needle import Cell, prompt
-from evaluation.walk import Walk
+from evaluation.prefix_cache import PrefixCache
 from training import attention, snapshots
 from training.batches import Batch, RowsInMemory
 from training.flops import PEAK_BF16, named_gpu, shape_of
 from training.hardware import COMPILE, KEEP_ATTENTION, LIGER, TILED_MLP, Hardware
-from training.loop import Task, train
 from training.loss import TokenLoss
 from training.memory import GIB, on_device
+from training.micro_batches import forward
 from training.model import shell_of
 from training.optimizer import make_optimizer
 from training.optimizer_config import OptimizerConfig
 from training.parallel import LAUNCHED, World, divide, join_world
-from training.passes import forward
+from training.resume import load
+from training.trainer import Task, train
 
 Result = dict[str, Any]
 ROOT = Path(__file__).parents[1]
@@ -492,25 +493,25 @@ def _needle_at(card: Card, model: PreTrainedModel, length: int) -> Result:
         for place in places
     ]
     answer = test.answer[None]
-    fresh = Walk(model, 1, length, 4096)
-    fresh.ask(prompts[-1], answer)
+    fresh = PrefixCache(model, 1, length, 4096)
+    fresh.score(prompts[-1], answer)
     card.wait()
     begun = time.monotonic()
-    fresh = Walk(model, 1, length, 4096)
-    full = fresh.ask(prompts[-1], answer)
+    fresh = PrefixCache(model, 1, length, 4096)
+    full = fresh.score(prompts[-1], answer)
     card.wait()
     whole = time.monotonic() - begun
-    walk = Walk(model, 1, length, 4096)
-    walk.ask(prompt(test, Cell(length=length, depth=0, place=None), ANSWER, ENDS)[None], answer)
+    walk = PrefixCache(model, 1, length, 4096)
+    walk.score(prompt(test, Cell(length=length, depth=0, place=None), ANSWER, ENDS)[None], answer)
     card.wait()
     begun = time.monotonic()
-    answers = [walk.ask(each, answer) for each in prompts]
+    answers = [walk.score(each, answer) for each in prompts]
     card.wait()
     cell = (time.monotonic() - begun) / len(places)
-    walk.say(prompts[-1], 2)
+    walk.generate(prompts[-1], 2)
     card.wait()
     begun = time.monotonic()
-    walk.say(prompts[0], 16)
+    walk.generate(prompts[0], 16)
     spoken = (time.monotonic() - begun) / 16
     return {
         "length": length,
@@ -581,7 +582,7 @@ def _trained(card: Card, folder: Path | None) -> tuple[torch.Tensor, Result]:
         facts = {"snapshot GiB": round(size / GIB, 2), "GB/s": round(size / spent / 1e9, 2)}
         del loss, moments
         loss, moments = fresh()
-        log = snapshots.load(where, loss, moments, world)
+        log = load(where, loss, moments, world)
         log += list(train(loss, moments, task, world, log))
     return torch.cat([part.to_local().flatten().cpu() for part in loss.parameters()]), facts
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from evaluation.needle import Cell, Needle, cells, prompt
 from evaluation.needle_report_config import Given, Grid
-from evaluation.walk import Walk
+from evaluation.prefix_cache import PrefixCache
 from training.flops import Shape, shape_of
 from training.model import load_model, make_reproducible
 
@@ -56,15 +56,15 @@ def flops(shape: Shape, known: int, read: int) -> float:
     )
 
 
-class Counting(Walk):
-    """A walk that counts its FLOP."""
+class Counting(PrefixCache):
+    """A prefix cache that counts its FLOP."""
 
     flops = 0.0
 
-    def ask(self, prompts: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """As the walk does."""
+    def score(self, prompts: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """As the prefix cache does."""
         before, total = self.read, prompts.shape[1] + answers.shape[1] - 1
-        found = super().ask(prompts, answers)
+        found = super().score(prompts, answers)
         read = self.read - before
         self.flops += flops(shape_of(self.model.config), total - read, read)
         return found
@@ -76,29 +76,29 @@ def naive(
     """Every prompt read from its beginning."""
     answers, read, work = {}, 0, 0.0
     for cell in wanted:
-        walk = Counting(model, 1, room, 4096)
-        answers[cell] = walk.ask(prompt(needle, cell, ANSWER, ENDS)[None], needle.answer[None])
-        read, work = read + walk.read, work + walk.flops
+        cache = Counting(model, 1, room, 4096)
+        answers[cell] = cache.score(prompt(needle, cell, ANSWER, ENDS)[None], needle.answer[None])
+        read, work = read + cache.read, work + cache.flops
     return answers, read, work
 
 
 def shared(
     model: PreTrainedModel, needle: Needle, wanted: Iterable[Cell], room: int
 ) -> tuple[dict, int, float]:
-    """As the report walks: the haystack alone, then the last place first."""
-    walk = Counting(model, 1, room, 512)
+    """As the report asks: the haystack alone, then the last place first."""
+    cache = Counting(model, 1, room, 512)
     wanted = list(wanted)
     for length in sorted({cell.length for cell in wanted}):
-        walk.ask(
+        cache.score(
             prompt(needle, Cell(length=length, depth=0, place=None), ANSWER, ENDS)[None],
             needle.answer[None],
         )
     ordered = sorted(wanted, key=lambda cell: (-(cell.place or 0), cell.length))
     answers = {
-        cell: walk.ask(prompt(needle, cell, ANSWER, ENDS)[None], needle.answer[None])
+        cell: cache.score(prompt(needle, cell, ANSWER, ENDS)[None], needle.answer[None])
         for cell in ordered
     }
-    return answers, walk.read, walk.flops
+    return answers, cache.read, cache.flops
 
 
 def grids(
@@ -161,13 +161,13 @@ def on_gpu() -> None:
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     needle = needle_for(config.vocab_size, max(lengths))
-    walk = Counting(model, 1, max(lengths), 4096)
+    cache = Counting(model, 1, max(lengths), 4096)
     some = [Cell(length=length, depth=0, place=None) for length in lengths[::8]]
     start = time.monotonic()
     for cell in some:
-        walk.ask(prompt(needle, cell, ANSWER, ENDS)[None], needle.answer[None])
+        cache.score(prompt(needle, cell, ANSWER, ENDS)[None], needle.answer[None])
     torch.cuda.synchronize()
-    speed = walk.flops / (time.monotonic() - start)
+    speed = cache.flops / (time.monotonic() - start)
     print(
         f"{torch.cuda.get_device_name()}: {speed / 1e12:.0f} TFLOP/s reading to 128K in pieces of "
         "4,096"

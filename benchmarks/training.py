@@ -30,13 +30,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from training import attention
 from training.batches import RowsInMemory
 from training.flops import shape_of
-from training.loop import Task, train
 from training.loss import TokenLoss, summed_loss
 from training.memory import GIB
 from training.model import make_reproducible, shell_of
 from training.optimizer import make_optimizer
 from training.optimizer_config import OptimizerConfig
 from training.parallel import LAUNCHED, alone, divide, join_world
+from training.trainer import Task, train
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = "torchtitan, 8B at 128K, fp8, 8 x H100: 1,071 tokens/s on each"

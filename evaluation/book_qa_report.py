@@ -1,16 +1,18 @@
-"""Questions on whole books, cut in the middle to what the model may read; F1 of what it says.
+"""Questions on whole books, each cut in the middle to fit the context; F1 of the answers.
 
 Questions are in InfiniteBench's schema (`longbook_qa_eng`): {"id", "context", "input", "answer":
 [..]}, from a JSON Lines file, or from the Hub by a YAML file. A book that is too long loses its
-middle, as in their code and the paper: its beginning and end stay, in equal parts, so an answer may
-be cut away for every model alike. Where `questions` is a folder of data/raw_corpus, they are made:
-a held-out document, a statement put in somewhere, and what it states asked for. That is a needle in
-a book and shows that the path runs; it is no measure of reading.
+middle, as in InfiniteBench's code and the paper: equal parts of its beginning and end stay. So an
+answer may be cut away, for every model alike.
 
-A model that has a chat template is asked under it. Beside F1 stands how often an expected answer
-occurs in what was said, and the share of answers that are empty, truncated by the limit of tokens
-or repetitive. No prompt is cut after this: a `context` beyond the model's is read in full and said
-so, an endpoint's books are cut to its own context.
+If `questions` is a folder of data/raw_corpus, the questions are made: a statement is put into a
+held-out document, and the question asks for what it states. This shows that the path runs. It is
+not a measure of reading.
+
+A model with a chat template is asked in it. Beside F1 stand the share of answers that hold an
+expected one, and the shares that are empty, truncated or repetitive. No prompt is cut after this: a
+`context` beyond the model's own is read in full, with a warning. An endpoint's books are cut to its
+own context.
 """
 
 from collections.abc import Iterator
@@ -45,27 +47,31 @@ from evaluation.chat import (
     written,
 )
 from evaluation.endpoint import Reply, check_read, complete_all
+from evaluation.model_under_test import Subject
+from evaluation.prefix_cache import PrefixCache, check_room
 from evaluation.report import report, warn
-from evaluation.subject import Subject
 from evaluation.texts import read_texts
-from evaluation.walk import Walk, check_room
 from training.model import make_reproducible
 
 
 class Question(Config):
-    """A record of InfiniteBench; what else it holds is not used."""
+    """A record of InfiniteBench; further fields are ignored."""
 
     model_config = {**Config.model_config, "extra": "ignore"}
     id: int | str
     context: Annotated[str, Field(pattern=r"\S")]
+    """The whole book."""
     input: Annotated[str, Field(pattern=r"\S")]
+    """The question."""
     answer: Annotated[tuple[str, ...], Field(min_length=1)]
-    """The answers that count, a list or one text."""
+    """The answers that count: a list, or one text."""
 
     @field_validator("answer", mode="before")
     @classmethod
     def _list_of_texts(cls, value: Any) -> Any:
+        """Accept one text for a list of one. Raises ValueError for anything else."""
         answers = value if isinstance(value, list | tuple) else [value]
+        # A year or a count may be written as a number.
         texts = [str(answer) if _is_number(answer) else answer for answer in answers]
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(f"{value!r} is neither a text nor a list of texts")
@@ -73,40 +79,43 @@ class Question(Config):
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a value is a number."""
+    # To Python, True is a number too.
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A prompt, and how much of its book was cut out."""
+    """A prompt, and how much of its book it holds."""
 
     ids: list[int]
     book: int
     """Tokens of the whole book."""
     cut: int
-    """Tokens of it that were cut out."""
+    """Tokens that were cut out of its middle."""
 
 
 def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[str, Any]:
-    """Write answers.csv and book_qa.json; returns mean F1, its standard error, how often an answer
-    occurs, the share of flawed answers, and how many books were cut.
-    """
+    """Write answers.csv and book_qa.json; returns the means, and how many books were cut."""
     make_reproducible(config.seed)
     how = asking(subject, config.chat, config.chat_options, "book_qa_report")
     questions = read_questions(config)
-    say = _say_model if subject.endpoint is None else _say_endpoint
+    ask_all = _ask_model if subject.endpoint is None else _ask_endpoint
     progress = Progress(subject.name, len(questions), "question")
-    said = say(subject, questions, config, how, progress)
+    replies = ask_all(subject, questions, config, how, progress)
     progress.close()
-    records = [_record(question, reply) for question, reply in zip(questions, said, strict=True)]
+
+    records = [_record(question, reply) for question, reply in zip(questions, replies, strict=True)]
     answers = pd.DataFrame(records)
     answers.to_csv(folder / "answers.csv", index=False, lineterminator="\n")
 
     error = answers["f1"].std() / len(answers) ** 0.5 if len(answers) > 1 else np.nan
     shares = {flaw: round(float(answers[flaw].mean()), 5) for flaw in FLAWS}
     lost = float(((answers["truncated"] == 1) & (answers["occurs"] == 0)).mean())
-    drawn = not all(reply.greedy for reply in said)
-    contents = (text for question in questions for text in (question.context, question.input))
+    drawn = not all(reply.greedy for reply in replies)
+    contents = []
+    for question in questions:
+        contents += [question.context, question.input]
     warned = joined(
         warning(shares, lost, "book_qa_report.new_tokens", drawn, cure(subject)),
         may_be_read_as_tokens(subject, contents),
@@ -133,33 +142,37 @@ def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[
         "warning": warned,
     }
     write_json(folder / "book_qa.json", summary)
+    # A warning is a metric only if there is one.
     return {key: value for key, value in summary.items() if value is not None or key != "warning"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """What a model said to a question."""
+class Answer:
+    """A model's answer to one question."""
 
     book: int
-    """Tokens of the book."""
+    """Tokens of the whole book."""
     cut: int
-    """Tokens of it that had to go."""
+    """Tokens that were cut out of its middle."""
     text: str
     truncated: bool
+    """Whether the token limit ended it."""
     greedy: bool = True
+    """False if an endpoint refused temperature 0."""
 
 
-def _record(question: Question, said: Said) -> dict[str, Any]:
-    text = first_line(said.text)
+def _record(question: Question, answer: Answer) -> dict[str, Any]:
+    """A row of answers.csv."""
+    text = first_line(answer.text)
     return {
         "id": question.id,
         "f1": round(f1(text, question.answer), 5),
         "occurs": float(occurs(text, question.answer)),
-        **flaws(text, said.truncated),
+        **flaws(text, answer.truncated),
         "said": text,
         "expected": " | ".join(question.answer),
-        "book_tokens": said.book,
-        "cut_tokens": said.cut,
+        "book_tokens": answer.book,
+        "cut_tokens": answer.cut,
     }
 
 
@@ -169,23 +182,23 @@ def first_line(text: str) -> str:
 
 
 def _context(subject: Subject, config: BookQaReportConfig) -> int:
-    """Tokens of prompt and answer: the report's, but no more than an endpoint has."""
-    return (
-        config.context
-        if subject.endpoint is None
-        else min(config.context, subject.endpoint.context)
-    )
+    """Tokens of prompt and answer together; no more than an endpoint has."""
+    if subject.endpoint is None:
+        return config.context
+    return min(config.context, subject.endpoint.context)
 
 
 def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: Asking) -> Prompt:
-    """The prompt of a question, its book cut in the middle to fit. Raises UserError if not even an
-    empty one fits.
+    """The prompt of a question, with its book cut in the middle to fit.
+
+    Raises UserError if not even an empty book fits.
     """
     before, after = config.frame.split("{context}")
     asked = subject.as_content(question.input)
     turn = how.turn(before, after.replace("{question}", asked), config.answer_prefix)
     first = [*how.begin, *(subject.encode(turn.before) if turn.before else [])]
     last = last_ids(subject, turn)
+
     context = _context(subject, config)
     room = context - config.new_tokens - len(first) - len(last)
     if room < 2:
@@ -193,56 +206,74 @@ def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: A
             f"book_qa_report.context = {context}: question {question.id} and its frame alone take "
             f"{len(first) + len(last)} tokens. Raise it."
         )
+
     book = subject.encode(question.context, as_text=True)  # a "</s>" in it ends nothing
-    kept = (
-        book if len(book) <= room else [*book[: room // 2], *book[len(book) - (room - room // 2) :]]
+    kept = book
+    if len(book) > room:
+        beginning, end = room // 2, room - room // 2
+        kept = [*book[:beginning], *book[len(book) - end :]]
+    return Prompt(
+        ids=[*first, *kept, *last],
+        book=len(book),
+        cut=len(book) - len(kept),
     )
-    return Prompt(ids=[*first, *kept, *last], book=len(book), cut=len(book) - len(kept))
 
 
-def _say_model(
+def _ask_model(
     subject: Subject,
     questions: list[Question],
     config: BookQaReportConfig,
     how: Asking,
     progress: Progress,
-) -> list[Said]:
+) -> list[Answer]:
+    """Ask a local model, one question at a time. Raises UserError if its cache does not fit."""
     assert subject.model is not None
     check_room(subject.model, config.context, 1)
-    said = []
+    answers = []
     for question in questions:
         asked = ask(subject, question, config, how)
-        walk = Walk(subject.model, 1, len(asked.ids) + config.new_tokens, config.tokens_at_once)
-        ids = walk.say(np.array([asked.ids], np.int64), config.new_tokens)[0].tolist()
-        text, cut = spoken(subject, ids, how)
-        said.append(
-            Said(book=asked.book, cut=asked.cut, text=text, truncated=cut and not _ended(text))
+        # Books have no common prefix, so each one gets a cache of its own size.
+        room = len(asked.ids) + config.new_tokens
+        cache = PrefixCache(subject.model, 1, room, config.tokens_at_once)
+        prompt = np.array([asked.ids], np.int64)
+        ids = cache.generate(prompt, config.new_tokens)[0].tolist()
+        text, truncated = spoken(subject, ids, how)
+        answers.append(
+            Answer(
+                book=asked.book,
+                cut=asked.cut,
+                text=text,
+                truncated=truncated and not _ended(text),
+            )
         )
         progress.add(1)
-    return said
+    return answers
 
 
-def _say_endpoint(
+def _ask_endpoint(
     subject: Subject,
     questions: list[Question],
     config: BookQaReportConfig,
     how: Asking,
     progress: Progress,
-) -> list[Said]:
+) -> list[Answer]:
+    """Ask an endpoint. Raises UserError if a request fails or a prompt is cut there."""
     endpoint = subject.endpoint
     assert endpoint is not None
     asked: dict[int, Prompt] = {}
-    said: dict[int, Said] = {}
+    answers: dict[int, Answer] = {}
 
     def prompts() -> Iterator[tuple[int, str | list[int]]]:
+        """Number and prompt of each question."""
         for number, question in enumerate(questions):  # one at a time: a book is long
             asked[number] = ask(subject, question, config, how)
             yield number, written(subject, asked[number].ids, how)
 
     def keep(number: int, reply: Reply) -> None:
+        """Store the answer to question `number`."""
         one = asked.pop(number)
         check_read(reply, len(one.ids), endpoint)
-        said[number] = Said(
+        answers[number] = Answer(
             book=one.book,
             cut=one.cut,
             text=reply.text,
@@ -252,7 +283,7 @@ def _say_endpoint(
         progress.add(1)
 
     complete_all(endpoint, prompts(), config.new_tokens, keep)
-    return [said[number] for number in range(len(questions))]
+    return [answers[number] for number in range(len(questions))]
 
 
 def _ended(text: str) -> bool:
@@ -261,11 +292,14 @@ def _ended(text: str) -> bool:
 
 
 def read_questions(config: BookQaReportConfig) -> list[Question]:
-    """All of them. Raises UserError naming the file and line of one that can't be used."""
+    """All questions. Raises UserError with file and line for one that can't be used."""
     path = config.questions
     if (path / FILE).is_file():
         return made_questions(read_texts(path, "book_qa_report.questions"), config)
-    questions = [question for file in _files(path) for question in _of_file(file)][: config.count]
+    questions = []
+    for file in _files(path):
+        questions += list(_of_file(file))
+    questions = questions[: config.count]
     if not questions:
         raise UserError(
             f"{path}: no question there. Name a .jsonl file with InfiniteBench's longbook_qa_eng."
@@ -274,12 +308,13 @@ def read_questions(config: BookQaReportConfig) -> list[Question]:
 
 
 def _files(path: Path) -> list[Path]:
+    """The files of questions: local, or of the Hub. Raises UserError."""
     if path.suffix in (".yaml", ".yml"):
         try:
             named = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(
-                f"{path}: no YAML that can be read: {' '.join(str(error).split())}. Fix it."
+                f"{path}: can't be read as YAML: {' '.join(str(error).split())}. Fix it."
             ) from None
         source = validated(HubSource, named, str(path))
         return [fetch(source, name) for name in hub_files(source)]
@@ -292,18 +327,19 @@ def _files(path: Path) -> list[Path]:
 
 
 def _of_file(path: Path) -> Iterator[Question]:
+    """The questions of one file, in order. Raises UserError with the line of an invalid one."""
     for line, record in checked_records(path):
         try:
             yield Question.model_validate(record)
         except ValidationError as error:
             raise UserError(
                 f"{shown(path)}, line {line}: not a question of longbook_qa_eng (id, context, "
-                "input, "
-                f"answer): {_reason(error)}. Fix the line, or remove it."
+                f"input, answer): {_reason(error)}. Fix the line, or remove it."
             ) from None
 
 
 def _reason(error: ValidationError) -> str:
+    """The first problem of a record, as a phrase."""
     first = error.errors()[0]
     field = str(first["loc"][0]) if first["loc"] else "record"
     if first["type"] == "missing":
@@ -314,13 +350,15 @@ def _reason(error: ValidationError) -> str:
 
 
 def made_questions(texts: list[str], config: BookQaReportConfig) -> list[Question]:
-    """Documents with a statement put in after a sentence, and what it states asked for."""
+    """Documents with a statement put in after a sentence, and a question for what it states."""
     questions = []
     for number in range(config.count or 20):
         draw = generator(config.seed, "book question", number)
         text = texts[int(draw.integers(len(texts)))]
+        # Names that the document does not have, so that the statement alone holds the answer.
         absent = [name for name in NAMES if name not in text]
         key, *value = (absent[i] for i in draw.choice(len(absent), 3, replace=False))
+        # The sample's sentences end with " . "; a document without one gets it at the beginning.
         ends = [place + 3 for place in range(len(text)) if text.startswith(" . ", place)] or [0]
         place = ends[int(draw.integers(len(ends)))]
         book = f"{text[:place]}the answer is the name {key} {' '.join(value)} . {text[place:]}"

@@ -1,15 +1,15 @@
-"""How a model is asked: in plain text, or in the user's turn of its own chat template.
+"""Prompts in plain text, or in the user's turn of the model's own chat template.
 
-An instruct model that is asked in plain text often answers nothing. An exact-match score of 0 is
-then no measure of what it can find. A template is rendered around a mark in place of the context,
-so the long part of a prompt is tokenised separately and shared by all prompts. The cost: what a
-template does to the text of a message, for example trimming, reaches the words around the context
-but not the context itself.
+An instruct model that is asked in plain text often answers nothing. Its exact match of 0 is then no
+measure of what it can find. A template is rendered around a mark in place of the context, so the
+long part of a prompt is tokenized separately and shared by all prompts. The cost: what a template
+does to the text of a message, for example trimming, is done to the words around the context but not
+to the context itself.
 
-The answer continues the prompt. Prompt and answer are tokenised together and split after the last
-token that the prompt has with and without the answer, because a tokenizer may merge characters
-across the seam: "Answer: " and "yes" become "Answer:" and " yes". A template's date is fixed, so
-the same inputs give the same prompt on any day.
+The answer continues the prompt. A tokenizer may merge characters across the seam: "Answer: " and
+"yes" become "Answer:" and " yes". So prompt and answer are tokenized together, and split after the
+last token that the prompt has with and without the answer. A template's date is fixed, so the same
+inputs give the same prompt on any day.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,12 +24,11 @@ from jinja2 import TemplateError
 from assets.tokenizer import config_of
 from core.errors import UserError
 from evaluation.frame import ChatMode
-from evaluation.subject import Subject
-from training.baselines import TEMPLATE
+from evaluation.model_under_test import Subject
+from training.baselines import TEMPLATE, EndpointConfig
 
-MARK = "@@needlework@@"
-TODAY = datetime(2024, 7, 26)
-"""The date that Llama 3's template falls back to."""
+MARK = "@@needlework@@"  # stands for the context while a template is rendered
+TODAY = datetime(2024, 7, 26)  # the date that Llama 3's template falls back to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,7 @@ class Turn:
     """The text around a context, and how an answer continues it."""
 
     before: str
+    """Text before the context, with what a template puts there."""
     after: str
     """Ends where the answer begins; includes the answer's prefix."""
     gap: str
@@ -49,7 +49,7 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """How one report asks one model."""
+    """How one report forms the prompts for one model."""
 
     chat: bool
     """Whether prompts are put in a chat template, here or by the endpoint."""
@@ -62,57 +62,76 @@ class Asking:
 
 
 def cure(subject: Subject) -> str:
-    """What may help a model that says nothing, or the same again and again."""
+    """What may help against empty and repetitive answers, as a phrase for a warning."""
     if subject.endpoint is not None and subject.endpoint.kind == "chat":
         return "set the endpoint's `options`, for it takes no answer_prefix"
     return "set chat or answer_prefix"
 
 
 def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: str) -> Asking:
-    """How `subject` is asked under `mode`. options: variables for the template. report: the section
-    that an error names. Raises UserError if the mode is not possible.
+    """How `subject` is asked under `mode`.
+
+    options: variables for the template. report: the section of params.yaml, for messages.
+    Raises UserError if the mode is not possible.
     """
     endpoint = subject.endpoint
     if endpoint is not None and endpoint.kind == "chat":
-        if mode == "never":
-            raise UserError(
-                f"{report}.chat = never, but {endpoint.endpoint} is an endpoint of kind "
-                "chat, which wraps every prompt itself. Set its kind to completions, "
-                f"or {report}.chat to auto."
-            )
-        # The server has its own template and begin token. A prefix would count as the user's text.
+        return _through_chat_endpoint(subject, endpoint, mode, report)
+
+    # With an endpoint of kind completions the user chose plain text, unless `chat` is always.
+    by_itself = mode == "auto" and endpoint is None and has_template(subject.folder)
+    if not (by_itself or mode == "always"):
         return Asking(
-            chat=True,
-            turn=lambda before, after, _: plain_turn(before, after, ""),
-            begin=[],
+            chat=False,
+            turn=plain_turn,
+            begin=subject.begin,
             ends=subject.ends,
         )
-
-    # A user who chose kind completions wants plain text, unless `chat` says always.
-    by_itself = mode == "auto" and endpoint is None and has_template(subject.folder)
-    wanted = mode == "always" or by_itself
-    if wanted and not has_template(subject.folder):
+    if not has_template(subject.folder):
         raise UserError(
             f"{report}.chat = always, but {subject.folder} holds no chat template. Put "
             f"the model's {TEMPLATE} there, or set {report}.chat to auto."
         )
-    if not wanted:
-        return Asking(chat=False, turn=plain_turn, begin=subject.begin, ends=subject.ends)
     return Asking(
         chat=True,
         turn=partial(chat_turn, subject.folder, options),
-        begin=[],
+        begin=[],  # the template writes the begin token
         ends=subject.ends | closing(subject, options),
     )
 
 
+def _through_chat_endpoint(
+    subject: Subject, endpoint: EndpointConfig, mode: ChatMode, report: str
+) -> Asking:
+    """The server applies its own template and begin token. Raises UserError under `never`."""
+    if mode == "never":
+        raise UserError(
+            f"{report}.chat = never, but {endpoint.endpoint} is an endpoint of kind "
+            "chat, which wraps every prompt itself. Set its kind to completions, "
+            f"or {report}.chat to auto."
+        )
+    return Asking(
+        chat=True,
+        # A prefix of the answer would count as the user's text, so it is left out.
+        turn=lambda before, after, _: plain_turn(before, after, ""),
+        begin=[],
+        ends=subject.ends,
+    )
+
+
 def plain_turn(before: str, after: str, prefix: str) -> Turn:
-    """Plain text: the frame, then the answer's prefix."""
+    """Plain text: the frame, then the prefix of the answer.
+
+    before, after: the frame's text around the context.
+    """
     return begun(before, after, _gap(after), prefix)
 
 
 def chat_turn(folder: Path, options: dict[str, Any], before: str, after: str, prefix: str) -> Turn:
-    """The frame as the user's message, then the beginning of the model's message, and the prefix."""
+    """The frame as the user's message, then the beginning of the model's message, and the prefix.
+
+    Raises UserError if the template shows the message more or less than once.
+    """
     message = [{"role": "user", "content": f"{before}{MARK}{after}"}]
     parts = rendered(folder, message, options).split(MARK)
     if len(parts) != 2:
@@ -124,20 +143,31 @@ def chat_turn(folder: Path, options: dict[str, Any], before: str, after: str, pr
 
 
 def begun(before: str, after: str, gap: str, prefix: str) -> Turn:
-    """A turn whose answer begins with `prefix`. gap: that of an answer without prefix."""
+    """A turn whose answer begins with `prefix`. gap: the gap before an answer without prefix."""
     if not prefix.strip():
-        return Turn(before=before, after=after, gap=gap)
+        return Turn(
+            before=before,
+            after=after,
+            gap=gap,
+        )
+
+    # One space between text and prefix, whichever of the two brings it.
     if not gap and after[-1:].isspace():
         prefix = prefix.lstrip(" ")
     elif prefix[:1].isspace():
         gap = ""
     after = f"{after}{gap}{prefix}"
-    return Turn(before=before, after=after, gap=_gap(after))
+    return Turn(
+        before=before,
+        after=after,
+        gap=_gap(after),
+    )
 
 
 def seam(subject: Subject, turn: Turn, answer: str) -> tuple[list[int], list[int]]:
-    """Ids of the text after the context, and of the answer; split after the last token that the
-    text has with and without the answer.
+    """Ids of the text after the context, and ids of the answer that continues it.
+
+    Joined, they are the ids of the joined text. answer: text, whose special tokens are text.
     """
     answered = turn.after + turn.joined(subject.as_content(answer))
     alone, whole = subject.encode(turn.after), subject.encode(answered)
@@ -148,17 +178,15 @@ def seam(subject: Subject, turn: Turn, answer: str) -> tuple[list[int], list[int
 
 
 def last_ids(subject: Subject, turn: Turn) -> list[int]:
-    """Ids of the text after the context if the answer is unknown. A space at its end is left out:
-    it belongs to the answer's first token.
-    """
+    """Ids of the text after the context, if the answer is unknown."""
+    # A space at the end belongs to the answer's first token.
     return subject.encode(turn.after.rstrip(" "))
 
 
 def written(subject: Subject, ids: list[int], how: Asking) -> str | list[int]:
-    """A prompt for an endpoint: as text, without the tokens that the server adds in front.
+    """A prompt for an endpoint, as text without the tokens that the server adds in front.
 
-    A server finds special tokens in a text, whoever wrote them. So a prompt whose content holds the
-    text of one goes to an endpoint of kind completions as ids.
+    As ids, if the server would find special tokens in the content.
     """
     endpoint = subject.endpoint
     assert endpoint is not None
@@ -166,6 +194,9 @@ def written(subject: Subject, ids: list[int], how: Asking) -> str | list[int]:
     front = subject.added if how.chat and completes else how.begin
     bare = ids[len(front) :] if ids[: len(front)] == front else ids
     text = subject.decode(bare, special=True)
+
+    # A server finds every special token that is written in a text, also in a haystack. If these are
+    # not exactly the ones that are meant, only ids are unambiguous.
     special = frozenset(subject.specials.ids.values())
     meant = [number for number in bare if number in special]
     found = [subject.specials.ids[token] for token in subject.specials.in_text(text)]
@@ -175,9 +206,8 @@ def written(subject: Subject, ids: list[int], how: Asking) -> str | list[int]:
 
 
 def may_be_read_as_tokens(subject: Subject, contents: Iterable[str]) -> str | None:
-    """A line about the contents in which a chat endpoint may find special tokens; None if there are
-    none. Its prompts are texts only.
-    """
+    """A warning if a chat endpoint may find special tokens in the contents; else None."""
+    # Only a chat endpoint gets nothing but text.
     if subject.endpoint is None or subject.endpoint.kind != "chat":
         return None
     found = [tokens for text in contents if (tokens := subject.specials.in_text(text))]
@@ -189,18 +219,17 @@ def may_be_read_as_tokens(subject: Subject, contents: Iterable[str]) -> str | No
     )
 
 
-def spoken(subject: Subject, said: list[int], asked: Asking) -> tuple[str, bool]:
-    """The answer up to a token that ends it, and whether the token limit ended it instead.
-
-    In plain text a line end after the first word also ends an answer: few base models end a text.
-    """
-    end = next((place for place, token in enumerate(said) if token in asked.ends), None)
-    response = subject.decode(said[:end])
-    line_ended = not asked.chat and "\n" in response.lstrip()
+def spoken(subject: Subject, generated: list[int], how: Asking) -> tuple[str, bool]:
+    """The answer up to a token that ends it, and whether the token limit ended it instead."""
+    end = next((place for place, token in enumerate(generated) if token in how.ends), None)
+    response = subject.decode(generated[:end])
+    # Few base models end a text. In plain text a line end after the first word is an end too.
+    line_ended = not how.chat and "\n" in response.lstrip()
     return response, end is None and not line_ended
 
 
 def _gap(after: str) -> str:
+    """What separates an answer from the text before it: a space, if there is none yet."""
     return "" if not after or after[-1].isspace() else " "
 
 
@@ -213,7 +242,7 @@ def has_template(folder: Path) -> bool:
 
 
 def closing(subject: Subject, options: dict[str, Any]) -> frozenset[int]:
-    """The special token with which the template ends the model's turn; empty without one."""
+    """The special token with which the template ends the model's turn, if there is one."""
     _, found, after = _exchange(subject.folder, options).rpartition(MARK)
     ids = subject.tokenizer.encode(after.lstrip(), add_special_tokens=False).ids
     first = ids[:1] if found else []
@@ -222,7 +251,8 @@ def closing(subject: Subject, options: dict[str, Any]) -> frozenset[int]:
 
 
 def _opening(folder: Path, options: dict[str, Any], after: str) -> str:
-    """The space that the template puts before the model's answer; "" if it puts anything else."""
+    """The space that the template puts before the model's answer; "" if it puts other text."""
+    # Some templates write "assistant:" for the prompt and "assistant: answer" for the exchange.
     exchange = _exchange(folder, options)
     asked = rendered(folder, [{"role": "user", "content": "?"}], options)
     if MARK in exchange and exchange.startswith(asked):
@@ -234,22 +264,23 @@ def _opening(folder: Path, options: dict[str, Any], after: str) -> str:
 
 @cache
 def _tokenizer(folder: Path) -> Any:
-    from training.model import (
-        transformers_tokenizer,
-    )  # seconds to import, and only templates need it
+    """The tokenizer in `folder` as transformers opens it; opened once."""
+    # It takes seconds to import, and only chat templates need it.
+    from training.model import transformers_tokenizer
 
     return transformers_tokenizer(folder)
 
 
 def _without_clock() -> str:
-    """A line for the beginning of a template that makes strftime_now give TODAY."""
+    """A line for the beginning of a template that makes strftime_now return TODAY."""
+    # A macro has no access to Python, so it replaces each code of strftime by its value.
     codes = ("%-d", "%-m", "%-I", "%-H", *(f"%{code}" for code in "aAbBdfHIjmMpSUwWxXyYZc"))
     filled = "".join(f" | replace({code!r}, {TODAY.strftime(code)!r})" for code in codes)
     return f"{{% macro strftime_now(form) %}}{{{{ form{filled} }}}}{{% endmacro %}}\n"
 
 
 def _exchange(folder: Path, options: dict[str, Any]) -> str:
-    """A question and an answer in the template; "" if it refuses a finished exchange."""
+    """A question and an answer in the template; "" if the template refuses it."""
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
     try:
         return rendered(folder, messages, options, answered=True)
@@ -262,8 +293,8 @@ def rendered(
 ) -> str:
     """The messages in the chat template of the model in `folder`.
 
-    It ends where the model's answer begins; with `answered`, after the last message.
-    Raises UserError if the template refuses them.
+    The text ends where the model's answer begins; with `answered`, after the last message.
+    Raises UserError if the template refuses the messages.
     """
     tokenizer = _tokenizer(folder.resolve())
     variables = {"date_string": TODAY.strftime("%d %b %Y"), **options}

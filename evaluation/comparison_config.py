@@ -1,13 +1,14 @@
-"""What params.yaml may say of the page that compares (evaluation/comparison.py)."""
+"""The section comparison of params.yaml (evaluation/comparison.py)."""
 
 from core.params import Config
 
 
 class ComparisonConfig(Config):
-    """What the page sets beside what."""
+    """What the page compares."""
 
     title: str = "Comparison"
+    """The heading of the page."""
     baseline: str = "original"
-    """Losses are shown as differences to this model."""
+    """The model that losses are shown as differences to."""
     untrained: str = "base"
-    """The short-context drop is against this model."""
+    """The model that the short-context drop is measured against."""

@@ -2,7 +2,7 @@
 
 The client handles retries, pauses, timeouts and connections. This module handles what differs
 between servers. Newer models of OpenAI refuse `max_tokens` and `temperature`; many other servers
-know nothing else. So the first refusal of such a field changes this and all later requests. Without
+accept only these. So the first refusal of such a field changes this and all later requests. Without
 temperature 0 answers are sampled, not greedy, and the report warns of it. A server that silently
 cuts long prompts (Ollama does) is detected by its own count of prompt tokens.
 """
@@ -21,21 +21,19 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 """Environment variable: the number of concurrent requests."""
-TIMEOUT = 600
-"""Seconds for one answer."""
+TIMEOUT = 600  # seconds for one answer
+# After a lost connection, 429 or 5xx: pauses of half a minute in total, or as the server requests.
 RETRIES = 8
-"""After a lost connection, 429 or 5xx: pauses of half a minute in all, or as the server asks."""
 AS_IDS = (
     " (the prompt was sent as token ids, for its content holds the text of a special token, which "
     "the server would find in a text)"
 )
+# The share of a prompt's tokens, as counted here, that the server must report. Counts may differ a
+# little; a server that counts a third less cuts prompts or has another tokenizer.
 LEAST_READ = 0.7
-"""Share of a prompt's tokens, as counted here, that the server must report. Counts may differ a
-little; a server that counts a third less cuts prompts or has another tokenizer."""
 
 Key = TypeVar("Key")
-Prompt = str | list[int]
-"""A text; or, for an endpoint of kind completions, token ids."""
+Prompt = str | list[int]  # a text; or token ids, for an endpoint of kind completions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +41,20 @@ class Reply:
     """The answer of an endpoint."""
 
     text: str
+    """The answer; empty if the model gave none."""
     cut: bool
     """Whether the token limit ended it."""
     read: int | None
-    """Tokens of the prompt by the server's count; None if it gives none."""
+    """Tokens of the prompt by the server's count; None if it reports none."""
     greedy: bool
     """False if the server refused temperature 0."""
 
 
 def complete(endpoint: EndpointConfig, prompt: Prompt, count: int) -> Reply:
-    """The answer to one prompt, of at most `count` tokens. Raises UserError if there is none."""
+    """The answer to one prompt, of at most `count` tokens.
+
+    Raises UserError if there is none.
+    """
     replies: list[Reply] = []
     complete_all(endpoint, [(0, prompt)], count, lambda _, reply: replies.append(reply))
     return replies[0]
@@ -82,15 +84,21 @@ async def _ask_all(
     keep: Callable[[Key, Reply], None],
     at_once: int,
 ) -> None:
+    """Send all prompts in one event loop, `at_once` at a time."""
     from openai import AsyncOpenAI  # a second to import; only endpoints need it
 
     key = os.environ.get(endpoint.key_variable) or "none"
     async with AsyncOpenAI(
         base_url=endpoint.endpoint, api_key=key, timeout=TIMEOUT, max_retries=RETRIES
     ) as client:
-        dialect = _Dialect(client=client, endpoint=endpoint, count=count)
+        dialect = _Dialect(
+            client=client,
+            endpoint=endpoint,
+            count=count,
+        )
 
         async def work() -> None:
+            """Send the next prompt until none is left."""
             for number, prompt in prompts:  # one iterator for all tasks: each takes the next prompt
                 keep(number, await dialect.reply(prompt))
 
@@ -109,6 +117,7 @@ class _Dialect:
             self.body[name] = value
             if name == "max_completion_tokens":
                 self.body.pop("max_tokens", None)
+        # An option of null removes a field.
         self.body = {name: value for name, value in self.body.items() if value is not None}
 
     async def reply(self, prompt: Prompt) -> Reply:
@@ -116,6 +125,7 @@ class _Dialect:
         from openai import APIStatusError, OpenAIError
 
         while True:
+            # Another task may learn in the meantime; then this prompt is sent again as well.
             body = self.body
             try:
                 answer = await self._send(prompt, body)
@@ -131,18 +141,24 @@ class _Dialect:
         return self._read(answer, greedy=body.get("temperature") == 0)
 
     async def _send(self, prompt: Prompt, body: dict[str, Any]) -> Any:
+        """The server's answer, as the client's object."""
         model = self.endpoint.model
         if self.endpoint.kind == "chat":
             assert isinstance(prompt, str)
             return await self.client.chat.completions.create(
                 model=model, messages=[{"role": "user", "content": prompt}], extra_body=body
             )
-        return await self.client.completions.create(model=model, prompt=prompt, extra_body=body)
+        return await self.client.completions.create(
+            model=model,
+            prompt=prompt,
+            extra_body=body,
+        )
 
     def _learn(self, error: Any) -> bool:
         """Change the body after a refusal of one of its fields. Returns whether it was changed."""
         if error.status_code not in (400, 422):
             return False
+        # Servers name the refused field in the message, in `param`, or in both.
         message, field, body = str(error), error.param, dict(self.body)
         if "max_tokens" in body and ("max_completion_tokens" in message or field == "max_tokens"):
             body["max_completion_tokens"] = body.pop("max_tokens")
@@ -154,6 +170,7 @@ class _Dialect:
         return True
 
     def _read(self, answer: Any, greedy: bool) -> Reply:
+        """The reply in the client's object. Raises UserError if it has no choice."""
         choices = getattr(answer, "choices", None)
         if not choices:
             raise self._refused(f"an answer without choices: {str(answer)[:200]}")
@@ -169,7 +186,9 @@ class _Dialect:
         )
 
     def _refused(self, problem: str) -> UserError:
-        url = f"{self.endpoint.endpoint.rstrip('/')}/{'chat/' if self.endpoint.kind == 'chat' else ''}completions"
+        """An error that names the URL, the problem and the remedy."""
+        path = "chat/completions" if self.endpoint.kind == "chat" else "completions"
+        url = f"{self.endpoint.endpoint.rstrip('/')}/{path}"
         return UserError(
             f"{url}: {problem}. Set the endpoint, its model and {self.endpoint.key_variable} "
             "right, and run again: what was answered is kept."
@@ -177,16 +196,15 @@ class _Dialect:
 
 
 def check_read(reply: Reply, tokens: int, endpoint: EndpointConfig) -> None:
-    """Raises UserError if the server has read much less than the `tokens` of the prompt."""
+    """Raise UserError if the server has read much less than the `tokens` of the prompt."""
     if reply.read is not None and reply.read < LEAST_READ * tokens:
         raise UserError(
             f"{endpoint.endpoint}: it read {reply.read:,} of a prompt's {tokens:,} tokens, so it "
-            "cuts "
-            f"prompts, or {endpoint.tokenizer} is not its tokenizer. Raise the server's context "
-            "(Ollama: "
-            "num_ctx), leave longer contexts out, or name its own tokenizer."
+            f"cuts prompts, or {endpoint.tokenizer} is not its tokenizer. Raise the server's "
+            "context (Ollama: num_ctx), leave out longer contexts, or name its own tokenizer."
         )
 
 
 def _first_line(error: Exception) -> str:
+    """The error's text on one line, of a length to read."""
     return " ".join(str(error).split())[:300]

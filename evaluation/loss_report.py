@@ -1,24 +1,21 @@
-"""Held-out loss of one model by domain and by position, the paper's table 5: does long context cost
-anything short?
+"""Held-out loss of one model by domain and position, the paper's table 5.
 
-A document is read alone from its begin token, up to the last position asked; a token's band is its
-position in its document. So the first band holds the start of every document, and a later one what
-long documents say with that much context behind them. A point is the last eighth before a position,
-of documents that reach it: figures 3 and 4. Loss by band is not retrieval: two models within 0.01
-nats can differ wholly on the needle.
+It answers whether long context costs anything at short context. Each document is read alone, from
+its begin token to the last position that a band or point needs. So the first band holds the start
+of every document; a later band holds tokens of long documents with that much context before them.
+Points give figures 3 and 4. Loss by band is not retrieval: two models within 0.01 nats can differ
+completely on the needle.
 
-Every document's sums are kept, so that two models can be compared document by document
+The sums of every document are written, so that two models can be compared document by document
 (evaluation/comparison.py). A model with another tokenizer, or behind an endpoint, has no loss per
-token of ours: its report is empty and says why.
+token of the corpus: its report is empty and gives the reason.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from assets.agreement import disagreement
 from assets.randomness import generator
@@ -28,40 +25,16 @@ from core.errors import UserError
 from core.params import names_of
 from core.progress import Progress
 from core.sealed import write_json
+from evaluation.bands import in_span, spans
 from evaluation.loss_report_config import LossReportConfig
+from evaluation.model_under_test import Subject
 from evaluation.report import report
 from evaluation.scoring import token_losses
-from evaluation.subject import Subject
 from training.model import make_reproducible
 
 CORPUS = Path("data/tokenized_corpus")
 TOKENIZER = Path("data/tokenizer")
 COLUMNS = ["domain", "document", "band", "sum", "tokens"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """Positions low to high (high not included) of a document; `whole`: only of documents that
-    reach its end.
-    """
-
-    name: str
-    low: int
-    high: int
-    whole: bool = False
-
-
-def spans(config: LossReportConfig) -> list[Span]:
-    """Bands and points: "0-256", "256-2048", "at 1024"."""
-    names = band_names(config.bands)
-    bands = [
-        Span(name=name, low=low, high=high)
-        for name, low, high in zip(names, (0, *config.bands[:-1]), config.bands, strict=True)
-    ]
-    return bands + [
-        Span(name=f"at {point}", low=point - point // 8, high=point, whole=True)
-        for point in config.points
-    ]
 
 
 def measure(subject: Subject, config: LossReportConfig, folder: Path) -> dict[str, Any]:
@@ -70,39 +43,39 @@ def measure(subject: Subject, config: LossReportConfig, folder: Path) -> dict[st
     make_reproducible(config.seed)
     reason = _why_not(subject)
     progress = Progress(subject.name, config.tokens_per_domain * len(domains), "tok")
-    records = (
-        []
-        if reason
-        else [
-            record
-            for domain in domains
-            for record in of_domain(subject, domain, open_tokens(CORPUS / domain), config, progress)
-        ]
-    )
+    records: list[dict[str, Any]] = []
+    if reason is None:
+        for domain in domains:
+            store = open_tokens(CORPUS / domain)
+            records += of_domain(subject, domain, store, config, progress)
     progress.close()
-    order = [span.name for span in spans(config)]
+
+    order = [span.name for span in spans(config.bands, config.points)]
     documents = pd.DataFrame(records, columns=COLUMNS).sort_values(
         "band", key=lambda names: names.map(order.index), kind="stable"
     )
     documents.round({"sum": 4}).to_csv(folder / "documents.csv", index=False, lineterminator="\n")
     table = by_domain(documents)
     table.to_csv(folder / "loss.csv", index=False, lineterminator="\n")
-    write_json(
-        folder / "loss.json",
-        {
-            str(domain): dict(zip(part["band"], part["loss"], strict=True))
-            for domain, part in table.groupby("domain", sort=False)
-        },
-    )
+    losses = {}
+    for key, part in table.groupby("domain", sort=False):
+        losses[str(key)] = dict(zip(part["band"], part["loss"], strict=True))
+    write_json(folder / "loss.json", losses)
+
     sums = documents.groupby("band", sort=False)[["sum", "tokens"]].sum()
-    means = {
-        f"loss_{band}": round(loss, 5) for band, loss in (sums["sum"] / sums["tokens"]).items()
-    }
-    return {**means, **({"not_measured": reason} if reason else {})}
+    metrics: dict[str, Any] = {}
+    for band, loss in (sums["sum"] / sums["tokens"]).items():
+        metrics[f"loss_{band}"] = round(loss, 5)
+    if reason:
+        metrics["not_measured"] = reason
+    return metrics
 
 
 def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
-    """A row a domain and band: mean loss in nats, and how many tokens it is of."""
+    """One row per domain and band: mean loss in nats per token, and the number of tokens.
+
+    documents: columns domain, document, band, sum, tokens.
+    """
     sums = documents.groupby(["domain", "band"], sort=False, as_index=False)[
         ["sum", "tokens"]
     ].sum()
@@ -111,69 +84,57 @@ def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
 
 
 def _why_not(subject: Subject) -> str | None:
+    """Why this model has no loss per token of the corpus; None if it has."""
     if subject.model is None:
         return "an endpoint gives no probabilities"
     if not (TOKENIZER / "tokenizer.json").is_file():
         raise UserError(
-            f"{TOKENIZER}: not there, and its tokens are what the loss is of. Make the corpus "
-            "first: "
+            f"{TOKENIZER}: not there, and the loss is of its tokens. Make the corpus first: "
             "python -m orchestration.repro tokenized_corpus"
         )
     why = disagreement(subject.tokenizer, load_tokenizer(TOKENIZER), as_in_corpus=True)
     return f"its tokenizer is not that of data/tokenized_corpus: {why}" if why else None
 
 
-def band_names(bands: tuple[int, ...]) -> list[str]:
-    """[256, 2048] -> ["0-256", "256-2048"]."""
-    return [f"{low}-{high}" for low, high in zip((0, *bands[:-1]), bands, strict=True)]
-
-
 def of_domain(
     subject: Subject, domain: str, store: TokenStore, config: LossReportConfig, progress: Progress
 ) -> list[dict[str, Any]]:
-    """A record for each document and span with a token in it: sum of losses in nats, tokens scored."""
+    """One record per document and span with a token in it: sum of losses in nats, and tokens."""
     assert subject.model is not None
-    wanted, records = spans(config), []
+    wanted = spans(config.bands, config.points)
+    records = []
     for number in chosen_documents(domain, store, config):
         tokens = store.document(number)[: longest(config)].astype(np.int64)
         losses = token_losses(subject.model, tokens)
-        records += [
-            {
-                "domain": domain,
-                "document": f"{int(store.ids[number]):016x}",
-                "band": span.name,
-                "sum": total,
-                "tokens": count,
-            }
-            for span in wanted
-            for total, count in [in_span(losses, span)]
-            if count
-        ]
+        for span in wanted:
+            total, count = in_span(losses, span)
+            if count:
+                records.append(
+                    {
+                        "domain": domain,
+                        "document": f"{int(store.ids[number]):016x}",
+                        "band": span.name,
+                        "sum": total,
+                        "tokens": count,
+                    }
+                )
         progress.add(len(tokens))
     return records
 
 
 def longest(config: LossReportConfig) -> int:
-    """The last position asked."""
+    """The last position that a band or point needs, in tokens."""
     return max(*config.bands, *config.points)
 
 
-def in_span(losses: NDArray[np.float32], span: Span) -> tuple[float, int]:
-    """Sum and count of the losses in it, where entry i is the loss of the document's token i + 1."""
-    if span.whole and len(losses) + 1 < span.high:
-        return 0.0, 0
-    part = losses[max(span.low - 1, 0) : span.high - 1]
-    return float(part.sum(dtype=np.float64)), len(part)
-
-
 def chosen_documents(domain: str, store: TokenStore, config: LossReportConfig) -> list[int]:
-    """Held-out documents in a keyed random order, until they hold `tokens_per_domain` tokens that
-    count.
-    """
+    """Rows of held-out documents in a keyed random order, until `tokens_per_domain` are scored."""
     heldout = np.flatnonzero(store.heldout)
     order = generator(config.seed, "loss", domain).permutation(heldout)
     scored = np.cumsum(np.minimum(store.lengths[order], longest(config)))
-    return [int(row) for row in order[: int(np.searchsorted(scored, config.tokens_per_domain)) + 1]]
+    # With the document that reaches the number of tokens.
+    count = int(np.searchsorted(scored, config.tokens_per_domain)) + 1
+    return [int(row) for row in order[:count]]
 
 
 if __name__ == "__main__":

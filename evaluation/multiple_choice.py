@@ -1,10 +1,9 @@
-"""Local sets of multiple-choice questions: JSON Lines, MMLU's .csv files, or questions made from
-documents.
+"""Read local sets of multiple-choice questions: JSON Lines, MMLU's .csv files, or made ones.
 
 Every question is checked. One that can't be scored stops the report with its file, line and reason:
 a label of -1, as in unlabelled test splits, would otherwise score 0 % without an error. A question
 may have any number of choices. The model is asked for the letter of a choice, as in MMLU, so the
-length of a choice does not matter; above 26 choices every label has two letters, for the same
+length of a choice does not matter. Above 26 choices every label has two letters, for the same
 reason. The cost: a small model may know an answer but not its letter.
 """
 
@@ -15,6 +14,7 @@ import re
 import string
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,15 @@ from evaluation.texts import read_texts
 LETTERS = string.ascii_uppercase
 CSV = (".csv", ".csv.gz", ".csv.zst")
 SETTING = "short_context_report.tasks"
-Item = dict[str, Any]
-"""A question as it is asked: question, shown (the choices), answer (the place of the right one)."""
-Set = tuple[list[Item], list[Item]]
-"""Examples and questions."""
+Item = dict[str, Any]  # question; shown: the choices; answer: the place of the right one
+Set = tuple[list[Item], list[Item]]  # examples and questions
 
 
 def read_sets(path: Path, count: int | None, seed: int) -> dict[str, Set]:
-    """Examples and questions by subject. count: how many to make, if they are made from documents.
+    """Subject -> examples and questions. count: how many to make, if they are made from documents.
 
-    Raises UserError if there is no such set, and with file, line and reason for a question that
-    can't be scored.
+    Raises UserError if there is no such set; with file, line and reason if a question can't be
+    scored.
     """
     if (path / FILE).is_file():
         return {"made": ([], made_questions(read_texts(path, SETTING), count or 200, seed))}
@@ -51,14 +49,21 @@ def read_sets(path: Path, count: int | None, seed: int) -> dict[str, Set]:
 
 
 def labels(count: int) -> list[str]:
-    """A, B, C ... for so many choices; AA, AB, AC ... above 26."""
+    """The labels of `count` choices: A, B, C ...; above 26: AA, AB, AC ...
+
+    All labels of a question have the same length.
+    """
     if count <= len(LETTERS):
         return list(LETTERS[:count])
-    return [first + second for first in LETTERS for second in LETTERS][:count]
+    pairs = [first + second for first, second in product(LETTERS, LETTERS)]
+    return pairs[:count]
 
 
 def framed(question: str, choices: Sequence[str], answer: int) -> Item:
-    """In MMLU's frame: lettered choices, and the letter asked for."""
+    """The question in MMLU's frame: choices with letters, and the letter is asked for.
+
+    answer: the place of the right choice, from 0.
+    """
     letters = labels(len(choices))
     lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
     return {
@@ -70,8 +75,9 @@ def framed(question: str, choices: Sequence[str], answer: int) -> Item:
 
 
 def checked(record: Any) -> tuple[str, Item]:
-    """Subject and question of a record {question, choices, answer, subject}. Raises ValueError with
-    the reason if it is not valid.
+    """Subject and question of a record {question, choices, answer, subject}.
+
+    Raises ValueError with the reason if it is not valid.
     """
     if not isinstance(record, dict):
         raise ValueError("not an object {question, choices, answer}")
@@ -91,56 +97,76 @@ def checked(record: Any) -> tuple[str, Item]:
 
 
 def _is_choice(choice: Any) -> bool:
+    """Whether a value can be the text of a choice."""
+    # To Python, True is a number too.
     return isinstance(choice, str | int | float) and not isinstance(choice, bool)
 
 
 def place(answer: Any, choices: Sequence[str], by_text: bool = True) -> int:
-    """The place of the right choice, from 0. answer: that place, or a letter; with `by_text` also
-    the choice itself. Raises ValueError with the reason if it matches no choice, or several.
+    """The place of the right choice, from 0.
+
+    answer: that place, or a letter; with `by_text` also the text of the choice. Raises ValueError
+    with the reason if it means no choice, or several.
     """
-    if len(choices) < 2:
-        raise ValueError(f"{len(choices)} choices, where two or more are needed")
-    if len(choices) > len(LETTERS) ** 2:
-        raise ValueError(f"{len(choices)} choices, more than {len(LETTERS) ** 2}")
+    count, most = len(choices), len(LETTERS) ** 2
+    if count < 2:
+        raise ValueError(f"{count} choices, where two or more are needed")
+    if count > most:
+        raise ValueError(f"{count} choices, more than {most}")
+
+    # pandas writes a column of whole numbers with one gap as floats: 2.0.
     if isinstance(answer, float) and math.isfinite(answer) and answer == int(answer):
         answer = int(answer)
     if isinstance(answer, int) and not isinstance(answer, bool):
-        if answer == -1:
-            raise ValueError("answer = -1 means that there is no label. Use a labelled split")
-        if not 0 <= answer < len(choices):
-            raise ValueError(f"answer = {answer} is outside of the choices 0 to {len(choices) - 1}")
-        return answer
+        return _place_of_number(answer, count)
     if not isinstance(answer, str):
         raise ValueError(f"answer = {answer!r} is neither a number nor a letter")
 
     text = answer.strip()
     if re.fullmatch(r"-\d+", text):
-        return place(int(text), choices)
-    meant = {number for number, label in enumerate(labels(len(choices))) if text == label}
-    if text.isdecimal() and int(text) < len(choices):
-        meant.add(int(text))
-    if by_text:
-        meant |= {number for number, choice in enumerate(choices) if text == choice.strip()}
-    if len(meant) != 1:
-        several = (
-            "could mean several choices"
-            if meant
-            else (
-                f"is no choice: 0 to {len(choices) - 1}, or {labels(len(choices))[0]} to "
-                f"{labels(len(choices))[-1]}"
-            )
-        )
-        raise ValueError(f"answer = {answer!r} {several}")
+        return _place_of_number(int(text), count)
+    meant = _meant(text, choices, by_text)
+    if len(meant) > 1:
+        raise ValueError(f"answer = {answer!r} could mean several choices")
+    if not meant:
+        first, *_, last = labels(count)
+        known = f"0 to {count - 1}, or {first} to {last}"
+        raise ValueError(f"answer = {answer!r} is no choice: {known}")
     return meant.pop()
 
 
+def _place_of_number(answer: int, count: int) -> int:
+    """The same number, if it is the place of one of `count` choices. Raises ValueError."""
+    if answer == -1:
+        raise ValueError("answer = -1 means that there is no label. Use a labelled split")
+    if not 0 <= answer < count:
+        raise ValueError(f"answer = {answer} is outside of the choices 0 to {count - 1}")
+    return answer
+
+
+def _meant(text: str, choices: Sequence[str], by_text: bool) -> set[int]:
+    """The places that a text may mean: as a letter, as a number, or as the choice itself."""
+    count = len(choices)
+    meant = set()
+    if text.isdecimal() and int(text) < count:
+        meant.add(int(text))
+    for number, label in enumerate(labels(count)):
+        if text == label:
+            meant.add(number)
+    for number, choice in enumerate(choices):
+        if by_text and text == choice.strip():
+            meant.add(number)
+    return meant
+
+
 def _records(path: Path) -> dict[str, Set]:
+    """The questions of a JSON Lines file, by subject. Raises UserError."""
     if not path.is_file():
         raise UserError(
             f"{path}: no such file. Name a .jsonl file of {{question, choices, answer}}, or a "
-            "folder "
-            "with MMLU's dev/ and test/."
+            "folder with MMLU's dev/ and test/."
         )
+
     sets: dict[str, Set] = defaultdict(lambda: ([], []))
     problems = []
     for line, record in checked_records(path):
@@ -159,14 +185,16 @@ def _records(path: Path) -> dict[str, Set]:
 
 
 def _refuse(path: Path, problems: list[tuple[int, str]]) -> None:
-    if problems:
-        line, reason = problems[0]
-        more = f" {len(problems) - 1:,} more lines can't be scored either." if problems[1:] else ""
-        raise UserError(f"{shown(path)}, line {line}: {reason}.{more} Fix or remove such lines.")
+    """Raise UserError if there is a problem. problems: line and reason of each."""
+    if not problems:
+        return
+    line, reason = problems[0]
+    more = f" {len(problems) - 1:,} more lines can't be scored either." if problems[1:] else ""
+    raise UserError(f"{shown(path)}, line {line}: {reason}.{more} Fix or remove such lines.")
 
 
 def _mmlu(folder: Path) -> dict[str, Set]:
-    """dev/SUBJECT_dev.csv and test/SUBJECT_test.csv."""
+    """The questions of dev/SUBJECT_dev.csv and test/SUBJECT_test.csv. Raises UserError."""
     if not (folder / "test").is_dir():
         raise UserError(
             f"{folder}: no folder test/ there. Name a folder with MMLU's dev/ and test/, or a "
@@ -174,13 +202,16 @@ def _mmlu(folder: Path) -> dict[str, Set]:
         )
     tests = _by_subject(folder / "test", "_test")
     examples = _by_subject(folder / "dev", "_dev") if (folder / "dev").is_dir() else {}
-    return {
-        subject: (_rows(examples[subject]) if subject in examples else [], _rows(path))
-        for subject, path in tests.items()
-    }
+
+    sets: dict[str, Set] = {}
+    for subject, path in tests.items():
+        shots = _rows(examples[subject]) if subject in examples else []
+        sets[subject] = (shots, _rows(path))
+    return sets
 
 
 def _by_subject(folder: Path, ending: str) -> dict[str, Path]:
+    """Subject -> its .csv file. Raises UserError for two files of one subject."""
     found: dict[str, Path] = {}
     for path in source_files(folder, CSV, SETTING).read:
         subject = path.name[: path.name.lower().index(".csv")].removesuffix(ending)
@@ -193,9 +224,10 @@ def _by_subject(folder: Path, ending: str) -> dict[str, Path]:
 
 
 def _rows(path: Path) -> list[Item]:
-    """Questions of a .csv file: as MMLU's authors publish it, without a header, question, choices
-    and the letter of the answer; or with one, question, choice0, choice1 ... and the answer as a
-    number.
+    """The questions of a .csv file. Raises UserError with the line of one that can't be scored.
+
+    Without a header, as MMLU's authors publish it: question, choices, letter of the answer. With a
+    header: question, choice0, choice1 ..., and answer as a number.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     items: list[Item] = []
@@ -204,13 +236,14 @@ def _rows(path: Path) -> list[Item]:
     line = 1  # where the row begins; a quoted cell may hold line ends
     try:
         for row in reader:
-            if not items and not problems and columns is None and _is_header(row):
+            is_first = not items and not problems and columns is None
+            if is_first and _is_header(row):
                 columns = [cell.strip().lower() for cell in row]
-                if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+                twice = sorted({name for name in columns if name and columns.count(name) > 1})
+                if twice:
                     raise UserError(
                         f"{shown(path)}, line {line}: two columns {twice[0]!r}, and either may be "
-                        "meant. "
-                        "Rename one of them."
+                        "meant. Rename one of them."
                     )
             elif row:
                 try:
@@ -222,6 +255,7 @@ def _rows(path: Path) -> list[Item]:
         raise UserError(
             f"{shown(path)}, line {line}: not a row of a .csv file: {error}. Fix its quotes."
         ) from None
+
     _refuse(path, problems)
     if not items:
         raise UserError(
@@ -231,10 +265,12 @@ def _rows(path: Path) -> list[Item]:
 
 
 def _is_header(row: list[str]) -> bool:
+    """Whether the row names the columns question and answer."""
     return {"question", "answer"} <= {cell.strip().lower() for cell in row}
 
 
 def _row(row: list[str], columns: list[str] | None) -> Item:
+    """The question of one row. Raises ValueError with the reason if it can't be scored."""
     if columns is None:
         if len(row) < 4:
             raise ValueError(
@@ -247,6 +283,7 @@ def _row(row: list[str], columns: list[str] | None) -> Item:
         cells = dict(zip(columns, row, strict=True))
         question, answer = cells["question"], cells["answer"]
         numbered = [name for name in columns if re.fullmatch(r"choice_?\d+|[a-z]", name)]
+        # By length first, so that choice10 follows choice9.
         choices = [cells[name] for name in sorted(numbered, key=lambda name: (len(name), name))]
         while choices and not choices[-1].strip():
             choices.pop()  # a question with fewer choices than the header has
@@ -256,8 +293,9 @@ def _row(row: list[str], columns: list[str] | None) -> Item:
 
 
 def made_questions(texts: list[str], count: int, seed: int, words: int = 40) -> list[Item]:
-    """A short passage that states a value, and four values that a passage of its kind could have
-    stated.
+    """Questions for a value that a short passage states, with three other values to choose from.
+
+    words: of the passage.
     """
     items = []
     for number in range(count):
@@ -265,18 +303,14 @@ def made_questions(texts: list[str], count: int, seed: int, words: int = 40) -> 
         text = texts[int(draw.integers(len(texts)))].split()
         start = int(draw.integers(max(len(text) - words, 1)))
         passage = text[start : start + words]
+        # Names that the passage does not have: a key, and four values of two words.
         absent = [name for name in NAMES if name not in passage]
         key, *values = (absent[i] for i in draw.choice(len(absent), 9, replace=False))
         choices = [" ".join(values[i : i + 2]) for i in range(0, 8, 2)]
         right, at = int(draw.integers(4)), int(draw.integers(len(passage) + 1))
+
         stated = f"the answer is the name {key} {choices[right]} ."
-        items.append(
-            {
-                "question": " ".join(
-                    [*passage[:at], stated, *passage[at:], f"the answer is the name {key}"]
-                ),
-                "shown": choices,
-                "answer": right,
-            }
-        )
+        asked = f"the answer is the name {key}"
+        question = " ".join([*passage[:at], stated, *passage[at:], asked])
+        items.append({"question": question, "shown": choices, "answer": right})
     return items

@@ -1,19 +1,19 @@
-"""Needle prompts: where the statement goes in the haystack, and what is asked.
+"""Needle prompts: the place of the statement in the haystack, and the question.
 
-A needle is drawn for each trial (a key and a value that occur nowhere in its haystack, so the
-answer can come from the needle alone) or given by the user, as the paper's one sandwich. The same
-needle and haystack serve every length and depth of a trial: a shorter haystack is a prefix of a
-longer one, so cells differ in length and depth and in nothing else, and most of what one prompt
-reads another has read. The statement enters at the sentence end nearest before its place, counted
-in tokens. Protocol: Fu et al. 2024, released code.
+A needle is drawn for each trial or given by the user, as the paper's one sandwich. A drawn one is a
+key and a value that occur nowhere in its haystack, so the answer can come from the needle only. The
+same needle and haystack serve every length and depth of a trial. A shorter haystack is a prefix of
+a longer one, so cells differ only in length and depth, and prompts share long prefixes. The
+statement is put after the last sentence end before its place, counted in tokens. Protocol: Fu et
+al. 2024, released code.
 
-Two grids. `percent` puts it at exact depths of every length. `shared` puts it at absolute places
-that all lengths share, so that one walk along the haystack serves them all: 820 cells for 40 places
-and 40 lengths to 128K, at a tenth of the tokens; a cell's depth is then whatever it comes to.
+There are two grids. `percent` uses exact depths of every length. `shared` uses absolute places that
+all lengths share, so that one pass over the haystack serves all of them: 820 cells for 40 places
+and 40 lengths to 128K, at a tenth of the tokens. The cost: a cell's depth is not a round number.
 
-Only {key}, {value}, {context} and {question} are filled in, each where it stands; all other braces
-are text, so a needle may be JSON. The answer may be begun for the model (`answer_prefix`), as RULER
-does: a base model then continues the sentence that the value belongs to.
+Only {key}, {value}, {context} and {question} are filled in. All other braces are text, so a needle
+may be JSON. The answer may be begun for the model (`answer_prefix`), as in RULER: a base model then
+continues the sentence that the value belongs to.
 """
 
 import re
@@ -28,74 +28,97 @@ from assets.randomness import generator
 from assets.sample_corpus import NAMES
 from core.errors import UserError
 from evaluation.chat import Asking, Turn, seam
+from evaluation.model_under_test import Subject
 from evaluation.needle_report_config import TOUCHING, Drawn, Given, Grid
-from evaluation.subject import Subject
 
 Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needle:
-    """One trial: token ids of what comes before the haystack, of haystack, statement, question,
-    answer.
+    """One trial, as token ids: int64[tokens] each.
+
+    The names of these fields are part of the name of kept answers (evaluation/kept_answers.py).
     """
 
     before: Ids
+    """Everything before the haystack."""
     haystack: Ids
+    """Of the longest context; a shorter one uses its beginning."""
     statement: Ids
+    """The text that is hidden."""
     question: Ids
-    """All that comes after the haystack."""
+    """Everything after the haystack."""
     answer: Ids
+    """The expected answer, as it continues the question."""
     said: Given
-    """Statement, question and answer in words."""
+    """Statement, question and answer as text."""
     rivals: Ids
-    """First tokens of the other values that the haystack shows, int64[n], as they stand there."""
+    """First tokens of the other values in the haystack, int64[n], as they stand there."""
     guesses: Ids
-    """First token of each of them in the answer's place, int64[n]. It differs from that of `rivals`
-    where the answer begins a line, as after a chat template.
+    """First tokens of the same values in the answer's place, int64[n].
+
+    They differ from `rivals` where the answer begins a line, as after a chat template.
     """
 
     def room(self, length: int, reserve: int) -> int:
-        """Tokens of haystack in a context of `length` that leaves `reserve` for the answer."""
+        """Tokens of haystack in a context of `length`, of which `reserve` are for the answer."""
         return length - reserve - len(self.before) - len(self.statement) - len(self.question)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A length, and where the statement stands, `place`, in haystack tokens; None leaves the
-    statement out.
-    """
+    """One cell of the grid. Its text form is part of the name of kept answers."""
 
     length: int
+    """Tokens of prompt and answer together."""
     depth: float
+    """In percent of the haystack."""
     place: int | None
+    """Where the statement goes, in haystack tokens; None leaves it out."""
 
 
 def cells(grid: Grid, rooms: Sequence[int]) -> list[Cell]:
-    """Every cell of the grid. rooms: tokens of haystack at each of its lengths, the least over the
-    trials.
+    """Every cell of the grid, by length.
+
+    rooms: tokens of haystack at each length, the least over the trials.
     """
+    found = []
     if grid.kind == "percent":
-        return [
-            Cell(length=length, depth=depth, place=round(room * depth / 100))
-            for length, room in zip(grid.lengths, rooms, strict=True)
-            for depth in grid.depths
-        ]
+        for length, room in zip(grid.lengths, rooms, strict=True):
+            for depth in grid.depths:
+                place = round(room * depth / 100)
+                found.append(
+                    Cell(
+                        length=length,
+                        depth=depth,
+                        place=place,
+                    )
+                )
+        return found
+
     places = np.linspace(0, max(rooms), grid.places).round().astype(int).tolist()
-    return [
-        Cell(length=length, depth=round(100 * place / room, 2), place=place)
-        for length, room in zip(grid.lengths, rooms, strict=True)
-        for place in places
-        if place <= room
-    ]
+    for length, room in zip(grid.lengths, rooms, strict=True):
+        for place in places:
+            if place <= room:
+                depth = round(100 * place / room, 2)
+                found.append(
+                    Cell(
+                        length=length,
+                        depth=depth,
+                        place=place,
+                    )
+                )
+    return found
 
 
 def prompt(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> Ids:
-    """Frame, haystack with the statement in it, question: int64[cell.length - reserve].
+    """Frame, haystack with the statement in it, and question: int64[cell.length - reserve].
 
-    A cell without a place leaves the statement out and fills its room with haystack. Raises
-    ValueError if the haystack is short.
+    sentence_ends: int64[n], tokens that end a sentence. Raises ValueError if the haystack is too
+    short.
     """
+    # Without a statement its room is filled with haystack, so the lengths stay the same.
     statement = needle.statement if cell.place is not None else needle.statement[:0]
     room = needle.room(cell.length, reserve) + len(needle.statement) - len(statement)
     if not 1 <= room <= len(needle.haystack):
@@ -108,16 +131,21 @@ def prompt(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> Ids:
 
 
 def statement_at(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> int:
-    """Tokens of haystack before the statement."""
+    """Tokens of haystack before the statement.
+
+    reserve: tokens kept free for the answer. sentence_ends: int64[n].
+    """
     room = needle.room(cell.length, reserve)
+    # The end of the haystack is rarely a sentence end, and 100 % means that nothing follows.
     if cell.depth >= TOUCHING:
         return room
     return insertion_point(needle.haystack[:room], cell.place or 0, sentence_ends)
 
 
 def insertion_point(body: Ids, place: int, sentence_ends: Ids) -> int:
-    """Position of the statement: after the last sentence end before `place`, or at the very
-    beginning.
+    """The position after the last sentence end before `place`; 0 if there is none.
+
+    body, sentence_ends: int64[n].
     """
     if place >= len(body):
         return len(body)
@@ -126,9 +154,7 @@ def insertion_point(body: Ids, place: int, sentence_ends: Ids) -> int:
 
 
 class Haystacks:
-    """The texts, each turned into token ids at most once. A "</s>" in one is text, and ends
-    nothing.
-    """
+    """The user's texts, each tokenized at most once. A "</s>" in one is text and ends nothing."""
 
     def __init__(self, subject: Subject, texts: Sequence[str]) -> None:
         self.texts = texts
@@ -139,15 +165,22 @@ class Haystacks:
         )
 
     def draw(self, longest: int, seed: int, trial: int) -> Ids:
-        """`longest` token ids: of a drawn text that is long enough, from a random start; or, where
-        none is, all texts in a drawn order, again and again until they are enough.
+        """`longest` token ids: of a drawn text that is long enough, from a random start.
+
+        If no text is long enough: all texts in a drawn order, repeated as often as needed. Raises
+        UserError if the texts hold no token.
         """
         draw = generator(seed, "needle", trial)
         order = draw.permutation(len(self.texts)).tolist()
         for number in order:
-            if len(self.texts[number]) >= longest and len(ids := self.ids(number)) >= longest:
+            # A text with fewer characters hardly has that many tokens. It is not tokenized.
+            if len(self.texts[number]) < longest:
+                continue
+            ids = self.ids(number)
+            if len(ids) >= longest:
                 start = int(draw.integers(len(ids) - longest + 1))
                 return ids[start : start + longest]
+
         joined = np.concatenate([self.ids(number) for number in order])
         if not len(joined):
             raise UserError(
@@ -155,8 +188,8 @@ class Haystacks:
             )
         if len(joined) < longest:
             self.repeated = (
-                f"The haystack's texts are {len(joined):,} tokens and {longest:,} are asked for, so "
-                "they are repeated, which makes the needle stand out. Name more text as "
+                f"The haystack's texts are {len(joined):,} tokens and {longest:,} are asked for, "
+                "so they are repeated, which makes the needle stand out. Name more text as "
                 "needle_report.haystack, or leave out long lengths."
             )
         return np.resize(joined, longest)
@@ -172,9 +205,10 @@ def make_needle(
     trial: int,
     asking: Asking,
 ) -> Needle:
-    """Trial number `trial`: a haystack and a needle. frame: with {context} and {question}.
+    """The needle and haystack of trial number `trial`.
 
-    Raises UserError where too few words are absent from the haystack.
+    frame: with {context} and {question}. longest: tokens of haystack. Raises UserError if too few
+    words are absent from the haystack.
     """
     haystack = haystacks.draw(longest, seed, trial)
     words: list[str] = []
@@ -187,7 +221,10 @@ def make_needle(
     asked = subject.as_content(said.question)
     turn = asking.turn(before, after.replace("{question}", asked), said.answer_prefix)
     question, answer = seam(subject, turn, said.answer)
-    begin = asking.begin + subject.encode(turn.before) if turn.before else asking.begin
+    begin = asking.begin
+    if turn.before:
+        begin = begin + subject.encode(turn.before)
+
     rivals = [subject.encode(" " + word, as_text=True)[0] for word in words]
     guesses = [_guess(subject, turn, word, len(question)) for word in words]
     return Needle(
@@ -203,40 +240,41 @@ def make_needle(
 
 
 def _guess(subject: Subject, turn: Turn, word: str, prompt_tokens: int) -> int:
-    """The token that would stand first in the answer's place if `word` were the answer."""
+    """The first token of `word` in the answer's place. prompt_tokens: those after the haystack."""
     whole = subject.encode(turn.after + turn.joined(subject.as_content(word)))
     return whole[min(prompt_tokens, len(whole) - 1)]
 
 
 def sentence_ends(subject: Subject) -> Ids:
-    """Ids of the tokens that end a sentence: their text ends with a full stop, a ? or !, or the end
-    of a line.
-    """
-    vocabulary = subject.tokenizer.get_vocab()
-    return np.array(
-        sorted(
-            token
-            for text, token in vocabulary.items()
-            if text.endswith((".", "?", "!", "Ċ", "\n")) or text == "<0x0A>"
-        )
-    )
+    """Ids of the tokens whose text ends with ".", "?", "!" or a line end: int64[n], ascending."""
+    # "Ċ" is a line end in byte-level BPE; "<0x0A>" is one in SentencePiece.
+    ends = (".", "?", "!", "Ċ", "\n")
+    found = []
+    for text, token in subject.tokenizer.get_vocab().items():
+        if text.endswith(ends) or text == "<0x0A>":
+            found.append(token)
+    return np.array(sorted(found))
 
 
 def _draw(
     subject: Subject, kind: Drawn, haystack: Ids, seed: int, trial: int
 ) -> tuple[Given, list[str]]:
-    """A needle, and the words that the haystack shows: the token that begins them stands there."""
+    """A needle of absent words, and the words that are present in the haystack.
+
+    A word is present if its first token is. Raises UserError if too few words are absent.
+    """
     draw = generator(seed, "needle words", trial)
     words = list(NAMES) if kind.words == "sample" else list(kind.words)
     first_tokens = np.array([subject.encode(" " + word, as_text=True)[0] for word in words])
-    present = np.isin(first_tokens, haystack)
-    absent = [word for word, is_there in zip(words, present, strict=True) if not is_there]
+    is_present = np.isin(first_tokens, haystack).tolist()
+    absent = [word for word, present in zip(words, is_present, strict=True) if not present]
+    present_words = [word for word, present in zip(words, is_present, strict=True) if present]
     if len(absent) <= kind.value_words:
         raise UserError(
             f"needle_report.drawn.words: {len(absent)} of {len(words)} words are not in the "
-            "haystack, "
-            f"{kind.value_words + 1} are needed. Give more words, or rarer ones."
+            f"haystack, {kind.value_words + 1} are needed. Give more words, or rarer ones."
         )
+
     key, *value = (absent[i] for i in draw.choice(len(absent), kind.value_words + 1, replace=False))
     filled = {"key": key, "value": " ".join(value)}
     said = Given(
@@ -245,14 +283,19 @@ def _draw(
         answer=filled["value"],
         answer_prefix=fill(kind.answer_prefix, filled),
     )
-    return said, [word for word, is_there in zip(words, present, strict=True) if is_there]
+    return said, present_words
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """Put values in the places of {name}; every other brace stays as it is."""
+    """Replace every {name} by its value; other braces stay as they are.
+
+    values: name -> text.
+    """
+    # In one pass, so that braces in a value are not filled again.
     places = re.compile("|".join(re.escape(f"{{{name}}}") for name in values))
     return places.sub(lambda place: values[place[0][1:-1]], text)
 
 
 def _spaced(text: str) -> str:
+    """The text with a space or line end before it."""
     return text if text[:1].isspace() else f" {text}"

@@ -1,4 +1,4 @@
-"""What params.yaml may say of the needle in a haystack (evaluation/needle_report.py)."""
+"""The section needle_report of params.yaml (evaluation/needle_report.py)."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,50 +10,51 @@ from core.params import Config
 from evaluation.frame import ChatMode, check_frame
 
 Words = Annotated[str, Field(pattern=r"\S")]
-TOUCHING = 100
-"""Depth in percent at which the statement touches the question."""
+TOUCHING = 100  # depth in percent at which the statement touches the question
 
 
 class Drawn(Config):
-    """Needles drawn anew for each trial."""
+    """Needles that are drawn for each trial."""
 
     words: Literal["sample"] | Annotated[tuple[str, ...], Field(min_length=8)]
-    """Keys and values are drawn from these: the sample's names, or words of your own."""
+    """Keys and values are drawn from these: the sample's names, or your own words."""
     value_words: Annotated[int, Field(ge=1, le=8)] = 2
     """Words in a value."""
     statement: str
-    """What is hidden, with {key} and {value}."""
+    """The text that is hidden, with {key} and {value}."""
     question: str
-    """What is asked, with {key}; the value must be what follows."""
+    """The question, with {key}. The value must be what follows it."""
     answer_prefix: str = ""
-    """The beginning of the answer, given to the model, with or without {key}; the value must
-    follow.
+    """The beginning of the answer, given in the prompt, with or without {key}.
+
+    The value must be what follows it.
     """
 
     @model_validator(mode="after")
     def _placeholders(self) -> Self:
-        if (
-            "{key}" not in self.statement
-            or "{value}" not in self.statement
-            or "{key}" not in self.question
-        ):
+        """Refuse texts without their placeholders."""
+        statement_has_both = "{key}" in self.statement and "{value}" in self.statement
+        if not statement_has_both or "{key}" not in self.question:
             raise ValueError("statement needs {key} and {value}, question needs {key}")
         return self
 
 
 class Given(Config):
-    """A needle of the user's own."""
+    """A needle that the user gives."""
 
     statement: Words
+    """The text that is hidden."""
     question: str
     answer: Words
+    """What the model should continue the question with."""
     answer_prefix: str = ""
-    """The beginning of the answer, given to the model: "The best thing to do in San Francisco is".
+    """The beginning of the answer, given in the prompt: "The best thing to do in San Francisco
+    is".
     """
 
 
 class Grid(Config):
-    """Which cells there are."""
+    """The cells of the test."""
 
     kind: Literal["percent", "shared"] = "percent"
     lengths: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(min_length=1)]
@@ -61,49 +62,52 @@ class Grid(Config):
     depths: tuple[Annotated[float, Field(ge=0, le=100)], ...] = tuple(
         np.linspace(0, 100, 10).round(2).tolist()
     )
-    """Where the statement stands, in percent of the haystack; of a percent grid."""
+    """Of a percent grid: where the statement stands, in percent of the haystack."""
     places: Annotated[int, Field(ge=2)] = 40
-    """How many places along the longest haystack; of a shared grid."""
+    """Of a shared grid: the number of places in the longest haystack."""
 
     @model_validator(mode="after")
     def _some_counts(self) -> Self:
+        """Refuse a grid whose every cell is left out of the means."""
         if self.kind == "percent" and all(depth == TOUCHING for depth in self.depths):
             raise ValueError("depths needs one below 100: depth 100 is never averaged")
         return self
 
 
 class NeedleReportConfig(Config):
-    """The grid and the words of the test."""
+    """The grid and the texts of the test."""
 
     seed: int = 0
+    """Of the haystacks and of drawn needles."""
     haystack: Path
     """data/raw_corpus/DOMAIN, whose held-out documents are the haystack; or a folder of .txt files.
     """
     frame: str = "{context} {question}"
-    """How a prompt is put together; under a chat template, the user's message."""
+    """The form of a prompt; in a chat template, of the user's message."""
     chat: ChatMode = "auto"
-    """Whether prompts are put in the model's own chat template: if it has one, always, or never."""
+    """Whether the model's own chat template is used: if it has one, always, or never."""
     chat_options: dict[str, Any] = {}
     """Variables for the template, as {enable_thinking: false}."""
     drawn: Drawn | None = None
+    """Needles that are drawn. Give these or `needles`."""
     needles: tuple[Given, ...] = ()
-    """Needles of your own, taken in turns; or `drawn` ones."""
+    """Your own needles, used in turns. Give these or `drawn`."""
     grid: Grid
     trials: Annotated[int, Field(ge=1)] = 1
     """Trials in every cell."""
     new_tokens: Annotated[int, Field(ge=0)] = 50
-    """Tokens that the model may say; 0: only the answer's probability is asked, and nothing is
-    said.
-    """
+    """Tokens that the model may generate; 0: only the answer's probability is measured."""
     tokens_at_once: Annotated[int, Field(ge=1)] = 8192
     """Tokens read in one forward pass."""
     side_by_side: Annotated[int, Field(ge=1)] = 16
-    """Trials that are read together, each with a cache of its own; changes memory and the order of
-    sums, hence the last digits of the scores.
+    """Trials in one batch, each with its own cache.
+
+    It changes the memory and the order of sums, hence the last digits of the scores.
     """
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
+        """Refuse none or both kinds of needles, and a frame without its places."""
         if (self.drawn is None) == (not self.needles):
             raise ValueError("give either `drawn` or a list of `needles`")
         check_frame(self.frame)

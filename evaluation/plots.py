@@ -1,5 +1,7 @@
-"""Pictures of the reports. A heatmap always shows the same scale, so that two of them can be
-compared by eye.
+"""Pictures of the reports.
+
+Heatmaps of a score always have the same colour scale, so that two of them can be compared by eye.
+The cost: small differences are hard to see, so cells have numbers where there is room.
 """
 
 import textwrap
@@ -14,22 +16,28 @@ from matplotlib.figure import Figure
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
 
+# Okabe and Ito's colours, which colour-blind people can distinguish.
 COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#999999")
-"""Okabe and Ito's: told apart by the colour-blind."""
-MANY_DEPTHS = 25
-MANY_LENGTHS = 16
-NOTE_WIDTH = 220
-"""Characters of a warning in one line below three heatmaps."""
+MANY_DEPTHS = 25  # more rows than this are put into tenths
+MANY_LENGTHS = 16  # more columns than this have no room for numbers
+NOTE_WIDTH = 220  # characters of a warning in one line below three heatmaps
 DASHES = ("-", "--", "-.", ":")
 
 
 def grid(cells: pd.DataFrame, value: str) -> pd.DataFrame:
-    """cells (columns length, depth, `value`) as a table: a row a depth, a column a length. Where
-    lengths have depths of their own, as in a shared grid, those are put into tenths.
+    """`value` as a table: one row per depth, one column per length.
+
+    cells: columns length, depth, `value`.
     """
+    # In a shared grid every length has its own depths. They are put into tenths.
     if cells["depth"].nunique() > MANY_DEPTHS:
         cells = cells.assign(depth=(cells["depth"] / 10).round() * 10)
-    return cells.pivot_table(index="depth", columns="length", values=value, dropna=False)
+    return cells.pivot_table(
+        index="depth",
+        columns="length",
+        values=value,
+        dropna=False,
+    )
 
 
 def heatmaps(
@@ -38,48 +46,39 @@ def heatmaps(
     base_context: int,
     notes: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Three heatmaps a model, side by side: exact match, the answer in the output, retrieval gain,
-    on scales shared by all models. A note, a warning about a model's answers, stands under its
-    name.
+    """Three heatmaps per model: exact match, the answer in the output, and retrieval gain.
 
     models: name -> cells with columns length, depth, exact_match, occurs (0-1), gain (nats per
-    answer token). notes: name -> one line.
+    answer token). trained_length, base_context: in tokens, marked by lines. notes: name -> a
+    warning about the model's answers, one line.
     """
+    # One scale for the gains of all models, symmetric around 0.
     gains = [float(cells["gain"].max()) for cells in models.values() if cells["gain"].notna().any()]
     highest = max([1.0, *gains])
     figure, rows = plt.subplots(
         len(models), 3, figsize=(16, 0.5 + 2.15 * len(models)), layout="constrained", squeeze=False
     )
     for axes, (name, cells) in zip(rows, models.items(), strict=True):
+        exact, occurs, gain = (grid(cells, score) for score in ("exact_match", "occurs", "gain"))
+        _heatmap(axes[0], exact, f"{name}: exact match", 0, 1, "cividis", 100)
+        _heatmap(axes[1], occurs, f"{name}: answer in the output", 0, 1, "cividis", 100)
+        title = f"{name}: gain (nats per token)"
+        _heatmap(axes[2], gain, title, -highest, highest, "PuOr_r", 1)
+
         note = (notes or {}).get(name)
-        _heatmap(axes[0], grid(cells, "exact_match"), f"{name}: exact match", 0, 1, "cividis", 100)
-        _heatmap(
-            axes[1], grid(cells, "occurs"), f"{name}: answer in the output", 0, 1, "cividis", 100
-        )
-        _heatmap(
-            axes[2],
-            grid(cells, "gain"),
-            f"{name}: gain (nats per token)",
-            -highest,
-            highest,
-            "PuOr_r",
-            1,
-        )
         if note:
             _note(axes[0], note)
+        lengths = sorted(cells["length"].unique())
         for axis in axes:
-            lengths = sorted(cells["length"].unique())
             _mark(axis, lengths, base_context, "C")
             _mark(axis, lengths, trained_length, "trained")
     return figure
 
 
 def _note(axes: Axes, note: str) -> None:
-    """A warning below a row's first heatmap, over the whole row.
-
-    It has no part in the layout, which would squeeze the first heatmap for a long line; the axis'
-    label gets empty lines in its place.
-    """
+    """Write a warning below a row's first heatmap, over the width of the whole row."""
+    # The layout would make the first heatmap narrow for a long line. So the warning is left out of
+    # the layout, and the label of the axis gets empty lines to make room for it.
     lines = textwrap.wrap(f"! {note}", NOTE_WIDTH)
     axes.set_xlabel(axes.get_xlabel() + "\n" * (len(lines) + 1), fontsize=7)
     written = axes.annotate(
@@ -99,7 +98,14 @@ def _note(axes: Axes, note: str) -> None:
 def _heatmap(
     axes: Axes, table: pd.DataFrame, title: str, low: float, high: float, colours: str, factor: int
 ) -> None:
-    axes.imshow(table.to_numpy(), cmap=colours, vmin=low, vmax=high, aspect="auto")
+    """One heatmap. low, high: ends of the colour scale. factor: of the numbers that are shown."""
+    axes.imshow(
+        table.to_numpy(),
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        aspect="auto",
+    )
     many = table.shape[1] > MANY_LENGTHS
     for (row, column), value in np.ndenumerate(table.to_numpy()):
         if np.isnan(value) or many:
@@ -114,6 +120,8 @@ def _heatmap(
             fontsize=7,
             color="white" if _dark(colours, shade) else "black",
         )
+
+    # At most MANY_LENGTHS labels.
     step = -(-table.shape[1] // MANY_LENGTHS)
     axes.set_xticks(
         range(0, table.shape[1], step),
@@ -125,19 +133,28 @@ def _heatmap(
         [f"{depth:g} %" + (" *" if depth == 100 else "") for depth in table.index],
         fontsize=7,
     )
-    axes.set_title(title, fontsize=9, loc="left", pad=12)
+    axes.set_title(
+        title,
+        fontsize=9,
+        loc="left",
+        pad=12,
+    )
     axes.set_ylabel("depth", fontsize=8)
     axes.set_xlabel("context length (tokens)    * touches the question, in no mean", fontsize=7)
 
 
 def _dark(colours: str, shade: float) -> bool:
-    """Whether white reads better than black on that shade (0 to 1)."""
+    """Whether white is easier to read than black on that shade (0 to 1)."""
     red, green, blue, _ = mpl.colormaps[colours](shade)
+    # The luma of ITU-R BT.601: the eye is most sensitive to green.
     return bool(0.299 * red + 0.587 * green + 0.114 * blue < 0.5)
 
 
 def _mark(axes: Axes, lengths: Sequence[int], limit: int, label: str) -> None:
-    """A line after the last length within `limit`."""
+    """Draw a line after the last length within `limit`, unless that is the border.
+
+    lengths: of the columns, in tokens, ascending. label: written above the line.
+    """
     position = sum(length <= limit for length in lengths) - 0.5
     if 0 <= position < len(lengths) - 0.5:
         axes.axvline(position, color="black", lw=1.6)
@@ -151,22 +168,27 @@ def lines(
     title: str,
     log_x: bool = False,
 ) -> Figure:
-    """Named curves over one axis."""
+    """Named curves over one axis. series: name -> x and y values."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
-    for number, ((name, (x, y)), colour) in enumerate(
-        zip(series.items(), _colours(len(series)), strict=True)
-    ):
+    colours = _colours(len(series))
+    for number, (name, (x, y)) in enumerate(series.items()):
+        # When the colours are used up, they repeat with another dash.
+        dash = DASHES[number // len(COLOURS) % len(DASHES)]
         axes.plot(
             x,
             y,
             label=name,
-            color=colour,
+            color=colours[number],
             lw=1.8,
-            ls=DASHES[number // len(COLOURS) % len(DASHES)],
+            ls=dash,
             marker="o" if len(x) < 20 else None,
             ms=3.5,
         )
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    axes.set(
+        xlabel=x_label,
+        ylabel=y_label,
+        title=title,
+    )
     if log_x:
         axes.set_xscale("log", base=2)
     axes.legend(frameon=False, fontsize=8)
@@ -176,14 +198,28 @@ def lines(
 
 
 def bars(table: pd.DataFrame, y_label: str, title: str) -> Figure:
-    """Grouped bars: a group for each row of the table, a bar for each column."""
+    """Grouped bars: one group per row of the table, one bar per column."""
     figure, axes = plt.subplots(figsize=(9.5, 3.4), layout="constrained")
-    table.plot.bar(ax=axes, color=list(_colours(table.shape[1])), width=0.8, rot=0)
-    axes.set(ylabel=y_label, title=title, xlabel="")
-    axes.legend(frameon=False, fontsize=8, ncols=min(table.shape[1], 4))
+    table.plot.bar(
+        ax=axes,
+        color=list(_colours(table.shape[1])),
+        width=0.8,
+        rot=0,
+    )
+    axes.set(
+        ylabel=y_label,
+        title=title,
+        xlabel="",
+    )
+    axes.legend(
+        frameon=False,
+        fontsize=8,
+        ncols=min(table.shape[1], 4),
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _colours(count: int) -> list[str]:
+    """`count` colours; they repeat when all are used."""
     return [COLOURS[i % len(COLOURS)] for i in range(count)]

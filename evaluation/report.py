@@ -1,10 +1,9 @@
-"""The command line of a report: for a model of the graph, or for any model, into a folder of its
-own.
+"""The command line of a report: for a model of the graph, or for any other model.
 
 `python -m evaluation.needle_report NAME` makes the artefact of the graph.
 `python -m evaluation.needle_report --model MODEL --out FOLDER` measures any model with the same
-section of params.yaml, in which `--set` can change keys.
-The cost of one frame for all reports: each is one function `measure(subject, config, folder)`.
+section of params.yaml, in which `--set` can change keys. All reports share this command line. The
+cost: each must be one function `measure(subject, config, folder)`.
 """
 
 import argparse
@@ -21,13 +20,13 @@ from core.command import go_elsewhere, plain_errors
 from core.errors import UserError
 from core.params import Config, check_item, read_params, validated
 from core.sealed import output, sealed, write_json
-from evaluation.subject import Subject, of_graph, of_user
+from evaluation.model_under_test import Subject, of_graph, of_user
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def warn(stage: str, name: str, warning: str | None) -> None:
-    """Print a warning about one model's scores as one line; nothing if it is None or empty."""
+    """Print a warning about one model's scores, if there is one."""
     if warning:
         print(f"{stage} {name}: warning: {warning}", file=sys.stderr, flush=True)
 
@@ -45,7 +44,11 @@ class Arguments(Config):
 def report(
     stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyConfig, Path], dict[str, Any]]
 ) -> None:
-    """Run a report. `measure(subject, config, folder)` writes into the folder and returns metrics."""
+    """Run a report from the command line.
+
+    stage: its name, also of its module and section. kind: the class of the section.
+    measure: `measure(subject, config, folder)` writes the files and returns the metrics.
+    """
     given = _arguments(stage)
     with plain_errors(stage):
         if given.name is not None:
@@ -59,43 +62,49 @@ def report(
             assert given.model is not None and given.out is not None
             config = _changed(read_params(stage, kind, given.params), given.set, stage)
             subject = of_user(given.model)
-            with sealed(
-                given.out, {"stage": stage, "model": given.model, **subject.facts}
-            ) as folder:
+            facts = {"stage": stage, "model": given.model, **subject.facts}
+            with sealed(given.out, facts) as folder:
                 metrics = measure(subject, config, folder)
                 write_json(folder / "metrics.json", metrics)
             print(json.dumps(metrics, indent=2))
 
 
 def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConfig:
+    """The config after all `--set KEY=VALUE`.
+
+    changes: as typed; a dotted key goes into sections. Raises UserError for one that can't be made.
+    """
     values = config.model_dump(mode="json")
     for change in changes:
         key, separator, value = change.partition("=")
         if not separator:
             raise UserError(f"--set {change}: write KEY=VALUE, as in --set trials=4")
+
         *path, last = key.split(".")
         node = values
         for depth, part in enumerate(path, 1):
+            # A section that params.yaml leaves out, as `drawn`, is None here.
             node[part] = {} if node.get(part) is None else node[part]
             node = node[part]
             if not isinstance(node, dict):
                 raise UserError(
                     f"--set {change}: {'.'.join(path[:depth])} is no section but a value or list: "
-                    "set all "
-                    "of it."
+                    "set all of it."
                 )
+
         try:
             node[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"--set {change}: the value is not valid YAML: {' '.join(str(error).split())}. "
-                "Close its "
-                "brackets and quotes."
+                f"--set {change}: the value is not valid YAML: {reason}. Close its brackets and "
+                "quotes."
             ) from None
     return validated(type(config), values, f"{stage} after --set")
 
 
 def _arguments(stage: str) -> Arguments:
+    """The parsed command line; exits with the usage if it is not valid."""
     parser = argparse.ArgumentParser(prog=f"python -m evaluation.{stage}")
     parser.add_argument(
         "name", nargs="?", help="a model of the comparison: makes the artefact of the graph"
@@ -118,9 +127,9 @@ def _arguments(stage: str) -> Arguments:
         help="change a key of the section",
     )
     given = parser.parse_args()
-    if (given.name is None) == (given.model is None) or (
-        given.model is not None and given.out is None
-    ):
+
+    one_model = (given.name is None) != (given.model is None)
+    if not one_model or (given.model is not None and given.out is None):
         parser.error("give NAME, or --model MODEL --out FOLDER")
     return Arguments(
         name=given.name,

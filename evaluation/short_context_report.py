@@ -1,15 +1,13 @@
-"""What long context cost at short context: multiple-choice tasks, through EleutherAI's harness
-(extra `eval`).
+"""The cost of long context at short context: multiple-choice tasks, through lm-eval (extra `eval`).
 
-A task is one of the harness's own by name, which asks the Hub; or a local set
+A task is one of EleutherAI's harness lm-eval by name, which fetches it from the Hub; or a local set
 (evaluation/multiple_choice.py), asked in MMLU's frame with examples of the same subject first.
-RULER's tasks take `lengths` and are here too, for a model whose needle is saturated. Where `file`
-is a folder of data/raw_corpus, questions are made: which of four values a short passage gave.
-`drop` is how far a model may fall below `against`; the check `small_drop` of the comparison holds
-it to that.
+RULER's tasks take `lengths`, for a model whose needle is saturated. If `file` is a folder of
+data/raw_corpus, questions are made: which of four values did a short passage give. `drop` is how
+far a model may fall below `against`; the check `small_drop` of the comparison compares with it.
 
 The harness cuts a prompt that is longer than the model's context at its beginning. Such prompts are
-counted and a warning names them.
+counted, and a warning names them. The cost of the harness: it takes seconds to start.
 """
 
 import json
@@ -23,15 +21,15 @@ import pandas as pd
 
 from core.errors import UserError
 from core.sealed import write_json
+from evaluation.model_under_test import Subject
 from evaluation.multiple_choice import Item, Set, read_sets
+from evaluation.prefix_cache import check_numbers
 from evaluation.report import report, warn
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
-from evaluation.subject import Subject
-from evaluation.walk import check_numbers
 from training.model import make_reproducible, transformers_tokenizer
 
-Row = tuple[str, str, float, int]
-"""Task, subject, score in percent, questions."""
+Row = tuple[str, str, float, int]  # task, subject, score in percent, questions
+COLUMNS = ["task", "subject", "score", "questions"]
 ABOUT = "The following are multiple choice questions (with answers) about {}.\n\n"
 
 
@@ -39,10 +37,9 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
     """Write scores.csv and short_context.json; returns each task's score in percent."""
     if subject.model is None:
         write_json(folder / "short_context.json", {})
-        pd.DataFrame(columns=["task", "subject", "score", "questions"]).to_csv(
-            folder / "scores.csv", index=False
-        )
+        pd.DataFrame(columns=COLUMNS).to_csv(folder / "scores.csv", index=False)
         return {"not_measured": "an endpoint gives no probabilities"}
+
     make_reproducible(config.seed)
     head = subject.model.get_output_embeddings()
     assert head is not None
@@ -57,28 +54,27 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
                 warn(
                     "short_context_report",
                     subject.name,
-                    f"{name}: the harness cut {cut[name]:,} prompts that are longer "
-                    f"than {_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task "
+                    f"{name}: the harness cut {cut[name]:,} prompts that are longer than "
+                    f"{_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task "
                     "out.",
                 )
     finally:
         checked.remove()
-    table = pd.DataFrame(rows, columns=["task", "subject", "score", "questions"]).round(
-        {"score": 3}
-    )
+
+    table = pd.DataFrame(rows, columns=COLUMNS).round({"score": 3})
     table.to_csv(folder / "scores.csv", index=False, lineterminator="\n")
-    weighted = table.assign(sum=table["score"] * table["questions"]).groupby("task", sort=False)[
-        ["sum", "questions"]
-    ]
-    sums = weighted.sum()
-    summary = {
-        str(task): {
+    # A task's score is the mean over its questions, not over its subjects.
+    weighted = table.assign(sum=table["score"] * table["questions"])
+    sums = weighted.groupby("task", sort=False)[["sum", "questions"]].sum()
+    summary: dict[str, dict[str, Any]] = {}
+    for key, row in sums.iterrows():
+        task_name = str(key)
+        summary[task_name] = {
             "score": round(float(row["sum"] / row["questions"]), 3),
             "questions": int(row["questions"]),
-            **({"cut_prompts": cut[str(task)]} if cut[str(task)] else {}),
         }
-        for task, row in sums.iterrows()
-    }
+        if cut[task_name]:
+            summary[task_name]["cut_prompts"] = cut[task_name]
     write_json(folder / "short_context.json", summary)
     return {task: values["score"] for task, values in summary.items()}
 
@@ -86,15 +82,16 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
 def _run(
     subject: Subject, name: str, task: Task, config: ShortContextReportConfig
 ) -> tuple[list[Row], int]:
-    """Scores by subject, and how many prompts the harness had to cut."""
-    # Local questions are read first: a wrong one is told before the harness takes its time to
-    # start.
+    """The scores of one task by subject, and the number of prompts that the harness cut.
+
+    Raises UserError if the task can't be run.
+    """
+    # Local questions are read first, so that a wrong one is reported before the harness starts.
     sets = None if task.file is None else read_sets(task.file, task.count, config.seed)
     if task.shots and sets and not all(examples for examples, _ in sets.values()):
         raise UserError(
             f"short_context_report.tasks.{name}.shots = {task.shots}, but {task.file} has no "
-            "examples "
-            "(MMLU's dev/). Set shots to 0."
+            "examples (MMLU's dev/). Set shots to 0."
         )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -104,31 +101,31 @@ def _run(
         raise UserError(
             "short_context_report needs lm-eval: pip install 'needlework[eval]'"
         ) from None
+
     judge = _judge(subject, config.batch, _longest(subject, task))
-    seeds = dict.fromkeys(
-        ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"),
-        config.seed,
-    )
+    seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     with tempfile.TemporaryDirectory() as scratch:
-        ours = Path(scratch) / "tokenizer"  # RULER opens one by itself
+        ours = Path(scratch) / "tokenizer"  # RULER opens a tokenizer of its own, by name
         judge.tokenizer.save_pretrained(ours)
-        tasks: list[Any] = (
-            [task.harness] if sets is None else _local(name, sets, task.count, Path(scratch))
-        )
+        lengths = {"tokenizer": str(ours), "max_seq_lengths": list(task.lengths)}
+        if sets is None:
+            tasks: list[Any] = [task.harness]
+            manager = None
+        else:
+            tasks = _local(name, sets, task.count, Path(scratch))
+            # Its own tasks are 14,000 files, which take 17 s to read.
+            manager = TaskManager(include_defaults=False)
         try:
             found = simple_evaluate(
                 judge,
                 tasks=tasks,
-                # Its own tasks are 14,000 files, which takes 17 s to read.
-                task_manager=TaskManager(include_defaults=False) if sets is not None else None,
+                task_manager=manager,
                 num_fewshot=task.shots,
                 bootstrap_iters=0,
                 limit=task.count if task.harness else None,
                 log_samples=False,
-                metadata={"tokenizer": str(ours), "max_seq_lengths": list(task.lengths)}
-                if task.lengths
-                else None,
-                **seeds,
+                metadata=lengths if task.lengths else None,
+                **dict.fromkeys(seeds, config.seed),
             )
         except (
             ConnectionError,
@@ -138,51 +135,54 @@ def _run(
             AssertionError,
         ) as error:
             raise UserError(_why(name, task, error)) from None
+    return _rows(name, task, sets or {}, found), judge.cut
 
-    subjects = dict(
-        zip(
-            (_part(name, number) for number in range(len(sets or {}))),
-            sorted(sets or {}),
-            strict=True,
-        )
-    )
+
+def _rows(name: str, task: Task, sets: dict[str, Set], found: dict[str, Any]) -> list[Row]:
+    """The rows of scores.csv. found: what the harness returns."""
+    # The harness knows a local subject by a name of ours.
+    subjects = {_part(name, number): subject for number, subject in enumerate(sorted(sets))}
     rows = []
     for part, scores in sorted(found["results"].items()):
-        if part in found.get("groups", {}) or part in found.get("group_subtasks", {}):
-            continue  # a mean of others
+        is_mean_of_others = part in found.get("groups", {}) or part in found.get(
+            "group_subtasks", {}
+        )
+        if is_mean_of_others:
+            continue
         asked = int(found["n-samples"][part]["effective"])
         of = subjects.get(part, part.removeprefix(f"{name}_"))
-        rows += [
-            (name, f"{of}{suffix}", 100 * value, asked) for suffix, value in _scores(scores, task)
-        ]
-    return rows, judge.cut
+        for suffix, value in _scores(scores, task):
+            rows.append((name, f"{of}{suffix}", 100 * value, asked))
+    return rows
 
 
 def _longest(subject: Subject, task: Task) -> int:
-    """Tokens of a prompt that the harness does not cut."""
+    """The longest prompt that the harness does not cut, in tokens."""
     return max([subject.context, *task.lengths])
 
 
 def _judge(subject: Subject, batch: int, longest: int) -> Any:
-    """The harness's own way to ask a transformers model; `cut` counts the prompts that it had to
-    cut.
+    """The harness's class for a transformers model, with prompts that begin as the subject's do.
 
-    A prompt begins as the subject's texts do. The harness would have the tokenizer add all of its
-    special tokens, and some tokenizers end every text with one, which would stand between a
-    question and its answer. It would find special tokens in a question too; here their text is
-    text.
+    batch: requests in one forward pass. longest: tokens of a prompt that is not cut.
+    The attribute `cut` of the result counts the prompts that were cut.
     """
+    # The harness would let the tokenizer add all of its special tokens. Some tokenizers end every
+    # text with one, which would stand between a question and its answer. The harness would also
+    # find special tokens in a question; here their text is text.
     from lm_eval.models.huggingface import HFLM
 
     class Judge(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         cut = 0
 
         def _loglikelihood_tokens(self, requests: Any, *given: Any, **named: Any) -> Any:
-            too_long = {
-                request[0][0]
-                for request in requests
-                if len(request[1]) + len(request[2]) > self.max_length + 1
-            }
+            """As in lm-eval; also counts the prompts that it will cut."""
+            # One prompt has a request per choice; it is counted once. The last token of a choice
+            # is predicted and never read, hence the 1.
+            too_long = set()
+            for request in requests:
+                if len(request[1]) + len(request[2]) > self.max_length + 1:
+                    too_long.add(request[0][0])
             self.cut += len(too_long)
             return super()._loglikelihood_tokens(requests, *given, **named)
 
@@ -193,6 +193,7 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
             left_truncate_len: int | None = None,
             **_: Any,
         ) -> list[int]:
+            """Ids of a text, with the begin token and without special tokens in it."""
             ids = list(
                 self.tokenizer.encode(string, add_special_tokens=False, split_special_tokens=True)
             )
@@ -206,6 +207,7 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
             left_truncate_len: int | None = None,
             truncation: bool = False,
         ) -> tuple[Any, Any]:
+            """Ids and attention mask of several texts: int64[texts, longest] each."""
             rows = [self.tok_encode(text) for text in strings]
             if left_truncate_len:
                 self.cut += sum(len(row) > left_truncate_len for row in rows)
@@ -216,6 +218,7 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
 
     begin = subject.begin
     tokenizer = transformers_tokenizer(subject.folder)
+    # Padding needs a token; which one does not matter, as it is masked.
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
     return Judge(
@@ -228,41 +231,51 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
 
 
 def _why(name: str, task: Task, error: BaseException) -> str:
-    """Why the harness could not run a task; the Hub is named only where it was the reason."""
+    """Why the harness could not run a task. The Hub is named only if it was the reason."""
     lines = str(error).splitlines()
     problem = f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}"
-    said = f"short_context_report.tasks.{name}: the harness cannot run {task.harness or task.file}: {problem}."
+    reason = (
+        f"short_context_report.tasks.{name}: the harness cannot run "
+        f"{task.harness or task.file}: {problem}."
+    )
     if task.harness and _of_hub(error):
-        return f"{said} Without the Hub, give a local `file`; with it, set HF_HUB_OFFLINE=0."
+        return f"{reason} Without the Hub, give a local `file`; with it, set HF_HUB_OFFLINE=0."
     if task.harness and isinstance(error, LookupError):
-        return f"{said} Is that its name there? `lm-eval ls tasks` lists them."
-    return said
+        return f"{reason} Is that its name there? `lm-eval ls tasks` lists them."
+    return reason
 
 
 def _of_hub(error: BaseException) -> bool:
-    """Whether a failure to reach the Hub, or to find something there, is among an error's causes."""
-    return any(
-        isinstance(cause, ConnectionError | FileNotFoundError)
-        or type(cause).__module__.split(".")[0]
-        in ("huggingface_hub", "requests", "httpx", "urllib3")
-        for cause in _causes(error)
-    )
+    """Whether one of an error's causes is that the Hub, or something there, was not found."""
+    packages = ("huggingface_hub", "requests", "httpx", "urllib3")
+    for cause in _causes(error):
+        if isinstance(cause, ConnectionError | FileNotFoundError):
+            return True
+        if type(cause).__module__.split(".")[0] in packages:
+            return True
+    return False
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and the errors that led to it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _scores(scores: Item, task: Task) -> list[tuple[str, float]]:
-    """The one accuracy, or for RULER one a length."""
+    """Suffix of the subject and score, 0 to 1: one accuracy; for RULER, one per length.
+
+    Raises UserError if the harness gave none.
+    """
     if task.lengths:
-        return [
-            (f" {length}", float(scores[f"{length},none"]))
-            for length in task.lengths
-            if f"{length},none" in scores
-        ]
+        found = []
+        for length in task.lengths:
+            if f"{length},none" in scores:
+                found.append((f" {length}", float(scores[f"{length},none"])))
+        return found
+
+    # lm-eval's names of a score end with the name of a filter, "none" without one.
     for metric in ("acc,none", "exact_match,none", "acc_norm,none"):
         if metric in scores:
             return [("", float(scores[metric]))]
@@ -272,12 +285,12 @@ def _scores(scores: Item, task: Task) -> list[tuple[str, float]]:
 
 
 def _part(name: str, number: int) -> str:
-    """What the harness calls a local task's subject: a subject's own name may hold anything."""
+    """The harness's name for a local subject, whose own name may hold any characters."""
     return f"{name}_{number:04d}"
 
 
 def _local(name: str, sets: dict[str, Set], count: int | None, scratch: Path) -> list[Item]:
-    """Tasks in the harness's own form, one a subject."""
+    """Tasks in lm-eval's own form, one per subject. Their questions are written to `scratch`."""
     made = []
     for number, (subject, (examples, questions)) in enumerate(sorted(sets.items())):
         part = _part(name, number)
@@ -287,9 +300,11 @@ def _local(name: str, sets: dict[str, Set], count: int | None, scratch: Path) ->
             files[split] = str(scratch / f"{part}_{split}.jsonl")
             lines = [json.dumps({**item, "about": about}) + "\n" for item in items]
             Path(files[split]).write_text("".join(lines))
-        examples_too: Item = (
-            {"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}} if examples else {}
-        )
+
+        # The first examples, as MMLU's authors do, and not drawn ones.
+        shots: Item = {}
+        if examples:
+            shots = {"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}}
         made.append(
             {
                 "task": part,
@@ -299,9 +314,8 @@ def _local(name: str, sets: dict[str, Set], count: int | None, scratch: Path) ->
                     "cache_dir": str(scratch / "cache"),
                 },
                 "test_split": "test",
-                **examples_too,
-                # Fields, not text: the harness would read braces in a text as its template
-                # language.
+                **shots,
+                # Fields and not text: the harness would read braces in a text as a template.
                 "output_type": "multiple_choice",
                 "description": "{{about}}",
                 "doc_to_text": "{{question}}",

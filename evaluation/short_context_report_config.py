@@ -1,4 +1,4 @@
-"""What params.yaml may say of the tasks at short context (evaluation/short_context_report.py)."""
+"""The section short_context_report of params.yaml (evaluation/short_context_report.py)."""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -9,39 +9,40 @@ from core.params import Config
 
 
 class Task(Config):
-    """One task: of the harness, or local."""
+    """One task: of lm-eval, or local."""
 
     harness: str | None = None
-    """A name the harness knows: mmlu, hellaswag, niah_single_1."""
+    """The name of a task of lm-eval: mmlu, hellaswag, niah_single_1."""
     file: Path | None = None
-    """A .jsonl file of {question, choices, answer, subject} (also .gz, .zst), a .csv file or a
-    folder with dev/ and test/ of them as MMLU's authors publish it, or data/raw_corpus/DOMAIN to
-    make questions from held-out documents.
+    """One of: a .jsonl file of {question, choices, answer, subject} (also .gz, .zst); a .csv file,
+    or a folder with dev/ and test/ of them, as MMLU's authors publish it; data/raw_corpus/DOMAIN,
+    to make questions from held-out documents.
     """
     shots: Annotated[int, Field(ge=0)] | None = None
-    """Examples before each question; without it as many as the task itself says (gsm8k: 5; a local
-    one: none).
-    """
+    """Examples before each question; null: as many as the task itself uses (gsm8k: 5; local: 0)."""
     count: Annotated[int, Field(ge=1)] | None = None
-    """The first so many questions of each subject; or how many to make."""
+    """Use the first `count` questions of each subject; or make that many."""
     lengths: tuple[Annotated[int, Field(ge=64)], ...] = ()
-    """Context lengths, of RULER's tasks."""
+    """Context lengths of RULER's tasks, in tokens."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
+        """Refuse none and both of `harness` and `file`."""
         if (self.harness is None) == (self.file is None):
             raise ValueError("give either `harness`, a task's name there, or `file`")
         return self
 
 
 class ShortContextReportConfig(Config):
-    """The tasks."""
+    """The tasks, and how far a model may fall."""
 
     seed: int = 0
+    """Of made questions, and of lm-eval's draws."""
     tasks: Annotated[dict[str, Task], Field(min_length=1)]
+    """Name -> task. The name is that of its score."""
     batch: Annotated[int, Field(ge=1)] = 16
     """Requests in one forward pass."""
     against: str | None = None
-    """The model of the comparison that others are held against: the base."""
+    """The model of the comparison that the drop is measured against: the base."""
     drop: Annotated[float, Field(ge=0)] = 5.0
-    """Points (of 100) that a model may lie below it."""
+    """Points (of 100) that a model may be below it."""

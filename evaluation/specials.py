@@ -1,13 +1,13 @@
-"""Which special tokens of a prompt are meant: those of the frame and the chat template, none of the
-content.
+"""Special tokens in prompts: tokens in the frame and the chat template, text in the content.
 
 A question about HTML may hold "</s>". Read as the token, it ends the user's turn. A tokenizer finds
-special tokens in a whole text or nowhere in it, and a question stands in the middle of a frame. So
-the text of a special token in content is marked when the content enters the prompt. The marks are
-characters that Unicode keeps for such use, and a chat template lets them through. A text with marks
-is encoded by a copy of the tokenizer, which finds no special token: the meant ones stand there
-under names of ours, and get their ids back. The cost is that copy, a second for a large vocabulary,
-paid only for a prompt with marks.
+special tokens either in a whole text or nowhere in it, but a question stands in the middle of a
+frame. So the text of a special token in content is marked when the content enters the prompt. The
+marks are characters that Unicode reserves for such use, and a chat template keeps them.
+
+A text with marks is encoded by a copy of the tokenizer that finds no special tokens. The meant ones
+are replaced by names of our own, which the copy knows as tokens, and get their ids back. The cost
+is that copy, a second for a large vocabulary, only for a prompt with marks.
 """
 
 import re
@@ -16,13 +16,12 @@ from functools import cached_property
 
 from tokenizers import AddedToken, Tokenizer
 
+# Before a special token's text that is only text, and before a mark that is part of the content.
 MARK = "\ufdd0"
-"""Before a special token's text that is only text, and before a mark that is part of the content.
-"""
+# After a mark: encode the content as text, though no special token is written in it.
 PLAIN = "\ufdd1"
-"""After a mark: the content is to be encoded as text, though no special token is written in it."""
+# The name of a special token that is meant, by its id.
 NAME = "\ufdd2{}\ufdd3"
-"""Of a special token that is meant, by its id."""
 
 
 class Specials:
@@ -33,22 +32,24 @@ class Specials:
         tokens = tokenizer.get_added_tokens_decoder()
         self.ids = {token.content: number for number, token in tokens.items() if token.special}
         self._tokens = {number: token for number, token in tokens.items() if token.special}
+        # Where one token's text begins another's, the longer one is found, as by a tokenizer.
         longest_first = sorted(self._tokens.values(), key=lambda token: -len(token.content))
         self._written = re.compile("|".join(map(_pattern, longest_first)) or r"(?!)")
 
     def in_text(self, text: str) -> list[str]:
-        """The special tokens that are written in a text, in order."""
+        """The texts of special tokens in a text, in order."""
         return self._written.findall(text)
 
     def as_content(self, text: str) -> str:
-        """A content with marks, to be put into a prompt."""
+        """The text with marks, to be put into a prompt as content."""
         marked = re.sub(f"{MARK}|{self._written.pattern}", lambda found: f"{MARK}{found[0]}", text)
         if marked == text:
+            # Nothing to mark, yet the tokenizer treats it differently (Subject.as_content).
             marked = f"{text[:1]}{MARK}{PLAIN}{text[1:]}"
         return marked
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a prompt in which content is marked."""
+        """The ids of a prompt with marked content."""
         meant = re.compile(
             f"{MARK}({MARK}|{PLAIN}|{self._written.pattern})|({self._written.pattern})"
         )
@@ -57,7 +58,7 @@ class Specials:
         return [self._numbers.get(number, number) for number in ids]
 
     def _named(self, found: re.Match[str]) -> str:
-        """The name of a special token that is meant; else, the content without its mark."""
+        """The name of a special token that is meant; otherwise the content without its mark."""
         if found[2] is not None:
             return NAME.format(self.ids[found[2]])
         return "" if found[1] == PLAIN else found[1]
@@ -66,24 +67,30 @@ class Specials:
     def _copy(self) -> Tokenizer:
         """The tokenizer with a token for each name, and without special tokens."""
         copy = deepcopy(self._tokenizer)
-        copy.add_tokens(
-            [
+        named = []
+        for number, token in self._tokens.items():
+            # Some special tokens take the spaces around them; their names must do the same.
+            name = NAME.format(number)
+            named.append(
                 AddedToken(
-                    NAME.format(number), lstrip=token.lstrip, rstrip=token.rstrip, normalized=False
+                    name,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    normalized=False,
                 )
-                for number, token in self._tokens.items()
-            ]
-        )
+            )
+        copy.add_tokens(named)
         copy.encode_special_tokens = True
         return copy
 
     @cached_property
     def _numbers(self) -> dict[int, int]:
-        """From the ids of the names to those of the special tokens."""
+        """Id of a name in the copy -> id of the special token."""
         vocabulary = self._copy.get_vocab(with_added_tokens=True)
         return {vocabulary[NAME.format(number)]: number for number in self._tokens}
 
 
 def _pattern(token: AddedToken) -> str:
+    """A regular expression that finds the token's text as the tokenizer does."""
     text = re.escape(token.content)
     return rf"(?<!\w){text}(?!\w)" if token.single_word else text

@@ -1,7 +1,8 @@
-"""Texts to ask about: held-out documents of a domain, or text files of the user's own.
+"""Texts of the haystack: held-out documents of a domain, or the user's text files.
 
-Text files are found by assets/source_files.py and read by assets/records.py, as documents are.
-So a hidden file is no haystack, and a byte order mark is no word of it.
+Text files are found by assets/source_files.py and read by assets/records.py, like documents. So a
+hidden file is not a haystack, and a byte order mark is not a part of the text. All texts are held
+in memory.
 """
 
 import sys
@@ -14,13 +15,11 @@ from core.errors import UserError
 
 
 def read_texts(path: Path, setting: str = "needle_report.haystack") -> list[str]:
-    """Held-out documents where `path` is a folder of data/raw_corpus; else texts of text files.
+    """The held-out documents of a folder of data/raw_corpus, or the texts of text files.
 
-    Those are the .txt, .txt.gz and .txt.zst files below a folder, or one file of any other ending.
-    Empty ones are left out, and named on stderr.
-
-    setting: the key of params.yaml that names them, for messages.
-    Raises UserError if there is none, or one of them cannot be read.
+    Text files are the .txt, .txt.gz and .txt.zst files below a folder, or one file of any other
+    ending. Empty ones are left out and named on stderr. setting: the key of params.yaml, for
+    messages. Raises UserError if there is no text, or one can't be read.
     """
     if (path / FILE).is_file():
         texts = [text for batch in read_documents(path) for text in texts_of(batch, heldout=True)]
@@ -37,6 +36,7 @@ def read_texts(path: Path, setting: str = "needle_report.haystack") -> list[str]
 
 
 def _text_files(path: Path, setting: str) -> list[Path]:
+    """The files below a folder, or the file itself. Raises UserError."""
     if path.is_file():
         if path.name.lower().endswith(DOCUMENTS):
             raise UserError(
@@ -48,6 +48,7 @@ def _text_files(path: Path, setting: str) -> list[Path]:
 
 
 def _not_empty(path: Path, texts: list[str]) -> list[str]:
+    """The same texts. Raises UserError if there is none."""
     if not texts:
         raise UserError(
             f"{shown(path)}: no text there. Name a folder of .txt files, or "

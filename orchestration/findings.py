@@ -3,7 +3,7 @@
 A renamed recipe leaves a folder behind that a model may still name, and DVC calls that model up to
 date. Only `make check` finds such mistakes, and nobody types it after every edit. It imports all
 stages' settings, which this package may not, so it runs as a command, `python -m
-evaluation.settings --json`, and costs a second. Its answer is stored beside DVC's temporary files
+evaluation.preflight --json`, and costs a second. Its answer is stored beside DVC's temporary files
 until one of its inputs changes: params.yaml, dvc.yaml, code, which sources exist, and the files of
 the tokenizer and of the base. A project without that module has no findings.
 """
@@ -24,8 +24,8 @@ from orchestration.locks import OURS
 from orchestration.running import environment
 from orchestration.translation import asset_key
 
-MODULE = Path("evaluation") / "settings.py"
-COMMAND = [sys.executable, "-m", "evaluation.settings", "--json"]
+MODULE = Path("evaluation") / "preflight.py"
+COMMAND = [sys.executable, "-m", "evaluation.preflight", "--json"]
 ANSWER = OURS / "findings.json"
 CHECK = "settings_hold"
 """The check of every asset that shows the findings about it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evaluation.settings import ALWAYS, OF_MODELS
+from evaluation.preflight import ALWAYS, OF_MODELS
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("accelerate", "lm_eval", "matplotlib", "pandas", "torch", "transformers")
@@ -49,7 +49,7 @@ print([name for name in {HEAVY!r} if name in sys.modules])
 
 @pytest.mark.parametrize(
     "command",
-    ["evaluation.settings", "evaluation.settings --json", "training.plan llama2-7b-80k"],
+    ["evaluation.preflight", "evaluation.preflight --json", "training.plan llama2-7b-80k"],
 )
 def test_make_check_and_make_plan_start_without_torch_and_what_draws(
     project: Path, command: str

@@ -1,2 +1,1 @@
-"""The model half: the base checkpoint and its continual pretraining. May import `core` and
-`assets`."""
+"""Models: the base checkpoint and its continual pretraining. May import `core` and `assets`."""

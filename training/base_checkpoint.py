@@ -1,16 +1,17 @@
-"""The base model: a folder that is there, or a small Llama pretrained here at short context.
+"""The base model: an existing folder, or a small Llama pretrained here at short context.
 
-`source` says which: a transformers folder is taken as it is; data/tokenized_corpus, the domains of
-it that params.yaml names, is what to pretrain on. What comes out is a whole model folder, with the
-graph's tokenizer where the base brings none. A base that could not be trained later is refused
-here, and so is one whose own tokenizer gives other ids than the graph's: rows of one tokenizer mean
-nothing to a model of another. Both checks are cheap compared with what follows. The sample ships a
-base that this stage pretrained (models/sample-base, its log beside it), because extension carries a
-skill the base already has, and having it costs minutes that the demo does not spend.
+`source` decides. A transformers folder is copied. With data/tokenized_corpus, a model is pretrained
+on its domains. The result is a complete model folder, with the graph's tokenizer if the base has
+none. Two kinds of base are refused: one that can't be trained here later, and one whose tokenizer
+gives other ids than the graph's. Both checks are cheap compared with a training.
 
-The curriculum is short rows first, part of them random spans repeated verbatim, then rows of the
-full base context with fewer of those. Without the first act the model stays on a plateau where it
-recalls nothing (docs/log.md).
+Extension carries over a skill that the base already has, and learning that skill takes minutes. So
+the sample ships a base that this stage pretrained (models/sample-base, with its log), and the demo
+copies it.
+
+The curriculum has two phases: short rows, some of which repeat a random span verbatim; then rows of
+the full base context with fewer repeats. Without the first phase the model stays on a plateau where
+it recalls nothing (docs/log.md).
 """
 
 import shutil
@@ -29,7 +30,6 @@ from training import attention
 from training.base_checkpoint_config import Act, Architecture, BaseCheckpointConfig
 from training.batches import RowsInMemory, document_rows, with_repeats
 from training.curves import write_log
-from training.loop import Task, train
 from training.loss import TokenLoss
 from training.model import (
     MODEL_SUFFIXES,
@@ -41,9 +41,10 @@ from training.model import (
 from training.optimizer import make_optimizer
 from training.parallel import alone
 from training.snapshots import StepLog
+from training.trainer import Task, train
 from training.vocabulary import CORPUS, TOKENIZER, check_vocabulary
 
-COPIED = MODEL_SUFFIXES | {".csv"}
+COPIED = MODEL_SUFFIXES | {".csv"}  # with the training curve that a base brings
 
 
 def run() -> None:
@@ -52,11 +53,9 @@ def run() -> None:
     with output("base_checkpoint") as out:
         if not any(act.optimizer.kind == "adamw_8bit" for act in config.acts):
             out.unused.add("torchao")
-        model = (
-            _pretrain(config, out.folder)
-            if config.source == CORPUS
-            else _copy_base(config.source, out.folder)
-        )
+        make = _pretrain if config.source == CORPUS else _copy_base
+        model = make(config, out.folder)
+
         out.facts = {
             "base_context": int(model.config.max_position_embeddings),
             "rope_base": rope_base(model.config),
@@ -69,10 +68,9 @@ def run() -> None:
         }
 
 
-def _copy_base(source: Path, folder: Path) -> PreTrainedModel:
-    """Copy a model folder, refusing one that cannot be loaded or whose tokenizer is not the
-    graph's.
-    """
+def _copy_base(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
+    """Copy a model folder. Raises UserError if it can't be loaded, or has another tokenizer."""
+    source = config.source
     if not (source / "config.json").is_file():
         why = "no config.json there" if source.is_dir() else "no such folder"
         raise UserError(
@@ -84,7 +82,9 @@ def _copy_base(source: Path, folder: Path) -> PreTrainedModel:
         model = load_model(source)
     except UserError as error:
         raise UserError(f"base_checkpoint.source = {source}: {error}") from None
-    # part of a tokenizer would not fit the graph's
+
+    # Without tokenizer.json the graph's tokenizer is used. The other files of the base's own one
+    # would not fit it.
     left_out = {CHECKS} if (source / "tokenizer.json").is_file() else {CHECKS, *FILES}
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in COPIED and path.name not in left_out:
@@ -97,28 +97,36 @@ def _copy_base(source: Path, folder: Path) -> PreTrainedModel:
 
 
 def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
+    """Pretrain a small Llama, one phase of the curriculum after the other."""
     if not config.acts:
         raise UserError(
-            f"base_checkpoint.source = {config.source}: a base is to be pretrained on it, but "
+            f"base_checkpoint.source = {config.source}: a base is pretrained on it, but "
             "base_checkpoint.acts is empty. Give acts (profiles/sample-base.yaml), or name a model "
             "folder."
         )
+
     tokenizer = load_tokenizer(TOKENIZER)
     bos, _ = bos_eos_ids(TOKENIZER, tokenizer)
     make_reproducible(config.seed)
+    # The embedding needs a row for the highest id, even if ids below it are unused.
     rows = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     model = LlamaForCausalLM(_llama_config(config.architecture, rows, bos))
     attention.register(alone().device, None)
     model.set_attn_implementation(attention.NAME)
+
     log: list[StepLog] = []
     for number, act in enumerate(config.acts):
-        log += _perform(model, act, config, number)
+        log += _train_phase(model, act, config, number)
     write_log(folder, log)
     save_model(dict(model.named_parameters()), model.config, TOKENIZER, folder)
     return model
 
 
 def _llama_config(shape: Architecture, vocabulary: int, bos: int | None) -> LlamaConfig:
+    """The config of a Llama with tied embeddings.
+
+    vocabulary: rows of the embedding. bos: id of the begin token, if the tokenizer has one.
+    """
     return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=shape.hidden_size,
@@ -135,15 +143,18 @@ def _llama_config(shape: Architecture, vocabulary: int, bos: int | None) -> Llam
     )
 
 
-def _perform(
+def _train_phase(
     model: PreTrainedModel, act: Act, config: BaseCheckpointConfig, number: int
 ) -> list[StepLog]:
+    """Train one phase of the curriculum; `number` counts from 0. Returns a line for each step."""
     plain = document_rows(config.source, names_of("domain"), act.row_length, config.seed)
+    # Repeated spans are made of tokens that occur in the corpus; others would never be read again.
     seen = np.flatnonzero(np.bincount(plain.ravel(), minlength=1)).astype(np.int64)
     rows = RowsInMemory(ids=with_repeats(plain, act.repeated_share, seen, config.seed))
+
     loss = TokenLoss(model)
     task = Task(
-        what=f"pretrain, act {number + 1} of {len(config.acts)}",
+        what=f"pretrain, phase {number + 1} of {len(config.acts)}",
         rows=rows,
         optimizer=act.optimizer,
         steps=max(act.tokens // act.optimizer.batch_tokens, 1),

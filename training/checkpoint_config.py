@@ -1,4 +1,4 @@
-"""What params.yaml may say of the models and their training (training/checkpoint.py)."""
+"""The section checkpoint of params.yaml: models and their training (training/checkpoint.py)."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,38 +13,39 @@ BASE = Path("data/base_checkpoint")
 
 
 class ModelConfig(Config):
-    """What one model of the comparison is made from."""
+    """One model of the comparison."""
 
     source: Path
-    """A folder of packed rows, to train on them; a model's folder, to take it as it is
-    (data/base_checkpoint for a control that is not trained); another model of the comparison, to
-    take its snapshot `at`; or a YAML file that names somebody else's model (training/baselines.py).
+    """One of: a folder of packed rows, to train on them; a model's folder, to copy it
+    (data/base_checkpoint for an untrained control); another model of the comparison, to copy its
+    snapshot `at`; a YAML file that names somebody else's model (training/baselines.py).
     """
     rope: RopeConfig | None = None
-    """How the rotary embedding is stretched before training; None keeps the base model's."""
+    """The change of the rotary embedding before training; None keeps the base model's."""
     snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Tokens after which to keep the model as it is then, each at the end of the step that reaches
-    it.
-    """
+    """Keep the model after these many tokens, each at the end of the step that reaches them."""
     at: int | None = None
-    """Which of those snapshots of the model in `source` this one is."""
+    """The tokens of a snapshot of the model in `source`: this model is that snapshot."""
 
 
 class CheckpointConfig(Config):
     """Continual pretraining, the same for every model."""
 
     seed: int = 0
+    """Of the order of the rows."""
     tokens: Annotated[int, Field(ge=1)]
     """Tokens to train on, rounded down to whole optimizer steps (at least one)."""
     context: Annotated[int, Field(ge=16)]
     """Context length written into the trained model's config, in tokens."""
     document_mask: bool = False
-    """Whether documents that share a row are kept from seeing each other (the paper: no)."""
+    """Whether attention stays inside each document of a row (the paper: no)."""
     precision: Literal["bf16", "fp32", "fp8"] = "bf16"
-    """Of matrix products; weights and sums are fp32 either way. fp8: that of linear layers, the
-    rest bf16.
+    """Autocast dtype for matmuls; master weights and sums stay fp32.
+
+    fp8: linear layers in fp8, the rest in bf16.
     """
     saved_as: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights in the saved model."""
+    """Dtype of the weights in the saved model."""
     optimizer: OptimizerConfig
     models: dict[str, ModelConfig]
+    """Name -> model of the comparison, in the order of the tables."""

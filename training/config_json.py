@@ -1,10 +1,10 @@
-"""A model's config.json, read as JSON where transformers would find nothing else in it.
+"""A plain Llama's config.json, read as JSON instead of by transformers.
 
-transformers brings PyTorch, seconds of work for a plan or a check that takes a tenth of one. So the
-config.json of a plain Llama is read here: one that says nothing but what is listed, in these types,
-with no default left to fill in where it matters. Every other file is left to transformers, which
-knows the defaults of all models and says what is wrong. The cost: what counts as plain is written
-down here, and a test holds it against transformers.
+transformers imports PyTorch, which takes seconds, for a plan or a check that takes a tenth of one.
+So the config.json of a plain Llama is read here: one that has only the keys below, in these types,
+with every required one present. All other files are left to transformers, which knows the defaults
+of all models and reports what is wrong. The cost: the rules for a plain file are repeated here, and
+a test compares them with transformers.
 """
 
 import json
@@ -21,7 +21,7 @@ Number = int | float
 
 
 def _written_as_float(value: object) -> object:
-    """transformers refuses a 1 where a float belongs."""
+    """Refuse a 1 where a float belongs, as transformers does."""
     if not isinstance(value, float):
         raise ValueError("no float")
     return value
@@ -31,9 +31,14 @@ Real = Annotated[float, BeforeValidator(_written_as_float)]
 
 
 class Dimensions(BaseModel):
-    """The dimensions of a decoder, as a Llama's config.json gives them."""
+    """The dimensions of a decoder, under the names of a Llama's config.json."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="ignore",
+        allow_inf_nan=False,
+    )
     hidden_size: Count
     intermediate_size: Count
     num_hidden_layers: Count
@@ -45,21 +50,27 @@ class Dimensions(BaseModel):
 
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:
+        """Refuse a width that the heads do not divide."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError("hidden_size is no multiple of num_attention_heads")
         return self
 
 
 class PlainRope(BaseModel):
-    """A rotary embedding that nothing stretches."""
+    """A rotary embedding without scaling."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+    )
     rope_type: Literal["default"]
     rope_theta: Number
 
 
 class PlainLlama(Dimensions):
-    """All that a plain Llama's config.json may say."""
+    """All keys that a plain Llama's config.json may have."""
 
     model_config = ConfigDict(extra="forbid")
     model_type: Literal["llama"]
@@ -92,7 +103,7 @@ AnyDimensions = TypeVar("AnyDimensions", bound=Dimensions)
 
 
 def config_file(folder: Path) -> Path:
-    """The config.json in `folder`. Raises UserError where there is none."""
+    """The path of config.json in `folder`. Raises UserError if there is none."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(
@@ -103,14 +114,15 @@ def config_file(folder: Path) -> Path:
 
 
 def plain_llama(folder: Path) -> PlainLlama | None:
-    """The config in `folder` if it is a plain Llama's; None leaves it to transformers. Raises
-    UserError where there is none.
+    """The config in `folder` if it is a plain Llama's; None leaves it to transformers.
+
+    Raises UserError if there is none.
     """
     return read_dimensions(config_file(folder), PlainLlama)
 
 
 def read_dimensions(path: Path, kind: type[AnyDimensions]) -> AnyDimensions | None:
-    """What the JSON file at `path` says, if it is all that `kind` asks for; else None."""
+    """The values of the JSON file at `path` as a `kind`; None if they are not valid as one."""
     try:
         return kind.model_validate(json.loads(path.read_text()))
     except (OSError, ValueError, ValidationError):

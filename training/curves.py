@@ -1,7 +1,7 @@
-"""The training curve as one table, for people, `dvc plots` and any plotting tool.
+"""The training curve as a CSV file, for people, `dvc plots` and any plotting tool.
 
 It is written from the log that is stored with the weights, so a kill does not change it. It needs
-the standard library alone: the last step of a long training must not fail for a missing package.
+only the standard library: a missing package must not break the last step of a long training.
 """
 
 import csv
@@ -15,16 +15,15 @@ LOG = "log.csv"
 
 
 def write_log(folder: Path, log: Sequence[StepLog]) -> None:
-    """log.csv: step, tokens, loss, learning_rate, gradient_norm."""
+    """Write log.csv: step, tokens, loss (nats per token), learning_rate, gradient_norm."""
     with (folder / LOG).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(StepLog.__dataclass_fields__), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(
-            {
-                **asdict(line),
+        for line in log:
+            # Rounded as far as anyone reads it; the exact values are in the snapshots.
+            rounded = {
                 "loss": f"{line.loss:.5f}",
                 "learning_rate": f"{line.learning_rate:.6g}",
                 "gradient_norm": f"{line.gradient_norm:.5g}",
             }
-            for line in log
-        )
+            writer.writerow({**asdict(line), **rounded})

@@ -1,26 +1,21 @@
-"""Continual pretraining of one model, by however many processes: from the base, or from where it
-was stopped.
+"""Continual pretraining of one model, by any number of processes.
 
-What `accelerate launch` starts on every device; alone on a CPU, the stage calls it. It leaves the
-trained model in a scratch folder that no one versions, named by a hash of settings, base and rows,
-and the stage takes it from there. So a killed run goes on from its newest whole snapshot, and one
-whose settings changed never does. Code and packages are not part of the hash, because a reworded
-comment would then orphan ten days of training; a run that continues under other ones reports it
-(assets/origin.py). `snapshots`, the models kept on the way, do not change the result and are not
-part of it either: one that is added later is made from the newest state before it, and refused if
-there is none.
+`accelerate launch` starts this module on every device; on one CPU process the stage calls `extend`.
+The training starts from the base, or resumes from its newest valid snapshot. The finished model
+stays in the scratch folder (training/scratch.py), and the stage copies it from there.
 
-NEEDLEWORK_SNAPSHOT_SECONDS says how often to snapshot (15 minutes); it changes how much a kill
-costs, nothing else.
+`snapshots` are models that are kept on the way. One that is requested after the training is made
+from the newest state before it, and refused if no such state is left.
+
+NEEDLEWORK_SNAPSHOT_SECONDS sets the time between two snapshots (15 minutes). It decides how much
+work a kill costs, and not the result.
 """
 
 import ctypes
-import json
-import shutil
 import signal
 import sys
 import time
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,48 +26,106 @@ from assets.origin import note
 from core.command import plain_errors
 from core.environment import SNAPSHOT_SECONDS, number_of
 from core.errors import UserError
-from core.missing import missing
-from core.params import read_params
-from core.sealed import DATA, RECORD, is_whole, read_json, sealed, write_json
-from training import attention, probe, snapshots
+from core.sealed import RECORD, is_whole, sealed, write_json
+from training import attention, correctness_probe, resume, snapshots
 from training.batches import PackedRows, open_rows
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.curves import write_log
 from training.flops import shape_of
-from training.loop import Diverged, Patience, Stopped, Task, train
 from training.loss import TokenLoss
 from training.memory import GIB, USABLE, on_device
 from training.model import load_model, make_reproducible, read_config, save_model, shell_of
 from training.optimizer import make_optimizer
 from training.parallel import World, alone, divide, join_world, whole_weights
+from training.scratch import (
+    DECIDES,
+    ORIGIN,
+    decides,
+    model_params,
+    scratch_folder,
+    step_tokens,
+    steps_of,
+)
+from training.trainer import Diverged, Patience, Stopped, Task, train
 
-SCRATCH = Path(".training/checkpoint")
-PR_SET_PDEATHSIG = 1
-"""Linux: <sys/prctl.h>."""
-FORM = 1
-"""Version of a scratch folder's content. Raise it when earlier content can no longer be used."""
-DECIDES, ORIGIN = "decides.json", "origin.json"
-"""In a scratch folder: the values that its name is a hash of, and the code and packages so far."""
-STOPPED = 143
-"""Exit status after SIGTERM, as a shell gives it."""
+PR_SET_PDEATHSIG = 1  # Linux: <sys/prctl.h>
+STOPPED = 143  # exit status after SIGTERM, as a shell gives it: 128 + 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training in progress, as this process sees it."""
+
+    name: str
+    config: CheckpointConfig
+    """The section `checkpoint`."""
+    chosen: ModelConfig
+    """The model's entry in `checkpoint.models`."""
+    scratch: Path
+    """The folder of its snapshots."""
+    world: World
+    task: Task
+    model_config: PretrainedConfig
+    """The base's config with the new rotary embedding and context."""
+    loss: TokenLoss
+    """The model, divided over the world."""
+    optimizer: torch.optim.Optimizer
+    log: list[snapshots.StepLog]
+    """One line for each step that was taken."""
+
+    def say(self, text: str) -> None:
+        """Print a line of the log, once for all processes."""
+        _say(self.world, f"{self.name}: {text}")
 
 
 def extend(name: str, world: World) -> Path:
-    """Train the model `name` in its scratch folder, unless that is done; returns the folder of the
-    finished model.
+    """Train the model `name` in its scratch folder, unless it is finished; returns its folder.
 
-    Raises UserError, Diverged naming the last good snapshot, or Stopped after a snapshot.
+    Raises UserError; Diverged, which names the last good snapshot; Stopped after a snapshot.
     """
-    config, chosen = settings(name)
-    scratch, seconds = (
-        scratch_folder(name, config, chosen),
-        number_of(SNAPSHOT_SECONDS),
-    )
-    final, rows = scratch / "final", open_rows(chosen.source)
+    config, chosen = model_params(name)
+    scratch = scratch_folder(name, config, chosen)
+    seconds = number_of(SNAPSHOT_SECONDS)
+    rows = open_rows(chosen.source)
     wanted = _missing(name, scratch, config, chosen, rows)
-    if not wanted and is_whole(final):
+    if not wanted and is_whole(scratch / "final"):
         _note_origin(scratch, steps_of(config, rows), world)
-        return final
+        return scratch / "final"
+
+    run = _prepare(name, config, chosen, rows, world, before=min(wanted, default=None))
+    if world.main:
+        scratch.mkdir(parents=True, exist_ok=True)
+        write_json(scratch / DECIDES, decides(name, config, chosen))
+    _note_origin(scratch, len(run.log), world)
+    run.say(correctness_probe.check_sight(run.loss, world, run.task.document_mask, run.task.bf16))
+
+    try:
+        _train(run, seconds)
+    except Stopped:
+        _leave_snapshot(run)
+        raise
+    except Diverged as error:
+        raise _with_last_snapshot(run, error) from None
+
+    if world.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(world.device)
+        run.say(f"peak memory {peak / GIB:.1f} GiB")
+    _export(run, scratch / "final")
+    return scratch / "final"
+
+
+def _prepare(
+    name: str,
+    config: CheckpointConfig,
+    chosen: ModelConfig,
+    rows: PackedRows,
+    world: World,
+    before: int | None,
+) -> Run:
+    """Model and optimizer as they stand after the newest usable snapshot.
+
+    before: a step that this snapshot must not have reached; None: any snapshot.
+    """
     make_reproducible(config.seed)
     task = Task(
         what=name,
@@ -86,198 +139,114 @@ def extend(name: str, world: World) -> Path:
         patience=Patience(),
     )
     task.patience.listen()
-    changed = read_config(BASE, chosen.rope, config.context)
-    loss = _ready(changed, world, task)
+
+    scratch = scratch_folder(name, config, chosen)
+    model_config = read_config(BASE, chosen.rope, config.context)
+    loss = _ready(model_config, world, task)
     optimizer = make_optimizer(loss, config.optimizer)
-    log = _go_on(scratch, loss, optimizer, world, min(wanted, default=None))
-    if world.main:
-        scratch.mkdir(parents=True, exist_ok=True)
-        write_json(scratch / DECIDES, decides(name, config, chosen))
-    _note_origin(scratch, len(log), world)
-    _say(world, f"{name}: {probe.check_sight(loss, world, task.document_mask, task.bf16)}")
-    last_snapshot = time.monotonic()
-    try:
-        for line in train(loss, optimizer, task, world, log):
-            log.append(line)
-            for tokens in chosen.snapshots:
-                if line.tokens >= tokens > line.tokens - task.rows_per_step * rows.length:
-                    _export(scratch / "at" / str(tokens), loss, changed, config, log, world)
-            if _due(last_snapshot, seconds, world) and line.step < task.steps:
-                snapshots.save(scratch, loss, optimizer, log, world)
-                last_snapshot = time.monotonic()
-    except Stopped:
-        if log:
-            where = snapshots.save(scratch, loss, optimizer, log, world)
-            _say(
-                world,
-                f"{name}: stopped as asked after step {log[-1].step}; the same command goes on "
-                f"from {where}",
-            )
-        raise
-    except Diverged as error:
-        good = snapshots.newest_valid(scratch) if world.main else None
-        raise Diverged(
-            f"{error} The last good snapshot is {good}."
-            if good
-            else f"{error} There is no snapshot yet."
-        ) from None
-    if world.device.type == "cuda":
-        _say(
-            world,
-            f"{name}: peak memory {torch.cuda.max_memory_allocated(world.device) / GIB:.1f} GiB",
-        )
-    _export(final, loss, changed, config, log, world)
-    return final
-
-
-def settings(name: str) -> tuple[CheckpointConfig, ModelConfig]:
-    """The parameters of the model `name`."""
-    return read_params("checkpoint", CheckpointConfig), read_params(
-        f"checkpoint.models.{name}", ModelConfig
+    return Run(
+        name=name,
+        config=config,
+        chosen=chosen,
+        scratch=scratch,
+        world=world,
+        task=task,
+        model_config=model_config,
+        loss=loss,
+        optimizer=optimizer,
+        log=_resume(scratch, loss, optimizer, world, before),
     )
 
 
-def step_tokens(config: CheckpointConfig, rows: PackedRows) -> int:
-    """Tokens of an optimizer step."""
-    return max(config.optimizer.batch_tokens // rows.length, 1) * rows.length
+def _train(run: Run, seconds: float) -> None:
+    """All steps that are left. Keeps the models of `snapshots`, and a snapshot every `seconds`."""
+    per_step = run.task.rows_per_step * run.task.rows.length
+    last_snapshot = time.monotonic()
+    for line in train(run.loss, run.optimizer, run.task, run.world, run.log):
+        run.log.append(line)
+
+        for tokens in run.chosen.snapshots:
+            reached_in_this_step = line.tokens - per_step < tokens <= line.tokens
+            if reached_in_this_step:
+                _export(run, run.scratch / "at" / str(tokens))
+
+        # The last step needs no snapshot: the finished model follows.
+        if _due(last_snapshot, seconds, run.world) and line.step < run.task.steps:
+            snapshots.save(run.scratch, run.loss, run.optimizer, run.log, run.world)
+            last_snapshot = time.monotonic()
 
 
-def steps_of(config: CheckpointConfig, rows: PackedRows) -> int:
-    """Optimizer steps of a whole training."""
-    return max(config.tokens // step_tokens(config, rows), 1)
+def _leave_snapshot(run: Run) -> None:
+    """After a request to stop: a snapshot of the last whole step, if there is one."""
+    if not run.log:
+        return
+    where = snapshots.save(run.scratch, run.loss, run.optimizer, run.log, run.world)
+    run.say(
+        f"stopped after step {run.log[-1].step}, as requested; the same command resumes from "
+        f"{where}"
+    )
 
 
-def scratch_folder(name: str, config: CheckpointConfig, chosen: ModelConfig) -> Path:
-    """The folder with the state of this training, named by its settings, base and rows."""
-    decided = json.dumps(decides(name, config, chosen), sort_keys=True)
-    return SCRATCH / name / sha256(decided.encode()).hexdigest()[:16]
-
-
-def decides(name: str, config: CheckpointConfig, chosen: ModelConfig) -> dict[str, Any]:
-    """Everything that decides the result except code and packages; and FORM."""
-    base, rows = BASE / RECORD, chosen.source / RECORD
-    for record in (base, rows):
-        if not record.is_file() and record.parts[0] == DATA.name:
-            raise missing(record.parent)
-        if not record.is_file():
-            raise UserError(
-                f"checkpoint.models.{name}.source = {chosen.source}: no config.json and no packed "
-                "rows "
-                "there. Name a model's folder, or data/packed_shards/RECIPE."
-            )
-    return {
-        "form": FORM,
-        "checkpoint": config.model_dump(mode="json", exclude={"models"}),
-        "model": chosen.model_dump(mode="json", exclude={"snapshots"}),
-        "base": _files_of(base),
-        "rows": _files_of(rows),
-    }
-
-
-def _files_of(record: Path) -> dict[str, Any]:
-    """The files in a record; the whole record if it lists none."""
-    facts = dict(read_json(record))
-    return dict(facts.get("files", facts))
-
-
-def clear_others(scratch: Path, now: dict[str, Any]) -> None:
-    """Remove the scratch folders of earlier settings, except the one that was trained furthest.
-
-    Its snapshots may still be wanted, and a training that starts from step 0 reports them.
-    now: `decides` of this training, to report what has changed since.
-    """
-    others = [path for path in scratch.parent.glob("*") if path != scratch]
-    others.sort(key=lambda path: (_furthest(path), path.stat().st_mtime))
-    for old in others[:-1]:
-        print(
-            f"{old}, a training up to step {_furthest(old)} with earlier settings, is removed",
-            file=sys.stderr,
-        )
-        shutil.rmtree(old)
-    if others and not scratch.exists() and (step := _furthest(others[-1])):
-        other = _other_settings(others[-1], now)
-        print(
-            f"{others[-1]} holds a training up to step {step} {other}. This one starts from step 0 "
-            f"in {scratch}; that folder stays until this training has ended",
-            file=sys.stderr,
-        )
-
-
-def _furthest(scratch: Path) -> int:
-    """The step of the newest snapshot in a scratch folder; 0 without one."""
-    return max(map(snapshots.step_of, snapshots.snapshots(scratch)), default=0)
-
-
-def _other_settings(old: Path, now: dict[str, Any]) -> str:
-    """What differed in the training of a scratch folder, as a phrase."""
-    try:
-        before = dict(read_json(old / DECIDES))
-    except (OSError, ValueError, TypeError):
-        return (
-            "of an older Needlework, whose name depends on code too. If its settings, base and "
-            "rows are the same as now, move it to the place of this one to continue it"
-        )
-    parts = [
-        f"{part}.{key}" if part in ("checkpoint", "model") else f"data of the {part}"
-        for part in ("checkpoint", "model", "base", "rows")
-        for key in sorted(before.get(part, {}).keys() | now.get(part, {}).keys())
-        if before.get(part, {}).get(key) != now.get(part, {}).get(key)
-    ]
-    other = ", ".join(dict.fromkeys(parts)) or "another form of what is kept"
-    return f"of other settings or data ({other})"
+def _with_last_snapshot(run: Run, error: Diverged) -> Diverged:
+    """The error, with the newest valid snapshot. Only the main process reads the disk."""
+    good = resume.newest_valid(run.scratch) if run.world.main else None
+    found = f"The last good snapshot is {good}." if good else "There is no snapshot yet."
+    return Diverged(f"{error} {found}")
 
 
 def _missing(
     name: str, scratch: Path, config: CheckpointConfig, chosen: ModelConfig, rows: PackedRows
 ) -> list[int]:
-    """The steps after which a model is still to be kept. Raises UserError for one that the training
-    never reaches, or has passed without leaving a state to make it from.
+    """The steps after which a model of `snapshots` must still be kept.
+
+    Raises UserError for a snapshot that the training never reaches, and for one that it has passed
+    without leaving a state to make it from.
     """
-    steps, per_step, where = (
-        steps_of(config, rows),
-        step_tokens(config, rows),
-        f"checkpoint.models.{name}.snapshots",
-    )
+    where = f"checkpoint.models.{name}.snapshots"
+    per_step = step_tokens(config, rows)
+    steps = steps_of(config, rows)
     late = [tokens for tokens in chosen.snapshots if tokens > steps * per_step]
     if late:
         raise UserError(
             f"{where}: {late[0]:,} tokens are never reached: checkpoint.tokens = {config.tokens:,} "
-            "are "
-            f"{steps * per_step:,} in whole steps. Ask for that at most, or train longer."
+            f"are {steps * per_step:,} in whole steps. Ask for that at most, or train longer."
         )
-    absent = [
-        tokens
-        for tokens in chosen.snapshots
-        if not (scratch / "at" / str(tokens) / RECORD).is_file()
-    ]
+
+    absent = []
+    for tokens in chosen.snapshots:
+        if not (scratch / "at" / str(tokens) / RECORD).is_file():
+            absent.append(tokens)
     kept = [snapshots.step_of(state) for state in snapshots.snapshots(scratch)]
-    kept += [steps] if (scratch / "final" / RECORD).is_file() else []
+    if (scratch / "final" / RECORD).is_file():
+        kept.append(steps)
+
+    # A snapshot is taken at the end of the step that reaches its tokens: rounded up.
     wanted = [-(-tokens // per_step) for tokens in absent]
     if wanted and kept and min(kept) >= min(wanted):
         raise UserError(
-            f"{where}: the training has passed {min(absent):,} tokens already, and the earliest "
-            "state "
-            f"kept is that after {min(kept) * per_step:,}. Take it out, or remove {scratch} to "
-            "train anew."
+            f"{where}: the training has already passed {min(absent):,} tokens, and the earliest "
+            f"kept state is after {min(kept) * per_step:,}. Remove this snapshot from the list, or "
+            f"remove {scratch} to train again from step 0."
         )
     return wanted
 
 
 def _ready(config: PretrainedConfig, world: World, task: Task) -> TokenLoss:
-    """The base under its new config, looked at and divided over the world."""
+    """The base under its new config, checked and divided over the world."""
+    # Only the main process reads the weights; `divide` scatters them.
     model = load_model(BASE, config) if world.main else shell_of(config)
     attention.register(alone().device, None)
     if world.main:
-        probe.agrees_with_stock(model)
+        correctness_probe.agrees_with_stock(model)
+
     model.set_attn_implementation(attention.NAME)
     words = attention.register(world.device, world.row_group)
+    kernel = attention.kernel_words(config, task.rows.length, world.device)
+    switches = ", ".join(["", *sorted(world.hardware.switches)])
     _say(
         world,
         f"{task.what}: {task.steps} steps of {task.rows_per_step} rows of {task.rows.length:,} "
-        "tokens, "
-        f"{world.size} x {world.device.type}, {words}, kernel "
-        f"{attention.kernel_words(config, task.rows.length, world.device)}"
-        f"{', '.join(['', *sorted(world.hardware.switches)])}",
+        f"tokens, {world.size} x {world.device.type}, {words}, kernel {kernel}{switches}",
     )
     _say(world, f"{task.what}: {_room(config, world, task)}")
     if task.bf16 and (words := slow_bf16(world.device, cpu_multiplies_bf16())):
@@ -286,13 +255,14 @@ def _ready(config: PretrainedConfig, world: World, task: Task) -> TokenLoss:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether oneDNN, which multiplies bf16 on CPUs, finds the instructions that it needs."""
+    """Whether this CPU has the instructions with which oneDNN multiplies bf16."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def slow_bf16(device: torch.device, supported: bool) -> str:
-    """A warning where bf16 has no hardware and is emulated, 3 to 70 times slower than fp32; or
-    empty. supported: what `cpu_multiplies_bf16` says.
+    """A warning if bf16 is emulated, which is 3 to 70 times slower than fp32; "" otherwise.
+
+    supported: the result of `cpu_multiplies_bf16`.
     """
     if device.type != "cpu" or supported:
         return ""
@@ -303,47 +273,43 @@ def slow_bf16(device: torch.device, supported: bool) -> str:
 
 
 def _room(config: PretrainedConfig, world: World, task: Task) -> str:
-    """Whether the plan fits this device, in words: an estimate, so it warns and does not refuse."""
+    """Whether the plan fits on this device. It is an estimate, so it warns and does not refuse."""
     if world.device.type != "cuda":
         return "in the host's memory"
-    parts = on_device(
-        shape_of(config),
-        world.hardware,
-        world.size,
-        task.rows_per_pass * task.rows.length,
-        task.optimizer.kind,
-    )
-    planned, there = (
-        sum(parts.values()) / GIB,
-        torch.cuda.get_device_properties(world.device).total_memory / GIB,
-    )
+    tokens = task.rows_per_micro_batch * task.rows.length
+    parts = on_device(shape_of(config), world.hardware, world.size, tokens, task.optimizer.kind)
+    planned = sum(parts.values()) / GIB
+    there = torch.cuda.get_device_properties(world.device).total_memory / GIB
+
     words = f"planned {planned:.1f} GiB of this device's {there:.1f}"
-    return (
-        words
-        if planned <= USABLE * there
-        else f"{words}: IT MAY NOT FIT. `make plan` shows the parts"
-    )
+    if planned > USABLE * there:
+        words += ": IT MAY NOT FIT. `make plan` shows the parts"
+    return words
 
 
-def _go_on(
-    scratch: Path, loss: TokenLoss, optimizer: Any, world: World, before: int | None
+def _resume(
+    scratch: Path,
+    loss: TokenLoss,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+    before: int | None,
 ) -> list[snapshots.StepLog]:
-    """Put the newest whole snapshot in place, the same on every process; returns its log, or an
-    empty one.
+    """Load the newest valid snapshot on every process; returns its log, or an empty one.
 
-    before: a step that it must not have taken yet.
+    before: a step that the snapshot must not have reached.
     """
-    newest = snapshots.newest_valid(scratch, before) if world.main else None
+    newest = resume.newest_valid(scratch, before) if world.main else None
+    # Only the main process knows the step; the sum gives it to all of them.
     step = int(world.sum([float(snapshots.step_of(newest)) if newest else 0.0])[0])
     if not step:
         return []
-    log = snapshots.load(scratch / f"step-{step:08d}", loss, optimizer, world)
-    _say(world, f"going on after step {step}")
+    log = resume.load(scratch / f"step-{step:08d}", loss, optimizer, world)
+    _say(world, f"resuming after step {step}")
     return log
 
 
 def _note_origin(scratch: Path, steps: int, world: World) -> None:
-    """Write down the code and packages from now on, and report what changed since those steps."""
+    """Record the code and packages that train from now on; report what changed after `steps`."""
     changed = note(scratch / ORIGIN, "checkpoint", steps) if world.main else ""
     if changed:
         _say(
@@ -354,43 +320,37 @@ def _note_origin(scratch: Path, steps: int, world: World) -> None:
 
 
 def _due(last: float, seconds: float, world: World) -> bool:
-    """Whether the main process's clock says that it is time for a snapshot."""
+    """Whether it is time for a snapshot, by the main process's clock."""
+    # Every process must decide the same, or those that save would wait for the others for ever.
     return bool(world.sum([float(world.main and time.monotonic() - last >= seconds)])[0])
 
 
-def _export(
-    target: Path,
-    loss: TokenLoss,
-    config: PretrainedConfig,
-    settings: CheckpointConfig,
-    log: list[snapshots.StepLog],
-    world: World,
-) -> None:
-    """Write the model as it is now as a plain transformers folder, with the log so far. Every
-    process must call it.
+def _export(run: Run, target: Path) -> None:
+    """Write the model in its present state as a plain transformers folder, with the log so far.
+
+    Every process must call it: each one holds a part of the weights.
     """
-    weights = whole_weights(loss.named_parameters(), world)
-    if world.main:
-        with sealed(target, {"tokens": log[-1].tokens, "loss": log[-1].loss}) as folder:
-            save_model(
-                {name.removeprefix("model."): part for name, part in weights.items()},
-                config,
-                BASE,
-                folder,
-                settings.saved_as,
-            )
-            write_log(folder, log)
-    world.wait()
+    weights = whole_weights(run.loss.named_parameters(), run.world)
+    if run.world.main:
+        facts: dict[str, Any] = {"tokens": run.log[-1].tokens, "loss": run.log[-1].loss}
+        named = {name.removeprefix("model."): part for name, part in weights.items()}
+        with sealed(target, facts) as folder:
+            save_model(named, run.model_config, BASE, folder, run.config.saved_as)
+            write_log(folder, run.log)
+    run.world.wait()
 
 
 def _say(world: World, text: str) -> None:
+    """Print a line to stderr, from the main process only."""
     if world.main:
         print(text, file=sys.stderr, flush=True)
 
 
 def leave_with_launcher() -> None:
-    """Have the kernel kill this process when the launcher is killed, which gives its workers
-    sessions of their own: the next run must not meet them still at work. Only Linux can.
+    """Let the kernel kill this process when the launcher is killed. Only Linux can.
+
+    The launcher starts its workers in sessions of their own, so a kill of the launcher does not
+    reach them, and the next run would train beside them.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,9 +1,9 @@
-"""What a token costs: parameters and floating-point operations of a decoder, from its config alone.
+"""Parameters and floating-point operations (FLOP) of a decoder, from its config alone.
 
-Counted as is usual (PaLM, appendix B; and what MFU means everywhere): a product of matrices is 2
-per weight and token forwards and 4 backwards, causal attention half of the square. What activation
-checkpointing computes again is not counted: MFU is about useful work. The embedding is a look-up
-and costs nothing; the head counts.
+FLOP are counted as for MFU everywhere (PaLM, appendix B): a matmul takes 2 per weight and token in
+the forward pass and 4 in the backward pass; causal attention is half of the square. What activation
+checkpointing recomputes is not counted, because MFU is about useful work. The embedding is a table
+and costs nothing; the head counts. The cost of formulas: they hold for dense decoders only.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from training.config_json import Dimensions
 
+# Dense bf16 FLOP/s by the makers' data sheets.
 PEAK_BF16 = {
     "A100": 312e12,
     "H100": 989e12,
@@ -24,9 +25,8 @@ PEAK_BF16 = {
     "L40S": 362e12,
     "MI300X": 1307e12,
 }
-"""Dense bf16 FLOP/s by the makers' data sheets."""
+# About what a driver shows; the larger version where there are two.
 MEMORY_GIB = {"A100": 79, "H100": 79, "H200": 139, "B200": 178, "L40S": 44, "MI300X": 191}
-"""What a driver shows, about; the larger version where there are two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +34,28 @@ class Shape:
     """A decoder's dimensions."""
 
     layers: int
+    """Decoder layers."""
     width: int
+    """Of the hidden states."""
     heads: int
+    """Attention heads: of queries."""
     key_value_heads: int
+    """Heads of keys and values; fewer than `heads` if they are shared."""
     head_dim: int
+    """Dimensions of one head."""
     feed_forward: int
+    """Width inside the feed-forward layer."""
     vocabulary: int
+    """Rows of the embedding."""
     tied: bool
+    """Whether the head shares its weights with the embedding."""
 
     @property
     def layer_weights(self) -> int:
         """Weights of one layer's matrices: attention, and a gated feed-forward."""
+        # Four matrices: queries and output have all heads, keys and values may share fewer.
         attention = self.width * self.head_dim * (2 * self.heads + 2 * self.key_value_heads)
+        # Three matrices: gate, up and down.
         return attention + 3 * self.width * self.feed_forward
 
     @property
@@ -55,25 +65,31 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All, norms included; small biases and query-key norms are not."""
+        """All weights, norms included; small biases and query-key norms are left out."""
+        # Two norms in each layer, and one before the head.
         norms = self.width * (2 * self.layers + 1)
-        return self.matrix_weights + norms + (0 if self.tied else self.vocabulary * self.width)
+        embedding = 0 if self.tied else self.vocabulary * self.width
+        return self.matrix_weights + norms + embedding
 
     def linear_flops(self) -> float:
-        """FLOP per trained token in matrices of weights."""
+        """FLOP per trained token in matmuls with weights."""
         return 6.0 * self.matrix_weights
 
     def attention_flops(self, length: int) -> float:
         """FLOP per trained token in attention, for causal rows of `length` tokens."""
+        # Scores and weighted sum: 2 x 2 FLOP per pair forward, twice that backward; half the pairs.
         return 6.0 * self.layers * self.heads * self.head_dim * length
 
     def training_flops(self, length: int) -> float:
-        """FLOP per trained token in all, for rows of `length` tokens."""
+        """FLOP per trained token in total, for rows of `length` tokens."""
         return self.linear_flops() + self.attention_flops(length)
 
 
 def shape_of(config: "PretrainedConfig | Dimensions") -> Shape:
-    """The dimensions in a transformers config of a dense decoder."""
+    """The dimensions in the config of a dense decoder.
+
+    config: of transformers, or as training/config_json.py reads it.
+    """
     heads = int(config.num_attention_heads)
     return Shape(
         layers=int(config.num_hidden_layers),
@@ -88,5 +104,5 @@ def shape_of(config: "PretrainedConfig | Dimensions") -> Shape:
 
 
 def named_gpu(name: str) -> str | None:
-    """The entry of PEAK_BF16 that a device's name means, if any: "NVIDIA H200 NVL" is an H200."""
+    """The key of PEAK_BF16 in a device's name, if any: "NVIDIA H200 NVL" is an H200."""
     return next((gpu for gpu in PEAK_BF16 if gpu in name), None)

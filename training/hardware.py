@@ -1,8 +1,8 @@
-"""What trains, as the environment and the files of training/accelerate/ say it.
+"""The hardware of a training: the environment and the files of training/accelerate/, parsed.
 
-Hardware is no parameter, so it never becomes part of an artefact's identity. What is said is read
-here, without PyTorch, because make plan needs no more; training/parallel.py divides a model by it
-and training/switches.py changes its parts. The cost: a switch has its name here and its work there.
+Hardware is not a parameter, so it is never part of an artefact's identity. It is parsed here
+without PyTorch, because make plan needs no more. training/parallel.py divides the model accordingly
+and training/switches.py changes its layers. The cost: a switch is named here and implemented there.
 """
 
 from collections.abc import Mapping
@@ -21,24 +21,24 @@ KNOWN = (CHECKPOINT, KEEP_ATTENTION, OFFLOAD, LIGER, COMPILE, TILED_MLP)
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What an accelerate file says beyond how many processes there are."""
+    """How a training uses its devices, besides the number of processes."""
 
     sp: int = 1
-    """Processes along which a row is divided (parallelism_config_sp_size)."""
+    """Processes over which a row is divided (parallelism_config_sp_size)."""
     checkpoint_activations: bool = False
-    """Keep only what enters each layer and compute the rest again: a third more FLOP for a tenth of
-    the memory.
+    """Keep only the inputs of each layer and recompute the rest in the backward pass.
+
+    A third more FLOP for a tenth of the memory.
     """
     offload_activations: bool = False
-    """Keep that in the host's memory, at the cost of two copies a layer
-    (fsdp_activation_checkpointing_offload).
+    """Keep those inputs in the host's memory (fsdp_activation_checkpointing_offload).
+
+    It costs two copies per layer.
     """
     offload_weights: bool = False
-    """Keep weights, gradients and the optimizer's moments in the host's memory and update them
-    there.
-    """
+    """Keep and update weights, gradients and moments in the host's memory."""
     reshard: bool = True
-    """Give up a layer's gathered weights after its forward pass."""
+    """Free a layer's gathered weights after its forward pass."""
     keep_attention: bool = False
     """With checkpointed activations: also keep attention's outputs."""
     switches: frozenset[str] = frozenset()
@@ -46,68 +46,67 @@ class Hardware:
 
     @classmethod
     def of_file(cls, path: Path) -> tuple["Hardware", int]:
-        """What `accelerate launch` would make of that file, and how many processes it starts.
-        Raises UserError.
+        """The hardware of an accelerate file, and the number of processes that it starts.
+
+        Raises UserError if the file can't be read.
         """
         try:
             values = yaml.safe_load(path.read_text())
         except (OSError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{path}: {error}. training/accelerate/ has some that are right."
-            ) from None
-        return cls.of_environment(
-            {
-                name.upper(): str(value)
-                for part in ("fsdp_config", "parallelism_config")
-                for name, value in (values.get(part) or {}).items()
-            }
-        ), int(values["num_processes"])
+            raise UserError(f"{path}: {error}. training/accelerate/ has valid ones.") from None
+
+        # `accelerate launch` passes these sections on as environment variables, in upper case.
+        environment = {}
+        for section in ("fsdp_config", "parallelism_config"):
+            for name, value in (values.get(section) or {}).items():
+                environment[name.upper()] = str(value)
+        return cls.of_environment(environment), int(values["num_processes"])
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> "Hardware":
-        """What `accelerate launch` left there. Raises UserError for what is refused."""
+        """The hardware in the variables that `accelerate launch` sets.
+
+        Raises UserError for kinds of parallelism that training here can't use.
+        """
 
         def size(name: str) -> int:
+            """The size of one kind of parallelism; 1 if it is not set."""
             return int(environment.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1"))
 
         def on(name: str, default: bool = False) -> bool:
-            return environment.get(f"FSDP_{name}", str(default)).lower() in (
-                "true",
-                "1",
-                "full_shard",
-            )
+            """Whether an option of FSDP is on."""
+            value = environment.get(f"FSDP_{name}", str(default)).lower()
+            # FSDP1 files say full_shard where FSDP2 files say true.
+            return value in ("true", "1", "full_shard")
 
         if size("CP") > 1:
             raise UserError(
-                "parallelism_config_cp_size > 1: context parallelism drops attention masks and is "
-                "plain "
-                "causal whatever is asked, so with checkpoint.document_mask documents would "
-                "silently see "
-                "each other. Divide rows with parallelism_config_sp_size instead (Ulysses)."
+                "parallelism_config_cp_size > 1: context parallelism drops attention masks, so "
+                "with checkpoint.document_mask documents would silently see each other. Divide "
+                "rows with parallelism_config_sp_size instead (Ulysses)."
             )
         if size("TP") > 1:
             raise UserError(
                 "parallelism_config_tp_size > 1: tensor parallelism is not offered; weights are "
-                "sharded "
-                "over all processes anyway (FSDP2). Remove it."
+                "sharded over all processes anyway (FSDP2). Remove it."
             )
+
         switches = switches_of(environment)
-        keep = KEEP_ATTENTION in switches
-        offload = on("ACTIVATION_CHECKPOINTING_OFFLOAD") or OFFLOAD in switches
+        # Each of these switches is a kind of activation checkpointing.
+        checkpoint = bool({CHECKPOINT, KEEP_ATTENTION, OFFLOAD} & switches)
         return cls(
             sp=size("SP"),
-            checkpoint_activations=on("ACTIVATION_CHECKPOINTING")
-            or bool({CHECKPOINT, KEEP_ATTENTION, OFFLOAD} & switches),
-            offload_activations=offload,
+            checkpoint_activations=on("ACTIVATION_CHECKPOINTING") or checkpoint,
+            offload_activations=on("ACTIVATION_CHECKPOINTING_OFFLOAD") or OFFLOAD in switches,
             offload_weights=on("OFFLOAD_PARAMS"),
             reshard=on("RESHARD_AFTER_FORWARD", True),
-            keep_attention=keep,
+            keep_attention=KEEP_ATTENTION in switches,
             switches=switches,
         )
 
 
 def switches_of(environment: Mapping[str, str]) -> frozenset[str]:
-    """The switches in the environment. Raises UserError for an unknown name."""
+    """The names in NEEDLEWORK_SWITCHES. Raises UserError for an unknown name or a conflict."""
     text = text_of(SWITCHES, environment)
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in KNOWN]

@@ -1,10 +1,9 @@
-"""Models as plain `transformers` folders: loaded and saved so that anyone's loader gives the same
-logits.
+"""Load and save models as plain `transformers` folders, so that any loader gives the same logits.
 
-Weights stay fp32 (the optimizer needs them), matrix products run in bf16. On a CPU one process uses
-one thread: then the sums have one order and the same inputs give the same bytes on machines with
-the same instruction set. The cost is that one training cannot use two cores; the graph runs two
-trainings side by side instead.
+Weights stay fp32, because the optimizer needs them; matmuls run in bf16. On a CPU a process uses
+one thread. Then sums have a fixed order, and the same inputs give the same bytes on machines with
+the same instruction set. The cost: one training can't use two cores, so the graph runs two
+trainings at the same time.
 """
 
 import shutil
@@ -41,20 +40,17 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-MODEL_SUFFIXES = frozenset((".json", ".safetensors", ".model", ".jinja"))
-"""Of the files that make a model's folder."""
-NO_LIMIT = 10**30
-"""transformers' own `model_max_length` of a tokenizer without a limit."""
+MODEL_SUFFIXES = frozenset((".json", ".safetensors", ".model", ".jinja"))  # a model's files
+NO_LIMIT = 10**30  # transformers' own `model_max_length` of a tokenizer without a limit
 
 
 def make_reproducible(seed: int) -> None:
-    """A seeded global generator (used only to initialise weights); without a GPU, one thread,
-    deterministic kernels.
-
-    With a GPU the host's threads are needed for offloaded weights, and fast attention has no fixed
-    order of sums.
-    """
+    """Seed torch; without a GPU, also use one thread and deterministic kernels."""
+    # Only the initial weights are drawn from this generator. All other draws are keyed
+    # (assets/randomness.py).
     torch.manual_seed(seed)
+    # With a GPU, offloaded weights need the host's threads, and fast attention has no fixed order
+    # of sums anyway.
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
@@ -63,19 +59,20 @@ def make_reproducible(seed: int) -> None:
 def read_config(
     folder: Path, rope: RopeConfig | None = None, context: int | None = None
 ) -> PretrainedConfig:
-    """The config in `folder`; with `rope`, its rotary embedding stretched to `context` and the
-    context written in.
+    """The config in `folder`; with `rope`, changed for a context of `context` tokens.
 
-    Raises UserError where there is none. Never runs code from the folder and never asks the Hub.
+    Raises UserError if it can't be read. Runs no code from the folder and never asks the Hub.
     """
     config_file(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}/config.json: transformers cannot read it: {error}") from None
-    except StrictDataclassError as error:  # a value of a wrong type, told in two lines
-        said = " ".join(str(error).split())
-        raise UserError(f"{folder}/config.json: transformers cannot read it: {said}") from None
+    except StrictDataclassError as error:
+        # A value of a wrong type. The message has two lines; a user's mistake gets one.
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}/config.json: transformers cannot read it: {reason}") from None
+
     if rope is not None and context is not None:
         config.rope_parameters = stretched(config, rope, context)
         config.max_position_embeddings = context
@@ -83,11 +80,10 @@ def read_config(
 
 
 def load_model(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
-    """The causal language model in `folder` in fp32 on the CPU, under `config` or its own.
+    """The causal language model in `folder`, in fp32 on the CPU, under `config` or its own one.
 
-    Raises UserError where the folder is no such model, or config.json asks for other weights than
-    are in it, which transformers would draw at random. Never runs code from the folder and never
-    asks the Hub.
+    Raises UserError if the folder holds no such model, or weights that do not fit its config.json.
+    Runs no code from the folder and never asks the Hub.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -100,31 +96,31 @@ def load_model(folder: Path, config: PretrainedConfig | None = None) -> PreTrain
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            # transformers would draw such weights at random. They are reported below, by name.
             ignore_mismatched_sizes=True,
-        )  # told of below, by name
+        )
     except SafetensorError as error:
         raise UserError(
             f"{folder}: a .safetensors file there is broken or cut short ({error}). Copy or "
-            "download it "
-            "again."
+            "download it again."
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder}: transformers cannot load it: {str(error).rstrip('.')}. A base model is a "
             "transformers folder: config.json, *.safetensors, tokenizer.json."
         ) from None
+
     model, found = loaded
-    problems = [
-        f"{name} is {list(there)} there and {list(wanted)} by config.json"
-        for name, there, wanted in sorted(found["mismatched_keys"])
-    ]
+    problems = []
+    for name, there, wanted in sorted(found["mismatched_keys"]):
+        problems.append(f"{name} is {list(there)} there and {list(wanted)} by config.json")
     problems += [f"{name} is not there" for name in sorted(found["missing_keys"])]
     if problems:
+        shown = "; ".join(problems[:3])
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
-            f"{folder}: config.json and the weights there are not of one model: "
-            f"{'; '.join(problems[:3])}"
-            f"{f'; and {len(problems) - 3} more' if len(problems) > 3 else ''}. Take both from one "
-            "model."
+            f"{folder}: config.json and the weights there are not of one model: {shown}{more}. "
+            "Take both from one model."
         )
     return model
 
@@ -167,8 +163,9 @@ def _name(found: Any) -> str:
 
 
 def shell_of(config: PretrainedConfig) -> PreTrainedModel:
-    """The model of `config` in fp32 with weights that nobody set: memory is taken only where
-    something is written.
+    """The model of `config` in fp32, with uninitialised weights.
+
+    The system provides memory only for what is written, so an unused shell costs almost none.
     """
     with no_init_weights():
         shell = AutoModelForCausalLM.from_config(
@@ -181,7 +178,9 @@ def shell_of(config: PretrainedConfig) -> PreTrainedModel:
 def rope_base(config: PretrainedConfig) -> float:
     """The RoPE base (theta) in a config; 0 for a model without one base for all its layers."""
     parameters = getattr(config, "rope_parameters", None)
-    return float(parameters.get("rope_theta", 0)) if isinstance(parameters, dict) else 0.0
+    if not isinstance(parameters, dict):
+        return 0.0
+    return float(parameters.get("rope_theta", 0))
 
 
 def save_model(
@@ -191,21 +190,22 @@ def save_model(
     folder: Path,
     kind: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
-    """Write config, weights as safetensors of that type, and the tokenizer's files into `folder`.
+    """Write config, weights and the tokenizer's files into `folder`.
 
-    The tokenizer's `model_max_length` is raised to the context of the model.
+    weights: parameter name -> tensor, saved as safetensors of dtype `kind`. The tokenizer's
+    `model_max_length` is raised to the model's context.
     """
+    # An empty model takes the weights as they are, so they are in memory once.
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    shell.load_state_dict(
-        {name: part.to(getattr(torch, kind)) for name, part in weights.items()},
-        assign=True,
-        strict=False,
-    )
+    converted = {name: part.to(getattr(torch, kind)) for name, part in weights.items()}
+    # Not strict: a tied head has no weights of its own.
+    shell.load_state_dict(converted, assign=True, strict=False)
     shell.tie_weights()
     bare = [name for name, part in shell.named_parameters() if part.is_meta]
     if bare:
         raise RuntimeError(f"no weights for {', '.join(bare)}: the model would not load")
+
     shell.save_pretrained(folder)
     for name in TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file() and not (folder / name).exists():
@@ -215,11 +215,13 @@ def save_model(
 
 
 def transformers_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in `folder` as a transformers object, for lm-eval and templates, without limit.
+    """The tokenizer in `folder` as a transformers object, for lm-eval and chat templates.
 
-    Its ids are those of `load_tokenizer`. By itself transformers builds some classes from the
-    vocabulary alone and ignores the rest of tokenizer.json. Raises UserError if it cannot be read.
+    It has no limit of length, and adds one begin token at most. Raises UserError if it cannot be
+    read.
     """
+    # By itself transformers builds some classes from the vocabulary alone and ignores the rest of
+    # tokenizer.json. With `tokenizer_object` its ids are those of `load_tokenizer`.
     plain = load_tokenizer(folder)
     _begin_once(folder, plain)
     verbosity = transformers_logging.get_verbosity()
@@ -238,21 +240,22 @@ def transformers_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def built_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a folder without tokenizer.json, as transformers builds it from an older
-    form (tokenizer.model, vocab.json with merges.txt); None where it cannot."""
+    """The tokenizer that transformers builds from an older form; None if it can't.
+
+    Older forms are tokenizer.model, and vocab.json with merges.txt.
+    """
     try:
         built: Any = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
         return Tokenizer.from_str(built.backend_tokenizer.to_str())
-    except (
-        Exception
-    ):  # each form raises its own kinds; the caller reports that ids cannot be compared
+    except Exception:
+        # Each form raises errors of its own. The caller reports that ids can't be compared.
         return None
 
 
 def _begin_once(folder: Path, tokenizer: Tokenizer) -> None:
-    """Change a template that adds two begin tokens so that it adds one."""
+    """If the tokenizer's template adds two begin tokens, make it add one."""
     bos, _ = bos_eos_ids(folder, tokenizer)
     if bos is None or tokenizer.encode("", add_special_tokens=True).ids[:2] != [bos, bos]:
         return

@@ -1,11 +1,12 @@
-"""Where training runs: one CPU process, or the processes that `accelerate launch` started, on GPUs
-or CPUs.
+"""The processes of a training, and how the model is divided among them.
 
-How the model is divided is read from the environment that accelerate makes of a file in
-training/accelerate/, so hardware never becomes part of an artefact's identity. Alone on a CPU
-nothing is divided. Otherwise every parameter is sharded over all processes (FSDP2), and rows are
-divided along groups of `sp` processes. The products are in bf16, the weights and the sums over
-processes in fp32. The order of the data depends on neither.
+Training runs in one CPU process, or in the processes that `accelerate launch` started, on GPUs or
+CPUs. How the model is divided is read from the environment that accelerate sets from a file in
+training/accelerate/. So hardware is never part of an artefact's identity.
+
+On one CPU process nothing is divided. Otherwise every parameter is sharded over all processes
+(FSDP2), and rows are divided over groups of `sp` processes. Matmuls run in bf16; weights, and sums
+over processes, are fp32. The order of the data depends on none of this.
 """
 
 import os
@@ -34,32 +35,35 @@ from training.hardware import Hardware
 from training.loss import TokenLoss
 from training.switches import apply, checkpoint_activations, to_fp8
 
-LAUNCHED = "ACCELERATE_USE_FSDP"
+LAUNCHED = "ACCELERATE_USE_FSDP"  # set by `accelerate launch` with a file of training/accelerate/
+# How long processes wait for each other. Meanwhile the main one may hash whole snapshots: 156 GB at
+# 250 MB/s take 10 minutes, which is NCCL's own limit.
 WAIT = timedelta(hours=2)
-"""How long processes wait for each other: the main one reads and hashes whole snapshots meanwhile
-(156 GB at 250 MB/s take 10 minutes, which is NCCL's own limit).
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The processes at work, and this one's place among them."""
+    """All processes of a training, and this one's place among them."""
 
     device: torch.device
+    """The device of this process."""
     rank: int = 0
+    """Number of this process, from 0."""
     size: int = 1
+    """Number of processes."""
     hardware: Hardware = Hardware()
+    """How rows and weights are divided."""
     sharded: bool = False
-    """Whether the model is divided; alone on a CPU it is not."""
+    """Whether the model is divided; on one CPU process it is not."""
 
     @property
     def main(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
     @property
     def groups(self) -> int:
-        """How many rows are read at once: one by each group of sp processes."""
+        """Number of groups of `sp` processes; each reads rows of its own."""
         return self.size // self.hardware.sp
 
     @property
@@ -68,8 +72,8 @@ class World:
         return self.rank // self.hardware.sp
 
     @property
-    def stretch(self) -> int:
-        """Which stretch of its group's row this process holds."""
+    def shard(self) -> int:
+        """Number of this process's shard of its group's rows."""
         return self.rank % self.hardware.sp
 
     @cached_property
@@ -79,13 +83,13 @@ class World:
 
     @cached_property
     def row_group(self) -> dist.ProcessGroup | None:
-        """The processes that share this one's row; None where rows are whole."""
+        """The processes that share a row with this one; None if rows are not divided."""
         if self.hardware.sp == 1:
             return None
         return dist.new_subgroups(self.hardware.sp, timeout=WAIT)[0]
 
     def sum(self, values: list[float]) -> list[float]:
-        """The sums over all processes, the same on each."""
+        """The sums over all processes, the same on each. Every process must call it."""
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -93,7 +97,7 @@ class World:
         return tensor.tolist()
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Return when every process has called it."""
         if self.size > 1:
             dist.barrier()
 
@@ -107,8 +111,9 @@ def alone() -> World:
 
 
 def join_world() -> World:
-    """The world that accelerate launched, or this process alone. Raises UserError where rows can't
-    be divided so.
+    """The world that accelerate launched; one CPU process if it did not.
+
+    Raises UserError if the processes can't be divided into groups.
     """
     if LAUNCHED not in os.environ:
         return alone()
@@ -117,10 +122,11 @@ def join_world() -> World:
     if state.num_processes % hardware.sp:
         raise UserError(
             f"{state.num_processes} processes can't be divided into groups of "
-            "parallelism_config_sp_size = "
-            f"{hardware.sp}. Set num_processes to a multiple of it."
+            f"parallelism_config_sp_size = {hardware.sp}. Set num_processes to a multiple of it."
         )
-    # one process, whose weights may still be kept in the host's memory
+
+    # accelerate makes no process group for a single process. FSDP needs one, for example to keep
+    # the weights in the host's memory.
     if not dist.is_initialized():
         dist.init_process_group(
             "cuda:nccl,cpu:gloo" if state.device.type == "cuda" else "gloo",
@@ -129,6 +135,7 @@ def join_world() -> World:
             timeout=WAIT,
             store=dist.HashStore(),  # type: ignore[attr-defined]  # documented, not re-exported
         )
+
     device = state.device if state.device.type == "cuda" else torch.device("cpu")
     return World(
         device=device,
@@ -140,67 +147,74 @@ def join_world() -> World:
 
 
 def divide(loss: TokenLoss, world: World, bf16: bool, fp8: bool = False) -> TokenLoss:
-    """The model, in place: sharded over the world, each layer by itself, with the weights that the
-    main process has.
+    """Shard the model over the world, in place, with the weights of the main process.
 
-    fp8: linear layers multiply in fp8. Raises UserError for a switch that can't be used here.
+    fp8: run linear layers in fp8. Raises UserError for a switch that can't be used here.
     """
-    hardware, has_host = world.hardware, world.device.type != "cpu"
+    hardware = world.hardware
+    # On a CPU the host's memory is the device's memory: there is nothing to offload to.
+    has_host = world.device.type != "cpu"
+
     if fp8:
         to_fp8(loss.model, world.device)
     apply(loss.model, hardware.switches, world.device)
     if hardware.checkpoint_activations:
-        checkpoint_activations(
-            loss.model, hardware.keep_attention, hardware.offload_activations and has_host
-        )
+        offload = hardware.offload_activations and has_host
+        checkpoint_activations(loss.model, hardware.keep_attention, offload)
     if not world.sharded:
         return loss
+
     whole: dict[str, torch.Tensor] = {}
-    # detached, or sharding would move the very tensors to this process's device
+    # Detached: sharding would move the parameters themselves to this process's device.
     if world.main and world.size > 1:
         whole = {name: part.detach() for name, part in loss.named_parameters()}
     in_bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    offload_weights = hardware.offload_weights and has_host
     options: dict[str, Any] = {
         "mesh": world.mesh,
         "reshard_after_forward": hardware.reshard,
         "mp_policy": in_bf16 if bf16 else MixedPrecisionPolicy(),
-        "offload_policy": CPUOffloadPolicy()
-        if hardware.offload_weights and has_host
-        else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy() if offload_weights else OffloadPolicy(),
     }
+
+    # Each layer by itself, so that only the layers in use are gathered.
     layers = loss.model.base_model.layers
     assert isinstance(layers, nn.ModuleList)
     for layer in layers:
         fully_shard(layer, **options)
+    # The rest, embedding and head, is needed at both ends of a step, so it stays gathered.
     fully_shard(loss, **options | {"reshard_after_forward": False})
     if world.size > 1:
-        _hand_out(whole, loss, world)
+        _scatter(whole, loss, world)
     return loss
 
 
-def _hand_out(whole: dict[str, torch.Tensor], loss: TokenLoss, world: World) -> None:
-    """Give every process its part of the main process's weights, one parameter at a time, taken out
-    of `whole`.
+def _scatter(whole: dict[str, torch.Tensor], loss: TokenLoss, world: World) -> None:
+    """Scatter rank 0's weights. Every process gets its shard of each.
+
+    One parameter at a time is removed from `whole`, so that the full model is never held twice.
     """
     with torch.no_grad():
         for name, part in loss.named_parameters():
             assert isinstance(part, DTensor)
             full = whole.pop(name) if world.main else torch.empty(part.shape, dtype=part.dtype)
-            given = distribute_tensor(
-                full.to(world.device), world.mesh, part.placements, src_data_rank=0
-            )
-            part.to_local().copy_(given.to_local())
+            here = full.to(world.device)
+            sharded = distribute_tensor(here, world.mesh, part.placements, src_data_rank=0)
+            part.to_local().copy_(sharded.to_local())
 
 
 def whole_weights(
     parameters: Iterable[tuple[str, torch.Tensor]], world: World
 ) -> dict[str, torch.Tensor]:
-    """Every parameter, put together in the host's memory of the main process; empty elsewhere."""
+    """Name -> full tensor in the main process's host memory; empty on the other processes.
+
+    Every process must call it.
+    """
     found = {}
     for name, part in parameters:
         full = part.detach()
         if isinstance(full, DTensor):
-            # still a DTensor
+            # Offloaded shards must be on the device to be gathered. It is still a DTensor then.
             full = full.to(world.device).full_tensor()  # type: ignore[attr-defined]
         if world.main:
             found[name] = full.cpu()

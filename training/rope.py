@@ -1,11 +1,11 @@
-"""Which RoPE base reaches how far. The result is written into the saved config, so any loader sees
-what training saw.
+"""The RoPE base that a context length needs, written into the saved config.
 
-Raising the base slows every rotation but the fastest; a position no training row ever reached then
-turns by angles that shorter rows have shown already. Source: Fu et al. 2024, section 3, and the
-authors' answer in thread 10 of their repository: the base is raised before training, and any whose
-longest wavelength passes the target will do. Dynamic scaling is not offered: a model shipped with
-it computes something else on short prompts than it was trained on (thread 11 there).
+So any loader computes what training computed. Raising the base slows every rotation except the
+fastest. A position that no training row reached is then turned by angles that shorter rows have
+shown already. Source: Fu et al. 2024, section 3, and the authors' answer in thread 10 of their
+repository: the base is raised before training, and any base whose longest wavelength exceeds the
+target works. Dynamic scaling is not offered. A model shipped with it computes something else on
+short prompts than it was trained on (thread 11 there).
 """
 
 from math import pi
@@ -21,29 +21,27 @@ if TYPE_CHECKING:
 
     from training.config_json import Dimensions
 
-PARTIAL = "partial_rotary_factor"
+PARTIAL = "partial_rotary_factor"  # share of a head's dimensions that rotate
 
 
 class RopeConfig(Config):
-    """How the rotary embedding is stretched: exactly one of these."""
+    """The change of the rotary embedding: exactly one of these."""
 
     base: Annotated[float, Field(gt=1)] | None = None
     """The base itself (theta), e.g. 5_000_000."""
     ntk_factor: Annotated[float, Field(ge=1)] | None = None
-    """The base that dynamic NTK scaling with this factor reaches at the context; the paper's
-    loader: 10.
+    """The base that dynamic NTK scaling with this factor has at the context.
+
+    The paper's loader uses 10.
     """
     reach: Annotated[int, Field(ge=16)] | None = None
-    """The smallest base whose longest wavelength is this many tokens, if the model's own doesn't
-    reach them.
-    """
+    """The smallest base whose longest wavelength is this many tokens; the model's own if larger."""
     yarn_factor: Annotated[float, Field(gt=1)] | None = None
-    """YaRN by transformers' own implementation: positions stretched by this factor, the base as it
-    is.
-    """
+    """YaRN as transformers implements it: positions scaled by this factor, the base unchanged."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
+        """Refuse none of the four, and more than one."""
         given = self.model_dump(exclude_none=True)
         if len(given) != 1:
             raise ValueError(
@@ -53,18 +51,18 @@ class RopeConfig(Config):
 
 
 def stretched(config: "PretrainedConfig", rope: RopeConfig, context: int) -> dict[str, Any]:
-    """The model's rope_parameters after `rope`, for a context of that many tokens.
+    """The model's rope_parameters after `rope`, for a context of `context` tokens.
 
-    A scaling that the model already has (Llama 3's) stays, except under YaRN. Raises UserError
-    where the model has no rotary embedding, several of them, or needs no stretching.
+    A scaling that the model already has (Llama 3's) is kept, except under YaRN. Raises UserError if
+    the model has no rotary embedding, several of them, or needs no change.
     """
     current = getattr(config, "rope_parameters", None)
     if not isinstance(current, dict) or "rope_theta" not in current:
         raise UserError(
-            f"{config.model_type}: its config has not one rope_theta for all layers, so its RoPE "
-            "base "
-            "can't be raised here. Leave out `rope` to train it as it is."
+            f"{config.model_type}: its config does not have one rope_theta for all layers, so its "
+            "RoPE base can't be raised here. Leave out `rope` to train it as it is."
         )
+
     trained, rotating = trained_context(config), rotating_dim(config)
     if rope.yarn_factor is not None:
         part = {key: current[key] for key in (PARTIAL,) if key in current}
@@ -75,6 +73,7 @@ def stretched(config: "PretrainedConfig", rope: RopeConfig, context: int) -> dic
             "original_max_position_embeddings": trained,
             **part,
         }
+
     if rope.base is not None:
         base = rope.base
     elif rope.ntk_factor is not None:
@@ -91,30 +90,29 @@ def stretched(config: "PretrainedConfig", rope: RopeConfig, context: int) -> dic
 
 
 def trained_context(config: "PretrainedConfig") -> int:
-    """Tokens the model was first trained on."""
+    """The context that the model was first trained on, in tokens."""
+    # A scaled model keeps its first context here; max_position_embeddings is the scaled one.
     parameters = getattr(config, "rope_parameters", None) or {}
     return int(parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
 
 
 def head_dim(config: "PretrainedConfig | Dimensions") -> int:
     """Dimensions of one attention head."""
-    return int(
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
+    named = getattr(config, "head_dim", None)
+    return int(named or config.hidden_size // config.num_attention_heads)
 
 
 def rotating_dim(config: "PretrainedConfig") -> int:
-    """Those of them that rotate: all of Llama's, half of GLM's, a quarter of GPT-NeoX's."""
+    """Dimensions of a head that rotate: all of Llama's, half of GLM's, a quarter of GPT-NeoX's."""
     parameters = getattr(config, "rope_parameters", None) or {}
     return int(head_dim(config) * (parameters.get(PARTIAL) or 1.0))
 
 
 def ntk_base(base: float, factor: float, length: int, trained_length: int, rotating: int) -> float:
-    """The base that dynamic NTK scaling with `factor` reaches at `length` tokens, as the released
-    loader computes it.
+    """The base that dynamic NTK scaling with `factor` has at `length` tokens.
 
-    ntk_base(10_000, 10, 81_920, 4_096, 128) = 2.08 million. Raises ValueError if `length` was
-    already trained.
+    Computed as in the paper's released loader: ntk_base(10_000, 10, 81_920, 4_096, 128) = 2.08
+    million. Raises ValueError if `length` is within the trained context.
     """
     if length <= trained_length:
         raise ValueError(
@@ -126,11 +124,10 @@ def ntk_base(base: float, factor: float, length: int, trained_length: int, rotat
 
 def longest_wavelength(base: float, rotating: int) -> float:
     """Tokens in one full turn of the slowest rotating pair of dimensions."""
+    # Pair i of n turns once in 2 pi base^(2i / n) tokens; the last pair has 2i = n - 2.
     return float(2 * pi * base ** ((rotating - 2) / rotating))
 
 
 def base_covering(length: int, rotating: int) -> float:
-    """The smallest base whose longest wavelength is `length` tokens: the inverse of
-    `longest_wavelength`.
-    """
+    """The base whose longest wavelength is `length` tokens: the inverse of `longest_wavelength`."""
     return float((length / (2 * pi)) ** (rotating / (rotating - 2)))

@@ -7,8 +7,8 @@ benchmarks/gpu.py compare each one with the plain path.
 
 | name | effect | from |
 |---|---|---|
-| checkpoint | keep only the inputs of each layer, compute the rest again in the backward pass | torch |
-| keep_attention | checkpoint, and keep attention's outputs, the most expensive to compute again | torch |
+| checkpoint | keep only the inputs of each layer, recompute the rest in the backward pass | torch |
+| keep_attention | checkpoint, and keep attention's outputs, the costliest to recompute | torch |
 | offload | checkpoint, with the kept inputs in the host's memory | transformers |
 | liger | fused RMSNorm, RoPE and SwiGLU | liger-kernel |
 | compile | the same by torch.compile: norms, RoPE and feed-forward of each layer | torch |
@@ -30,6 +30,7 @@ from core.environment import SWITCHES
 from core.errors import UserError
 from training.hardware import COMPILE, LIGER, TILED_MLP
 
+# Attention as torch registers it, by backend. keep_attention keeps their outputs.
 ATTENTION_OPERATORS = (
     "aten::_scaled_dot_product_flash_attention",
     "aten::_scaled_dot_product_cudnn_attention",
@@ -39,8 +40,7 @@ ATTENTION_OPERATORS = (
     "torch_attn::_varlen_attn",
 )
 COMPILED_SHAPES = 64
-TILE = 4096
-"""Tokens of a tile of the feed-forward: enough to fill a GPU."""
+TILE = 4096  # tokens of a tile of the feed-forward: enough to fill a GPU
 
 
 def checkpoint_activations(model: PreTrainedModel, keep_attention: bool, offload: bool) -> None:
@@ -55,6 +55,7 @@ def checkpoint_activations(model: PreTrainedModel, keep_attention: bool, offload
 
 
 def _keep_attention() -> Any:
+    """The policy of selective checkpointing that keeps attention's outputs."""
     operators = [found for name in ATTENTION_OPERATORS if (found := _operator(name)) is not None]
     return create_selective_checkpoint_contexts(operators)
 
@@ -86,6 +87,7 @@ def apply(model: PreTrainedModel, switches: frozenset[str], device: torch.device
 
 
 def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
+    """Replace RMSNorm, RoPE and SwiGLU by Liger's fused kernels. Raises UserError if it can't."""
     if device.type != "cuda":
         raise UserError(f"{SWITCHES}: {LIGER} needs a GPU. Leave it out, or use {COMPILE}.")
     try:
@@ -98,6 +100,7 @@ def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
     kind = model.config.model_type
     if kind not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise UserError(f"{SWITCHES}: {LIGER} has no kernels for {kind}. Use {COMPILE} instead.")
+
     # Liger patches the model and its module. The module's classes are put back, so that a model
     # built later in this process is a plain one; the rotation is a function there and stays fused.
     module = sys.modules[type(model.base_model).__module__]
@@ -132,6 +135,7 @@ def _tiled(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., tor
     """`forward` over TILE tokens at a time. hidden: [n, length, width] -> the same shape."""
 
     def tiled(hidden: torch.Tensor) -> torch.Tensor:
+        """[n, length, width] -> [n, length, width], one tile after the other."""
         parts = hidden.split(TILE, dim=1)
         if len(parts) == 1:
             return forward(hidden)
@@ -142,10 +146,10 @@ def _tiled(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., tor
 
 
 def to_fp8(model: PreTrainedModel, device: torch.device) -> None:
-    """Multiply in fp8 in every linear layer but the head, scaled by tensor. Master weights stay
-    fp32.
+    """Run every linear layer except the head in fp8, with one scale per tensor.
 
-    On a CPU the products are emulated, for tests. Raises UserError where torchao is missing.
+    Master weights stay fp32. On a CPU fp8 is emulated, for tests. Raises UserError if torchao is
+    missing.
     """
     try:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training

@@ -1,4 +1,4 @@
-"""The scores of answers in words, each on cases to check by eye."""
+"""The scores of answers as text, on cases to check by eye."""
 
 import pytest
 
@@ -27,9 +27,7 @@ SANDWICH = "eat a sandwich and sit in Dolores Park on a sunny day."
         ("a a a a", 1),
     ],
 )
-def test_the_published_overlap_counts_distinct_expected_words_that_were_said(
-    response: str, words: int
-) -> None:
+def test_word_overlap_counts_distinct_expected_words(response: str, words: int) -> None:
     assert word_overlap(response, SANDWICH) == pytest.approx(words / 11)
 
 
@@ -44,7 +42,7 @@ def test_rouge_counts_every_word_as_often_as_it_stands_in_both() -> None:
     assert rouge_1("dog", "cat") == rouge_1("", "cat") == 0
 
 
-def test_f1_is_the_best_over_the_answers_without_case_punctuation_and_articles() -> None:
+def test_f1_is_the_best_over_answers_without_case_and_articles() -> None:
     assert normalised("The Old, Grey Cat!") == ["old", "grey", "cat"]
     assert f1("the old cat", ["dog", "Old grey cat."]) == pytest.approx(2 * 2 / (2 + 3))
     assert f1("a cat", ["Cat"]) == 1
@@ -72,7 +70,7 @@ def test_f1_is_the_best_over_the_answers_without_case_punctuation_and_articles()
         ("a . b", ".", True),
     ],
 )
-def test_an_answer_occurs_where_it_stands_alone_whatever_its_case_and_spacing(
+def test_an_answer_occurs_where_it_stands_alone_in_any_case(
     response: str, answer: str, there: bool
 ) -> None:
     assert occurs(response, [answer]) is there
@@ -95,9 +93,7 @@ def test_an_answer_occurs_where_it_stands_alone_whatever_its_case_and_spacing(
         (f"{SANDWICH} {SANDWICH} {SANDWICH}", True),
     ],
 )
-def test_an_answer_repeats_itself_if_it_ends_in_a_loop_over_half_of_it(
-    response: str, loops: bool
-) -> None:
+def test_an_answer_is_repetitive_if_half_of_it_is_a_loop(response: str, loops: bool) -> None:
     assert repetitive(response) is loops
 
 
@@ -109,9 +105,7 @@ def test_an_answer_without_letter_digit_or_symbol_is_empty(response: str, empty:
     assert flaws(response, truncated=False) == {"empty": empty, "truncated": 0, "repetitive": 0}
 
 
-def test_more_than_a_tenth_of_flawed_answers_is_one_line_and_a_cut_answer_that_holds_the_expected_one_is_none() -> (
-    None
-):
+def test_more_than_a_tenth_of_flawed_answers_is_a_warning() -> None:
     none = {"empty": 0.1, "truncated": 1.0, "repetitive": 0.0}
     assert warning(none, 0.1, "new_tokens") is None
     line = warning({**none, "empty": 0.11}, 0.25, "needle_report.new_tokens")

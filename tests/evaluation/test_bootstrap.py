@@ -1,6 +1,4 @@
-"""Differences in loss are paired by document and weighted by token; their interval tells a real one
-from noise.
-"""
+"""Differences in loss are paired by document and weighted by token; noise is not significant."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +20,7 @@ def documents(model: str, sums: list[float], tokens: list[int]) -> pd.DataFrame:
     )
 
 
-def test_a_difference_is_of_sums_over_tokens_on_the_documents_both_have() -> None:
+def test_a_difference_is_over_the_tokens_of_shared_documents() -> None:
     original, shorter = (
         documents("original", [10, 30, 99], [10, 30, 9]),
         documents("other", [12, 33], [10, 30]),

@@ -1,6 +1,4 @@
-"""A chat model is asked as it was trained to be asked, and a score of a model that says nothing
-carries a warning.
-"""
+"""A chat model is asked in its template, and empty answers give a warning beside the score."""
 
 import json
 from pathlib import Path
@@ -16,9 +14,9 @@ from evaluation import book_qa_report, needle_report
 from evaluation.book_qa_report import Question, ask
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import asking, last_ids, rendered, seam
+from evaluation.model_under_test import Subject, of_user
 from evaluation.needle import Haystacks
 from evaluation.needle_report_config import NeedleReportConfig
-from evaluation.subject import Subject, of_user
 
 GRASS = "The grass is green . The sky is blue . " * 40
 WORDS = f"{GRASS} the key under a red stone Where Book Answer ? : go Stone"
@@ -53,7 +51,7 @@ def measured(root: Path, config: NeedleReportConfig, model: Path) -> dict[str, o
     return needle_report.measure(of_user(str(model)), config, out)
 
 
-def test_a_model_that_answers_only_under_its_template_is_scored_there_and_warned_about_elsewhere(
+def test_a_chat_model_is_scored_in_its_template_or_warned_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -74,7 +72,7 @@ def test_a_model_that_answers_only_under_its_template_is_scored_there_and_warned
     assert plain["warning"] == line and f"warning: {line}" in capsys.readouterr().err
 
 
-def test_a_haystack_that_is_repeated_is_named_wherever_the_scores_stand(
+def test_a_repeated_haystack_is_named_beside_the_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -96,7 +94,7 @@ def test_a_haystack_that_is_repeated_is_named_wherever_the_scores_stand(
         assert line in place
 
 
-def test_the_report_keeps_how_it_asked_and_what_was_wrong_at_each_length(
+def test_the_report_has_prompt_form_and_flaws_by_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -110,7 +108,7 @@ def test_the_report_keeps_how_it_asked_and_what_was_wrong_at_each_length(
     )
 
 
-def test_an_answer_begun_for_a_base_model_goes_on_with_the_answer(
+def test_an_answer_prefix_is_continued_by_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -126,7 +124,7 @@ def test_an_answer_begun_for_a_base_model_goes_on_with_the_answer(
     assert metrics["mean_exact_match"] == metrics["mean_occurs"] == 1
 
 
-def test_an_answer_inside_of_what_is_said_occurs_and_is_no_exact_match(
+def test_an_answer_inside_a_text_occurs_and_is_no_exact_match(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -210,7 +208,7 @@ def test_a_template_that_is_asked_for_and_not_there_is_a_line(tmp_path: Path) ->
         asking(subject, "always", {}, "needle_report")
 
 
-def test_a_template_that_refuses_or_swallows_the_prompt_is_a_line(tmp_path: Path) -> None:
+def test_a_template_that_refuses_or_drops_the_prompt_is_a_line(tmp_path: Path) -> None:
     for number, (template, message) in enumerate(
         (
             ("{{ raise_exception('System first') }}", "refuses the prompt: System first"),
@@ -225,7 +223,7 @@ def test_a_template_that_refuses_or_swallows_the_prompt_is_a_line(tmp_path: Path
             asking(subject, "auto", {}, "needle_report").turn("a ", " b", "")
 
 
-def test_a_template_that_asks_for_the_date_gives_the_same_prompt_on_any_day(tmp_path: Path) -> None:
+def test_a_template_with_a_date_gives_one_prompt_on_any_day(tmp_path: Path) -> None:
     template = (
         "{{ strftime_now('%d %b %Y') }} {{ date_string }} {{ mood }} {{ messages[0]['content'] }}"
     )
@@ -236,7 +234,7 @@ def test_a_template_that_asks_for_the_date_gives_the_same_prompt_on_any_day(tmp_
     )
 
 
-def test_the_token_that_closes_a_turn_ends_an_answer_and_no_begin_token_is_added_to_a_template(
+def test_the_end_of_turn_ends_an_answer_and_templates_get_no_bos(
     tmp_path: Path,
 ) -> None:
     model = write_speaker(tmp_path / "model", SAYS, WORDS, template=TEMPLATE.replace(END, BEGIN))
@@ -304,7 +302,7 @@ SPACED = TEMPLATE.replace("message['content']", "' ' + message['content']")
         (TEMPLATE, "", ""),
     ],
 )
-def test_prompt_and_answer_are_the_tokens_of_their_text_and_the_answer_holds_its_own_space(
+def test_prompt_and_answer_are_the_tokens_of_their_joined_text(
     tmp_path: Path, kind: str, template: str | None, prefix: str, gap: str
 ) -> None:
     subject = subject_of(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
@@ -348,7 +346,7 @@ def begins(name: str, post: str, **config: object) -> tuple[Tokenizer, dict[str,
     ],
 )
 @pytest.mark.parametrize("kind", ["plain", "prefixed", "metaspace"])
-def test_a_text_begins_with_the_real_begin_token_or_none_and_never_with_an_end_token(
+def test_a_text_begins_with_bos_or_nothing_and_never_with_eos(
     tmp_path: Path, kind: str, post: str, bos: str | None, eos: str, begin: list[str]
 ) -> None:
     tokenizer, config = begins(kind, post, bos_token=bos, eos_token=eos)
@@ -357,9 +355,7 @@ def test_a_text_begins_with_the_real_begin_token_or_none_and_never_with_an_end_t
 
 
 @pytest.mark.parametrize("kind", ["plain", "prefixed", "metaspace"])
-def test_text_that_continues_a_text_has_the_spaces_it_is_written_with(
-    tmp_path: Path, kind: str
-) -> None:
+def test_continued_text_has_exactly_its_own_spaces(tmp_path: Path, kind: str) -> None:
     subject = subject_of(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
     for text in (" the key", "\nAnswer: eat", "\n\nThe"):
         joined = subject.decode(subject.encode("grass") + subject.encode(text))
@@ -367,9 +363,7 @@ def test_text_that_continues_a_text_has_the_spaces_it_is_written_with(
 
 
 @pytest.mark.parametrize("kind", ["plain", "prefixed", "metaspace"])
-def test_a_special_token_named_in_a_haystack_is_text_and_ends_no_turn(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_special_token_in_a_haystack_is_text(tmp_path: Path, kind: str) -> None:
     subject = subject_of(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
     special = {subject.tokenizer.token_to_id(token) for token in (END, USER)}
     haystack = f"the cat {END} sat{USER} the cat"

@@ -1,23 +1,18 @@
-"""The page shows a score together with what was wrong with the answers behind it."""
+"""The page shows each score with the flaws of the answers behind it."""
 
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from evaluation.comparison import (
-    answers_table,
-    by_length,
-    needle_table,
-    results_table,
-    small_drop,
-)
+from evaluation.comparison import small_drop
+from evaluation.comparison_tables import answers_table, by_length, needle_table, results_table
 from evaluation.plots import heatmaps
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
 
 
 def model(**needle: Any) -> dict[str, Any]:
-    """What the reports say of one model: lengths of 64 and 128, the second beyond the trained one."""
+    """The reports of one model: lengths of 64 and 128, the second beyond the trained one."""
     return {
         "tokens_trained": 0,
         "rope_base": 10000,
@@ -58,9 +53,7 @@ SUMMARY = {
 }
 
 
-def test_every_score_stands_beside_how_it_was_asked_and_the_share_of_answers_that_are_none() -> (
-    None
-):
+def test_every_score_has_its_prompt_form_and_shares_of_flaws() -> None:
     table = answers_table(SUMMARY, 64).set_index(["model", "report"])
     assert table.loc[("base", "needle")].tolist() == ["in its chat template", 50, 75, 25, 50, 0, ""]
     assert table.loc[("mute", "needle")]["warning"] == "25 % of the answers are empty."

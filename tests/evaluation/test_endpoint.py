@@ -1,6 +1,4 @@
-"""Endpoints are asked through the openai client, in the words that each server takes; no prompt is
-cut in silence.
-"""
+"""Endpoints are asked in the form that each server accepts; no prompt is cut silently."""
 
 import json
 import threading
@@ -18,8 +16,8 @@ from core.errors import UserError
 from evaluation import book_qa_report, needle_report
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.endpoint import complete, complete_all
+from evaluation.model_under_test import of_user
 from evaluation.needle_report_config import NeedleReportConfig
-from evaluation.subject import of_user
 from training.baselines import EndpointConfig
 
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
@@ -29,7 +27,7 @@ WORDS = f"{GRASS} the key under a red stone Where Book Answer ? :"
 
 
 class Server:
-    """A server on loopback that answers as it is told, and remembers what it was asked."""
+    """A server on loopback that gives the set answers and records its requests."""
 
     def __init__(self, answer: Answer) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -103,7 +101,7 @@ def refused(message: str, param: str | None = None, status: int = 400) -> tuple[
     ("kind", "path", "key"),
     [("chat", "/v1/chat/completions", "messages"), ("completions", "/v1/completions", "prompt")],
 )
-def test_chat_and_plain_completions_are_asked_greedily_with_a_limit(
+def test_endpoints_are_asked_greedily_with_a_token_limit(
     serve: Callable[[Answer], Server],
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
@@ -124,7 +122,7 @@ def test_chat_and_plain_completions_are_asked_greedily_with_a_limit(
     assert asked[key] == ([{"role": "user", "content": "What?"}] if kind == "chat" else "What?")
 
 
-def test_a_lost_connection_429_and_5xx_are_tried_again_and_a_refusal_is_not(
+def test_lost_connections_429_and_5xx_are_retried_refusals_not(
     serve: Callable[[Answer], Server],
 ) -> None:
     acts = [(0, b""), (429, {}), (503, {}), said("plums")]
@@ -137,7 +135,7 @@ def test_a_lost_connection_429_and_5xx_are_tried_again_and_a_refusal_is_not(
         complete(server.config(), "What?", 4)
 
 
-def test_a_server_that_wants_max_completion_tokens_and_no_temperature_is_asked_so_from_then_on(
+def test_a_refused_request_field_is_changed_for_later_requests(
     serve: Callable[[Answer], Server],
 ) -> None:
     def newer(body: dict[str, Any]) -> tuple[int, Any]:
@@ -171,7 +169,7 @@ def test_a_server_that_wants_max_completion_tokens_and_no_temperature_is_asked_s
     assert len(taken) == 20 and len(server.asked) <= 20 + 2 * 8, "a refusal is learned from once"
 
 
-def test_a_prompt_that_is_too_long_for_the_server_is_refused_and_not_asked_for_ever(
+def test_a_prompt_too_long_for_the_server_is_refused_once(
     serve: Callable[[Answer], Server],
 ) -> None:
     server = serve(
@@ -213,7 +211,7 @@ def test_a_reply_without_text_says_nothing(serve: Callable[[Answer], Server]) ->
     assert complete(serve(lambda body: said(None)).config(), "What?", 4).text == ""
 
 
-def test_several_requests_are_at_work_at_once_and_each_is_asked_once(
+def test_concurrent_requests_ask_each_prompt_once(
     serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_REQUESTS", "4")
@@ -274,7 +272,7 @@ def needle(
     return metrics, pd.read_csv(out / "trials.csv")
 
 
-def test_an_endpoint_is_not_asked_beyond_its_context_and_the_report_says_so(
+def test_an_endpoint_is_not_asked_beyond_its_context(
     tmp_path: Path,
     serve: Callable[[Answer], Server],
     monkeypatch: pytest.MonkeyPatch,
@@ -286,7 +284,7 @@ def test_an_endpoint_is_not_asked_beyond_its_context_and_the_report_says_so(
     assert len(server.asked) == 2 and metrics["mean_occurs"] == 1 and metrics["chat"]
     assert trials[trials["length"] == 128]["occurs"].isna().all()
     assert "lengths 128 are beyond its context of 100 tokens: not asked" in capsys.readouterr().err
-    with pytest.raises(UserError, match="all are beyond the 100 tokens of context"):
+    with pytest.raises(UserError, match="all are beyond the context of .*, 100 tokens"):
         needle(tmp_path, server, (128,), context=100)
 
 
@@ -302,7 +300,7 @@ def test_a_server_that_cuts_prompts_is_found_out(
     assert metrics["mean_occurs"] == 0
 
 
-def test_a_thinking_model_that_never_comes_to_words_is_warned_about(
+def test_a_thinking_model_without_an_answer_gives_a_warning(
     tmp_path: Path, serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,4 @@
-"""Answers of a killed needle report are found by what is asked and of whom; other code and packages
-are told."""
+"""Kept answers are found by the model and every prompt; other code is reported."""
 
 import json
 from pathlib import Path
@@ -10,10 +9,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from assets.tokenizer import train_bpe
 from core.sealed import write_json
-from evaluation import needle_report
-from evaluation.needle_report import make_test, measure
+from evaluation import needle_asking
+from evaluation.kept_answers import kept_file
+from evaluation.model_under_test import of_user
+from evaluation.needle_report import measure
 from evaluation.needle_report_config import NeedleReportConfig
-from evaluation.subject import of_user
+from evaluation.needle_trials import make_trials
 from training.model import make_reproducible
 
 TEXT = "The cat sat on the mat. A dog ran to the red house. Nobody knew where the bird was. " * 30
@@ -70,8 +71,8 @@ def needle_config(texts: Path, **changes: Any) -> NeedleReportConfig:
 def name(folder: Path, **changes: Any) -> Path:
     """Where the answers would wait."""
     subject = of_user(str(folder))
-    return needle_report._kept(
-        subject, make_test(subject, needle_config(folder.parent / "texts", **changes))
+    return kept_file(
+        subject, make_trials(subject, needle_config(folder.parent / "texts", **changes))
     )
 
 
@@ -106,7 +107,7 @@ def test_each_setting_that_decides_answers_is_in_the_name(
     assert name(folder, **changes) == name(folder, **changes)
 
 
-def test_what_the_haystack_says_is_in_the_name_and_where_it_lies_is_not_all(folder: Path) -> None:
+def test_the_haystacks_text_is_in_the_name(folder: Path) -> None:
     before = name(folder)
     (folder.parent / "texts/one.txt").write_text(TEXT.replace("house", "mouse"))
     assert name(folder) != before
@@ -122,14 +123,14 @@ def test_the_model_is_in_the_name(folder: Path, file: str) -> None:
     assert name(folder) != before, "by size and time, where no record says more"
 
 
-def test_answers_are_kept_under_other_code_which_is_said_and_counted(
+def test_answers_of_other_code_are_kept_reported_and_counted(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder.parent)
     out = folder.parent / "out"
     out.mkdir()
     subject, config = of_user(str(folder)), needle_config(folder.parent / "texts")
-    answer, asked = needle_report._judge_cell, []
+    answer, asked = needle_asking._ask_cell, []
 
     def killed(*given: Any) -> Any:
         asked.append(given)
@@ -137,7 +138,7 @@ def test_answers_are_kept_under_other_code_which_is_said_and_counted(
             raise KeyboardInterrupt
         return answer(*given)
 
-    monkeypatch.setattr(needle_report, "_judge_cell", killed)
+    monkeypatch.setattr(needle_asking, "_ask_cell", killed)
     with pytest.raises(KeyboardInterrupt):
         measure(subject, config, out)
     (origin,) = Path(".training/needle_report").rglob("*.origin.json")

@@ -1,21 +1,23 @@
-"""Loss by band: every scored token counts once, in the band of its position."""
+"""Every scored token counts once, in the band of its position."""
 
 import numpy as np
 import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.loss_report import band_names, by_domain, in_span, spans
+from evaluation.bands import in_span, spans
+from evaluation.loss_report import by_domain
 from evaluation.loss_report_config import LossReportConfig
-from evaluation.needle_report import summarise
+from evaluation.needle_scores import summarise
 
 CONFIG = LossReportConfig(bands=(4, 16, 40), points=(16, 32), tokens_per_domain=1)
+SPANS = spans(CONFIG.bands, CONFIG.points)
 
 
 @given(st.integers(1, 40))
-def test_every_token_but_the_first_is_counted_once_in_the_band_of_its_position(length: int) -> None:
+def test_every_token_after_the_first_counts_once_in_its_band(length: int) -> None:
     losses = np.arange(1, length, dtype=np.float32)
-    found = [in_span(losses, span) for span in spans(CONFIG)[:3]]
+    found = [in_span(losses, span) for span in SPANS[:3]]
     expected = [
         [p for p in range(1, length) if low <= p < high]
         for low, high in ((0, 4), (4, 16), (16, 40))
@@ -23,18 +25,18 @@ def test_every_token_but_the_first_is_counted_once_in_the_band_of_its_position(l
     assert found == [(sum(part), len(part)) for part in expected]
 
 
-def test_a_point_is_the_eighth_before_it_of_documents_that_reach_it() -> None:
-    at_16, at_32 = spans(CONFIG)[3:]
+def test_a_point_is_the_eighth_before_its_position() -> None:
+    at_16, at_32 = SPANS[3:]
     assert in_span(np.arange(1, 32, dtype=np.float32), at_32) == (28 + 29 + 30 + 31, 4)
     assert in_span(np.arange(1, 31, dtype=np.float32), at_32) == (0, 0)
     assert in_span(np.arange(1, 31, dtype=np.float32), at_16) == (14 + 15, 2)
 
 
 def test_bands_are_named_by_their_ends() -> None:
-    assert band_names((256, 2048)) == ["0-256", "256-2048"]
+    assert [span.name for span in spans([256, 2048], [])] == ["0-256", "256-2048"]
 
 
-def test_a_domains_loss_is_the_mean_over_tokens_not_over_documents() -> None:
+def test_a_domains_loss_is_the_mean_over_tokens() -> None:
     documents = pd.DataFrame(
         {"domain": "c4", "document": ["a", "b"], "band": "0-4", "sum": [3.0, 6.0], "tokens": [1, 5]}
     )

@@ -11,10 +11,10 @@ from chat_world import write_speaker
 
 from core.errors import UserError
 from evaluation import short_context_report
+from evaluation.model_under_test import of_user
 from evaluation.multiple_choice import labels, made_questions, place, read_sets
 from evaluation.short_context_report import _judge, _why
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
-from evaluation.subject import of_user
 
 TREES = [
     "alder",
@@ -61,7 +61,7 @@ def test_there_are_as_many_letters_as_choices(tmp_path: Path, count: int) -> Non
     assert found["question"].endswith(f"\n{last}. choice {count - 1}\nAnswer:")
 
 
-def test_above_26_choices_every_label_is_as_long_as_the_other_and_no_label_is_there_twice() -> None:
+def test_labels_above_26_choices_have_one_length_and_are_unique() -> None:
     made = labels(100)
     assert len(set(made)) == 100 and {len(label) for label in made} == {2}
 
@@ -89,7 +89,7 @@ def test_above_26_choices_every_label_is_as_long_as_the_other_and_no_label_is_th
         ({"subject": ["x"]}, "subject = .* is no text"),
     ],
 )
-def test_a_question_that_can_not_be_scored_is_refused_with_line_and_reason(
+def test_an_unscorable_record_is_refused_with_line_and_reason(
     tmp_path: Path, change: dict[str, Any], reason: str | None
 ) -> None:
     path = write(tmp_path / "q.jsonl", item(), item(**change), item(**change))
@@ -137,7 +137,10 @@ def test_odd_files_are_read_whole_or_refused_with_their_line(tmp_path: Path) -> 
         read_sets(tmp_path / "latin.jsonl", None, 0)
 
 
-MMLU = '"Which tree, with a comma,\nis it?",alder,birch,cedar,dogwood,B\nAnd {now}?,w,x,y,"z ""quoted""",D\n'
+MMLU = (
+    '"Which tree, with a comma,\nis it?",alder,birch,cedar,dogwood,B\n'
+    'And {now}?,w,x,y,"z ""quoted""",D\n'
+)
 
 
 def mmlu(root: Path, test: str, dev: str | None = None) -> Path:
@@ -160,7 +163,7 @@ def test_mmlu_is_read_as_its_authors_publish_it(tmp_path: Path) -> None:
     assert questions[1]["question"].endswith('D. z "quoted"\nAnswer:')
 
 
-def test_mmlu_with_a_header_and_numbers_is_read_too_with_fewer_or_more_choices(
+def test_mmlu_with_a_header_may_have_any_number_of_choices(
     tmp_path: Path,
 ) -> None:
     table = (
@@ -186,14 +189,14 @@ def test_mmlu_with_a_header_and_numbers_is_read_too_with_fewer_or_more_choices(
         ("", "no question there"),
     ],
 )
-def test_a_row_that_can_not_be_scored_is_refused_with_line_and_reason(
+def test_an_unscorable_row_is_refused_with_line_and_reason(
     tmp_path: Path, table: str, reason: str
 ) -> None:
     with pytest.raises(UserError, match=reason):
         read_sets(mmlu(tmp_path, table), None, 0)
 
 
-def test_made_choices_hold_the_stated_value_once_and_the_passage_states_it() -> None:
+def test_made_choices_hold_the_stated_value_once() -> None:
     for made in made_questions([TEXT], 20, 0):
         right = made["shown"][made["answer"]]
         assert len(set(made["shown"])) == 4 and f"{right} ." in made["question"]
@@ -225,7 +228,7 @@ def test_examples_that_are_not_there_are_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("around", [None, "$A <|end|>", "<|begin|> $A", "<|begin|> $A <|end|>"])
-def test_a_prompt_of_the_harness_begins_with_the_begin_token_and_never_ends_with_an_end_token(
+def test_harness_prompts_begin_with_bos_and_never_end_with_eos(
     tmp_path: Path, around: str | None
 ) -> None:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
@@ -239,7 +242,7 @@ def test_a_prompt_of_the_harness_begins_with_the_begin_token_and_never_ends_with
     assert rows[1, 2:].tolist() == ids[:2] and mask[1].tolist() == [0, 0, 1, 1]
 
 
-def test_questions_of_many_choices_and_any_subject_are_scored_right_by_the_harness(
+def test_the_harness_scores_many_choices_and_any_subject(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
@@ -265,7 +268,7 @@ def test_questions_of_many_choices_and_any_subject_are_scored_right_by_the_harne
     assert "the harness cut 1 prompts that are longer than 128 tokens" in capsys.readouterr().err
 
 
-def test_a_model_that_gives_no_numbers_is_not_scored_by_the_harness(tmp_path: Path) -> None:
+def test_a_model_that_gives_nan_is_not_scored_by_the_harness(tmp_path: Path) -> None:
     """It would take A for the model's choice."""
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
     path = write(tmp_path / "q.jsonl", item(answer=0))

@@ -68,7 +68,7 @@ def params(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_name_that_is_no_text_to_someone_is_reported_with_its_line_and_the_remedy(
+def test_an_ambiguous_name_is_reported_with_line_and_remedy(
     name: str,
 ) -> None:
     recipe, baseline = unquoted_names(params(name))
@@ -93,9 +93,7 @@ def read(name: str, load: object) -> object:
         return None
 
 
-def test_of_all_short_names_exactly_those_are_reported_that_one_reader_takes_for_something_else() -> (
-    None
-):
+def test_exactly_the_ambiguous_short_names_are_reported() -> None:
     letters = "07_-eExob"
     seen = 0
     for length in (1, 2, 3):

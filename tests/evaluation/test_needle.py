@@ -1,4 +1,4 @@
-"""The needle test asks what it says it asks."""
+"""Needle prompts, grids and scores, on a haystack to check by eye."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.chat import asking
+from evaluation.model_under_test import Subject, of_user
 from evaluation.needle import Cell, Haystacks, Needle, cells, fill, make_needle, prompt
-from evaluation.needle_report import judge
 from evaluation.needle_report_config import Drawn, Given, Grid
-from evaluation.subject import Subject, of_user
-from training.plan import places_of
+from evaluation.needle_scores import judge
+from training.prices import places_of
 
 BEGIN, STOP, RESERVE = 0, 1, 3
 NEEDLE = Needle(
@@ -38,7 +38,7 @@ def row(length: int, depth: float, without: bool = False) -> np.ndarray:
 
 
 @given(st.integers(16, 100), st.sampled_from([0, 10, 33, 50, 90, 100]), st.booleans())
-def test_a_prompt_leaves_exactly_the_room_of_the_answer_and_ends_in_the_question(
+def test_a_prompt_leaves_the_answers_room_and_ends_in_question(
     length: int, depth: float, without: bool
 ) -> None:
     asked = row(length, depth, without)
@@ -46,9 +46,7 @@ def test_a_prompt_leaves_exactly_the_room_of_the_answer_and_ends_in_the_question
 
 
 @given(st.integers(16, 100), st.sampled_from([0, 10, 33, 50, 90]))
-def test_the_statement_stands_once_after_a_sentence_end_or_at_the_beginning(
-    length: int, depth: float
-) -> None:
+def test_the_statement_follows_a_sentence_end_or_the_beginning(length: int, depth: float) -> None:
     asked = row(length, depth)
     at = [i for i in range(len(asked) - 3) if asked[i : i + 4].tolist() == [20, 21, 22, STOP]]
     assert len(at) == 1
@@ -62,7 +60,7 @@ def test_at_depth_one_hundred_the_statement_touches_the_question() -> None:
     assert row(50, 100)[-5:].tolist() == [20, 21, 22, STOP, 20]
 
 
-def test_without_a_needle_there_is_only_haystack_before_the_question() -> None:
+def test_without_a_needle_a_prompt_is_haystack_and_question() -> None:
     assert row(50, 0, without=True)[1:-1].tolist() == NEEDLE.haystack[:45].tolist()
 
 
@@ -75,7 +73,7 @@ def test_a_haystack_too_short_for_the_length_is_refused() -> None:
         row(500, 50)
 
 
-def test_a_percent_grid_has_every_depth_and_a_shared_grid_every_place_that_fits() -> None:
+def test_grids_have_every_depth_or_every_place_that_fits() -> None:
     percent = cells(Grid(lengths=(100, 200), depths=(0, 50)), (80, 180))
     assert [(cell.length, cell.place) for cell in percent] == [
         (100, 0),
@@ -107,7 +105,7 @@ def test_forty_places_and_forty_lengths_to_128k_are_820_cells() -> None:
     )
 
 
-def test_gain_is_the_mean_difference_and_choice_is_against_values_in_sight() -> None:
+def test_gain_is_a_mean_difference_and_choice_is_in_sight() -> None:
     with_needle, without = np.full((2, 32), -5, np.float32), np.full((2, 32), -6, np.float32)
     with_needle[0, 21], with_needle[1, 22], with_needle[0, 30] = -2, -3, -1
     scores = judge(with_needle, without, np.array([21, 22]), np.array([5, 6, 21]))
@@ -121,7 +119,7 @@ def test_gain_is_the_mean_difference_and_choice_is_against_values_in_sight() -> 
     }
 
 
-def test_where_no_other_value_is_in_sight_there_is_no_choice_to_score() -> None:
+def test_choice_is_empty_without_another_value_in_sight() -> None:
     log_probs = np.full((2, 32), -5, np.float32)
     for rivals in ([], [21]):
         assert (
@@ -136,7 +134,7 @@ def test_what_fills_up_a_shorter_answer_is_not_judged() -> None:
     assert judge(log_probs, log_probs, np.array([21, 22]), None)["exact_match"] == 1.0
 
 
-def test_only_the_named_places_are_filled_and_a_value_is_never_filled_again() -> None:
+def test_only_named_places_are_filled_and_only_once() -> None:
     values = {"key": "{value}", "value": "{key}"}
     assert fill('{"name": "{key}", "n": {0}, "value": "{value}", {} }', values) == (
         '{"name": "{value}", "n": {0}, "value": "{key}", {} }'
@@ -154,9 +152,7 @@ def speaker(folder: Path) -> Subject:
 
 
 @pytest.mark.parametrize("chat", ["never", "always"])
-def test_a_needle_may_be_json_and_frame_question_and_answer_may_hold_braces(
-    tmp_path: Path, chat: str
-) -> None:
+def test_needle_frame_question_and_answer_may_hold_braces(tmp_path: Path, chat: str) -> None:
     subject = speaker(tmp_path)
     asked = asking(subject, chat, {}, "needle_report")
     frame = 'the {"value"} : {context} { {question} }'
@@ -176,7 +172,7 @@ def test_a_needle_may_be_json_and_frame_question_and_answer_may_hold_braces(
     assert subject.decode(made.answer.tolist()).replace(" ", "") == "{}"
 
 
-def test_what_a_guess_would_say_is_judged_as_it_would_begin_the_answer(tmp_path: Path) -> None:
+def test_a_guess_is_judged_by_its_token_in_the_answers_place(tmp_path: Path) -> None:
     subject = speaker(tmp_path)
     drawn = Drawn(
         words=tuple(NAMES.split()),

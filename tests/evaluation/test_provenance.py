@@ -1,4 +1,4 @@
-"""What the page shows of dvc.lock is what the graph holds now, whatever was made before."""
+"""The page shows the versions of the artefacts that are in the graph now."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 from evaluation.provenance import behind, table, versions
 
 
-def test_items_taken_out_of_params_are_not_shown_though_the_lock_remembers_them(
+def test_items_removed_from_params_are_not_shown(
     tmp_path: Path,
 ) -> None:
     lock = {
@@ -35,7 +35,7 @@ def test_items_taken_out_of_params_are_not_shown_though_the_lock_remembers_them(
     ]
 
 
-def test_the_page_shows_with_which_versions_an_artefact_and_each_behind_it_was_made(
+def test_the_page_shows_the_versions_behind_each_artefact(
     tmp_path: Path,
 ) -> None:
     paths = {"tokenizer": "tokenizer", "tokenized_corpus@web": "tokenized_corpus/web"}

@@ -1,6 +1,4 @@
-"""The reports on whole models: any folder, an endpoint, stopped on the way; and what they say of
-bad questions.
-"""
+"""The reports on whole models: any folder, an endpoint, after a kill, with bad questions."""
 
 import json
 import subprocess
@@ -18,16 +16,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from assets.tokenizer import train_bpe
 from core.errors import UserError
 from core.sealed import write_json
-from evaluation import needle_report, short_context_report
+from evaluation import needle_asking, short_context_report
 from evaluation.book_qa_report import Question, ask, read_questions
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import asking
+from evaluation.model_under_test import Subject, of_user
 from evaluation.needle_report import measure
 from evaluation.needle_report_config import NeedleReportConfig
+from evaluation.prefix_cache import cache_bytes
 from evaluation.report import _changed
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
-from evaluation.subject import Subject, of_user
-from evaluation.walk import cache_bytes
 from training.model import make_reproducible
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +87,7 @@ def needle_config(texts: Path, **changes: object) -> NeedleReportConfig:
     )
 
 
-def test_a_report_killed_on_the_way_goes_on_and_ends_in_the_same_bytes(
+def test_a_killed_report_resumes_to_the_same_bytes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
@@ -98,7 +96,7 @@ def test_a_report_killed_on_the_way_goes_on_and_ends_in_the_same_bytes(
     resumed.mkdir()
     config, subject = needle_config(folder.parent / "texts"), of_user(str(folder))
     measure(subject, config, whole)
-    kept, asked = needle_report._keep, []
+    kept, asked = needle_asking.keep, []
 
     def killed(path: Path, key: str, records: list[dict[str, object]]) -> None:
         kept(path, key, records)
@@ -108,7 +106,7 @@ def test_a_report_killed_on_the_way_goes_on_and_ends_in_the_same_bytes(
                 file.write('["cut off by a kill')
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(needle_report, "_keep", killed)
+    monkeypatch.setattr(needle_asking, "keep", killed)
     with pytest.raises(KeyboardInterrupt):
         measure(subject, config, resumed)
     measure(subject, config, resumed)
@@ -130,7 +128,7 @@ def test_one_trial_at_a_time_gives_what_trials_side_by_side_give(
     pd.testing.assert_frame_equal(*found, atol=1e-4)  # sums in another order
 
 
-def test_memory_decides_whether_a_needle_report_is_refused_and_not_a_byte_of_it(
+def test_memory_decides_refusal_and_no_byte_of_a_report(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
@@ -212,12 +210,12 @@ def test_an_endpoint_is_judged_by_its_words_alone(
         ("grid.lenghts=[64]", "Known here: kind, lengths, depths, places"),
     ],
 )
-def test_a_change_that_can_not_be_made_is_a_line(tmp_path: Path, change: str, message: str) -> None:
+def test_an_impossible_change_is_one_line(tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         _changed(needle_config(tmp_path), (change,), "needle_report")
 
 
-def test_a_look_at_any_model_is_one_command(folder: Path) -> None:
+def test_any_model_is_measured_by_one_command(folder: Path) -> None:
     params = folder.parent / "params.yaml"
     params.write_text(
         yaml.safe_dump(
@@ -231,7 +229,7 @@ def test_a_look_at_any_model_is_one_command(folder: Path) -> None:
         "--model",
         str(folder),
         "--out",
-        "look",
+        "measured",
     ]
     done = subprocess.run(
         [*command, "--set", "trials=1"],
@@ -241,7 +239,10 @@ def test_a_look_at_any_model_is_one_command(folder: Path) -> None:
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["trials"] == 1 and (folder.parent / "look/heatmap.png").is_file()
+    assert (
+        json.loads(done.stdout)["trials"] == 1
+        and (folder.parent / "measured/heatmap.png").is_file()
+    )
     wrong = subprocess.run(
         [*command, "--set", "trials=0"],
         cwd=folder.parent,
@@ -299,7 +300,7 @@ def test_a_line_that_is_no_question_is_named(tmp_path: Path) -> None:
         ({"id": 1.5}, "id: "),
     ],
 )
-def test_a_question_that_can_not_be_asked_is_refused_with_line_and_reason(
+def test_an_invalid_question_is_refused_with_line_and_reason(
     tmp_path: Path, change: dict[str, object], reason: str
 ) -> None:
     file, good = (
@@ -339,7 +340,7 @@ def test_a_frame_without_its_places_is_refused(frame: str) -> None:
 
 
 @pytest.mark.parametrize("shots", [None, 0, 3])
-def test_no_examples_are_none_and_only_a_task_without_a_number_has_its_own(
+def test_shots_0_gives_no_examples_and_null_the_tasks_own(
     folder: Path, monkeypatch: pytest.MonkeyPatch, shots: int | None
 ) -> None:
     lm_eval = pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")

@@ -1,4 +1,4 @@
-"""Token losses are those of the whole row, however it is cut."""
+"""Token losses are those of the whole row, for any size of the parts."""
 
 import numpy as np
 import torch

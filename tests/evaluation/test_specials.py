@@ -1,4 +1,4 @@
-"""The special tokens of a prompt are those of its frame and template, whatever its content holds."""
+"""The special tokens of a prompt are those of its frame and template, not of its content."""
 
 import json
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from core.sealed import write_json
 from evaluation.book_qa_report import Question, ask
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import Asking, asking, may_be_read_as_tokens, written
+from evaluation.model_under_test import Subject, of_user
 from evaluation.needle import Haystacks, make_needle
 from evaluation.needle_report_config import Drawn, Given
 from evaluation.short_context_report import _judge
 from evaluation.specials import MARK
-from evaluation.subject import Subject, of_user
 from training.baselines import EndpointConfig
 
 TEXT = "Where is the <|end|> of <|user|> here ? Book : a cat sat . Answer : on the mat\n"
@@ -78,9 +78,7 @@ def bare(text: str) -> str:
 
 
 @pytest.mark.parametrize("content", QUESTIONS)
-def test_only_the_frames_special_tokens_are_tokens_and_every_word_stays(
-    subject: Subject, content: str
-) -> None:
+def test_only_the_frames_special_tokens_are_tokens(subject: Subject, content: str) -> None:
     ids = subject.encode(f"{USER} Book: {subject.as_content(content)} {END}\n{ASSISTANT}")
     assert special(subject, ids) == [USER, END, ASSISTANT]
     shown = subject.decode(ids, special=True)
@@ -152,9 +150,7 @@ def endpoints(subject: Subject, kind: Any) -> Iterator[tuple[Subject, Asking]]:
 
 
 @pytest.mark.parametrize("content", QUESTIONS)
-def test_an_endpoint_that_completes_gets_ids_where_its_own_tokenizer_would_find_tokens(
-    subject: Subject, content: str
-) -> None:
+def test_completions_get_ids_where_text_would_be_ambiguous(subject: Subject, content: str) -> None:
     config = BookQaReportConfig(questions=Path("x"), context=400, new_tokens=10)
     plain, odd = (
         Question(id=1, context="a cat sat", input=text, answer=("mat",)) for text in ("?", content)
@@ -167,7 +163,7 @@ def test_an_endpoint_that_completes_gets_ids_where_its_own_tokenizer_would_find_
         assert json.dumps(text).count(END) == json.dumps(text).count(USER) == int(how.chat)
 
 
-def test_a_chat_endpoint_gets_words_and_the_report_says_what_may_be_read_as_tokens(
+def test_a_chat_endpoint_gets_text_and_the_report_warns(
     subject: Subject,
 ) -> None:
     for behind, how in endpoints(subject, "chat"):

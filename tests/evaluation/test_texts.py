@@ -1,4 +1,4 @@
-"""A haystack is the text files below a folder, read by the rule and the reader of the corpus."""
+"""A haystack is the text files below a folder, read by the rules of the corpus."""
 
 import gzip
 import os
@@ -19,7 +19,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def test_texts_of_subfolders_count_in_any_case_and_hidden_ones_do_not(
+def test_texts_of_subfolders_are_read_and_hidden_ones_are_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = {"a.txt": b"a", "B.TXT": b"b", "sub/c.txt": b"c", "d.txt.gz": gzip.compress(b"d")}
@@ -64,7 +64,7 @@ ESSAYS = (
 )
 
 
-def test_a_text_about_a_folder_is_no_haystack_and_an_essay_is_one(
+def test_a_readme_is_no_haystack_and_an_essay_is_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     essays = {name: name.encode() for name in ESSAYS}
@@ -78,7 +78,7 @@ def test_a_text_about_a_folder_is_no_haystack_and_an_essay_is_one(
     assert read_texts(tmp_path / "README.txt") == ["x"], "named itself, it is the source"
 
 
-def test_one_file_is_a_text_whatever_its_ending_but_not_a_file_of_records(tmp_path: Path) -> None:
+def test_one_file_of_any_ending_is_a_text_except_records(tmp_path: Path) -> None:
     write(
         tmp_path,
         {"a.md": b"\xef\xbb\xbfone\r\ntwo", "b.zst": zstandard.compress(b"b"), "c.jsonl": b"{}"},

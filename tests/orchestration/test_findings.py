@@ -26,7 +26,7 @@ print("a library's greeting")
 print(json.dumps([f"params.yaml: mixed.recipes.{name}.cut = {recipe['cut']}: no such cut." for name, recipe
                   in recipes.items() if recipe["cut"] > 5]))
 """
-"""Stands for evaluation/settings.py: a cut above 5 is wrong."""
+"""Stands for evaluation/preflight.py: a cut above 5 is wrong."""
 FOUND = "params.yaml: mixed.recipes.short.cut = 9: no such cut."
 
 
@@ -36,7 +36,7 @@ def world(tmp_path: Path) -> Path:
     root = make_world(tmp_path / "world")
     (root / "evaluation").mkdir()
     (root / "evaluation/__init__.py").touch()
-    (root / "evaluation/settings.py").write_text(SETTINGS)
+    (root / "evaluation/preflight.py").write_text(SETTINGS)
     dvc(root, "repro")
     return root
 
@@ -116,7 +116,7 @@ def test_make_check_is_asked_once_until_something_changes_that_it_looks_at(world
 
 
 def test_a_make_check_that_does_not_work_is_a_finding_itself(world: Path) -> None:
-    (world / "evaluation/settings.py").write_text("raise SystemExit('out of memory')\n")
+    (world / "evaluation/preflight.py").write_text("raise SystemExit('out of memory')\n")
     found = findings.read_findings(read_graph(world))
     assert len(found) == 1 and "out of memory" in found[0] and "make check" in found[0]
 
@@ -154,6 +154,6 @@ def test_a_finding_is_about_one_item_where_it_names_one_else_about_its_stage_els
 
 
 def test_the_real_command_answers_in_the_form_that_is_read() -> None:
-    assert [sys.executable, "-m", "evaluation.settings", "--json"] == findings.COMMAND
+    assert [sys.executable, "-m", "evaluation.preflight", "--json"] == findings.COMMAND
     source = (Path(__file__).parents[2] / findings.MODULE).read_text()
     assert 'sys.argv[1:] == ["--json"]' in source and "print(json.dumps(found))" in source

@@ -1,4 +1,4 @@
-"""Activations that are computed again give the same gradients to the bit."""
+"""Recomputed activations give the same gradients to the bit."""
 
 import numpy as np
 import torch
@@ -7,8 +7,8 @@ from worlds import LENGTH, VOCABULARY, tiny
 from training.batches import Batch
 from training.hardware import Hardware
 from training.loss import TokenLoss
+from training.micro_batches import forward
 from training.parallel import World, divide
-from training.passes import forward
 
 
 def gradients(hardware: Hardware) -> list[torch.Tensor]:

@@ -1,6 +1,4 @@
-"""Attention: documents that share a row, masked, compute what they compute alone; what it can't do
-is refused.
-"""
+"""Masked documents compute what they compute alone; what attention can't do is refused."""
 
 import numpy as np
 import pytest
@@ -11,11 +9,11 @@ from worlds import VOCABULARY, tiny
 from core.errors import UserError
 from training import attention
 from training.batches import Batch
+from training.correctness_probe import agrees_with_stock, check_sight
 from training.hardware import Hardware
 from training.loss import TokenLoss
+from training.micro_batches import forward, shares
 from training.parallel import alone
-from training.passes import forward, shares
-from training.probe import agrees_with_stock, check_sight
 
 
 def ready(model: torch.nn.Module) -> TokenLoss:
@@ -31,7 +29,7 @@ def batch(*documents: list[int]) -> Batch:
     return Batch(ids=np.array([sum(documents, [])], np.int64), starts=[starts.astype(np.int64)])
 
 
-def test_masked_documents_in_one_row_have_the_loss_they_have_alone() -> None:
+def test_masked_documents_of_a_row_have_their_own_loss() -> None:
     one, two, three = [3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3]
     loss = ready(tiny())
     together = forward(loss, batch(one, two, three), alone(), True, False)
@@ -51,7 +49,7 @@ def test_two_masked_rows_of_a_batch_do_not_see_each_other() -> None:
     )
 
 
-def test_the_model_trains_with_the_loss_that_stock_transformers_has() -> None:
+def test_the_trained_loss_is_that_of_stock_transformers() -> None:
     model = tiny()
     ready(model)
     agrees_with_stock(model)
@@ -84,7 +82,7 @@ def test_the_probe_finds_attention_that_looks_ahead(monkeypatch: pytest.MonkeyPa
         check_sight(ready(tiny()), alone(), False, False)
 
 
-def test_the_probe_says_that_a_weight_is_no_number_and_nothing_else() -> None:
+def test_the_probe_reports_a_weight_that_is_nan() -> None:
     """NaN differs from itself, so each question would be answered yes."""
     broken = tiny()
     with torch.no_grad():
@@ -111,7 +109,7 @@ def test_a_sliding_window_is_refused() -> None:
         forward(ready(model), batch([1, 2, 3]), alone(), False, False)
 
 
-def test_rows_are_dealt_out_so_that_each_runs_once_whatever_the_number_of_processes() -> None:
+def test_each_row_runs_once_under_any_number_of_processes() -> None:
     numbers = np.arange(10)
     for size, sp in ((1, 1), (2, 1), (3, 1), (4, 2)):
         worlds = [
@@ -141,8 +139,8 @@ def test_context_parallelism_is_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("asked", [1, 3, 8, 20])
-def test_cached_attention_is_the_naive_one_with_fewer_keys_than_queries(asked: int) -> None:
-    """Two sequences of 20 known tokens, four heads on two keys; the last `asked` tokens look."""
+def test_cached_attention_equals_naive_attention(asked: int) -> None:
+    """Two sequences of 20 known tokens, four heads on two keys; the last `asked` are queries."""
     torch.manual_seed(0)
     query = torch.randn(2, 4, asked, 8)
     key, value = torch.randn(2, 2, 20, 8), torch.randn(2, 2, 20, 8)

@@ -1,6 +1,4 @@
-"""The base is a whole model folder that can be trained, or it is refused with the key that names
-it.
-"""
+"""The base is a complete model folder that can be trained, or refused with its parameter."""
 
 import json
 from collections.abc import Callable
@@ -69,7 +67,7 @@ def test_a_base_without_a_tokenizer_gets_the_graphs(base: Path) -> None:
     assert load_model(Path("data/base_checkpoint")).config.vocab_size == VOCABULARY
 
 
-def test_a_tokenizer_with_an_id_beyond_the_models_rows_is_refused_and_the_last_id_is_not(
+def test_an_id_beyond_the_models_embedding_is_refused(
     base: Path,
 ) -> None:
     set_tokenizer(VOCABULARY + 1)
@@ -112,7 +110,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("model")
 
 
-def test_a_base_with_the_graphs_own_tokenizer_is_taken_whatever_its_file_looks_like(
+def test_a_base_with_the_graphs_tokenizer_in_any_form_is_copied(
     read: Path,
 ) -> None:
     described = json.loads((read / "tokenizer.json").read_text())
@@ -121,7 +119,7 @@ def test_a_base_with_the_graphs_own_tokenizer_is_taken_whatever_its_file_looks_l
     base_checkpoint.run()
 
 
-def test_a_base_whose_pre_tokenizer_differs_is_refused_by_text_though_its_vocabulary_is_the_same(
+def test_another_pre_tokenizer_is_refused_by_its_ids(
     read: Path,
 ) -> None:
     described = set_texts_tokenizer(read)
@@ -140,7 +138,7 @@ def test_a_base_whose_pre_tokenizer_differs_is_refused_by_text_though_its_vocabu
 @pytest.mark.parametrize(
     ("key", "name"), [("bos_token", "</s>"), ("eos_token", "<s>"), ("eos_token", None)]
 )
-def test_a_base_that_names_other_tokens_at_the_ends_of_a_text_is_refused(
+def test_a_base_with_other_begin_or_end_tokens_is_refused(
     read: Path, key: str, name: str | None
 ) -> None:
     named = {"bos_token": "<s>", "eos_token": "</s>", key: name}
@@ -183,7 +181,7 @@ def test_a_tokenizer_in_an_older_form_is_compared_too(read: Path) -> None:
         base_checkpoint.run()
 
 
-def test_the_saved_models_tokenizer_allows_what_the_model_may_read(read: Path) -> None:
+def test_a_saved_tokenizer_allows_the_models_whole_context(read: Path) -> None:
     write_json(
         read / "tokenizer_config.json",
         {"bos_token": "<s>", "eos_token": "</s>", "model_max_length": 16},
@@ -194,7 +192,7 @@ def test_the_saved_models_tokenizer_allows_what_the_model_may_read(read: Path) -
     assert json.loads(Path("saved/tokenizer_config.json").read_text())["model_max_length"] == 64
 
 
-def test_transformers_tokenizer_gives_our_ids_and_begins_a_text_once(read: Path) -> None:
+def test_transformers_tokenizer_gives_our_ids_and_one_bos(read: Path) -> None:
     begins_twice = {
         "type": "TemplateProcessing",
         "pair": [],
@@ -228,7 +226,7 @@ def test_transformers_tokenizer_gives_our_ids_and_begins_a_text_once(read: Path)
     assert opened.encode(text, add_special_tokens=False) == plain
     opened.save_pretrained("saved")
     again = AutoTokenizer.from_pretrained("saved", local_files_only=True)
-    assert again(text).input_ids == [0, *plain], "and so it is for who opens what it saves"
+    assert again(text).input_ids == [0, *plain], "as anyone opens what it saves"
     assert len(plain) > 100 and opened.model_max_length > 10**9 and opened.eos_token == "</s>"
 
 
@@ -267,13 +265,13 @@ def of_another(key: str, value: int) -> Callable[[Path], None]:
         (lambda model: model.rename("elsewhere"), "no such folder"),
     ],
 )
-def test_a_folder_that_is_no_whole_model_is_told_by_the_users_key_and_leaves_nothing(
+def test_an_incomplete_model_is_reported_and_leaves_nothing(
     base: Path, harm: Callable[[Path], None], said: str
 ) -> None:
     harm(base)
-    with pytest.raises(UserError, match=f"(?s)^base_checkpoint.source = model: .*{said}") as told:
+    with pytest.raises(UserError, match=f"(?s)^base_checkpoint.source = model: .*{said}") as raised:
         base_checkpoint.run()
-    assert "partial" not in str(told.value)
+    assert "partial" not in str(raised.value)
     assert not Path("data/base_checkpoint").exists()
 
 

@@ -1,6 +1,4 @@
-"""A model that others made is in the comparison as it is: a folder, the Hub, an endpoint. A bad
-name is a line.
-"""
+"""Models that others made are compared as they are; a wrong name is one line."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from safetensors.torch import load_file
 from worlds import tiny
 
 from core.errors import UserError
-from evaluation.subject import of_user
+from evaluation.model_under_test import of_user
 from training.baselines import described
 from training.checkpoint import run
 
@@ -61,9 +59,7 @@ def test_the_base_untouched_and_the_base_stretched_are_controls(project: Project
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_an_endpoint_is_its_description_and_the_tokenizer_that_counts(
-    project: Project, tmp_path: Path
-) -> None:
+def test_an_endpoint_is_a_description_and_a_tokenizer(project: Project, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -96,7 +92,9 @@ def test_a_model_of_the_hub_that_can_not_be_had_is_a_line(
     described = tmp_path / "theirs.yaml"
     described.write_text("hub: nobody/nothing")
     project(models={"theirs": {"source": str(described)}})
-    with pytest.raises(UserError, match="nobody/nothing: neither a folder nor a model of the Hub"):
+    with pytest.raises(
+        UserError, match="nobody/nothing: neither a folder nor a model that can be fetched"
+    ):
         run("theirs")
 
 
@@ -106,7 +104,7 @@ def test_a_model_of_the_hub_that_can_not_be_had_is_a_line(
         ("", "names no model"),
         ("- hub", "names no model"),
         ("model: gpt", "names no model"),
-        ("hub: [", "no YAML"),
+        ("hub: [", "read as YAML"),
         ("{endpoint: localhost, model: gpt, tokenizer: x, context: 64}", "endpoint = 'localhost'"),
     ],
 )

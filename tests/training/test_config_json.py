@@ -1,4 +1,4 @@
-"""A config.json that is read as JSON says what transformers reads in it; all others are left to it."""
+"""A config.json that is read as JSON has the values that transformers reads in it."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ from transformers import AutoConfig, LlamaConfig
 from core.errors import UserError
 from training.config_json import Dimensions, PlainLlama, plain_llama, read_dimensions
 from training.flops import shape_of
+from training.job import shape_at
 from training.model import read_config
-from training.plan import shape_at
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = {
@@ -27,7 +27,7 @@ SMALLEST = {
 
 
 def model(folder: Path, **changes: Any) -> Path:
-    """A folder whose config.json is the smallest plain one but for `changes`; ... leaves a key out."""
+    """A folder with the smallest plain config.json and `changes`; ... leaves a key out."""
     values = {key: value for key, value in {**SMALLEST, **changes}.items() if value is not ...}
     (folder / "config.json").write_text(json.dumps(values))
     return folder
@@ -88,9 +88,7 @@ def test_what_is_not_plain_is_left_to_transformers(tmp_path: Path, changes: dict
 @pytest.mark.parametrize(
     "key", [field.alias or name for name, field in PlainLlama.model_fields.items()]
 )
-def test_whatever_a_plain_key_says_transformers_takes_it_and_finds_the_same(
-    tmp_path: Path, key: str
-) -> None:
+def test_transformers_reads_the_same_from_every_plain_key(tmp_path: Path, key: str) -> None:
     for value in (None, True, 0, 1, -1, 4, 1.0, 1e400, "x", "", [], [1], ["x"], {}, {"x": 1}):
         plain = plain_llama(model(tmp_path, **{key: value}))
         if plain is not None:

@@ -1,5 +1,4 @@
-"""What is kept of a training is found by what decides it: settings, base and rows; other code and
-packages are told."""
+"""A training's scratch folder is found by parameters, base and rows; other code is reported."""
 
 import json
 import os
@@ -19,7 +18,7 @@ from core.errors import UserError
 from core.sealed import write_json
 from training.checkpoint import run
 from training.curves import write_log
-from training.extension import clear_others, scratch_folder, settings
+from training.scratch import clear_others, model_params, scratch_folder
 from training.snapshots import StepLog, snapshots, step_of
 
 pytestmark = pytest.mark.slow
@@ -30,7 +29,7 @@ Project = Callable[..., Path]
 
 def folder() -> Path:
     """Where the model of params.yaml keeps its state."""
-    return scratch_folder("model", *settings("model"))
+    return scratch_folder("model", *model_params("model"))
 
 
 def edit(key: str, value: Any) -> None:
@@ -76,9 +75,7 @@ def test_each_setting_that_decides_bytes_is_in_the_name(
 
 
 @pytest.mark.parametrize("stage", ["base_checkpoint", "packed_shards/rows"])
-def test_base_and_rows_are_in_the_name_by_their_files_and_by_nothing_else_of_their_records(
-    project: Project, stage: str
-) -> None:
+def test_base_and_rows_are_in_the_name_by_their_files_only(project: Project, stage: str) -> None:
     project()
     edit_record(stage, lambda record: record.update(files={"a": {"sha256": "1"}}))
     before = folder()
@@ -110,7 +107,7 @@ def start(code: Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_bytes(
+def test_a_training_resumes_under_other_code_and_reports_it(
     project: Project, tmp_path: Path
 ) -> None:
     undisturbed = project(tokens=60 * 4 * LENGTH)
@@ -132,23 +129,23 @@ def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_byt
     assert struck.poll() is None, struck.communicate()[1]
     struck.kill()
     struck.communicate()
-    for module in ("plan", "loop"):  # one that no training imports, and one that does
+    for module in ("plan", "trainer"):  # one that no training imports, and one that does
         (code / f"training/{module}.py").write_text(
             (code / f"training/{module}.py").read_text() + "# reworded\n"
         )
     finished = start(code)
     said = finished.communicate()[1]
     assert finished.returncode == 0, said
-    assert "going on after step" in said
+    assert "resuming after step" in said
     (line,) = [line for line in said.splitlines() if "steps so far were taken by" in line]
-    assert "by other code (training.loop). The training continues from them" in line
+    assert "by other code (training.trainer). The training continues from them" in line
     assert f"to start from step 0 instead, remove {kept}" in said
     assert json.loads((root / "data/checkpoint/model/record.json").read_text()) == wanted
     metrics = json.loads((root / "metrics/checkpoint/model.json").read_text())
     assert 3 <= metrics["steps_by_other_code"] < 60
 
 
-def test_a_training_that_begins_anew_says_what_an_earlier_one_left_and_what_was_other(
+def test_a_new_training_reports_an_earlier_one_and_what_changed(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
@@ -162,12 +159,12 @@ def test_a_training_that_begins_anew_says_what_an_earlier_one_left_and_what_was_
     said = capsys.readouterr().err
     assert f"{first} holds a training up to step " in said
     assert (
-        "of other settings or data (checkpoint.optimizer, checkpoint.seed). This one starts from "
+        "of other parameters or data (checkpoint.optimizer, checkpoint.seed). This one starts from "
         "step 0" in said
     )
 
 
-def test_a_folder_named_by_code_as_before_goes_on_when_it_is_moved(
+def test_a_folder_with_an_older_name_resumes_after_a_move(
     project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
@@ -186,7 +183,7 @@ def test_a_folder_named_by_code_as_before_goes_on_when_it_is_moved(
     old.rename(folder())
     with pytest.raises(UserError):
         run("model")
-    assert "going on after step" in capsys.readouterr().err
+    assert "resuming after step" in capsys.readouterr().err
 
 
 def test_of_earlier_trainings_the_one_that_got_furthest_stays(
@@ -199,11 +196,11 @@ def test_of_earlier_trainings_the_one_that_got_furthest_stays(
     clear_others(tmp_path / "now", {})
     assert [path.name for path in tmp_path.iterdir()] == ["long"]
     said = capsys.readouterr().err
-    assert f"{tmp_path}/short, a training up to step 20 with earlier settings, is removed" in said
+    assert f"{tmp_path}/short, a training up to step 20 with earlier parameters, is removed" in said
     assert f"{tmp_path}/long holds a training up to step 900" in said
 
 
-def test_work_is_noted_once_and_again_only_where_what_does_it_has_changed(tmp_path: Path) -> None:
+def test_origins_are_recorded_once_and_after_each_change(tmp_path: Path) -> None:
     path = tmp_path / "origin.json"
 
     def changed(key: str, **parts: str) -> None:
@@ -224,10 +221,10 @@ def test_work_is_noted_once_and_again_only_where_what_does_it_has_changed(tmp_pa
     assert note(path, "checkpoint", 7) == said, (
         "back before the change, the steps are those of the first again"
     )
-    assert note(path, "checkpoint", 0) == "" and done_by_others(path) == 0, "anew"
+    assert note(path, "checkpoint", 0) == "" and done_by_others(path) == 0, "from step 0 again"
 
 
-def test_the_course_of_a_training_needs_no_package_that_may_be_missing_when_it_ends(
+def test_the_training_curve_needs_the_standard_library_only(
     tmp_path: Path,
 ) -> None:
     write_log(

@@ -1,4 +1,4 @@
-"""The loss of long rows: equal to the plain one, in value and gradients, however it is cut."""
+"""The chunked loss equals the plain one, in value and gradients, for any chunk size."""
 
 import pytest
 import torch
@@ -52,14 +52,14 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("logits_at_once", [1, 3 * VOCABULARY, 7 * VOCABULARY, 1 << 20])
-def test_in_fp32_loss_and_gradients_are_those_of_plain_cross_entropy_to_a_millionth(
+def test_fp32_loss_and_gradients_equal_plain_cross_entropy(
     logits_at_once: int,
 ) -> None:
     for got, wanted in zip(ours(logits_at_once), reference(), strict=True):
         assert got.dtype == torch.float32 and distance(got, wanted) < 1e-6
 
 
-def test_in_bf16_the_loss_is_off_by_a_thousandth_at_most_and_gradients_by_a_hundredth() -> None:
+def test_bf16_loss_and_gradients_are_close_to_fp32() -> None:
     loss, of_hidden, of_weight = ours(7 * VOCABULARY, bf16=True)
     wanted = reference()
     assert distance(loss, wanted[0]) < 1e-3
@@ -70,7 +70,7 @@ def test_without_gradients_none_are_made() -> None:
     assert not summed_loss(*world()).requires_grad
 
 
-def test_the_last_token_of_a_row_and_of_a_masked_document_predicts_nothing() -> None:
+def test_last_tokens_of_rows_and_documents_have_no_target() -> None:
     ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
     assert next_tokens(ids, None).tolist() == [[2, 3, 4, IGNORED], [6, 7, 8, IGNORED]]
     starts = [torch.tensor([0, 2]), torch.tensor([0])]

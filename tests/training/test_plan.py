@@ -1,6 +1,4 @@
-"""The plan: its counts are those of real models, and what it says of memory and time follows from
-them.
-"""
+"""The plan counts what real models have; memory, time and price follow from its counts."""
 
 import json
 import os
@@ -17,7 +15,8 @@ from worlds import tiny
 from training.flops import shape_of
 from training.hardware import Hardware
 from training.memory import on_device, on_host
-from training.plan import PAPER, beside_the_paper, grid_flops, read_flops
+from training.plan import PAPER, beside_the_paper
+from training.prices import grid_flops, read_flops
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +31,7 @@ CLASSES = {"llama": LlamaConfig, "qwen3": Qwen3Config}
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -> None:
+def test_parameters_are_counted_as_transformers_does(name: str) -> None:
     kind = CLASSES["qwen3" if "qwen" in name else "llama"]
     config = kind.from_json_file(ROOT / f"models/{name}.json")
     with torch.device("meta"):
@@ -58,17 +57,17 @@ def test_flops_are_those_that_torch_counts() -> None:
     assert counter.get_total_flops() == pytest.approx(length * whole_square, rel=0.02)
 
 
-def test_memory_adds_up_to_the_rule_of_sixteen_bytes_and_moves_where_the_hardware_says() -> None:
+def test_memory_is_sixteen_bytes_a_weight_and_follows_offload() -> None:
     shape = shape_of(LlamaConfig.from_json_file(ROOT / "models/llama-2-7b.json"))
     parts = on_device(shape, Hardware(checkpoint_activations=True), 8, 81_920, "adamw")
     state = parts["weights, fp32"] + parts["gradients, fp32"] + parts["moments"]
     assert state == pytest.approx(16 * shape.parameters / 8)
-    assert parts["what enters each layer"] == 32 * 81_920 * 4096 * 2
+    assert parts["checkpointed activations"] == 32 * 81_920 * 4096 * 2
     away = Hardware(checkpoint_activations=True, offload_activations=True, offload_weights=True)
     moved = on_device(shape, away, 8, 81_920, "adamw")
-    assert moved["weights, fp32"] == moved["moments"] == moved["what enters each layer"] == 0
+    assert moved["weights, fp32"] == moved["moments"] == moved["checkpointed activations"] == 0
     assert on_host(shape, away, 8, 81_920, "adamw") == pytest.approx(
-        state + parts["what enters each layer"]
+        state + parts["checkpointed activations"]
     )
     along = on_device(shape, Hardware(checkpoint_activations=True, sp=8), 8, 81_920, "adamw")
     assert along["inside a layer"] == parts["inside a layer"] / 8
@@ -84,7 +83,7 @@ def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_plan_prints_every_part_and_a_ratio_for_every_row_of_the_paper() -> None:
+def test_the_plan_prints_every_part_and_row_of_the_paper() -> None:
     said = plan("llama2-7b-80k").stdout
     for part in (
         "6.74B parameters",
@@ -117,7 +116,7 @@ def test_a_plan_that_does_not_fit_says_so_and_what_would() -> None:
     )
 
 
-def test_a_profile_that_is_not_there_is_a_line_that_names_those_that_are() -> None:
+def test_a_missing_profile_is_a_line_with_the_known_names() -> None:
     wrong = plan("llama3")
     assert (
         wrong.returncode == 1
@@ -126,7 +125,7 @@ def test_a_profile_that_is_not_there_is_a_line_that_names_those_that_are() -> No
     )
 
 
-def test_a_grid_reads_the_longest_haystack_once_and_from_each_place_to_the_longest_end() -> None:
+def test_a_grid_is_priced_from_each_place_to_the_longest_end() -> None:
     shape = shape_of(LlamaConfig.from_json_file(ROOT / "models/llama-2-7b.json"))
     grid = {"lengths": [100, 200], "depths": [0, 50]}
     parts = [(0, 200), (0, 200), (50, 50), (100, 100)]  # place 0 serves both lengths

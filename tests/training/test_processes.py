@@ -1,5 +1,5 @@
-"""Two processes train what one trains: sharded, along the row, masked, and when their number
-changes on the way.
+"""Two processes train what one trains: sharded, with divided rows, masked, and after a resume in
+another number of processes.
 """
 
 import os
@@ -18,7 +18,8 @@ from worlds import LENGTH, tiny
 
 from core.errors import UserError
 from core.sealed import is_whole
-from training.checkpoint import be_patient, run
+from training.checkpoint import run
+from training.launch import be_patient
 
 pytestmark = pytest.mark.slow
 
@@ -87,15 +88,15 @@ def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     "case", ["sharded", "sharded, masked, recomputed", "along the row", "along the row, masked"]
 )
 def test_two_processes_train_the_model_that_one_trains(project: Project, case: str) -> None:
-    settings = {
+    overrides = {
         "document_mask": "masked" in case,
         "tokens": 3 * 5 * LENGTH,
         "optimizer": {"batch_tokens": 5 * LENGTH},
         "models": {"model": {"source": "data/packed_shards/rows"}},
     }
-    alone = project(**settings)
+    alone = project(**overrides)
     run("model")
-    together = project(**settings)
+    together = project(**overrides)
     row = {"parallelism_config": {"parallelism_config_sp_size": 2}} if "along" in case else {}
     fsdp = {"fsdp_activation_checkpointing": True} if "recomputed" in case else {}
     said = launched(accelerate_file(together, fsdp=fsdp, **row))
@@ -109,11 +110,11 @@ def test_a_training_goes_on_with_another_number_of_processes(project: Project) -
     run("model")
     changed = project()
     launched(accelerate_file(changed, 2), until="step-00000003", NEEDLEWORK_SNAPSHOT_SECONDS="0")
-    assert "going on after step" in launched(accelerate_file(changed, 1))
+    assert "resuming after step" in launched(accelerate_file(changed, 1))
     assert close(weights(alone), weights(changed))
 
 
-def test_sigterm_to_the_stage_leaves_a_snapshot_of_all_its_processes(project: Project) -> None:
+def test_sigterm_leaves_a_snapshot_of_all_processes(project: Project) -> None:
     root = project(tokens=100_000 * 4 * LENGTH)
     process = started(accelerate_file(root), NEEDLEWORK_SNAPSHOT_SECONDS="3600")
     while process.poll() is None and not list(
@@ -122,12 +123,12 @@ def test_sigterm_to_the_stage_leaves_a_snapshot_of_all_its_processes(project: Pr
         pass
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
-    assert process.returncode == 143 and "stopped as asked after step" in said
+    assert process.returncode == 143 and "stopped after step" in said
     (left,) = root.glob(".training/checkpoint/model/*/step-*")
     assert len(list(left.glob("part-*"))) == 2 and is_whole(left)
 
 
-def test_the_launcher_waits_after_sigterm_for_as_long_as_needlework_says(
+def test_the_launcher_waits_the_seconds_to_stop_after_sigterm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def waits() -> int | None:
@@ -147,34 +148,34 @@ def test_the_launcher_waits_after_sigterm_for_as_long_as_needlework_says(
         be_patient()
 
 
-def test_moments_of_eight_bits_go_on_in_the_process_they_belong_to_and_in_no_other_number(
+def test_8_bit_moments_resume_only_in_as_many_processes(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torchao", reason="the extra `memory` is not installed")
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # torchao compiles its step, which takes minutes
-    settings = {
+    overrides = {
         "optimizer": {"kind": "adamw_8bit"},
         "models": {"model": {"source": "data/packed_shards/rows"}},
     }
-    whole = project(**settings)
+    whole = project(**overrides)
     tiny(feed_forward=512).save_pretrained(
         whole / "data/base_checkpoint"
     )  # half of a smaller layer stays in fp32
     launched(accelerate_file(whole))
-    struck = project(**settings)
+    struck = project(**overrides)
     tiny(feed_forward=512).save_pretrained(struck / "data/base_checkpoint")
     launched(accelerate_file(struck), until="step-00000003", NEEDLEWORK_SNAPSHOT_SECONDS="0")
     (newest, *_) = sorted(struck.glob(".training/checkpoint/model/*/step-*"), reverse=True)
     parts = [load_file(part) for part in sorted(newest.glob("part-*"))]
     codes = [{name.split("/")[0] for name in part if ".codes" in name} for part in parts]
     assert codes == [{f"exp_avg.codes@{rank}", f"exp_avg_sq.codes@{rank}"} for rank in (0, 1)]
-    with pytest.raises(UserError, match="belong to 2 processes.*can't go on in 1"):
+    with pytest.raises(UserError, match="belong to 2 processes.*can't be used by 1"):
         run("model")
-    assert "going on after step" in launched(accelerate_file(struck))
+    assert "resuming after step" in launched(accelerate_file(struck))
     assert all(torch.equal(part, weights(struck)[name]) for name, part in weights(whole).items())
 
 
-def test_a_mistake_under_several_processes_is_a_line_and_no_traceback(project: Project) -> None:
+def test_a_mistake_under_several_processes_is_one_line(project: Project) -> None:
     root = project()
     file = accelerate_file(root, parallelism_config={"parallelism_config_cp_size": 2})
     process = subprocess.run(

@@ -1,4 +1,4 @@
-"""Stopped anywhere and run again, a training ends with the bytes of one never stopped."""
+"""A training that is stopped anywhere and resumed ends with the bytes of one never stopped."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def scratch(root: Path) -> Path:
     return next((root / ".training/checkpoint/model").iterdir())
 
 
-def test_killed_at_random_points_and_run_again_gives_the_same_bytes(project: Project) -> None:
+def test_a_killed_training_resumes_to_the_same_bytes(project: Project) -> None:
     undisturbed = project()
     run("model")
     wanted = files(undisturbed / "data/checkpoint/model")
@@ -70,12 +70,12 @@ def test_killed_at_random_points_and_run_again_gives_the_same_bytes(project: Pro
         process.communicate()
     assert not (struck / "data/checkpoint/model").exists()
     finished = start()
-    assert "going on after step" in finished.communicate()[1] and finished.returncode == 0
+    assert "resuming after step" in finished.communicate()[1] and finished.returncode == 0
     assert files(struck / "data/checkpoint/model") == wanted
     assert not (struck / ".training/checkpoint/model").exists()
 
 
-def test_sigterm_leaves_a_snapshot_and_the_next_run_goes_on(project: Project) -> None:
+def test_sigterm_leaves_a_snapshot_and_the_next_run_resumes(project: Project) -> None:
     root = project(tokens=100_000 * 4 * LENGTH)
     process = start(NEEDLEWORK_SNAPSHOT_SECONDS="3600")
     while process.poll() is None and not list(
@@ -87,7 +87,8 @@ def test_sigterm_leaves_a_snapshot_and_the_next_run_goes_on(project: Project) ->
     assert process.returncode == 143 and "Traceback" not in said
     (left,) = scratch(root).glob("step-*")
     assert (
-        f"stopped as asked after step {int(left.name[-8:])}; the same command goes on from" in said
+        f"stopped after step {int(left.name[-8:])}, as requested; the same command resumes from"
+        in said
     )
     again = start()
     while (
@@ -96,7 +97,7 @@ def test_sigterm_leaves_a_snapshot_and_the_next_run_goes_on(project: Project) ->
     ):
         pass
     again.send_signal(signal.SIGTERM)
-    assert f"going on after step {int(left.name[-8:])}" in again.communicate()[1]
+    assert f"resuming after step {int(left.name[-8:])}" in again.communicate()[1]
 
 
 def test_a_damaged_snapshot_is_named_and_an_older_one_taken(
@@ -120,7 +121,7 @@ def test_a_damaged_snapshot_is_named_and_an_older_one_taken(
     run("model")
     said = capsys.readouterr().err
     assert f"{newest.relative_to(root)}: damaged" in said
-    assert f"going on after step {int(newest.name[-8:]) - 1}" in said
+    assert f"resuming after step {int(newest.name[-8:]) - 1}" in said
     assert files(root / "data/checkpoint/model") == wanted
 
 
@@ -132,7 +133,7 @@ def test_at_most_two_snapshots_are_kept(project: Project, monkeypatch: pytest.Mo
     assert len(list(scratch(root).glob("step-*"))) <= 2
 
 
-def test_a_loss_that_is_no_number_stops_and_names_the_last_good_snapshot(
+def test_a_nan_loss_stops_and_names_the_last_good_snapshot(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
@@ -159,7 +160,7 @@ def test_a_snapshot_by_tokens_is_the_model_of_a_shorter_training(project: Projec
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_trained_model_has_its_new_base_in_its_config_and_stock_transformers_computes_the_same(
+def test_a_trained_models_config_has_its_new_rope_base(
     project: Project,
 ) -> None:
     root = project()
@@ -192,7 +193,7 @@ def test_a_snapshot_can_be_a_model_of_the_comparison(project: Project) -> None:
         run("wrong")
 
 
-def test_a_snapshot_that_no_whole_step_reaches_is_refused_before_anything_is_trained(
+def test_an_unreachable_snapshot_is_refused_before_training(
     project: Project,
 ) -> None:
     root = project(
@@ -207,7 +208,7 @@ def test_a_snapshot_that_no_whole_step_reaches_is_refused_before_anything_is_tra
     assert not (root / "data/checkpoint/model").exists() and not (root / ".training").exists()
 
 
-def test_a_snapshot_asked_for_after_the_training_is_made_from_a_state_before_it_or_refused(
+def test_a_late_snapshot_is_made_from_a_state_before_or_refused(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_SNAPSHOT_SECONDS", "0")
@@ -223,7 +224,7 @@ def test_a_snapshot_asked_for_after_the_training_is_made_from_a_state_before_it_
     assert states == ["step-00000004", "step-00000005"]
     ask_for(2 * step, 3 * step)
     with pytest.raises(
-        UserError, match="passed 384 tokens already, and the earliest state kept is that after 512"
+        UserError, match="already passed 384 tokens, and the earliest kept state is after 512"
     ):
         run("model")
     ask_for(2 * step, 5 * step)
@@ -251,16 +252,16 @@ def test_moments_of_eight_bits_resume_to_the_byte_too(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torchao", reason="the extra `memory` is not installed")
-    settings = {
+    overrides = {
         "optimizer": {"kind": "adamw_8bit"},
         "models": {"model": {"source": "data/packed_shards/rows"}},
     }
-    undisturbed = project(**settings)
+    undisturbed = project(**overrides)
     tiny(feed_forward=256).save_pretrained(
         undisturbed / "data/base_checkpoint"
     )  # smaller ones stay in fp32
     run("model")
-    struck = project(**settings)
+    struck = project(**overrides)
     tiny(feed_forward=256).save_pretrained(struck / "data/base_checkpoint")
     process = start()
     while process.poll() is None and not list(

@@ -1,6 +1,4 @@
-"""RoPE: every way to stretch ends in the saved config, and plain transformers then computes what
-training saw.
-"""
+"""Every change of RoPE is in the saved config, and transformers computes the same from it."""
 
 from pathlib import Path
 
@@ -37,14 +35,14 @@ STRETCHES = [
 ]
 
 
-def test_the_released_loaders_scaling_equals_a_base_of_two_million() -> None:
+def test_the_papers_scaling_equals_a_base_of_two_million() -> None:
     assert ntk_base(10_000, 10, 81_920, 4_096, 128) == pytest.approx(2.08e6, rel=5e-3)
     assert stretched(LLAMA2, RopeConfig(ntk_factor=10), 81_920)["rope_theta"] == pytest.approx(
         2.08e6, rel=5e-3
     )
 
 
-def test_the_longest_wavelength_of_a_base_found_for_a_length_is_that_length() -> None:
+def test_the_base_for_a_length_has_that_longest_wavelength() -> None:
     assert longest_wavelength(base_covering(131_072, 128), 128) == pytest.approx(131_072)
     base = stretched(LLAMA2, RopeConfig(reach=131_072), 131_072)["rope_theta"]
     assert longest_wavelength(base, 128) == pytest.approx(131_072)
@@ -54,7 +52,7 @@ def test_the_longest_wavelength_of_a_base_found_for_a_length_is_that_length() ->
 
 
 @pytest.mark.parametrize("kind", [LlamaConfig, GPTNeoXConfig, GlmConfig, StableLmConfig])
-def test_the_slowest_pair_that_rotates_turns_once_in_the_reach_asked_for_whatever_part_rotates(
+def test_the_slowest_rotating_pair_turns_once_in_the_reach(
     kind: type[PretrainedConfig],
 ) -> None:
     config = kind(
@@ -79,7 +77,7 @@ def test_the_slowest_pair_that_rotates_turns_once_in_the_reach_asked_for_whateve
     "rope", STRETCHES, ids=lambda rope: next(iter(rope.model_dump(exclude_none=True)))
 )
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
-def test_a_saved_model_gives_the_same_logits_in_plain_transformers_for_short_and_long_prompts(
+def test_a_saved_model_gives_the_same_logits_in_transformers(
     tmp_path: Path, rope: RopeConfig, kind: str
 ) -> None:
     tiny().save_pretrained(tmp_path / "base")
@@ -88,7 +86,8 @@ def test_a_saved_model_gives_the_same_logits_in_plain_transformers_for_short_and
     ours.load_state_dict(
         {name: part.to(getattr(torch, kind)) for name, part in ours.state_dict().items()}
     )
-    save_model(ours.state_dict(), config, tmp_path / "base", tmp_path / "saved", kind)  # type: ignore[arg-type]
+    weights, saved = ours.state_dict(), tmp_path / "saved"
+    save_model(weights, config, tmp_path / "base", saved, kind)  # type: ignore[arg-type]
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32).eval()
     assert stock.config.max_position_embeddings == 128
     for length in (4, 16, 128):
@@ -114,7 +113,7 @@ def test_stretching_changes_what_the_model_computes(tmp_path: Path) -> None:
         assert not torch.allclose(plain, raised(ids).logits), rope
 
 
-def test_a_scaling_that_the_base_model_has_is_kept_under_a_raised_base(tmp_path: Path) -> None:
+def test_a_raised_base_keeps_the_base_models_scaling(tmp_path: Path) -> None:
     llama3 = {
         "rope_type": "llama3",
         "rope_theta": 500_000.0,
@@ -142,12 +141,12 @@ def test_settings_that_contradict_each_other_are_refused_by_name() -> None:
         stretched(LLAMA2, RopeConfig(ntk_factor=10), 4096)
 
 
-def test_a_model_without_one_base_for_all_layers_is_refused_unless_left_as_it_is() -> None:
+def test_rope_is_refused_without_one_base_for_all_layers() -> None:
     config = LlamaConfig()
     config.rope_parameters = {
         "full_attention": {"rope_theta": 1e6},
         "sliding_attention": {"rope_theta": 1e4},
     }
-    with pytest.raises(UserError, match="not one rope_theta for all layers"):
+    with pytest.raises(UserError, match="not have one rope_theta for all layers"):
         stretched(config, RopeConfig(base=1e6), 128)
     assert rope_base(config) == 0

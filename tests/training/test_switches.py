@@ -1,4 +1,4 @@
-"""Switches make training faster or smaller: each gives the loss and gradients of the plain path."""
+"""Switches make training faster or smaller; loss and gradients are those of the plain path."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from training import attention, switches
 from training.batches import Batch
 from training.hardware import Hardware
 from training.loss import TokenLoss
+from training.micro_batches import forward
 from training.parallel import World, divide
-from training.passes import forward
 
 LENGTH = 96
 
@@ -97,7 +97,7 @@ def test_tiles_do_not_change_what_a_feed_forward_gives() -> None:
     torch.testing.assert_close(switches._tiled(layer.forward)(hidden), whole)
 
 
-def test_a_name_that_is_no_switch_is_refused_with_those_there_are() -> None:
+def test_an_unknown_switch_is_refused_with_the_known_names() -> None:
     with pytest.raises(UserError, match="no switch is called 'fast'.*checkpoint.*tiled_mlp"):
         world("checkpoint", "fast")
     with pytest.raises(UserError, match="Choose one of them"):

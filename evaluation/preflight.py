@@ -1,11 +1,12 @@
-"""`make check`: every section of params.yaml against the stage that reads it, before anything runs.
+"""`make check`: validate all of params.yaml before anything runs.
 
-A stage reads its own section when its turn comes, which for a report is after days of training.
-This reads all of them at once with the same models, and what no single stage can see: files and
-folders that are not there, and items, models and snapshots that one section asks another for.
-Sections of models that are not declared (`checkpoint.models: {}`) are left alone. It runs before
-every run and at every change, so it imports neither PyTorch nor what draws. The cost: a stage that
-needs one of them has its settings in a module of their own, STAGE_config.
+A stage reads its own section when it starts, which for a report is after days of training. Here all
+sections are read at once, with the same classes. Two things are checked that no single stage can
+see: missing files and folders, and items, models and snapshots that one section requires of
+another. Without models (`checkpoint.models: {}`) the sections of the reports are not checked.
+
+It runs before every run and at every change, so it imports neither PyTorch nor matplotlib. The
+cost: a stage that imports one of them has its parameters in a module of their own, STAGE_config.
 """
 
 import json
@@ -62,54 +63,73 @@ OF_MODELS: dict[str, type[Config]] = {
 
 
 def problems() -> list[str]:
-    """What is wrong with params.yaml and with what it names, a line each. Raises UserError where it
-    can't be read.
+    """What is wrong with params.yaml and with what it names, one line per problem.
+
+    Raises UserError if params.yaml can't be read.
     """
-    with suppress(OSError, UnicodeDecodeError):  # which read_all_params explains
+    with suppress(OSError, UnicodeDecodeError):  # read_all_params explains these
         if unquoted := unquoted_names(PARAMS.read_text()):
             return unquoted
+
     sections = read_all_params(PARAMS)
     stages = yaml.safe_load(GRAPH.read_text())["stages"]
-    found = [
-        f"{PARAMS}: {name}: no stage of {GRAPH} reads it. Known: {', '.join(stages)}."
-        for name in sections
-        if name not in stages
-    ]
-    right: dict[str, Any] = {}  # what needs a section that is wrong is not looked at
-    for name, model in (
-        ALWAYS | (OF_MODELS if (sections.get("checkpoint") or {}).get("models") else {})
-    ).items():
-        with noted(found):
-            right[name] = read_params(name, model)
-    for key, path in _paths(right):
+    found = []
+    for name in sections:
+        if name not in stages:
+            known = ", ".join(stages)
+            found.append(f"{PARAMS}: {name}: no stage of {GRAPH} reads it. Known: {known}.")
+
+    valid = _valid_sections(sections, found)
+    for key, path in _paths(valid):
         with noted(found):
             check_path(key, path, stages)
-    if "mixed_dataset" in right and "raw_corpus" in right:
-        with noted(found):
-            check_names(right["mixed_dataset"], list(right["raw_corpus"].domains))
-    if "tokenizer" in right and "tokenized_corpus" in right:
-        with noted(found):
-            check_tokenizer(right["tokenizer"].source, right["tokenized_corpus"])
-    if "tokenizer" in right and "base_checkpoint" in right:
-        with noted(found):
-            check_base(right["base_checkpoint"].source, right["tokenizer"].source)
-    if "checkpoint" in right:
-        models = right["checkpoint"].models
-        for name in models:
-            with noted(found):
-                check_model(name, models)
-        for section, key in (("comparison", "baseline"), ("short_context_report", "against")):
-            if section in right:
-                with noted(found):
-                    check_named(f"{section}.{key}", getattr(right[section], key), models)
+    _check_across(valid, found)
+    # Two sections may have the same problem with a third one.
     return list(dict.fromkeys(found))
+
+
+def _valid_sections(sections: dict[str, Any], found: list[str]) -> dict[str, Any]:
+    """Name -> config, of every section that is valid; problems are added to `found`."""
+    kinds = dict(ALWAYS)
+    if (sections.get("checkpoint") or {}).get("models"):
+        kinds |= OF_MODELS
+    valid: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        with noted(found):
+            valid[name] = read_params(name, kind)
+    return valid
+
+
+def _check_across(valid: dict[str, Any], found: list[str]) -> None:
+    """Check what one section requires of another; problems are added to `found`.
+
+    valid: name -> config. A check that needs an invalid section is left out.
+    """
+    if "mixed_dataset" in valid and "raw_corpus" in valid:
+        with noted(found):
+            check_names(valid["mixed_dataset"], list(valid["raw_corpus"].domains))
+    if "tokenizer" in valid and "tokenized_corpus" in valid:
+        with noted(found):
+            check_tokenizer(valid["tokenizer"].source, valid["tokenized_corpus"])
+    if "tokenizer" in valid and "base_checkpoint" in valid:
+        with noted(found):
+            check_base(valid["base_checkpoint"].source, valid["tokenizer"].source)
+    if "checkpoint" not in valid:
+        return
+
+    models = valid["checkpoint"].models
+    for name in models:
+        with noted(found):
+            check_model(name, models)
+    for section, key in (("comparison", "baseline"), ("short_context_report", "against")):
+        if section in valid:
+            with noted(found):
+                check_named(f"{section}.{key}", getattr(valid[section], key), models)
 
 
 @contextmanager
 def noted(found: list[str]) -> Iterator[None]:
-    """A mistake of the user's is added to `found`, a line each, and what comes next is looked at
-    too.
-    """
+    """Add the lines of a UserError to `found`, and continue with the next check."""
     try:
         yield
     except UserError as error:
@@ -128,8 +148,9 @@ def _paths(value: Any, *keys: str) -> Iterator[tuple[str, Path]]:
 
 
 def check_path(key: str, path: Path, stages: dict[str, Any]) -> None:
-    """Raises UserError unless `path` is there, or is what a stage of the graph makes of an item
-    that is declared.
+    """Raise UserError unless `path` exists, or a stage of the graph makes it of a declared item.
+
+    key: the parameter that names it. stages: the stages of dvc.yaml.
     """
     if path.parts[:1] != (DATA.name,):
         if not path.exists():
@@ -138,40 +159,42 @@ def check_path(key: str, path: Path, stages: dict[str, Any]) -> None:
             )
         check_hashable(path, f"{PARAMS}: {key}")
         return
+
+    # data/STAGE or data/STAGE/ITEM. It need not exist yet.
     stage, item = [*path.parts[1:], "", ""][:2]
     if stage not in stages:
         raise UserError(
             f"{PARAMS}: {key} = {path}: no stage of {GRAPH} makes it. There are: "
             f"{', '.join(stages)}."
         )
-    items = next(
-        (
-            names_of(what)
-            for what, where in ITEMS.items()
-            if stages[stage].get("foreach") == f"${{{where}}}"
-        ),
-        None,
-    )
+
+    items = None
+    for what, where in ITEMS.items():
+        if stages[stage].get("foreach") == f"${{{where}}}":
+            items = names_of(what)
     if item and items is not None and item not in items:
+        known = ", ".join(items) or "nothing"
         raise UserError(
-            f"{PARAMS}: {key} = {path}: {stage} makes no {item!r}, only "
-            f"{', '.join(items) or 'nothing'}. "
-            "Name one of those."
+            f"{PARAMS}: {key} = {path}: {stage} makes no {item!r}, only {known}. Name one of those."
         )
 
 
 def check_tokenizer(source: Path, special: Special) -> None:
-    """Raises UserError where a tokenizer that is there lacks a special token that documents will
-    carry.
+    """Raise UserError if an existing tokenizer lacks a special token that documents get.
+
+    source: its folder. special: which tokens begin and end a document.
     """
     if (source / "tokenizer.json").is_file():
         special_ids(source, load_tokenizer(source), special)
 
 
 def check_base(base: Path, tokenizer: Path) -> None:
-    """Raises UserError where a base model and a tokenizer that are both there do not go together."""
+    """Raise UserError if an existing base model does not fit an existing tokenizer.
+
+    base, tokenizer: their folders; either may be missing or made later.
+    """
     if not ((base / "config.json").is_file() and (tokenizer / "tokenizer.json").is_file()):
-        return  # one of them is still to be made, or check_path has said so
+        return  # one of them is made later, or check_path reports it
     try:
         check_vocabulary(base, tokenizer)
     except UserError as error:
@@ -179,7 +202,7 @@ def check_base(base: Path, tokenizer: Path) -> None:
 
 
 def check_model(name: str, models: Mapping[str, ModelConfig]) -> None:
-    """Raises UserError where a model asks for snapshots that are not taken."""
+    """Raise UserError if the model `name` is a snapshot that is not taken."""
     at, of = models[name].at, models[name].source.name
     if at is not None and of in models and at not in models[of].snapshots:
         raise UserError(
@@ -190,18 +213,18 @@ def check_model(name: str, models: Mapping[str, ModelConfig]) -> None:
 
 
 def check_named(key: str, model: str | None, models: Mapping[str, ModelConfig]) -> None:
-    """Raises UserError unless the model is declared."""
+    """Raise UserError if the parameter `key` names a model that is not declared."""
     if model is not None and model not in models:
         raise UserError(
             f"{PARAMS}: {key} = {model!r}: checkpoint.models has only {', '.join(models)}. Name "
-            "one of "
-            "those."
+            "one of those."
         )
 
 
 def main() -> None:
-    """Print what is wrong; the exit code is 1 if anything is. With --json: a list of texts, and the
-    exit code is 0.
+    """Print all problems; exit code 1 if there are any.
+
+    With --json: print them as a list of texts; exit code 0.
     """
     try:
         found = problems()
@@ -211,14 +234,8 @@ def main() -> None:
         print(json.dumps(found))
         return
     if found:
-        sys.exit(
-            "\n".join(
-                [
-                    *found,
-                    f"{PARAMS}: {len(found)} to mend before anything runs; make check looks again.",
-                ]
-            )
-        )
+        last = f"{PARAMS}: {len(found)} to fix before anything runs; then run make check again."
+        sys.exit("\n".join([*found, last]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is wrong with params.yaml is said before anything runs, and a right one passes."""
+"""Every mistake in params.yaml is reported before anything runs; a valid file passes."""
 
 import json
 import os
@@ -10,24 +10,24 @@ from typing import Any
 import pytest
 import yaml
 
-from evaluation.settings import problems
+from evaluation.preflight import problems
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], list[str]]:
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], list[str]]:
     """Looks at params.yaml of that content, in a project of the sample's sources and base."""
     for name in ("sources", "models"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     monkeypatch.chdir(tmp_path)
 
-    def look(sections: dict[str, Any]) -> list[str]:
+    def check(sections: dict[str, Any]) -> list[str]:
         Path("params.yaml").write_text(yaml.safe_dump(sections))
         return problems()
 
-    return look
+    return check
 
 
 def sample() -> dict[str, Any]:
@@ -37,16 +37,16 @@ def sample() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["sample", "sample-base"])
 def test_nothing_is_said_of_a_profile_that_runs(
-    look: Callable[[dict[str, Any]], list[str]], name: str
+    check: Callable[[dict[str, Any]], list[str]], name: str
 ) -> None:
-    assert look(yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text())) == []
+    assert check(yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text())) == []
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml")))
 def test_a_profile_lacks_nothing_but_files_that_the_user_brings(
-    look: Callable[[dict[str, Any]], list[str]], name: str
+    check: Callable[[dict[str, Any]], list[str]], name: str
 ) -> None:
-    found = look(yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text()))
+    found = check(yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text()))
     assert [line for line in found if "no such file or folder" not in line] == []
 
 
@@ -97,7 +97,7 @@ def test_a_profile_lacks_nothing_but_files_that_the_user_brings(
     ],
 )
 def test_a_wrong_setting_is_named_by_its_key(
-    look: Callable[[dict[str, Any]], list[str]], key: str, value: object, said: str
+    check: Callable[[dict[str, Any]], list[str]], key: str, value: object, said: str
 ) -> None:
     sections = sample()
     *path, last = key.split(".")
@@ -105,58 +105,58 @@ def test_a_wrong_setting_is_named_by_its_key(
     for part in path:
         node = node[part]
     node[last] = value
-    found = look(sections)
+    found = check(sections)
     assert len(found) == 1 and said in found[0]
 
 
-def test_a_renamed_domain_is_told_everywhere_it_is_still_called_by_its_old_name(
-    look: Callable[[dict[str, Any]], list[str]],
+def test_every_use_of_a_renamed_domains_old_name_is_reported(
+    check: Callable[[dict[str, Any]], list[str]],
 ) -> None:
     sections = sample()
     sections["mixed_dataset"]["weights"] = "natural"
     sections["raw_corpus"]["domains"]["novels"] = sections["raw_corpus"]["domains"].pop("book")
-    found = look(sections)
+    found = check(sections)
     assert [line.split(" = ")[0] for line in found] == [
         "params.yaml: needle_report.haystack",
         "params.yaml: book_qa_report.questions",
     ]
 
 
-def test_sections_of_models_are_left_alone_until_there_is_a_model(
-    look: Callable[[dict[str, Any]], list[str]],
+def test_report_sections_are_checked_only_with_a_model(
+    check: Callable[[dict[str, Any]], list[str]],
 ) -> None:
     sections = sample()
     sections["needle_report"]["haystack"] = "data/raw_corpus/nowhere"
-    assert len(look(sections)) == 1
+    assert len(check(sections)) == 1
     sections["checkpoint"]["models"] = {}
-    assert look(sections) == []
+    assert check(sections) == []
 
 
-def test_a_source_that_dvc_cannot_hash_is_named_before_anything_runs(
-    look: Callable[[dict[str, Any]], list[str]],
+def test_a_source_that_dvc_cannot_hash_is_reported_first(
+    check: Callable[[dict[str, Any]], list[str]],
 ) -> None:
     sections = sample()
     sections["raw_corpus"]["domains"]["book"]["source"] = "books"
     Path("books").mkdir()
     os.mkfifo("books/pipe.jsonl")
-    (problem,) = look(sections)
+    (problem,) = check(sections)
     assert problem.startswith(
         "params.yaml: raw_corpus.domains.book.source: books/pipe.jsonl: a named pipe"
     )
 
 
-def test_a_base_whose_tokenizer_gives_other_ids_is_named_before_anything_runs(
-    look: Callable[[dict[str, Any]], list[str]],
+def test_a_base_with_another_tokenizer_is_reported_first(
+    check: Callable[[dict[str, Any]], list[str]],
 ) -> None:
     sections = sample()
     shutil.copytree("models/sample-base", "models/other")
     sections["tokenizer"]["source"] = "models/other"
-    assert look(sections) == []
+    assert check(sections) == []
     described = json.loads(Path("models/other/tokenizer.json").read_text())
     described["pre_tokenizer"]["add_prefix_space"] = False
     Path("models/other/tokenizer.json").write_text(json.dumps(described))
-    (problem,) = look(sections)
+    (problem,) = check(sections)
     assert problem.startswith("params.yaml: base_checkpoint.source = models/sample-base: ")
     assert "not the tokenizer that made" in problem and "the text 'a' has the ids" in problem
     Path("models/other/tokenizer.json").unlink()
-    assert look(sections) == [], "it is to be trained, or is missing, which is said elsewhere"
+    assert check(sections) == [], "it is to be trained, or is missing, which is said elsewhere"

@@ -1,9 +1,8 @@
-"""The model under test: one of the comparison, any folder or Hub model, or one behind an
-OpenAI-compatible endpoint.
+"""The model under test: of the comparison, in any folder, on the Hub, or behind an endpoint.
 
-On a GPU weights are bf16 and are laid over all GPUs there are; on a CPU everything is fp32, so that
-two ways to the same answer agree. An endpoint gives words and no probabilities: scores that need
-probabilities stay empty for it.
+On a GPU the weights are bf16 and spread over all GPUs. On a CPU everything is fp32, so that two
+ways to compute the same answer agree. An OpenAI-compatible endpoint returns text and no
+probabilities, so scores that need probabilities stay empty for it.
 """
 
 import json
@@ -25,46 +24,51 @@ from training.baselines import ENDPOINT, EndpointConfig, described, hub_folder
 from training.model import load_model, read_config
 from training.rope import trained_context
 
+# A space at the beginning of a token, as vocabularies write it: byte-level BPE and SentencePiece.
 SPACE_MARKS = ("Ġ", "▁")
-"""How vocabularies write a space at the beginning of a token: byte-level BPE, and SentencePiece."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model and its tokenizer; either `model` or `endpoint` is there."""
+    """A model and its tokenizer. Exactly one of `model` and `endpoint` is set."""
 
     name: str
+    """Of the model, for tables and logs."""
     folder: Path
+    """Of the model, or of an endpoint's tokenizer."""
     tokenizer: Tokenizer
     model: PreTrainedModel | None = None
+    """The weights, ready to run."""
     endpoint: EndpointConfig | None = None
     base_context: int
-    """Tokens the model it was made from could read: C."""
+    """The context C of the base that it was made from, in tokens."""
     context: int
-    """Tokens it is meant to read now."""
+    """Its own context, in tokens."""
     facts: dict[str, Any]
+    """What a report's record says of the model."""
 
     @property
     def begin(self) -> list[int]:
-        """Ids before a text: what the tokenizer puts there, or else the begin token that
-        tokenizer_config.json names. Empty without either. An end token is never among them,
-        unless it is the named begin token too.
+        """Ids before a text: those that the tokenizer adds, else the named begin token.
+
+        Empty without either.
         """
+        # Some templates add an end token. It would end the text before it begins, so it is left
+        # out, unless tokenizer_config.json names the same token as the begin token.
         bos, ends = bos_eos_ids(self.folder, self.tokenizer)[0], self.ends
         before = [token for token in self.added if token == bos or token not in ends]
         return before or ([] if bos is None else [bos])
 
     @property
     def added(self) -> list[int]:
-        """Ids that the tokenizer's own template puts before a text."""
+        """Ids that the tokenizer's own template adds before a text."""
+        # What stands before the text's own ids.
         whole = self.tokenizer.encode("a", add_special_tokens=True).ids
         bare = self._ids("a")
-        starts = (
-            start
-            for start in range(len(whole) - len(bare) + 1)
-            if whole[start : start + len(bare)] == bare
-        )
-        return list(whole[: next(starts, 0)])
+        for start in range(len(whole) - len(bare) + 1):
+            if whole[start : start + len(bare)] == bare:
+                return list(whole[:start])
+        return []
 
     @property
     def ends(self) -> frozenset[int]:
@@ -81,12 +85,13 @@ class Subject:
         return frozenset(end for end in ends if isinstance(end, int))
 
     def encode(self, text: str, as_text: bool = False) -> list[int]:
-        """Ids of text that continues a text. A space that the tokenizer adds itself at a text's
-        beginning is not doubled, and none is added before a line end.
+        """Ids of text that continues a text.
 
-        text: may hold parts from `as_content`.
-        as_text: a special token's text is text and never the token, as in the corpus.
+        text: may hold parts from `as_content`. as_text: a special token's text is text and never
+        the token, as in the corpus.
         """
+        # Some tokenizers add a space at the beginning of every text. It must not stand beside the
+        # text's own space, nor before a line end.
         if not text[:1].isspace() or not self._adds_space:
             return self._ids(text, as_text)
         if text.startswith(" "):
@@ -97,9 +102,7 @@ class Subject:
         return whole[len(anchor) :] if whole[: len(anchor)] == anchor else self._ids(text, as_text)
 
     def as_content(self, text: str) -> str:
-        """A question, an answer or a word, to be put into a prompt: in it the text of a special
-        token is text.
-        """
+        """Mark a question, an answer or a word for a prompt: its special tokens are text."""
         plain = self._ids(text, as_text=True) == self._ids(text) and MARK not in text
         return text if plain else self.specials.as_content(text)
 
@@ -109,10 +112,11 @@ class Subject:
         return Specials(self.tokenizer)
 
     def decode(self, ids: list[int], special: bool = False) -> str:
-        """Text of ids; with `special`, special tokens are written out."""
+        """The text of ids; with `special`, special tokens are written too."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=not special))
 
     def _ids(self, text: str, as_text: bool = False) -> list[int]:
+        """Ids of a text, as the tokenizer encodes it without its template."""
         if MARK in text and not as_text:
             return self.specials.encode(text)
         self.tokenizer.encode_special_tokens = as_text
@@ -123,13 +127,14 @@ class Subject:
 
     @property
     def _adds_space(self) -> bool:
+        """Whether the tokenizer adds a space at the beginning of every text."""
         plain, spaced = self._ids("a"), self._ids(" a")
         first = self.tokenizer.id_to_token(plain[0]) if plain else ""
         return plain == spaced or str(first).startswith(SPACE_MARKS)
 
 
 def of_graph(name: str) -> Subject:
-    """A model of the comparison, from data/checkpoint/NAME."""
+    """A model of the comparison, from data/checkpoint/NAME. Raises UserError if it is not made."""
     folder = Path("data/checkpoint") / name
     if not (folder / RECORD).is_file():
         raise UserError(
@@ -141,8 +146,9 @@ def of_graph(name: str) -> Subject:
 
 
 def of_user(model: str) -> Subject:
-    """Any model: a folder, a YAML file that names a Hub model or an endpoint, or a Hub id. Raises
-    UserError.
+    """Any model: a folder, a YAML file that names a Hub model or an endpoint, or a Hub id.
+
+    Raises UserError if there is no such model.
     """
     folder = Path(model)
     if not folder.exists():
@@ -165,6 +171,7 @@ def of_user(model: str) -> Subject:
 
 
 def _open(name: str, folder: Path, base_context: int, facts: dict[str, Any]) -> Subject:
+    """The model in a checkpoint's folder, which may be an endpoint's description."""
     if (folder / ENDPOINT).is_file():
         endpoint = EndpointConfig.model_validate(read_json(folder / ENDPOINT))
         return Subject(
@@ -189,12 +196,13 @@ def _open(name: str, folder: Path, base_context: int, facts: dict[str, Any]) -> 
 
 
 def open_model(folder: Path) -> PreTrainedModel:
-    """The model in `folder` where it will be asked: fp32 on the CPU, bf16 over the GPUs if there
-    are any.
+    """The model in `folder`, ready to run: bf16 over all GPUs, or fp32 on the CPU.
+
+    Raises UserError if transformers can't load it.
     """
     if not torch.cuda.is_available():
         return load_model(folder).eval()
-    read_config(folder)
+    read_config(folder)  # it explains a broken config.json
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -1,6 +1,4 @@
-"""The loop: batches may be cut, the order of rows and the rate are known before, and the same seed
-gives the same.
-"""
+"""Micro-batches sum to the batch; order and rate are fixed; one seed gives one result."""
 
 import numpy as np
 import pytest
@@ -9,19 +7,21 @@ from worlds import LENGTH, VOCABULARY, tiny
 
 from training.batches import RowsInMemory, row_order
 from training.extension import cpu_multiplies_bf16, slow_bf16
-from training.loop import Diverged, Task, accumulate, train
 from training.loss import TokenLoss
 from training.optimizer import clip, learning_rate_at, make_optimizer
 from training.optimizer_config import OptimizerConfig
 from training.parallel import alone
 from training.snapshots import StepLog
+from training.trainer import Diverged, Task, accumulate, train
 
 
-def task(rows_per_pass: int = 8, bf16: bool = False, **changes: object) -> Task:
+def task(rows_per_micro_batch: int = 8, bf16: bool = False, **changes: object) -> Task:
     """Four steps of eight rows; every row holds two documents."""
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (12, LENGTH))
     optimizer = OptimizerConfig(
-        learning_rate=1e-2, batch_tokens=8 * LENGTH, micro_batch_tokens=rows_per_pass * LENGTH
+        learning_rate=1e-2,
+        batch_tokens=8 * LENGTH,
+        micro_batch_tokens=rows_per_micro_batch * LENGTH,
     ).model_copy(update=changes)
     return Task(
         what="test", rows=RowsInMemory(ids=ids), steps=4, optimizer=optimizer, seed=0, bf16=bf16
@@ -35,11 +35,11 @@ def trained(work: Task) -> dict[str, torch.Tensor]:
     return loss.state_dict()
 
 
-@pytest.mark.parametrize("rows_per_pass", [1, 3, 5])
-def test_gradients_of_a_batch_cut_into_passes_are_those_of_the_whole(rows_per_pass: int) -> None:
+@pytest.mark.parametrize("rows_per_micro_batch", [1, 3, 5])
+def test_gradients_of_micro_batches_sum_to_those_of_the_batch(rows_per_micro_batch: int) -> None:
     whole, cut, numbers = TokenLoss(tiny()), TokenLoss(tiny()), np.arange(8)
     assert accumulate(whole, numbers, task(), alone()) == pytest.approx(
-        accumulate(cut, numbers, task(rows_per_pass), alone()), rel=1e-6
+        accumulate(cut, numbers, task(rows_per_micro_batch), alone()), rel=1e-6
     )
     for one, other in zip(whole.parameters(), cut.parameters(), strict=True):
         assert one.grad is not None and other.grad is not None and one.grad.abs().max() > 0
@@ -77,7 +77,7 @@ def test_the_rate_warms_up_then_stays_or_falls_to_a_tenth() -> None:
     assert learning_rate_at(cosine, 10, 10) == pytest.approx(0.1)
 
 
-def test_gradients_longer_than_the_limit_are_scaled_to_it_and_shorter_ones_left() -> None:
+def test_only_gradients_above_the_limit_are_clipped() -> None:
     layer = torch.nn.Linear(2, 1, bias=False)
     for before, after in ((3.0, [0.6, 0.8]), (0.5, [0.3, 0.4])):
         layer.weight.grad = torch.tensor([[0.6, 0.8]]) * before
@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step_is_taken(bad: float) -> 
     ("device", "supported", "warned"),
     [("cpu", False, True), ("cpu", True, False), ("cuda", False, False)],
 )
-def test_bf16_is_called_slow_only_on_a_cpu_without_its_instructions(
+def test_bf16_is_slow_only_on_a_cpu_without_its_instructions(
     device: str, supported: bool, warned: bool
 ) -> None:
     words = slow_bf16(torch.device(device), supported)

@@ -1,4 +1,4 @@
-"""A walk along shared beginnings answers as if every prompt were read alone."""
+"""A prefix cache gives the answers of reading every prompt alone."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,16 +19,16 @@ from transformers import (
 )
 
 from core.errors import UserError
-from evaluation import walk
-from evaluation.scoring import token_losses
-from evaluation.walk import (
-    Walk,
+from evaluation import prefix_cache
+from evaluation.prefix_cache import (
+    PrefixCache,
     cache_bytes,
     check_room,
     free_memory,
     layers_by_device,
     rows_that_fit,
 )
+from evaluation.scoring import token_losses
 from training.model import make_reproducible
 
 SHAPE = {
@@ -79,12 +79,12 @@ def test_answers_are_those_of_reading_every_prompt_alone(kind: str, data: st.Dat
     seed = data.draw(st.integers(0, 1000))
     draw: Any = np.random.default_rng(seed)
     base = draw.integers(0, 32, (ROWS, 64))
-    walker = Walk(reader, ROWS, 70, data.draw(st.sampled_from([3, 21, 300])))
+    cache = PrefixCache(reader, ROWS, 70, data.draw(st.sampled_from([3, 21, 300])))
     for _ in range(5):
         prompts = base[:, : data.draw(st.integers(1, 60))].copy()
         prompts[:, data.draw(st.integers(0, 60)) :] = draw.integers(0, 32)
         answers = draw.integers(0, 32, (ROWS, 3))
-        expected, found = alone(reader, prompts, answers), walker.ask(prompts, answers)
+        expected, found = alone(reader, prompts, answers), cache.score(prompts, answers)
         assert np.abs(expected - found).max() < ROUNDING
         best = np.take_along_axis(expected, found.argmax(-1)[..., None], -1)[..., 0]
         assert (expected.max(-1) - best < 2 * ROUNDING).all()
@@ -102,32 +102,32 @@ def test_what_is_said_is_what_generate_says(kind: str) -> None:
         pad_token_id=0,
         eos_token_id=None,
     )[:, 20:].numpy()
-    walker = Walk(reader, ROWS, 40, 64)
-    walker.ask(prompts, prompts[:, :2])
-    assert (walker.say(prompts, 6) == expected).all()
-    assert (walker.say(prompts, 6) == expected).all()
+    cache = PrefixCache(reader, ROWS, 40, 64)
+    cache.score(prompts, prompts[:, :2])
+    assert (cache.generate(prompts, 6) == expected).all()
+    assert (cache.generate(prompts, 6) == expected).all()
 
 
 def test_nothing_is_read_twice() -> None:
-    walker, row = Walk(model("llama"), 1, 64, 64), np.arange(30)[None]
-    walker.ask(row, row[:, :1])
-    assert walker.read == 30
-    walker.ask(np.concatenate([row, row[:, :4]], axis=1), row[:, :1])
-    assert walker.read == 34
-    walker.ask(row[:, :10], row[:, :1])
-    assert walker.read == 35, "the last token is read again for what comes after it"
+    cache, row = PrefixCache(model("llama"), 1, 64, 64), np.arange(30)[None]
+    cache.score(row, row[:, :1])
+    assert cache.read == 30
+    cache.score(np.concatenate([row, row[:, :4]], axis=1), row[:, :1])
+    assert cache.read == 34
+    cache.score(row[:, :10], row[:, :1])
+    assert cache.read == 35, "the last token is read again for what comes after it"
 
 
-def test_a_cache_beyond_the_limit_is_refused_with_its_size_and_what_to_set(
+def test_a_cache_beyond_the_limit_is_refused_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reader = model("gqa")
     assert cache_bytes(reader.config, 100, 4) == 2 * 2 * 2 * 8 * 100 * 4
     monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", str(3 * 25_600 / 2**30))
     check_room(reader, 100, 3)
-    with pytest.raises(UserError, match="room is for 3 x 100 .*Set trials to 3"):
+    with pytest.raises(UserError, match="there is room for 3 x 100 .*Set trials to 3"):
         check_room(reader, 100, 4, "trials")
-    with pytest.raises(UserError, match="room is for 0 x 1,000 .*Ask for shorter contexts"):
+    with pytest.raises(UserError, match="there is room for 0 x 1,000 .*Ask for shorter contexts"):
         check_room(reader, 1000, 1, "trials")
     monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", "8GB")
     with pytest.raises(UserError, match="NEEDLEWORK_CACHE_GIB = 8GB: not a plain number"):
@@ -145,7 +145,7 @@ def test_each_device_must_hold_its_own_layers_share_and_no_more() -> None:
     assert rows_that_fit(one, uneven, dict.fromkeys(cards, 70 * gib)) == 1
 
 
-def test_a_layer_counts_where_it_works_even_if_its_weights_wait_elsewhere() -> None:
+def test_an_offloaded_layer_counts_on_the_device_it_runs_on() -> None:
     reader = model("llama")
     reader.model.layers[1].to("meta")
     assert layers_by_device(reader) == {torch.device("cpu"): 1, torch.device("meta"): 1}
@@ -156,10 +156,12 @@ def test_a_layer_counts_where_it_works_even_if_its_weights_wait_elsewhere() -> N
 def test_memory_that_files_are_cached_in_counts_as_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "MEMINFO", tmp_path / "meminfo")
-    walk.MEMINFO.write_text("MemTotal:  9000 kB\nMemFree:   10 kB\nMemAvailable:   4000 kB\n")
+    monkeypatch.setattr(prefix_cache, "MEMINFO", tmp_path / "meminfo")
+    prefix_cache.MEMINFO.write_text(
+        "MemTotal:  9000 kB\nMemFree:   10 kB\nMemAvailable:   4000 kB\n"
+    )
     assert free_memory(torch.device("cpu")) == 4000 * 1024
-    walk.MEMINFO.unlink()
+    prefix_cache.MEMINFO.unlink()
     assert free_memory(torch.device("cpu")) > 0
 
 
@@ -170,6 +172,6 @@ def test_a_model_that_gives_no_numbers_is_not_scored() -> None:
         broken.get_output_embeddings().weight[7] = float("nan")
     prompts = np.zeros((1, 4), np.int64)
     with pytest.raises(UserError, match="the model gives NaN instead of scores"):
-        Walk(broken, 1, 16, 4).say(prompts, 2)
+        PrefixCache(broken, 1, 16, 4).generate(prompts, 2)
     with pytest.raises(UserError, match="the model gives NaN instead of scores"):
         token_losses(broken, prompts[0])
