@@ -10,6 +10,7 @@ from orchestration.automation import change_sensor, nightly_schedule, truth_sens
 from orchestration.cluster import chosen_executor
 from orchestration.experiment import experiment_job
 from orchestration.graph import GraphError, read_graph
+from orchestration.home import note_failed_load
 from orchestration.running import jobs
 from orchestration.step import Bridge
 from orchestration.translation import asset_key, job_name
@@ -53,6 +54,6 @@ def defs() -> Definitions:
     try:
         return build_definitions(Path.cwd())
     except GraphError as error:
-        raise ClickException(
-            str(error)
-        ) from None  # Dagster's commands show this class without a traceback
+        note_failed_load()
+        # Dagster's commands show this class without a traceback
+        raise ClickException(str(error)) from None

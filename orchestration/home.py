@@ -11,13 +11,13 @@ may have changed it.
 import os
 from pathlib import Path
 
-RELOAD = "NEEDLEWORK_RELOAD"
-"""In the environment: the file by which `make ui` is asked to load the code location anew. Without
-`make ui`, unset.
+RELOAD, NOT_LOADED = "NEEDLEWORK_RELOAD", "not-loaded"
+"""In the environment of what `make ui` starts: the file that asks it to reload the code location.
+Beside it, the file that says that the last load failed.
 """
 LOCATION, MODULE = "needlework", "orchestration.definitions"
-"""The code location: what it is called, in pyproject.toml too, and its module. What the sensors
-remember hangs on the name.
+"""The code location's name (also in pyproject.toml) and module. Dagster keeps the state of sensors
+under the name.
 """
 SETTINGS = """\
 # Written by `python -m orchestration.home`; yours to change.
@@ -73,6 +73,12 @@ def make_database() -> None:
             instance.schedule_storage,
         ):
             assert storage is not None
+
+
+def note_failed_load() -> None:
+    """Let `make ui`, if it runs, try again once the project's files have changed."""
+    if asked := os.environ.get(RELOAD):
+        Path(asked).with_name(NOT_LOADED).touch()
 
 
 if __name__ == "__main__":
