@@ -55,23 +55,14 @@ class Experiment(Config):  # type: ignore[misc]  # dagster leaves its base untyp
     )
 
 
-def experiment_command(config: Experiment) -> list[str]:
-    """What a user would type."""
+def experiment_arguments(config: Experiment) -> list[str]:
+    """The arguments of `dvc exp run`."""
     changes = [
         part
         for key, value in config.overrides.items()
         for part in ("--set-param", override(key, value))
     ]
-    return [
-        sys.executable,
-        "-m",
-        "orchestration.dvc_exp",
-        "--temp",
-        "--name",
-        config.name,
-        *changes,
-        *config.targets,
-    ]
+    return ["--temp", "--name", config.name, *changes, *config.targets]
 
 
 def override(key: str, value: Any) -> str:
@@ -170,10 +161,11 @@ def experiment_job(root: Path) -> JobDefinition:
             raise Failure("\n".join(wrong), allow_retries=False)
         children, lines = Children(root), list[str]()
         try:
-            for line in filter(None, children.lines(experiment_command(config))):
-                lines.append(line)
-                context.log.info(line)
-        except subprocess.CalledProcessError:
+            for line in children.lines("orchestration.dvc_exp", experiment_arguments(config)):
+                if line:
+                    lines.append(line)
+                    context.log.info(line)
+        except (ChildProcessError, subprocess.CalledProcessError):
             advice = (
                 f"\nChoose another name, or take that one away: dvc exp remove {config.name}"
                 if any(TAKEN in line for line in lines)
