@@ -27,6 +27,7 @@ from pathlib import Path
 
 from orchestration.kept import keep, key_of, recall
 from orchestration.locks import OURS, write_whole
+from orchestration.units import duration
 
 BUDGET = "NEEDLEWORK_BUDGET"
 DEFAULT = {"gpu": 1.0, "cpu": 4.0}
@@ -110,20 +111,12 @@ def budget() -> Hours:
 def told(hours: Hours) -> str:
     """In words: "0.5 GPU-hours, 12 s of CPU"."""
     if math.isinf(hours.gpu):
-        known = f" and {_short(hours.cpu)} of CPU" if hours.cpu else ""
+        known = f" and {duration(3600 * hours.cpu)} of CPU" if hours.cpu else ""
         return f"an unknown time on GPUs{known}"
     gpu = f"{hours.gpu:.3g}" if hours.gpu >= 0.01 else "under 0.01"
     parts = [f"{gpu} GPU-hours"] if hours.gpu else []
-    parts += [f"{_short(hours.cpu)} of CPU"] if hours.cpu else []
+    parts += [f"{duration(3600 * hours.cpu)} of CPU"] if hours.cpu else []
     return " and ".join(parts) or "nothing"
-
-
-def _short(hours: float) -> str:
-    """12 s, 3 min, 4.1 h."""
-    seconds = hours * 3600
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{hours:.1f} h"
 
 
 def note_seconds(root: Path, address: str, seconds: float) -> None:

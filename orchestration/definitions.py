@@ -6,12 +6,12 @@ from click import ClickException
 from dagster import AssetKey, AssetSelection, Definitions, define_asset_job, definitions
 
 from orchestration.alerts import failure_sensor
-from orchestration.automation import change_sensor, nightly_schedule, truth_sensor
 from orchestration.cluster import chosen_executor
 from orchestration.experiment import experiment_job
 from orchestration.graph import GraphError, read_graph
 from orchestration.home import note_failed_load
 from orchestration.running import jobs
+from orchestration.sensors import change_sensor, nightly_schedule, truth_sensor
 from orchestration.step import Bridge
 from orchestration.translation import asset_key, job_name
 

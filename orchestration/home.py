@@ -75,6 +75,15 @@ def make_database() -> None:
             assert storage is not None
 
 
+def ask_for_reload() -> tuple[bool, str]:
+    """Ask `make ui` to reload the code location: whether it runs, and what that means in words."""
+    asked = os.environ.get(RELOAD)
+    if not asked:
+        return False, "Reload the code location to see what it is now."
+    Path(asked).touch()
+    return True, "The code location is being reloaded."
+
+
 def note_failed_load() -> None:
     """Let `make ui`, if it runs, try again once the project's files have changed."""
     if asked := os.environ.get(RELOAD):

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,30 +64,54 @@ class Outlook:
         return sum((self.cost[address].hours for address in addresses), Hours())
 
 
-def outlook(state: State) -> Outlook:
-    """What is due now. Raises GraphBusy and GraphError."""
-    graph, stale = state.graph, state.stale
-    due = graph.downstream(stale)
+_restored: dict[Path, tuple[State, AbstractSet[str], set[str]]] = {}
+"""By project: the last state, what was left out of it, and what DVC's cache brings back."""
+
+
+def outlook(state: State, beside: AbstractSet[str] = frozenset()) -> Outlook:
+    """What is due now. beside: items that can't be judged now, which are left out. Raises GraphBusy
+    and GraphError.
+    """
+    graph = state.graph
+    stale = {address: state.stale[address] for address in graph.items if address in state.stale}
     why = {
-        address: plain(item, stale[address], state.lock.get(address), graph)
-        for address, item in graph.items.items()
-        if address in stale
+        address: plain(graph.items[address], reasons, state.lock.get(address), graph)
+        for address, reasons in stale.items()
+        if address not in beside
     }
-    standing = {address for address in stale if graph.items[address].upstream.isdisjoint(due)}
-    restored = restorable(graph.root, standing) if standing else set[str]()
+    due = graph.downstream(why)
+    restored = restored_by_cache(state, beside, due)
     prices = read_prices(graph) if due - restored else {}
-    return Outlook(
-        why=why,
-        follows=[address for address in graph.items if address in due - stale.keys()],
-        restored=frozenset(restored),
-        cost={
-            address: Cost(known_from=CACHED)
-            if address in restored
-            else cost_of(graph.items[address], graph.root, prices)
-            for address in graph.items
-            if address in due
-        },
-    )
+    cost = {
+        address: Cost(known_from=CACHED)
+        if address in restored
+        else cost_of(item, graph.root, prices)
+        for address, item in graph.items.items()
+        if address in due
+    }
+    follows = [address for address in cost if address not in why]
+    return Outlook(why=why, follows=follows, restored=frozenset(restored), cost=cost)
+
+
+def restored_by_cache(state: State, beside: AbstractSet[str], due: AbstractSet[str]) -> set[str]:
+    """The items whose inputs stand and that DVC's cache brings back.
+
+    Remembered for one state: to ask DVC takes a second, and a state is the same object only while
+    neither the project nor the cache has changed (status.py).
+    """
+    graph = state.graph
+    last = _restored.get(graph.root)
+    if last and last[0] is state and last[1] == beside:
+        return last[2]
+
+    standing = {
+        address
+        for address in state.stale.keys() - beside
+        if graph.items[address].upstream.isdisjoint(due)
+    }
+    found = restorable(graph.root, standing) if standing else set[str]()
+    _restored[graph.root] = (state, beside, found)
+    return found
 
 
 def cost_of(item: Item, root: Path, prices: Mapping[str, Price]) -> Cost:
@@ -224,11 +249,11 @@ def listed(word: str, addresses: Sequence[str], most: int | None) -> Iterator[st
 
 
 def tag(view: Outlook, addresses: Sequence[str]) -> str:
-    """The preview of a run, short enough for a tag of it."""
-    first = next(iter(view.why))
-    more = f" (+{len(view.why) - 1})" if len(view.why) > 1 else ""
+    """The preview of a run of these items, short enough for a tag."""
+    why = [address for address in addresses if address in view.why]
+    more = f" (+{len(why) - 1})" if len(why) > 1 else ""
     end = f"; {len(addresses)} items, {total(view, addresses)}"
-    start = cut(f"{first}: {reasons(view.why[first])}{more}", max(TAG_LETTERS - len(end), 20))
+    start = cut(f"{why[0]}: {reasons(view.why[why[0]])}{more}", max(TAG_LETTERS - len(end), 20))
     return cut(start + end, TAG_LETTERS)
 
 

@@ -21,9 +21,9 @@ from worlds import tiny
 
 from assets.raw_corpus import Limits
 from orchestration import checks, step, verdicts
-from orchestration.automation import report_outside_state
 from orchestration.checks import CONTAMINATED, Verdict, look
 from orchestration.graph import Item, read_graph, read_lock, read_status
+from orchestration.outside import report_outside_state
 from orchestration.running import Outcome
 
 
