@@ -20,8 +20,8 @@ WHOLE_GRAPH = "whole_graph"
 
 def build_definitions(root: Path) -> Definitions:
     """The project in `root`: its assets, a job for the whole graph and one for each stage, the
-    change sensor and the nightly schedule (both off), and the sensor that tells of what happens
-    outside. Raises GraphError.
+    sensor `changes` and the schedule `nightly` (both off), and the sensor `outside`. Raises
+    GraphError.
     """
     graph = read_graph(root)
     bridge = Bridge(graph)

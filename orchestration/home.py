@@ -1,10 +1,10 @@
 """`python -m orchestration.home`: give Dagster its folder, DAGSTER_HOME or .dagster in the project,
 and its database.
 
-The database is made here, by one process, before several use it: Dagster's processes make what they
-miss, and three that find none at once leave one that none of them opens again. Nothing is sent
-anywhere. A few runs are worked at a time: where two would make the same item, DVC's locks have one
-wait, and it then finds it made. A dagster.yaml that is there already is left alone, for its owner
+The database is made here, by one process, before several use it: Dagster's processes make what is
+missing, and three that start at once on an empty folder leave a database that none of them can open.
+Telemetry is off. A few runs are active at a time: where two would make the same item, DVC's locks
+let one wait, and it then finds the item made. An existing dagster.yaml is kept, because its owner
 may have changed it.
 """
 
@@ -28,10 +28,10 @@ nux:
 concurrency:
   runs:
     max_concurrent_runs: 4   # a training does not hold back what has nothing to do with it
-run_launcher:            # a run is a process of its own, of which it can be told whether it is there
+run_launcher:            # a run is a process of its own, which can be checked
   module: orchestration.launcher
   class: ProcessRunLauncher
-run_monitoring:          # a run whose process died goes on in a new one; what was finished before is found done
+run_monitoring:          # a run whose process died goes on in a new one; what was finished is not repeated
   enabled: true
   poll_interval_seconds: 15
   max_resume_run_attempts: 5

@@ -1,9 +1,9 @@
 """`make preview`: what would run now, why, what follows, and what it costs. Runs nothing.
 
-The same text stands on the ticks of sensor and schedule. It says at most: an item that comes out as
-before stops what follows it, and that is known only once it is made. What DVC's cache would bring
-back is told of items all of whose inputs stand; for what reads an item that is about to be made it
-can't be known yet. The cost is one look at DVC's status, and the plan of a training where
+The same text is on the ticks of sensor and schedule. The cost is an upper bound: if an item comes
+out as before, nothing that follows it is made, and that is known only once it is made. What DVC's
+cache brings back is known for items whose inputs are all up to date, and not for what reads an item
+that is still to be made. The cost is one look at DVC's status, and the plan of a training where
 params.yaml changed.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import costs
-from orchestration.costs import Cost, Hours, Price, told
+from orchestration.costs import Cost, Hours, Price, in_words
 from orchestration.graph import (
     CODE_REASON,
     PARAMS_FILE,
@@ -94,7 +94,7 @@ def outlook(state: State, beside: AbstractSet[str] = frozenset()) -> Outlook:
 
 
 def restored_by_cache(state: State, beside: AbstractSet[str], due: AbstractSet[str]) -> set[str]:
-    """The items whose inputs stand and that DVC's cache brings back.
+    """The items whose inputs are up to date and that DVC's cache brings back.
 
     Remembered for one state: to ask DVC takes a second, and a state is the same object only while
     neither the project nor the cache has changed (status.py).
@@ -126,7 +126,7 @@ def cost_known(item: Item, graph: Graph, prices: Mapping[str, Price]) -> str:
 
 
 def read_prices(graph: Graph, ask: bool = True) -> dict[str, Price]:
-    """What `make plan` says, by address; see costs.read_prices."""
+    """The prices of `make plan` by address; see costs.read_prices."""
     scarce = [item for item in graph.items.values() if item.pool == costs.GPU]
     if not scarce:
         return {}
@@ -229,7 +229,7 @@ def total(view: Outlook, addresses: Sequence[str]) -> str:
     """What they cost together, and of how many that isn't known."""
     unknown = [address for address in addresses if not view.cost[address].known_from]
     known = view.hours(set(addresses) - set(unknown))
-    words = told(known)
+    words = in_words(known)
     return f"{words}, and {len(unknown)} of unknown cost" if unknown else words
 
 
@@ -263,7 +263,7 @@ def cut(text: str, letters: int) -> str:
 
 
 def read(root: Path) -> tuple[State, Outlook]:
-    """The state of a project and what is due. Ends the program with one line if it can't be told."""
+    """The state of a project and what is due. Exits with one line if that can't be read."""
     try:
         state = read_state(root)
         return state, outlook(state)

@@ -214,7 +214,7 @@ def stamps() -> list[int]:
 def load(port: int) -> bool:
     """Ask the webserver to reload the code location. False if the connection was refused.
 
-    A webserver that took the request goes on with it, whether its answer arrives or not.
+    A webserver that accepted the request finishes it, whether its answer arrives or not.
     """
     body = json.dumps({"query": RELOADED, "variables": {"name": LOCATION}}).encode()
     request = Request(f"http://{HOST}:{port}/graphql", body, {"Content-Type": "application/json"})

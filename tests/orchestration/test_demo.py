@@ -12,6 +12,8 @@ import zc.lockfile  # type: ignore[import-untyped]
 from dagster_server import until
 from dvc_world import make_world
 
+from orchestration.demo import results
+
 pytestmark = pytest.mark.slow
 
 CHECKED = """
@@ -112,3 +114,18 @@ def test_a_check_that_did_not_hold_says_what_was_expected_and_found_and_what_to_
     said = demo(world).stderr
     assert "little_contamination" in said and "at most 1.0% of records" in said and "50.00%" in said
     assert "Look at skipped.csv" in said
+
+
+def test_the_results_are_a_line_for_each_model() -> None:
+    needle = {"lengths": [128, 256], "exact_match": [1.0, None]}
+    loss = {"book": {"0-128": 2.0, "128-256": None}, "c4": {"0-128": 3.0}}
+    model = {"tokens_trained": 1000000, "needle": needle, "loss": loss}
+    shown = results({"base_context": 256, "models": {"per_source": model}})
+    heading, row = (line.split("  ") for line in shown.splitlines()[:2])
+    assert list(filter(None, map(str.strip, heading))) == [
+        "model", "tokens trained", "128", "256", "loss 0-128"
+    ]  # fmt: skip
+    assert list(filter(None, map(str.strip, row))) == [
+        "per_source", "1,000,000", "100", "-", "2.500"
+    ]  # fmt: skip
+    assert "Base context C = 256." in shown
