@@ -3,12 +3,19 @@
 from pathlib import Path
 
 from click import ClickException
-from dagster import AssetKey, AssetSelection, Definitions, define_asset_job, definitions
+from dagster import (
+    AssetKey,
+    AssetSelection,
+    DagsterInvalidDefinitionError,
+    Definitions,
+    define_asset_job,
+    definitions,
+)
 
 from orchestration.alerts import failure_sensor
 from orchestration.cluster import chosen_executor
 from orchestration.experiment import experiment_job
-from orchestration.graph import GraphError, read_graph
+from orchestration.graph import Graph, GraphError, read_graph
 from orchestration.home import note_failed_load
 from orchestration.running import jobs
 from orchestration.sensors import change_sensor, nightly_schedule, truth_sensor
@@ -23,7 +30,13 @@ def build_definitions(root: Path) -> Definitions:
     sensor `changes` and the schedule `nightly` (both off), and the sensor `outside`. Raises
     GraphError.
     """
-    graph = read_graph(root)
+    try:
+        return _definitions(read_graph(root))
+    except DagsterInvalidDefinitionError as error:
+        raise GraphError(f"dvc.yaml: {error} Rename the stage or the group.") from None
+
+
+def _definitions(graph: Graph) -> Definitions:
     bridge = Bridge(graph)
     whole = define_asset_job(
         WHOLE_GRAPH, AssetSelection.all(), description="Every asset that is out of date"
@@ -36,7 +49,7 @@ def build_definitions(root: Path) -> Definitions:
         asset_checks=bridge.checks(),
         jobs=[
             whole,
-            experiment_job(root),
+            experiment_job(graph.root),
             *(
                 define_asset_job(stage, AssetSelection.assets(*keys))
                 for stage, keys in stages.items()

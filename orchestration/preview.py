@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from orchestration import costs
@@ -233,19 +234,19 @@ def total(view: Outlook, addresses: Sequence[str]) -> str:
     return f"{words}, and {len(unknown)} of unknown cost" if unknown else words
 
 
-def listed(word: str, addresses: Sequence[str], most: int | None) -> Iterator[str]:
+def listed(word: str, addresses: Sequence[str], most: int | None) -> list[str]:
     """Addresses in lines of COLUMNS."""
     shown = list(addresses)[:most]
     if len(addresses) > len(shown):
         shown.append(f"and {len(addresses) - len(shown)} more")
-    line = f"{word}:" if shown else ""
-    for name in shown:
-        if len(line) + len(name) + 1 > COLUMNS:
-            yield line
-            line = " " * len(f"{word}:")
-        line = f"{line} {name}"
-    if line:
-        yield line
+    return wrap(
+        " ".join(shown),
+        COLUMNS,
+        initial_indent=f"{word}: ",
+        subsequent_indent=" " * len(f"{word}: "),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def tag(view: Outlook, addresses: Sequence[str]) -> str:
