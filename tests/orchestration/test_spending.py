@@ -39,6 +39,7 @@ from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.executor import run_here
 from orchestration.graph import Locked, read_graph, read_status
 from orchestration.locks import repository_held
+from orchestration.run_request import RUN_KEY
 from orchestration.running import Outcome
 from orchestration.status import read_state
 
@@ -131,7 +132,8 @@ def carry_out(world: Path, instance: DagsterInstance, result: SensorResult) -> R
     (request,) = result.run_requests or []
     job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
     run_id, events = run_here(job, instance, request.asset_selection)
-    instance.add_run_tags(run_id, dict(request.tags))
+    assert request.run_key
+    instance.add_run_tags(run_id, {**request.tags, RUN_KEY: request.run_key})  # as Dagster does
     return Run(run_id=run_id, events=list(events))
 
 
