@@ -64,7 +64,7 @@ LONG_LOOKS = {
 """For all three, where it is not set. A tick hashes what has changed, perhaps for hours. By default
 Dagster ends a tick after 60 s, and its daemon after half an hour. The last value is the default.
 """
-LONG_NIGHTS = "DAGSTER_GRPC_TIMEOUT_SECONDS=21600"
+LONG_NIGHTS = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "21600"}
 """For the code server alone: its outer process passes a schedule's tick on under this limit."""
 ELSEWHERE = "export DAGSTER_HOME=$PWD/.dagster; python -m orchestration.home; dagster dev"
 
@@ -127,7 +127,8 @@ def services(folder: Path, port: int) -> list[Service]:
     location = ["--socket", str(door), "--module-name", MODULE, "--location-name", LOCATION]
     address = ["--host", HOST, "--port", str(port)]
     level, shown = ["--log-level", "warning"], ["--workspace", str(workspace)]
-    code = ["env", LONG_NIGHTS, *quiet, "code-server", "start", *location, *level]
+    night = [f"{name}={value}" for name, value in LONG_NIGHTS.items()]
+    code = ["env", *night, *quiet, "code-server", "start", *location, *level]
     web = [*quiet, "webserver", *address, *shown, "--dagster-log-level", "warning"]
     return [
         Service("code server", code),
