@@ -116,7 +116,7 @@ def answer(instance: DagsterInstance, loaded: Graph, seen: Look) -> Answer:
 def _skip(words: str, text: str = "", beside: AbstractSet[str] = frozenset()) -> Answer:
     """No run, and why."""
     if beside:
-        words = f"{words} Left out while a run makes them: {listed(beside)}."
+        words = f"{words} Left out while a run makes or reads them: {listed(beside)}."
     return Answer(text=text or words, skip=words)
 
 
@@ -139,8 +139,10 @@ def asked_before(instance: DagsterInstance) -> Sequence[DagsterRun]:
 
 def ended_badly(instance: DagsterInstance, graph: Graph) -> Iterator[tuple[DagsterRun, set[str]]]:
     """The runs asked for that ended badly, each with the items that no later one was asked for."""
-    later = set[str]()
-    for run in asked_before(instance):
+    runs, later = asked_before(instance), set[str]()
+    if all(run.status not in ENDED_BADLY for run in runs):
+        return  # of most ticks, which then cost less
+    for run in runs:
         items = items_of(run, graph) - later
         later |= items
         if run.status in ENDED_BADLY and items:
