@@ -2,12 +2,12 @@
 
 A comment in a trainer's code makes all trainings out of date, for DVC knows code by its bytes. Here a
 person says that the artefacts stand: dvc.lock names the code as it is now, nothing runs, and the
-sensor `outside` tells Dagster. It is refused if anything but code changed (files that end in .py),
+sensor `outside` reports it to Dagster. It is refused if anything but code changed (files that end in .py),
 for then the artefact would be another. Who accepted what, at which revision, is a line of
 accepted.jsonl, which belongs into git: written before dvc.lock, so no acceptance is without one.
 
 The cost: it is a claim, and nothing here checks it. To take one back:
-`python -m orchestration.repro --force ITEM` makes the item anew.
+`python -m orchestration.repro --force ITEM` makes the item again.
 """
 
 import getpass

@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from core.environment import BUDGET
-from orchestration.costs import Hours, budget, told
+from orchestration.costs import Hours, budget, in_words
 from orchestration.graph import Graph
 from orchestration.locks import OURS, write_whole
 from orchestration.preview import COLUMNS, Outlook, cut, lines, listed, read, total
@@ -70,7 +70,7 @@ def waiting(view: Outlook, waits: Sequence[str]) -> str:
     named = ", ".join(f"{address} ({view.cost[address]})" for address in waits[:NAMED])
     more = f" and {len(waits) - NAMED} more" if len(waits) > NAMED else ""
     return (
-        f"Beyond {BUDGET} ({told(budget())}), so it waits for a person: {named}{more}. "
+        f"Beyond {BUDGET} ({in_words(budget())}), so it waits for a person: {named}{more}. "
         f"Approve it: {COMMAND}. Or start it by hand."
     )
 
@@ -80,7 +80,7 @@ def waiting_lines(graph: Graph, view: Outlook) -> list[str]:
     waits = split(graph, view, graph.items, checked_budget()).waits
     if not waits:
         return []
-    first = f"Beyond {BUDGET} ({told(budget())}), so sensor and schedule wait for a person:"
+    first = f"Beyond {BUDGET} ({in_words(budget())}), so sensor and schedule wait for a person:"
     rows = [cut(f"  {address}  [{view.cost[address]}]", COLUMNS) for address in waits[: 2 * NAMED]]
     more = [f"  and {len(waits) - 2 * NAMED} more"] if len(waits) > 2 * NAMED else []
     return [cut(first, COLUMNS), *rows, *more, f"Approve it: {COMMAND}"]

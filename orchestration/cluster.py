@@ -5,7 +5,7 @@ NEEDLEWORK_EXECUTOR names Dagster's executor: `threads` (executor.py; without it
 `multiprocess`, or an import path such as `dagster_k8s:k8s_job_executor`. NEEDLEWORK_OP_TAGS names a
 YAML file, pool -> tags, which the steps of a pool get: by them k8s_job_executor and dagster-ray know
 what to ask for. So only what needs GPUs asks for them. The cost of any executor but threads: a
-process for each step, which asks DVC anew what is out of date.
+process for each step, which asks DVC again what is out of date.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ snapshot counts from there, so it says too little.
 
 The times are one small file an item beside DVC's temporary files: dvc_repro.py writes them, so a run
 without Dagster counts too. The plan imports training, which this package may not, so it is run as a
-command, and its answer is kept until something that it reads changes (as in findings.py).
+command, and its answer is kept until something that it reads changes (kept.py).
 """
 
 import json
@@ -27,6 +27,7 @@ from pathlib import Path
 from core.environment import ACCELERATE, BUDGET, text_of
 from orchestration.kept import keep, key_of, recall
 from orchestration.locks import OURS, write_whole
+from orchestration.units import duration
 
 GPU = "gpu"
 """The pool whose items cost GPU-hours."""
@@ -73,12 +74,12 @@ class Cost:
     def __str__(self) -> str:
         if not self.known_from:
             return "unknown: it never ran here"
-        return f"{told(self.hours)} ({self.known_from})"
+        return f"{in_words(self.hours)} ({self.known_from})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Price:
-    """What `make plan` says of one item."""
+    """The price of one item, from `make plan`."""
 
     gpu_hours: float
     devices: int
@@ -107,23 +108,15 @@ def _hours(text: str) -> dict[str, float]:
     return found
 
 
-def told(hours: Hours) -> str:
-    """In words: "0.5 GPU-hours, 12 s of CPU"."""
+def in_words(hours: Hours) -> str:
+    """As in "0.5 GPU-hours, 12 s of CPU"."""
     if math.isinf(hours.gpu):
-        known = f" and {_short(hours.cpu)} of CPU" if hours.cpu else ""
+        known = f" and {duration(3600 * hours.cpu)} of CPU" if hours.cpu else ""
         return f"an unknown time on GPUs{known}"
     gpu = f"{hours.gpu:.3g}" if hours.gpu >= 0.01 else "under 0.01"
     parts = [f"{gpu} GPU-hours"] if hours.gpu else []
-    parts += [f"{_short(hours.cpu)} of CPU"] if hours.cpu else []
+    parts += [f"{duration(3600 * hours.cpu)} of CPU"] if hours.cpu else []
     return " and ".join(parts) or "nothing"
-
-
-def _short(hours: float) -> str:
-    """12 s, 3 min, 4.1 h."""
-    seconds = hours * 3600
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{hours:.1f} h"
 
 
 def note_seconds(root: Path, address: str, seconds: float) -> None:
@@ -162,11 +155,10 @@ def cost_of(root: Path, address: str, pool: str, prices: Mapping[str, Price]) ->
 
 
 def read_prices(root: Path, depends: Iterable[str], ask: bool = True) -> dict[str, Price]:
-    """What `make plan` says of trainings and needle grids. Runs it only if something has changed;
-    without `ask`, never: then only what was said about the project as it is now. Nothing where it
-    can't be said.
+    """The prices of `make plan` for trainings and needle grids; empty if there are none.
 
-    depends: hashes of what else a plan reads.
+    depends: hashes of what else a plan reads. ask: run the command if something has changed since
+    its last answer. Without it, only an answer for the project as it is now counts.
     """
     if not (root / MODULE).is_file():
         return {}
@@ -177,13 +169,13 @@ def read_prices(root: Path, depends: Iterable[str], ask: bool = True) -> dict[st
             return _prices(kept)
     if not ask:
         return {}
-    said = _ask(root)
-    keep(answer, key, said)
-    return _prices(said)
+    prices = _ask(root)
+    keep(answer, key, prices)
+    return _prices(prices)
 
 
 def _ask(root: Path) -> dict[str, dict[str, float]]:
-    """What the command says; nothing if it can't."""
+    """The command's answer; empty if it failed."""
     with suppress(OSError, ValueError, LookupError, subprocess.TimeoutExpired):
         done = subprocess.run(
             COMMAND,

@@ -3,14 +3,22 @@
 from pathlib import Path
 
 from click import ClickException
-from dagster import AssetKey, AssetSelection, Definitions, define_asset_job, definitions
+from dagster import (
+    AssetKey,
+    AssetSelection,
+    DagsterInvalidDefinitionError,
+    Definitions,
+    define_asset_job,
+    definitions,
+)
 
 from orchestration.alerts import failure_sensor
-from orchestration.automation import change_sensor, nightly_schedule, truth_sensor
 from orchestration.cluster import chosen_executor
 from orchestration.experiment import experiment_job
-from orchestration.graph import GraphError, read_graph
+from orchestration.graph import Graph, GraphError, read_graph
+from orchestration.home import note_failed_load
 from orchestration.running import jobs
+from orchestration.sensors import change_sensor, nightly_schedule, truth_sensor
 from orchestration.step import Bridge
 from orchestration.translation import asset_key, job_name
 
@@ -19,10 +27,16 @@ WHOLE_GRAPH = "whole_graph"
 
 def build_definitions(root: Path) -> Definitions:
     """The project in `root`: its assets, a job for the whole graph and one for each stage, the
-    change sensor and the nightly schedule (both off), and the sensor that tells of what happens
-    outside. Raises GraphError.
+    sensor `changes` and the schedule `nightly` (both off), and the sensor `outside`. Raises
+    GraphError.
     """
-    graph = read_graph(root)
+    try:
+        return _definitions(read_graph(root))
+    except DagsterInvalidDefinitionError as error:
+        raise GraphError(f"dvc.yaml: {error} Rename the stage or the group.") from None
+
+
+def _definitions(graph: Graph) -> Definitions:
     bridge = Bridge(graph)
     whole = define_asset_job(
         WHOLE_GRAPH, AssetSelection.all(), description="Every asset that is out of date"
@@ -34,7 +48,7 @@ def build_definitions(root: Path) -> Definitions:
         assets=bridge.assets(),
         jobs=[
             whole,
-            experiment_job(root),
+            experiment_job(graph.root),
             *(
                 define_asset_job(stage, AssetSelection.assets(*keys))
                 for stage, keys in stages.items()
@@ -52,6 +66,6 @@ def defs() -> Definitions:
     try:
         return build_definitions(Path.cwd())
     except GraphError as error:
-        raise ClickException(
-            str(error)
-        ) from None  # Dagster's commands show this class without a traceback
+        note_failed_load()
+        # Dagster's commands show this class without a traceback
+        raise ClickException(str(error)) from None

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance
@@ -21,6 +22,7 @@ from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.executor import run_here
 from orchestration.graph import GraphBusy, GraphError, read_graph
 from orchestration.home import home, prepare
+from orchestration.metrics import NONE, lines
 from orchestration.pools import wanted_places
 from orchestration.running import jobs
 from orchestration.translation import step_name
@@ -31,7 +33,7 @@ COMPARISON = Path("data/comparison")
 
 
 class Terminal:
-    """One line for each item when it is done, and for long ones a line of their own now and then."""
+    """Prints a line for each item when it is done, and a line of progress now and then."""
 
     def __init__(self, steps: Mapping[str, str]) -> None:
         """steps: step key -> address."""
@@ -96,7 +98,7 @@ def run(root: Path) -> list[str]:
 
 
 def cancel_unfinished(instance: DagsterInstance, run_id: str) -> None:
-    """A run that was interrupted here has no process any more, and Dagster is told so."""
+    """Report to Dagster that a run was interrupted here and has no process any more."""
     run = instance.get_run_by_id(run_id)
     if run is not None and not run.is_finished:
         instance.report_run_canceled(run, "It was ended at the terminal.")
@@ -106,64 +108,43 @@ def results(summary: dict[str, Any]) -> str:
     """The comparison's summary as a table: exact match in percent by context length, mean held-out
     loss by band.
     """
-    rows = []
-    for name, model in summary["models"].items():
-        needle = dict(zip(model["needle"]["lengths"], model["needle"]["exact_match"], strict=True))
-        bands: dict[str, list[float]] = {}
-        for losses in model["loss"].values():
-            for band, loss in losses.items():
-                if loss is not None:
-                    bands.setdefault(band, []).append(loss)
-        rows.append(
-            {
-                "model": name,
-                "tokens trained": f"{model['tokens_trained']:,}",
-                **{str(length): _percent(share) for length, share in needle.items()},
-                **{
-                    f"loss {band}": f"{sum(losses) / len(losses):.3f}"
-                    for band, losses in bands.items()
-                },
-            }
-        )
+    rows = {name: _row(model) for name, model in summary["models"].items()}
+    table = "\n".join(lines("model", rows))
     note = (
         f"Base context C = {summary['base_context']}. Under each length: needles found, percent "
-        "(exact match, mean "
-        "over depths below 100 %; -: not asked). Loss: nats per held-out token by position, mean "
-        "over domains."
+        "(exact match, mean over depths below 100 %; -: not asked). Loss: nats per held-out token "
+        "by position, mean over domains."
     )
-    return f"{_table(rows)}\n\n{note}"
+    return f"{table}\n\n{note}"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f}"
+def _row(model: dict[str, Any]) -> dict[str, str]:
+    """One model: column -> value."""
+    row = {"tokens trained": f"{model['tokens_trained']:,}"}
+    needle = model["needle"]
+    for length, share in zip(needle["lengths"], needle["exact_match"], strict=True):
+        row[str(length)] = NONE if share is None else f"{100 * share:.0f}"
 
-
-def _table(rows: list[dict[str, str]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    widths = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) for name in names}
-    lines = [{name: name for name in names}, {name: "-" * widths[name] for name in names}, *rows]
-    return "\n".join(
-        "  ".join(
-            line.get(name, "").ljust(widths[name])
-            if name == "model"
-            else line.get(name, "").rjust(widths[name])
-            for name in names
-        )
-        for line in lines
-    )
+    bands: dict[str, list[float]] = {}
+    for losses in model["loss"].values():
+        for band, loss in losses.items():
+            if loss is not None:
+                bands.setdefault(band, []).append(loss)
+    return row | {f"loss {band}": f"{fmean(losses):.3f}" for band, losses in bands.items()}
 
 
 def main() -> None:
-    """Run, show, and exit 1 where something failed."""
+    """Make the graph and print the results. Exits with 1 if something failed."""
     root, start = Path.cwd(), time.monotonic()
     try:
-        why_not = run(root)
+        failed = run(root)
     except (GraphError, GraphBusy, ValueError) as error:
         sys.exit(str(error))
     print(f"\n{time.monotonic() - start:.0f} s\n", flush=True)
-    if why_not:
-        told = "\n\n".join(why_not)
-        sys.exit(f"{told}\n\nMend it and run again: what is done stays done.".lstrip())
+    if failed:
+        reasons = "\n\n".join(failed)
+        sys.exit(f"{reasons}\n\nFix it and run again: what is done stays done.".lstrip())
+
     summary = root / COMPARISON / "summary.json"
     if summary.is_file():
         print(results(json.loads(summary.read_text())))

@@ -1,7 +1,7 @@
 """`python -m orchestration.dvc_exp ARGUMENTS`: `dvc exp run`, which changes in params.yaml what it
 must and no other line.
 
-DVC writes the whole file anew for one changed key: it folds long lines, moves comments and drops
+DVC rewrites the whole file for one changed key: it folds long lines, moves comments and drops
 nulls, so that the experiment's commit hides the one line that matters. Here DVC's file is read, and
 each value that differs is put into the old text at its own place. The cost: one function of DVC's
 is replaced. If that gives another meaning than DVC's file has, as where a key is new or taken away,

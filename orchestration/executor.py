@@ -1,12 +1,12 @@
 """Steps as threads of the run's process, each waiting for the child process of its item.
 
-Dagster's own executors are a step after the other (in process) or a Python process for each step
-(multiprocess: 2.6 s of CPU to start one, which then only waits for a child). A thread costs nothing,
-and everything else stays Dagster's: its pools, its retries, its blocking checks, its cancel. The
-cost: Dagster promises nothing about what is imported here from `dagster._core`. Hence this one
-module, a pinned minor version, and tests/orchestration/test_executor.py.
+Dagster's own executors run one step after the other (in process), or a Python process for each step
+(multiprocess: 2.6 s of CPU to start one, which then only waits for a child). A thread costs nothing.
+Pools, retries, blocking checks and cancellation stay Dagster's. The cost: what is imported here from
+`dagster._core` is not public. Hence this one module, a pinned minor version, and
+tests/orchestration/test_executor.py.
 
-A step writes what its item says to `step_log()`: the item's own log in the UI.
+A step writes its item's output to `step_log()`: the item's own log in the UI.
 """
 
 import sys
@@ -72,17 +72,17 @@ Scope = Callable[[DagsterInstance, str], AbstractContextManager[Callable[[], Non
 """Instance, run id -> a context that is entered for the whole run and gives what stops its
 children."""
 Events = SimpleQueue[DagsterEvent | BaseException | str]
-"""What the threads say: an event of a step, what broke Dagster's own code, the key of a step that
-has ended."""
+"""Messages of the threads: an event of a step, an exception of Dagster's own code, the key of a
+step that has ended."""
 
 
 def step_log() -> IO[str]:
-    """Where the step at work writes its item's own words."""
+    """The log of the running step, for its item's own output."""
     return _log.get() or sys.stderr
 
 
 def interrupted() -> BaseException:
-    """What a step raises that was asked to end."""
+    """What a step raises when it was asked to end."""
     return DagsterExecutionInterruptedError("It was asked to end.")
 
 
@@ -157,12 +157,12 @@ class Threads(Executor):
                     yield from active.concurrency_event_iterator(job_context)
                     yield from active.plan_events_iterator(job_context)
                     if running or not active.is_complete:
-                        yield from _said(events, running, active, job_context)
+                        yield from _received(events, running, active, job_context)
                     interrupted = active.check_for_interrupts()
             finally:
                 stop()
             while running:  # each was stopped, and says so
-                yield from _said(events, running, active, job_context)
+                yield from _received(events, running, active, job_context)
             if interrupted:
                 raise DagsterExecutionInterruptedError("The run was asked to end.")
 
@@ -188,23 +188,23 @@ def _work(job_context: PlanExecutionContext, context: StepExecutionContext, even
         events.put(key)
 
 
-def _said(
+def _received(
     events: Events, running: set[str], active: ActiveExecution, job_context: PlanExecutionContext
 ) -> Iterator[DagsterEvent]:
-    """What the threads have said; waits a moment if they said nothing. Raises what broke one."""
+    """The events that the threads have sent; waits a moment for the first. Raises their exceptions."""
     timeout = SECONDS_BETWEEN_LOOKS
     with suppress(Empty):
         while True:
-            said = events.get(timeout=timeout)
+            message = events.get(timeout=timeout)
             timeout = 0.0
-            if isinstance(said, DagsterEvent):
-                yield said
-                active.handle_event(said)
-            elif isinstance(said, str):
-                running.discard(said)
-                active.verify_complete(job_context, said)
-            elif not isinstance(said, DagsterExecutionInterruptedError):
-                raise said
+            if isinstance(message, DagsterEvent):
+                yield message
+                active.handle_event(message)
+            elif isinstance(message, str):
+                running.discard(message)
+                active.verify_complete(job_context, message)
+            elif not isinstance(message, DagsterExecutionInterruptedError):
+                raise message
 
 
 def run_here(
@@ -232,7 +232,7 @@ def run_here(
 
 
 def of_a_terminal(run: DagsterRun) -> bool:
-    """Whether the daemon has not started it, so that it ends with the process that did."""
+    """Whether a terminal started it, and not the daemon: it ends with that process."""
     origin = run.remote_job_origin
     return (
         run.job_code_origin is None
@@ -242,8 +242,7 @@ def of_a_terminal(run: DagsterRun) -> bool:
 
 
 def note_location(instance: DagsterInstance, run_id: str) -> None:
-    """Have the run counted as one of the location that `make ui` serves, as one that Dagster's own
-    command line started does not by itself."""
+    """Assign a run that Dagster's own command line started to the location that `make ui` serves."""
     run = instance.get_run_by_id(run_id)
     if run is not None and run.remote_job_origin is None and REPOSITORY_LABEL_TAG not in run.tags:
         instance.add_run_tags(run_id, {REPOSITORY_LABEL_TAG: _repository().get_label()})
@@ -268,7 +267,7 @@ def _code_of(job: str, root: Path) -> JobPythonOrigin:
 
 
 def _ended_before(instance: DagsterInstance, run: DagsterRun) -> dict[str, list[DagsterEvent]]:
-    """The events by which steps ended well before the run lost its process."""
+    """The events of the steps that succeeded before the run lost its process, by step."""
     found: dict[str, list[DagsterEvent]] = {}
     for entry in instance.all_logs(run.run_id, of_type=ENDED):
         if entry.step_key and entry.dagster_event:

@@ -41,7 +41,7 @@ TAKEN = "conflicts with existing experiment"
 
 
 class Experiment(Config):  # type: ignore[misc]  # dagster leaves its base untyped
-    """What the launchpad asks for."""
+    """The fields of the launchpad."""
 
     name: str = Field(description="The experiment's name, as `dvc exp show` will list it")
     overrides: dict[str, Any] = Field(
@@ -55,34 +55,23 @@ class Experiment(Config):  # type: ignore[misc]  # dagster leaves its base untyp
     )
 
 
-def experiment_command(config: Experiment) -> list[str]:
-    """What a user would type."""
+def experiment_arguments(config: Experiment) -> list[str]:
+    """The arguments of `dvc exp run`."""
     changes = [
         part
         for key, value in config.overrides.items()
         for part in ("--set-param", override(key, value))
     ]
-    return [
-        sys.executable,
-        "-m",
-        "orchestration.dvc_exp",
-        "--temp",
-        "--name",
-        config.name,
-        *changes,
-        *config.targets,
-    ]
+    return ["--temp", "--name", config.name, *changes, *config.targets]
 
 
 def override(key: str, value: Any) -> str:
-    """A change of one parameter in DVC's words. `~key` has no value."""
+    """A change of one parameter, as DVC writes it. `~key` has no value."""
     return key if key.startswith("~") else f"{key}={written(value)}"
 
 
 def written(value: Any) -> str:
-    """A value as DVC reads it. A text is what one would type there, so "7" is a number, and [1, 2]
-    a list.
-    """
+    """A value as DVC reads it. A text is read like typed input: "7" is a number, [1, 2] a list."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
@@ -96,7 +85,7 @@ def written(value: Any) -> str:
 
 
 def unknown(params: Any, key: str) -> str:
-    """What is wrong with a key that is to be changed, "" if params.yaml has it."""
+    """Why a key can't be changed; "" if params.yaml has it."""
     if key[:1] in ("+", "~"):
         return ""
     found, seen = params, list[str]()
@@ -124,9 +113,7 @@ def unknown(params: Any, key: str) -> str:
 
 
 def example(root: Path) -> Experiment:
-    """What the launchpad opens with: it works as it stands, and changes nothing. It sets the first
-    number in the project's last section that has one to what it is.
-    """
+    """A working example for the launchpad: it sets a number of params.yaml to the value it has."""
     try:
         params = yaml.safe_load((root / "params.yaml").read_text())
     except (OSError, yaml.YAMLError):
@@ -139,7 +126,7 @@ def example(root: Path) -> Experiment:
         if name in sections
         for leaf in numbers(sections[name], str(name))
     ]
-    # a recipe's own number is what one tries first
+    # a recipe's own number is the likeliest to be tried
     leaves.sort(key=lambda leaf: not leaf[0].startswith("mixed_dataset.recipes."))
     return Experiment(name="first-try", overrides=dict(leaves[:1]), targets=[])
 
@@ -170,10 +157,11 @@ def experiment_job(root: Path) -> JobDefinition:
             raise Failure("\n".join(wrong), allow_retries=False)
         children, lines = Children(root), list[str]()
         try:
-            for line in filter(None, children.lines(experiment_command(config))):
-                lines.append(line)
-                context.log.info(line)
-        except subprocess.CalledProcessError:
+            for line in children.lines("orchestration.dvc_exp", experiment_arguments(config)):
+                if line:
+                    lines.append(line)
+                    context.log.info(line)
+        except (ChildProcessError, subprocess.CalledProcessError):
             advice = (
                 f"\nChoose another name, or take that one away: dvc exp remove {config.name}"
                 if any(TAKEN in line for line in lines)
@@ -213,7 +201,7 @@ def experiment_job(root: Path) -> JobDefinition:
 
 
 def difference(root: Path, what: str, name: str) -> str:
-    """What DVC says an experiment changed, of its params or metrics, as a table."""
+    """What an experiment changed of its params or metrics, as DVC's table."""
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", what, "diff", "HEAD", name, "--md"]
     done = subprocess.run(command, cwd=root, env=environment(), text=True, capture_output=True)
     return done.stdout.strip() or (

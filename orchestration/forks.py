@@ -1,16 +1,16 @@
 """`python -m orchestration.forks SOCKET`: DVC, started once for a run, and forked for each item.
 
-DVC takes a second of CPU to start and a tenth of one to look at an item and record it. So a run
+DVC takes a second of CPU to start, and a tenth of one to check an item and record it. So a run
 starts it once. The cost is a process of 60 MB beside the run, and that DVC's code is the one from
 when the run began. A fork opens the project itself: it sees dvc.yaml and params.yaml as they are
 when its item begins.
 
-A request is `dvc repro`'s arguments, an environment, and two files: one for all that the item
-writes, one for its process number and, at the end, its exit code. Each fork leads a session and
-watches over it as guard.py does. It ends when this process does, and that one when the run has
-closed its end of the socket, or was killed.
+A request is a module, the arguments of its function `main`, an environment, and two files: one for
+all that the item writes, one for its process number and, at the end, its exit code. Each fork leads
+a session and is guarded as in guard.py. It ends when this process does. This process ends when the
+run has closed its end of the socket, or was killed.
 
-It must keep to one thread: a fork of several may wait for ever.
+It must keep to one thread: a fork of several threads may deadlock.
 """
 
 import json
@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO
 
@@ -36,10 +37,10 @@ KILLED = -signal.SIGKILL
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fork:
-    """An item at work."""
+    """A running item."""
 
     pid: int
-    """Of the leader of its session."""
+    """The leader of its session."""
     lines: IO[str]
     """All that it writes."""
     status: IO[str]
@@ -51,7 +52,7 @@ class Fork:
 
 
 class Forks:
-    """Asks for forks. Not for several threads at once."""
+    """Starts forks. For one thread at a time."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -59,26 +60,30 @@ class Forks:
         self._socket: socket.socket | None = None
 
     def repro(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
-        """A fork at work on `dvc repro` with these arguments. Raises ChildProcessError if DVC does
-        not start."""
+        """Start `dvc repro` with these arguments. Raises ChildProcessError if DVC does not start."""
+        return self.start("orchestration.dvc_repro", arguments, environment)
+
+    def start(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
+        """Start a module's `main`. Raises ChildProcessError if DVC does not start."""
         if self._server is None or self._server.poll() is not None:
             self._start(environment)
         assert self._socket is not None
         lines, lines_end = os.pipe()
         status, status_end = os.pipe()
-        request = json.dumps([list(arguments), dict(environment)]).encode()
+        request = json.dumps([module, list(arguments), dict(environment)]).encode()
         try:
             socket.send_fds(self._socket, [request], [lines_end, status_end])
         finally:
             os.close(lines_end)
             os.close(status_end)
-        told = os.fdopen(status)
-        pid = told.readline()
+
+        answers = os.fdopen(status)
+        pid = answers.readline()
         if not pid:
-            told.close()
+            answers.close()
             os.close(lines)
-            raise ChildProcessError("DVC did not start. What it said is in the log of the run.")
-        return Fork(pid=int(pid), lines=os.fdopen(lines, errors="replace"), status=told)
+            raise ChildProcessError("DVC did not start. Its output is in the log of the run.")
+        return Fork(pid=int(pid), lines=os.fdopen(lines, errors="replace"), status=answers)
 
     def _start(self, environment: Mapping[str, str]) -> None:
         self.close()
@@ -96,7 +101,7 @@ class Forks:
             )
 
     def close(self) -> None:
-        """Have no more forks, and end those at work."""
+        """End the running forks and start no more."""
         if self._socket is not None:
             self._socket.close()
         if self._server is not None:
@@ -105,22 +110,24 @@ class Forks:
 
 
 def serve(requests: socket.socket) -> None:
-    """Fork for each request, until no more can come."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
+    """Fork for each request, until the other end is closed."""
+    # the kernel then reaps the forks
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         request, files, _, _ = socket.recv_fds(requests, MOST_BYTES, 2)
         if not request:
             return
         if os.fork() == 0:
             requests.close()
-            arguments, environment = json.loads(request)
-            item(arguments, environment, *files)
+            item(*json.loads(request), *files)
         for file in files:
             os.close(file)
 
 
-def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, status: int) -> None:
-    """In the fork: one `dvc repro`, watched over. Does not return."""
+def item(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str], lines: int, status: int
+) -> None:
+    """In the fork: one item, guarded. Does not return."""
     server, code = os.getppid(), 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -132,15 +139,16 @@ def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, s
         os.environ.clear()
         os.environ.update(environment)
         os.write(status, f"{os.getpid()}\n".encode())
-        code = guard.watch(server, number_of(SECONDS_TO_STOP), lambda: repro(arguments, status))
+        patience = number_of(SECONDS_TO_STOP)
+        code = guard.watch(server, patience, lambda: forked(module, arguments, status))
     finally:
-        with suppress(OSError):  # whoever asked has ended
+        with suppress(OSError):  # the run has ended
             os.write(status, f"{code}\n".encode())
         os._exit(code)
 
 
-def repro(arguments: Sequence[str], status: int) -> Callable[[], int]:
-    """Start `dvc repro` in a fork of this process; what waits for its code."""
+def forked(module: str, arguments: Sequence[str], status: int) -> Callable[[], int]:
+    """Start a module's `main` in a fork of this process. Returns a function that waits for its exit code."""
     pid = os.fork()
     if pid:
         return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -150,9 +158,7 @@ def repro(arguments: Sequence[str], status: int) -> Callable[[], int]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        from orchestration.dvc_repro import main
-
-        code = main(arguments)
+        code = import_module(module).main(arguments)
     except SystemExit as ended:
         code = int(ended.code or 0)
     except BaseException:
@@ -164,8 +170,8 @@ def repro(arguments: Sequence[str], status: int) -> Callable[[], int]:
 
 
 def warm_up(root: Path) -> None:
-    """Import all that `dvc repro` does, and read the project once. A project that can't be read is
-    the forks' to tell of."""
+    """Import all that `dvc repro` does, and read the project once. A fork reports a project that
+    can't be read."""
     import dvc.repo.reproduce  # noqa: F401
     from dvc.cli.parser import get_main_parser
     from dvc.exceptions import DvcException

@@ -1,17 +1,17 @@
 """`python guard.py PARENT SECONDS COMMAND...`: run a command that does not outlive the process that asked
 for it.
 
-Killing a process leaves its children at work: a killed run would leave a trainer that writes while
+Killing a process leaves its children running: a killed run would leave a trainer that writes while
 the next run starts a second one, and no handler in the killed process can prevent it. So each
-command has this parent, which the kernel tells when the process above has ended (PR_SET_PDEATHSIG,
-Linux alone), however it did, and which then ends the command's session, SIGTERM first. What a
-command leaves behind in its session when it ends by itself is ended the same way, or whoever reads
-its output would wait for that. Orphans inside the session become the guard's, so it knows when all
-have gone. The cost is one small Python, started without site-packages in about 35 ms, for every
-item at work.
+command has this parent. The kernel signals it when the process above has ended, however that
+happened (PR_SET_PDEATHSIG, Linux only). Then it ends the command's session, SIGTERM first. It does
+the same with what a command leaves behind in its session, because whoever reads its output would
+wait for that. Orphans inside the session become children of the guard, so it knows when all have
+ended. The cost is one small Python for every running item, started without site-packages in about
+35 ms. Hence no psutil here: it is in site-packages.
 
-Between SIGTERM and SIGKILL lie SECONDS (NEEDLEWORK_SECONDS_TO_STOP), in which a trainer ends the
-pass at work and writes a snapshot. Nobody waits for a command that ends sooner.
+Between SIGTERM and SIGKILL lie SECONDS (NEEDLEWORK_SECONDS_TO_STOP), in which a trainer ends its
+micro-batch and writes a snapshot. Nobody waits for a command that ends sooner.
 
 It must be started as the leader of a session. It is started by its path, so at the top it imports
 nothing of the project.
@@ -52,9 +52,7 @@ def guarded(command: Sequence[str]) -> list[str]:
 
 
 def adopt_orphans() -> None:
-    """Have processes that lose their parent below this one become its children, so that it can see
-    and end them.
-    """
+    """Let processes below this one that lose their parent become its children."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -64,14 +62,14 @@ def _prctl(option: int, value: int) -> None:
 
 
 def watch(parent: int, seconds_to_stop: float, start: Callable[[], Callable[[], int]]) -> int:
-    """Have a command started that does not outlive `parent`; returns its code, a signal as a shell
-    has it. start: starts it, and returns what waits for its code.
+    """Run a command that does not outlive `parent`. Returns its exit code, 128 more than the number
+    of a signal.
+
+    start: starts the command and returns a function that waits for its exit code.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # for the command, which gets them too; not inherited, as SIG_IGN is
+    # The command gets these signals too. A handler is not inherited, as SIG_IGN would be.
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _note)
     adopt_orphans()
     try:
@@ -88,20 +86,22 @@ def watch(parent: int, seconds_to_stop: float, start: Callable[[], Callable[[], 
 
 
 def end_session(seconds_to_stop: float) -> None:
-    """End every other process of this session, those of its children that are still there."""
+    """End the other processes of this session."""
     deadline = time.monotonic() + seconds_to_stop
     while left := children_left():
-        if not _asked:  # once: a launcher that is asked again while it ends its workers leaves them
+        # once: torch's launcher leaves its workers if a second signal comes while it ends them
+        if not _asked:
             os.killpg(0, signal.SIGTERM)
         if time.monotonic() > deadline:
-            for pid in left:  # their own children are the next to become this one's
+            # their own children become this process's, for the next round
+            for pid in left:
                 os.kill(pid, signal.SIGKILL)
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def children_left() -> list[int]:
-    """The children of this process that are at work in its session. One that has left the session
-    is on its own.
+    """The running children of this process in its session. One that has left the session is not
+    ended.
     """
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -114,7 +114,7 @@ def children_left() -> list[int]:
 
 
 _asked = list[int]()
-"""The signals to end that have come: everything in the session got them too."""
+"""The signals that came: all processes of the session got them too."""
 
 
 def _note(number: int, frame: FrameType | None) -> None:
@@ -122,9 +122,8 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def _orphaned(number: int, frame: FrameType | None) -> None:
-    signal.signal(
-        signal.SIGHUP, signal.SIG_IGN
-    )  # each thread of the process above tells of its end
+    # the kernel signals the end of each thread of the process above
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise Orphaned
 
 

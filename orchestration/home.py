@@ -1,19 +1,23 @@
 """`python -m orchestration.home`: give Dagster its folder, DAGSTER_HOME or .dagster in the project,
 and its database.
 
-The database is made here, by one process, before several use it: Dagster's processes make what they
-miss, and three that find none at once leave one that none of them opens again. Nothing is sent
-anywhere. A few runs are worked at a time: where two would make the same item, DVC's locks have one
-wait, and it then finds it made. A dagster.yaml that is there already is left alone, for its owner
+The database is made here, by one process, before several use it: Dagster's processes make what is
+missing, and three that start at once on an empty folder leave a database that none of them can open.
+Telemetry is off. A few runs are active at a time: where two would make the same item, DVC's locks
+let one wait, and it then finds the item made. An existing dagster.yaml is kept, because its owner
 may have changed it.
 """
 
 import os
 from pathlib import Path
 
+from core.environment import RELOAD, text_of
+
+NOT_LOADED = "not-loaded"
+"""The file beside that of NEEDLEWORK_RELOAD which says that the last load failed."""
 LOCATION, MODULE = "needlework", "orchestration.definitions"
-"""The code location: what it is called, in pyproject.toml too, and its module. What the sensors
-remember hangs on the name.
+"""The code location's name (also in pyproject.toml) and module. Dagster keeps the state of sensors
+under the name.
 """
 SETTINGS = """\
 # Written by `python -m orchestration.home`; yours to change.
@@ -24,10 +28,10 @@ nux:
 concurrency:
   runs:
     max_concurrent_runs: 4   # a training does not hold back what has nothing to do with it
-run_launcher:            # a run is a process of its own, of which it can be told whether it is there
+run_launcher:            # a run is a process of its own, which can be checked
   module: orchestration.launcher
   class: ProcessRunLauncher
-run_monitoring:          # a run whose process died goes on in a new one; what was finished before is found done
+run_monitoring:          # a run whose process died goes on in a new one; what was finished is not repeated
   enabled: true
   poll_interval_seconds: 15
   max_resume_run_attempts: 5
@@ -69,6 +73,21 @@ def make_database() -> None:
             instance.schedule_storage,
         ):
             assert storage is not None
+
+
+def ask_for_reload() -> tuple[bool, str]:
+    """Ask `make ui` to reload the code location: whether it runs, and what that means in words."""
+    asked = text_of(RELOAD)
+    if not asked:
+        return False, "Reload the code location to see what it is now."
+    Path(asked).touch()
+    return True, "The code location is being reloaded."
+
+
+def note_failed_load() -> None:
+    """Let `make ui`, if it runs, try again once the project's files have changed."""
+    if asked := text_of(RELOAD):
+        Path(asked).with_name(NOT_LOADED).touch()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Starts each run as a process of its own, knows whether it is alive, and ends it.
 
-Dagster's own launcher has the code server start runs, and only the server that started one can tell
-whether it is alive and end it: when that server dies, its runs can't be ended any more, and one
-whose process dies too counts as running for ever, so that nothing else ever starts. Here a run is
-noted with its process (the tag `needlework/worker`); run monitoring asks, and has a run that lost
-its process go on in a new one, which finds the items that were finished done. Daemon, webserver and
-code server may die and come back meanwhile. The cost: on Ctrl-C such runs are ended by what started
-the daemon (`make ui` does; after a plain `dagster dev` they go on to their end).
+With Dagster's own launcher the code server starts runs, and only the server that started a run can
+check and end it. When that server dies, its runs can't be ended any more, and a run whose process
+dies counts as running for ever. Here each run is noted with its process (tag `needlework/worker`).
+Run monitoring asks for its health, and lets a run that lost its process go on in a new one, which
+does not repeat finished items. Daemon, webserver and code server may be restarted meanwhile. The
+cost: on Ctrl-C such runs are ended by whoever started the daemon. `make ui` does so; after a plain
+`dagster dev` they go on to their end.
 
-A new run instead, by Dagster's run retries, was tried: its daemon now and then reads of a failure
-before the failed run is marked so, and then never retries it.
+Dagster's run retries were tried instead: their daemon sometimes reads of a failure before the
+failed run is marked so, and then never retries it.
 """
 
 import os
@@ -68,61 +68,46 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         run = context.dagster_run
         if run.job_code_origin is None:
             raise ValueError(
-                f"Run {run.run_id} does not say where its code is; start it from the code location."
+                f"Run {run.run_id} does not name its code. Start it from the code location."
             )
-        self._start(
-            run,
-            [
-                "execute_run",
-                serialize_value(
-                    ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref())
-                ),
-            ],
-        )
+        arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref())
+        self._start(run, "execute_run", serialize_value(arguments))
 
     @property
     def supports_resume_run(self) -> bool:
-        """So that run monitoring has a run go on."""
+        """So that run monitoring resumes runs."""
         return True
 
     def resume_run(self, context: ResumeRunContext) -> None:
-        """Start another process for a run that lost its own; one that a terminal had started ends
-        here instead.
-        """
+        """Start another process for a run that lost its own. A run from a terminal fails instead."""
         run = context.dagster_run
         if of_a_terminal(run):
             self._instance.report_run_failed(
                 run,
-                "Its process is gone, and it was not started by the daemon. Start it "
-                "again: what was finished is found done.",
+                "Its process is gone, and it was not started by the daemon. Start it again: what "
+                "was finished is not repeated.",
             )
             return
         assert run.job_code_origin is not None
-        self._start(
-            run,
-            [
-                "resume_run",
-                serialize_value(
-                    ResumeRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref())
-                ),
-            ],
-        )
+        arguments = ResumeRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref())
+        self._start(run, "resume_run", serialize_value(arguments))
 
-    def _start(self, run: DagsterRun, arguments: Sequence[str]) -> None:
-        """In the project's folder, as the leader of a session, noted on the run."""
+    def _start(self, run: DagsterRun, *arguments: str) -> None:
+        """Start the process in the project's folder, and note it on the run."""
         assert run.job_code_origin is not None
-        folder = getattr(
-            run.job_code_origin.repository_origin.code_pointer, "working_directory", None
+        pointer = run.job_code_origin.repository_origin.code_pointer
+        self._reap()
+        worker = held(
+            [sys.executable, "-m", "dagster", "api", *arguments],
+            getattr(pointer, "working_directory", None),
         )
-        self._forget_ended()
-        worker = held([sys.executable, "-m", "dagster", "api", *arguments], folder)
         self._workers.append(worker)
         note_worker(self._instance, run.run_id, worker.pid)
         begin(worker)
 
     def terminate(self, run_id: str) -> bool:
-        """Ask the run's process to end, which ends what it started; a run whose process is gone
-        ends here.
+        """Send SIGTERM to the run's process, which ends what it started. A run whose process is gone
+        is marked as cancelled.
         """
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
@@ -135,9 +120,8 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         pid = pid_of(worker)
         if pid is None:
             self._instance.report_engine_event(
-                "Its process is not known here: end it on the machine or in the container where it "
-                "runs. If that is no "
-                "more, terminate the run once more, with force.",
+                "Its process is on another machine or in another container: end it there. If that "
+                "machine or container is gone, terminate the run again, with force.",
                 run,
             )
             return False
@@ -150,8 +134,8 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the run's process is there; a run that has not noted one yet counts as alive."""
-        self._forget_ended()
+        """Whether the run's process is running. A run that has not noted one yet counts as running."""
+        self._reap()
         worker = run.tags.get(WORKER, "")
         return (
             CheckRunHealthResult(WorkerStatus.FAILED, f"its process is gone ({worker})")
@@ -159,17 +143,17 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             else CheckRunHealthResult(WorkerStatus.RUNNING)
         )
 
-    def _forget_ended(self) -> None:
-        """Ask about those that ended, or the kernel keeps them listed."""
+    def _reap(self) -> None:
+        """Collect the exit codes of ended processes, or they stay zombies."""
         self._workers = [worker for worker in self._workers if worker.poll() is None]
 
 
 def held(command: Sequence[str], folder: str | None = None) -> subprocess.Popen[bytes]:
-    """A process that waits for `begin` and then becomes the command; it ends if this one dies
+    """A process that waits for `begin` and then becomes the command. It ends if this process dies
     before.
 
-    A run's process is noted before it begins. Without that, a daemon killed in between leaves a
-    process that nobody knows, and the next daemon starts a second one beside it.
+    So a run's process is noted before it begins. Otherwise a daemon killed in between leaves an
+    unknown process, and the next daemon starts a second one beside it.
     """
     return subprocess.Popen(
         ["sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *command],
@@ -180,13 +164,13 @@ def held(command: Sequence[str], folder: str | None = None) -> subprocess.Popen[
 
 
 def begin(process: subprocess.Popen[bytes]) -> None:
-    """Let a held process go on."""
+    """Let a held process become its command."""
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin:
         process.stdin.write(b"go\n")
 
 
 def note_worker(instance: DagsterInstance, run_id: str, pid: int) -> None:
-    """Note on the run which process works on it."""
+    """Note its process on the run."""
     if named := identity(pid):
         instance.add_run_tags(run_id, {WORKER: named})

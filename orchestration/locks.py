@@ -23,6 +23,7 @@ import zc.lockfile  # type: ignore[import-untyped]
 
 LOCK_FILE = "dvc.lock"
 TEMPORARY = Path(".dvc") / "tmp"
+PATH_LOCKS = TEMPORARY / "rwlock"
 OURS = TEMPORARY / "needlework"
 """Our part of the folder that DVC keeps out of git."""
 WHOLE, BROKEN = OURS / "dvc.lock.whole", OURS / "dvc.lock.broken"
@@ -157,7 +158,7 @@ def drop_dead_locks(root: Path) -> None:
     ever for a process that has nothing to do with it; and a process killed while it wrote the list
     leaves one that DVC refuses to read.
     """
-    path = root / TEMPORARY / "rwlock"
+    path = root / PATH_LOCKS
     if not path.exists():
         return
     with held(path.with_name("rwlock.lock")):

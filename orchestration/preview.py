@@ -1,9 +1,9 @@
 """`make preview`: what would run now, why, what follows, and what it costs. Runs nothing.
 
-The same text stands on the ticks of sensor and schedule. It says at most: an item that comes out as
-before stops what follows it, and that is known only once it is made. What DVC's cache would bring
-back is told of items all of whose inputs stand; for what reads an item that is about to be made it
-can't be known yet. The cost is one look at DVC's status, and the plan of a training where
+The same text is on the ticks of sensor and schedule. The cost is an upper bound: if an item comes
+out as before, nothing that follows it is made, and that is known only once it is made. What DVC's
+cache brings back is known for items whose inputs are all up to date, and not for what reads an item
+that is still to be made. The cost is one look at DVC's status, and the plan of a training where
 params.yaml changed.
 """
 
@@ -11,12 +11,14 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from orchestration import costs
-from orchestration.costs import Cost, Hours, Price, told
+from orchestration.costs import Cost, Hours, Price, in_words
 from orchestration.graph import (
     CODE_REASON,
     PARAMS_FILE,
@@ -63,30 +65,54 @@ class Outlook:
         return sum((self.cost[address].hours for address in addresses), Hours())
 
 
-def outlook(state: State) -> Outlook:
-    """What is due now. Raises GraphBusy and GraphError."""
-    graph, stale = state.graph, state.stale
-    due = graph.downstream(stale)
+_restored: dict[Path, tuple[State, AbstractSet[str], set[str]]] = {}
+"""By project: the last state, what was left out of it, and what DVC's cache brings back."""
+
+
+def outlook(state: State, beside: AbstractSet[str] = frozenset()) -> Outlook:
+    """What is due now. beside: items that can't be judged now, which are left out. Raises GraphBusy
+    and GraphError.
+    """
+    graph = state.graph
+    stale = {address: state.stale[address] for address in graph.items if address in state.stale}
     why = {
-        address: plain(item, stale[address], state.lock.get(address), graph)
-        for address, item in graph.items.items()
-        if address in stale
+        address: plain(graph.items[address], reasons, state.lock.get(address), graph)
+        for address, reasons in stale.items()
+        if address not in beside
     }
-    standing = {address for address in stale if graph.items[address].upstream.isdisjoint(due)}
-    restored = restorable(graph.root, standing) if standing else set[str]()
+    due = graph.downstream(why)
+    restored = restored_by_cache(state, beside, due)
     prices = read_prices(graph) if due - restored else {}
-    return Outlook(
-        why=why,
-        follows=[address for address in graph.items if address in due - stale.keys()],
-        restored=frozenset(restored),
-        cost={
-            address: Cost(known_from=CACHED)
-            if address in restored
-            else cost_of(graph.items[address], graph.root, prices)
-            for address in graph.items
-            if address in due
-        },
-    )
+    cost = {
+        address: Cost(known_from=CACHED)
+        if address in restored
+        else cost_of(item, graph.root, prices)
+        for address, item in graph.items.items()
+        if address in due
+    }
+    follows = [address for address in cost if address not in why]
+    return Outlook(why=why, follows=follows, restored=frozenset(restored), cost=cost)
+
+
+def restored_by_cache(state: State, beside: AbstractSet[str], due: AbstractSet[str]) -> set[str]:
+    """The items whose inputs are up to date and that DVC's cache brings back.
+
+    Remembered for one state: to ask DVC takes a second, and a state is the same object only while
+    neither the project nor the cache has changed (status.py).
+    """
+    graph = state.graph
+    last = _restored.get(graph.root)
+    if last and last[0] is state and last[1] == beside:
+        return last[2]
+
+    standing = {
+        address
+        for address in state.stale.keys() - beside
+        if graph.items[address].upstream.isdisjoint(due)
+    }
+    found = restorable(graph.root, standing) if standing else set[str]()
+    _restored[graph.root] = (state, beside, found)
+    return found
 
 
 def cost_of(item: Item, root: Path, prices: Mapping[str, Price]) -> Cost:
@@ -101,7 +127,7 @@ def cost_known(item: Item, graph: Graph, prices: Mapping[str, Price]) -> str:
 
 
 def read_prices(graph: Graph, ask: bool = True) -> dict[str, Price]:
-    """What `make plan` says, by address; see costs.read_prices."""
+    """The prices of `make plan` by address; see costs.read_prices."""
     scarce = [item for item in graph.items.values() if item.pool == costs.GPU]
     if not scarce:
         return {}
@@ -204,31 +230,31 @@ def total(view: Outlook, addresses: Sequence[str]) -> str:
     """What they cost together, and of how many that isn't known."""
     unknown = [address for address in addresses if not view.cost[address].known_from]
     known = view.hours(set(addresses) - set(unknown))
-    words = told(known)
+    words = in_words(known)
     return f"{words}, and {len(unknown)} of unknown cost" if unknown else words
 
 
-def listed(word: str, addresses: Sequence[str], most: int | None) -> Iterator[str]:
+def listed(word: str, addresses: Sequence[str], most: int | None) -> list[str]:
     """Addresses in lines of COLUMNS."""
     shown = list(addresses)[:most]
     if len(addresses) > len(shown):
         shown.append(f"and {len(addresses) - len(shown)} more")
-    line = f"{word}:" if shown else ""
-    for name in shown:
-        if len(line) + len(name) + 1 > COLUMNS:
-            yield line
-            line = " " * len(f"{word}:")
-        line = f"{line} {name}"
-    if line:
-        yield line
+    return wrap(
+        " ".join(shown),
+        COLUMNS,
+        initial_indent=f"{word}: ",
+        subsequent_indent=" " * len(f"{word}: "),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def tag(view: Outlook, addresses: Sequence[str]) -> str:
-    """The preview of a run, short enough for a tag of it."""
-    first = next(iter(view.why))
-    more = f" (+{len(view.why) - 1})" if len(view.why) > 1 else ""
+    """The preview of a run of these items, short enough for a tag."""
+    why = [address for address in addresses if address in view.why]
+    more = f" (+{len(why) - 1})" if len(why) > 1 else ""
     end = f"; {len(addresses)} items, {total(view, addresses)}"
-    start = cut(f"{first}: {reasons(view.why[first])}{more}", max(TAG_LETTERS - len(end), 20))
+    start = cut(f"{why[0]}: {reasons(view.why[why[0]])}{more}", max(TAG_LETTERS - len(end), 20))
     return cut(start + end, TAG_LETTERS)
 
 
@@ -238,7 +264,7 @@ def cut(text: str, letters: int) -> str:
 
 
 def read(root: Path) -> tuple[State, Outlook]:
-    """The state of a project and what is due. Ends the program with one line if it can't be told."""
+    """The state of a project and what is due. Exits with one line if that can't be read."""
     try:
         state = read_state(root)
         return state, outlook(state)

@@ -1,49 +1,35 @@
-"""Which processes there are, and which of them is which, as Linux tells it in /proc.
+"""Names a process so that it is recognised after a restart. psutil reads the process table.
 
-A number alone does not name a process: numbers come back, after a restart of the machine at the
-latest, and each container counts from 1. So a process is noted with the machine, the host's name,
-the boot, the namespace of process numbers, number and start time. One noted so is there for sure,
-gone for sure, or not ours to judge:
+A number alone does not name a process: numbers are reused, at the latest after a reboot, and each
+container counts from 1. So a name has six parts: machine, host name, boot, namespace of process
+numbers, number and start time. A process with such a name is surely running, surely gone, or on
+another machine or in another container:
 
-- The boot and the namespace are ours: /proc tells. What the host is called has no say, for a
+- Boot and namespace are ours: the process table decides. The host name plays no part, for a
   laptop's name changes.
-- The boot is another: gone if the machine is ours (/etc/machine-id, or the name where there is
-  none), for it was restarted; else the process is on another machine, of which nothing is known
-  here.
-- The boot is ours, the namespace is another: another container on this machine, which cannot be
-  looked into. If the host's name is the same it is this container, started again, and the process
-  is gone. Else two containers may well work in one folder, and a run taken for dead would be
-  started beside the living one.
+- The boot is another: gone if the machine is ours (/etc/machine-id, or the host name without it),
+  because it was rebooted. Otherwise the process is on another machine, and unknown here.
+- The boot is ours, the namespace is another: another container on this machine. With our host name
+  it is this container, restarted, and the process is gone. Otherwise two containers may share one
+  folder, and a second run must not start beside the first.
 
-The cost: a container that is made anew under another name never learns that its predecessor's run
-is gone. Give it a name (`docker run --hostname`), or end that run by *Terminate* with force. And
-without /proc nothing is ever known.
+The cost: a container that is recreated under another name never learns that the run of the first
+one is gone. Give it a name (`docker run --hostname`), or terminate that run with force. Without
+/proc nothing is ever known.
 """
 
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-PROC = Path("/proc")
-BOOT = PROC / "sys" / "kernel" / "random" / "boot_id"
-NAMESPACE = PROC / "self" / "ns" / "pid"
+import psutil
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+NAMESPACE = Path("/proc/self/ns/pid")
 MACHINE = Path("/etc/machine-id")
-ENDED = "ZX"
-"""States of a process that has ended and that no one has asked about yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A line of /proc."""
-
-    pid: int
-    parent: int
-    state: str
-    started: str
-    """In ticks since the machine started."""
+ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,78 +43,59 @@ class Place:
 
 
 def here() -> Place | None:
-    """Where this process is; None without /proc."""
+    """The place of this process; None without /proc."""
     if not BOOT.exists():
         return None
-    host, known = socket.gethostname(), MACHINE.read_text().strip() if MACHINE.is_file() else ""
-    # its manual asks not to show it as it is
+
+    host = socket.gethostname()
+    known = MACHINE.read_text().strip() if MACHINE.is_file() else ""
+    # machine-id(5) asks programs to publish a hash only
     machine = sha256(known.encode()).hexdigest()[:16] if known else host
     return Place(machine, host, BOOT.read_text().strip(), str(NAMESPACE.readlink()))
 
 
-def process(pid: int) -> Process | None:
-    """The process of that number; None where there is none, or it has ended."""
+def process(pid: int) -> psutil.Process | None:
+    """The running process with this number. None if there is none or it is a zombie."""
     try:
-        fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+        found = psutil.Process(pid)
+        return None if found.status() in ENDED else found
+    except psutil.NoSuchProcess:
         return None
-    found = Process(pid, int(fields[1]), fields[0], fields[19])
-    return None if found.state in ENDED else found
 
 
-def children(parent: int) -> Iterator[Process]:
-    """The processes at work that `parent` started, or that became its own when whoever started them
-    ended.
-    """
-    for folder in PROC.iterdir():
-        if (
-            folder.name.isdigit()
-            and (found := process(int(folder.name))) is not None
-            and found.parent == parent
-        ):
-            yield found
+def _started(found: psutil.Process) -> str:
+    """Its start in clock ticks since boot; "" if it has ended meanwhile.
 
-
-def first_child(pid: int) -> int | None:
-    """The number of a process that this one has started; None where there is none.
-
-    The kernel's own list is asked, where it keeps one. To look at every process of the machine once
-    a second costs a second of CPU in a minute.
+    The time since the epoch would change whenever the system clock is set.
     """
     try:
-        for task in (PROC / str(pid) / "task").iterdir():
-            for found in (task / "children").read_text().split():
-                return int(found)
-    except (FileNotFoundError, ProcessLookupError):
-        return next((found.pid for found in children(pid)), None)
-    return None
+        since_boot = found.create_time() - psutil.boot_time()
+    except psutil.NoSuchProcess:
+        return ""
+    return str(round(since_boot * os.sysconf("SC_CLK_TCK")))
 
 
 def identity(pid: int) -> str:
-    """Names that process among all there ever were; "" where it is gone or there is no /proc."""
-    place = here()
-    found = process(pid) if place else None
-    return "/".join((*astuple(place), str(pid), found.started)) if place and found else ""
+    """The name of a process; "" if it is gone or there is no /proc."""
+    place, found = here(), process(pid)
+    started = _started(found) if found else ""
+    return "/".join((*astuple(place), str(pid), started)) if place and started else ""
 
 
 def pid_of(named: str) -> int | None:
-    """The number of a process by its identity; None where it does not count here or is gone."""
-    place, noted, pid, started = here(), *_parts(named)
-    if (
-        place is None
-        or noted is None
-        or (noted.boot, noted.namespace) != (place.boot, place.namespace)
-    ):
+    """The number of a named process. None if it is gone or counts in another place."""
+    place, (noted, pid, started) = here(), _parts(named)
+    if place is None or noted is None:
+        return None
+    if (noted.boot, noted.namespace) != (place.boot, place.namespace):
         return None
     found = process(pid)
-    return pid if found is not None and found.started == started else None
+    return pid if found and _started(found) == started else None
 
 
 def gone(named: str) -> bool:
-    """Whether it is certain that no such process is left. Not so for one elsewhere, or one without
-    a name.
-    """
-    place, noted, _, _ = here(), *_parts(named)
+    """Whether a named process has surely ended. False for one elsewhere and for "" as a name."""
+    place, (noted, _, _) = here(), _parts(named)
     if place is None or noted is None:
         return False
     if noted.boot != place.boot:
@@ -139,16 +106,8 @@ def gone(named: str) -> bool:
 
 
 def _parts(named: str) -> tuple[Place | None, int, str]:
-    """Place, number and start time in an identity; no place if it is none."""
+    """Place, number and start time of a name; no place if it is malformed."""
     parts = named.split("/")
     if len(parts) != 6 or not parts[4].isdigit():
         return None, 0, ""
     return Place(*parts[:4]), int(parts[4]), parts[5]
-
-
-def leads_session(pid: int) -> bool:
-    """Whether the process leads a session, so that its group is all its own."""
-    try:
-        return os.getsid(pid) == pid
-    except ProcessLookupError:
-        return False

@@ -25,7 +25,7 @@ def put_in_place(root: Path, name: str) -> list[str]:
     of the way.
 
     Raises GraphError when there is no such profile, or the graph can't be read with it (params.yaml
-    is then as before), and GraphBusy while DVC is at work.
+    is then as before), and GraphBusy while DVC is running.
     """
     profile = root / PROFILES / f"{name}.yaml"
     if not profile.is_file():

@@ -1,4 +1,4 @@
-"""Progress of an item at work, for Dagster to plot live.
+"""Progress of a running item, for Dagster to plot live.
 
 A stage prints how far it is as a line of JSON (core/progress.py), for it knows of no
 orchestrator. Here such a line is read back and becomes an observation of its asset: an event with

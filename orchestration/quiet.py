@@ -2,8 +2,8 @@
 
 Dagster's code server, webserver and daemon ask each other once a second whether they are still
 there, the daemon reads the whole code location again every minute, and each of its threads notes
-twice a minute that it lives. For each query of its SQLite files Dagster makes a new engine, whose
-statements are compiled anew. On a laptop that is a tenth of a processor for nothing. `make ui`
+twice a minute that it lives. For each query of its SQLite files Dagster makes a new engine, which
+compiles its statements again. On a laptop that is a tenth of a processor for nothing. `make ui`
 reloads the location itself when a file changed, and restarts what died, so all of it may be rarer.
 Launched runs and sensors are looked after as often as before. The cost: names that are not
 Dagster's public interface. They all stand here, and a test holds that they exist.

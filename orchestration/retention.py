@@ -1,12 +1,12 @@
 """`python -m orchestration.retention DAYS`: which old runs are no longer needed; with `--delete`,
 deletes them.
 
-Dagster keeps runs for ever, and has no setting to end that. It can only delete a run whole: its
-log, its observations and its materialisations, so the plots on the assets' pages lose those points.
-An asset's page and its marks stand on its *latest* materialisation. Hence the policy: a finished
-run goes when it is older than DAYS, unless some asset's latest materialisation is of it. The cost:
-plots reach back DAYS and no further, and a run that last made a single asset stays, with its whole
-log, until that asset is made again.
+Dagster keeps runs for ever, and has no setting to end that. It can only delete a whole run: log,
+observations and materialisations, so the plots on the assets' pages lose those points. An asset's
+page and its marks need its *latest* materialisation. Hence the policy: a finished run older than
+DAYS is deleted, unless it is the latest that made some asset. The cost: plots reach back DAYS, and a
+run that was the last to make a single asset stays, with its whole log, until that asset is made
+again.
 
 The results themselves, and what they were made from, are in DVC and git and are not touched.
 """

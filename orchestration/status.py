@@ -14,12 +14,15 @@ back the modification time. It does not notice a change of a dependency that is 
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 from orchestration.findings import read_findings
 from orchestration.graph import Graph, Locked, read_graph, read_lock, read_status
+from orchestration.locks import PATH_LOCKS, drop_dead_locks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +39,19 @@ class State:
     """What `make check` finds."""
 
 
-_kept: dict[Path, tuple[State, str]] = {}
-"""By project: the last state, and the stamp of the files it was read from."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """What was read last, and from what."""
+
+    state: State
+    busy: frozenset[str]
+    """Items that another DVC process held, so that their status was left out."""
+    stamp: str
+    """Of the files, while they did not change; else ""."""
+
+
+_kept: dict[Path, _Kept] = {}
+"""By project."""
 
 
 def read_state(root: Path, busy: set[str] | None = None) -> State:
@@ -45,26 +59,40 @@ def read_state(root: Path, busy: set[str] | None = None) -> State:
     does. To be called by one thread at a time.
     """
     known = _kept.get(root)
-    before = stamp(known[0].graph) if known else ""
-    if known and before == known[1]:
-        return known[0]
+    if known and known.busy:
+        drop_dead_locks(root)  # or an item of a killed process would stay held
+    before = stamp(known.state.graph, known.busy) if known else ""
+    if known and before == known.stamp and (busy is not None or not known.busy):
+        if busy is not None:
+            busy |= known.busy
+        return known.state
 
-    graph = read_graph(root)
+    graph, held = read_graph(root), set[str]()
     state = State(
         graph=graph,
         lock=read_lock(root),
-        stale=read_status(root, busy),
+        stale=read_status(root, None if busy is None else held),
         digest=graph.digest(),
         findings=read_findings(graph),
     )
-    if not busy:  # what is left out must be looked at when it is free
-        _kept[root] = (state, before if stamp(graph) == before else "")
+    if busy is not None:
+        busy |= held
+    after = stamp(graph, held)
+    _kept[root] = _Kept(state=state, busy=frozenset(held), stamp=after if after == before else "")
     return state
 
 
-def stamp(graph: Graph) -> str:
-    """Changes with every file that the state was read from; "" is the stamp of no state."""
+def stamp(graph: Graph, busy: AbstractSet[str] = frozenset()) -> str:
+    """Changes with every file that the state was read from; "" is the stamp of no state.
+
+    busy: items that were left out. If there are any, the stamp changes with DVC's list of path
+    locks too, so that they are looked at once they are free.
+    """
     hasher = blake2b(digest_size=16)
+    if busy:
+        with suppress(OSError):
+            # its content, for DVC writes the list even to ask for a status
+            hasher.update((graph.root / PATH_LOCKS).read_bytes())
     for path in sorted(graph.watched):
         for line in _tree(Path(path), frozenset()):
             hasher.update(line)

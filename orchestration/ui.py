@@ -1,18 +1,19 @@
-"""`python -m orchestration.ui`: Dagster on http://127.0.0.1:3000, kept up. `make ui` is this.
+"""`python -m orchestration.ui` (`make ui`): Dagster on http://127.0.0.1:3000, restarted when it dies.
 
-Code server, webserver and daemon are three processes, and what dies is started again by itself:
-runs are processes of their own (launcher.py) and do not notice. `dagster dev`, which does the same
-job, ends as a whole when its webserver or daemon dies, and leaves a code server that lost its inner
-process broken. Ctrl-C or SIGTERM ends everything that was started here, runs too; if this process
-is killed, its three are ended by their guards, a run at work goes on to its end, and the next `make
-ui` finds it.
+Code server, webserver and daemon are three processes. Each is restarted when it ends. Runs are
+processes of their own (launcher.py) and go on meanwhile. Ctrl-C or SIGTERM ends everything that was
+started here, runs included. If this process is killed, guard.py ends the three; a run goes on, and
+the next `make ui` finds it.
 
-The code server listens on a socket in a folder of its own that only this user may enter. When the
-sensor `outside` finds that dvc.yaml, params.yaml or what they name is no longer as it was loaded,
-it leaves a file there, and the code location is loaded anew. The cost of that: a second or two of
-one processor after a change. A project that could not be read has no sensor, so there this process
-watches the two files, and tries again every half minute whatever the reason was. It asks in a
-thread of its own, for a load may take long and Ctrl-C must not wait for it.
+`dagster dev` does the same job, but it ends when its webserver or daemon dies, and it does not
+notice that a code server has lost its inner process. The package `supervisor` was considered: it
+restarts processes, but the rest of this module would stay as its plugins (runs are adopted and
+ended, a killed parent ends its children, the inner process is watched), beside a configuration file.
+
+The code server listens on a socket in a private folder. The sensor `outside` leaves a file there
+when the project is no longer as it was loaded; definitions.py leaves another when the project can't
+be loaded. Then this process reloads the code location, which costs a second or two of CPU. A thread
+does so, because a reload may take long and Ctrl-C must not wait for it.
 """
 
 import json
@@ -30,36 +31,30 @@ from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+import psutil
 import yaml
 
 from core.environment import RELOAD, SECONDS_TO_STOP, number_of
 from orchestration.guard import adopt_orphans, guarded
-from orchestration.home import LOCATION, MODULE, home
-from orchestration.processes import children, first_child, leads_session
+from orchestration.home import LOCATION, MODULE, NOT_LOADED, home
 
 HOST, PORT = "127.0.0.1", 3000
-QUIET = "orchestration.quiet"
-"""Dagster's command lines, with rarer polling."""
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_OF_A_SHORT_LIFE = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 SECONDS_FOR_SERVERS = 15.0
-"""For the three to end after what they run has had its time."""
+"""For the three servers, after the runs have had their time."""
 SECONDS_OF_SILENCE = 5.0
 SECONDS_TO_BE_WHOLE, SECONDS_TO_LOAD = 30.0, 60.0
 SECONDS_BETWEEN_TRIES = 30.0
-"""Between two looks at a project that perhaps can't be read, though its two files are as they were.
-"""
+"""Between two attempts to load a broken project whose two files stay as they are."""
 ENDING = (signal.SIGINT, signal.SIGTERM)
 WAKING = {signal.SIGCHLD, *ENDING}
 RELOADED = """mutation Reload($name: String!) {
   reloadRepositoryLocation(repositoryLocationName: $name) { __typename } }"""
-LOADED = """query Loaded($name: String!) { workspaceLocationEntryOrError(name: $name) {
-  ... on WorkspaceLocationEntry { locationOrLoadError { __typename } } } }"""
 WATCHED = ("dvc.yaml", "params.yaml")
 LONG_LOOKS = {
     "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "21600",
@@ -67,169 +62,148 @@ LONG_LOOKS = {
     "DAGSTER_DAEMON_HEARTBEAT_TOLERANCE": "25200",
     "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",
 }
-"""In the environment of all three, where it is not set: a look hashes what has changed, hours of it
-perhaps, and by itself Dagster gives up after 60 s, and its daemon on itself after half an hour. The
-last one is as it was.
+"""For all three, where it is not set. A tick hashes what has changed, perhaps for hours. By default
+Dagster ends a tick after 60 s, and its daemon after half an hour. The last value is the default.
 """
 LONG_NIGHTS = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "21600"}
-"""For the code server alone, whose outer process passes a schedule's look on by the limit for
-everything else.
-"""
+"""For the code server alone: its outer process passes a schedule's tick on under this limit."""
 ELSEWHERE = "export DAGSTER_HOME=$PWD/.dagster; python -m orchestration.home; dagster dev"
 
 
 @dataclass(slots=True)
 class Service:
-    """One of the three, and how its life goes. Times are the monotonic clock's."""
+    """One of the three servers. Times are those of the monotonic clock."""
 
     name: str
     command: Sequence[str]
     needs: Path | None = None
-    """What must be there before it is started, or it complains at length."""
+    """A file that must exist before the start, or Dagster logs errors until it does."""
     guard: subprocess.Popen[bytes] | None = None
-    """Its guard, which leads its session; None while it is not there."""
+    """Its guard, the leader of its session; None while it is not running."""
     begun: float = 0.0
     due: float = 0.0
     """When to start it."""
     pause: float = FIRST_PAUSE
     was_whole: bool = False
-    """Whether it has been seen with a process inside (the code server has one)."""
+    """Whether its inner process has been seen."""
 
     def start(self) -> None:
-        """In a session of its own, so that Ctrl-C in a terminal reaches this process alone."""
+        """Start it in a session of its own: Ctrl-C in a terminal reaches this process alone."""
         self.guard = subprocess.Popen(
             guarded(self.command), stdin=subprocess.DEVNULL, start_new_session=True
         )
         self.begun, self.was_whole = time.monotonic(), False
 
     def broken(self) -> bool:
-        """Whether the process inside is gone, which the one around it would never notice."""
+        """Whether it has lost its inner process, which its outer process does not notice."""
         if self.guard is None:
             return False
+
         outer = first_child(self.guard.pid)
         inside = outer is not None and first_child(outer) is not None
         self.was_whole = self.was_whole or inside
-        return not inside and (
-            self.was_whole or time.monotonic() - self.begun > SECONDS_TO_BE_WHOLE
-        )
+        age = time.monotonic() - self.begun
+        return not inside and (self.was_whole or age > SECONDS_TO_BE_WHOLE)
 
     def ended(self, how: str) -> None:
-        """Say so, end what is left of it, and set the time to start it again: at once, later if it
-        was short-lived.
-        """
+        """Kill what is left of it and schedule its restart, later if it was short-lived."""
         assert self.guard is not None
         with suppress(ProcessLookupError):
             os.killpg(self.guard.pid, signal.SIGKILL)
+
         now = time.monotonic()
-        self.pause = (
-            min(2 * self.pause, LONGEST_PAUSE)
-            if now - self.begun < SECONDS_OF_A_SHORT_LIFE
-            else FIRST_PAUSE
-        )
+        short = now - self.begun < SECONDS_OF_A_SHORT_LIFE
+        self.pause = min(2 * self.pause, LONGEST_PAUSE) if short else FIRST_PAUSE
         self.guard, self.due = None, now + self.pause
-        print(f"The {self.name} {how}; starting it again in {self.pause:.0f} s.", flush=True)
+        print(f"The {self.name} {how}; restart in {self.pause:.0f} s.", flush=True)
 
 
 def services(folder: Path, port: int) -> list[Service]:
-    """What to start, with its files in `folder`."""
+    """The three servers, the code server first. Their files are in `folder`."""
     door, workspace = folder / "code", folder / "workspace.yaml"
     server = {"grpc_server": {"socket": str(door), "location_name": LOCATION}}
     workspace.write_text(yaml.safe_dump({"load_from": [server]}))
-    python, level = [sys.executable, "-m"], ["--log-level", "warning"]
+
+    quiet = [sys.executable, "-m", "orchestration.quiet"]
+    location = ["--socket", str(door), "--module-name", MODULE, "--location-name", LOCATION]
+    address = ["--host", HOST, "--port", str(port)]
+    level, shown = ["--log-level", "warning"], ["--workspace", str(workspace)]
+    night = [f"{name}={value}" for name, value in LONG_NIGHTS.items()]
+    code = ["env", *night, *quiet, "code-server", "start", *location, *level]
+    web = [*quiet, "webserver", *address, *shown, "--dagster-log-level", "warning"]
     return [
-        Service(
-            "code server",
-            [
-                "env",
-                *(f"{name}={value}" for name, value in LONG_NIGHTS.items()),
-                *python,
-                QUIET,
-                "code-server",
-                "start",
-                "--socket",
-                str(door),
-                "--module-name",
-                MODULE,
-                "--location-name",
-                LOCATION,
-                *level,
-            ],
-        ),
-        Service(
-            "webserver",
-            [
-                *python,
-                QUIET,
-                "webserver",
-                "--host",
-                HOST,
-                "--port",
-                str(port),
-                "--workspace",
-                str(workspace),
-                "--dagster-log-level",
-                "warning",
-            ],
-            needs=door,
-        ),
-        Service(
-            "daemon",
-            [*python, QUIET, "daemon", "run", "--workspace", str(workspace), *level],
-            needs=door,
-        ),
+        Service("code server", code),
+        Service("webserver", web, needs=door),
+        Service("daemon", [*quiet, "daemon", "run", *shown, *level], needs=door),
     ]
 
 
 def keep(kept: Sequence[Service]) -> None:
-    """Keep them up until SIGINT or SIGTERM. The signals of WAKING must be blocked, or they would go
-    unseen.
-    """
+    """Restart the services until SIGINT or SIGTERM. The signals of WAKING must be blocked."""
     woken_by = None
     while woken_by not in ENDING:
         for service in kept:
             ready = service.needs is None or service.needs.exists()
             if service.guard is None and ready and time.monotonic() >= service.due:
                 service.start()
-        woken_by = getattr(signal.sigtimedwait(WAKING, SECONDS_BETWEEN_LOOKS), "si_signo", None)
-        codes = reap(kept)
+
+        woken_by = next_signal()
+        codes = reap()
         for service in kept:
             if service.guard is not None and service.guard.pid in codes:
-                service.ended(f"ended with code {codes[service.guard.pid]}")
+                # or Popen would ask for a process that reap() has collected
+                service.guard.returncode = codes[service.guard.pid]
+                service.ended(f"ended with code {service.guard.returncode}")
         if kept[0].broken():
             kept[0].ended("lost its inner process")
 
 
-def keep_loaded(reload_file: Path, port: int, ended: Event) -> None:
-    """Have the code location loaded anew when that is asked for, and as long as it could not be
-    loaded.
-    """
-    seen, due = stamps(), time.monotonic() + SECONDS_BETWEEN_TRIES
-    while not ended.wait(SECONDS_BETWEEN_LOOKS):
-        now = stamps()
-        if (now != seen or time.monotonic() >= due) and (loaded := location(port)):
-            seen, due = now, time.monotonic() + SECONDS_BETWEEN_TRIES
-            if loaded == "PythonError":
-                load(port)
-        if reload_file.exists():
-            reload_file.unlink(missing_ok=True)  # first, so that who asks meanwhile is heard
-            if not load(port) and not ended.is_set():
-                reload_file.touch()
+def next_signal() -> int | None:
+    """Wait a moment for a signal of WAKING; its number, if one came."""
+    return getattr(signal.sigtimedwait(WAKING, SECONDS_BETWEEN_LOOKS), "si_signo", None)
 
 
-def reap(kept: Sequence[Service]) -> dict[int, int]:
-    """The codes of the children that have ended, runs whose starter ended before them too."""
+def reap() -> dict[int, int]:
+    """Process number -> exit code of the children that have ended, adopted ones included."""
     codes = {}
     with suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
             codes[found[0]] = os.waitstatus_to_exitcode(found[1])
-    for service in kept:
-        if service.guard is not None and service.guard.pid in codes:
-            service.guard.returncode = codes[service.guard.pid]
     return codes
 
 
+def first_child(pid: int) -> int | None:
+    """The number of a child of this process, if it has one.
+
+    The kernel's own list: psutil reads the whole process table, a CPU-second in a minute.
+    """
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+            for found in listed.read_text().split():
+                return int(found)
+    return None
+
+
+def keep_loaded(reload_file: Path, port: int, ended: Event) -> None:
+    """Reload the code location when `reload_file` asks for it, and as long as it can't be loaded."""
+    not_loaded = reload_file.with_name(NOT_LOADED)
+    seen, due = stamps(), time.monotonic() + SECONDS_BETWEEN_TRIES
+    while not ended.wait(SECONDS_BETWEEN_LOOKS):
+        now = stamps()
+        again = not_loaded.exists() and (now != seen or time.monotonic() >= due)
+        if not (again or reload_file.exists()):
+            continue
+
+        seen, due = now, time.monotonic() + SECONDS_BETWEEN_TRIES
+        # before the request, so that one that is made meanwhile counts
+        reload_file.unlink(missing_ok=True)
+        not_loaded.unlink(missing_ok=True)
+        if not load(port) and not ended.is_set():
+            reload_file.touch()
+
+
 def stamps() -> list[int]:
-    """When each of the watched files was last written; 0 where it is missing."""
+    """Modification times of the watched files; 0 for one that is missing."""
     found = []
     for name in WATCHED:
         try:
@@ -239,76 +213,65 @@ def stamps() -> list[int]:
     return found
 
 
-def location(port: int) -> str:
-    """What came of loading the project: RepositoryLocation or PythonError; "" while that is not
-    known.
-    """
-    with suppress(URLError, OSError, HTTPException, ValueError, LookupError, TypeError):
-        return str(
-            ask(port, LOADED)["workspaceLocationEntryOrError"]["locationOrLoadError"]["__typename"]
-        )
-    return ""
-
-
 def load(port: int) -> bool:
-    """Have it loaded anew. False: there was no one to ask; whoever took the request goes on with
-    it, answer or not.
+    """Ask the webserver to reload the code location. False if the connection was refused.
+
+    A webserver that accepted the request finishes it, whether its answer arrives or not.
     """
+    body = json.dumps({"query": RELOADED, "variables": {"name": LOCATION}}).encode()
+    request = Request(f"http://{HOST}:{port}/graphql", body, {"Content-Type": "application/json"})
     try:
-        ask(port, RELOADED)
+        with urlopen(request, timeout=SECONDS_TO_LOAD):
+            return True
     except URLError as error:
         return not isinstance(error.reason, ConnectionRefusedError)
-    except (OSError, HTTPException, ValueError, LookupError, TypeError):
+    except (OSError, HTTPException):
         return True
-    return True
-
-
-def ask(port: int, query: str) -> dict[str, Any]:
-    """The webserver's answer about the code location, or after it did something to it."""
-    body = json.dumps({"query": query, "variables": {"name": LOCATION}}).encode()
-    request = Request(f"http://{HOST}:{port}/graphql", body, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=SECONDS_TO_LOAD) as answer:
-        return dict(json.load(answer)["data"])
 
 
 def end_all() -> None:
-    """End every process started from here, however far down: SIGTERM, once, and SIGKILL for who
-    stays too long; for all when asked again.
+    """End every process that was started from here: one SIGTERM each, then SIGKILL.
 
-    A process whose parent ends becomes a child of this one (adopt_orphans), so each round meets
-    those that the round before has orphaned: the services first, then runs, then what a run could
-    not end.
+    A process whose parent ends becomes a child of this one (adopt_orphans). So each round finds
+    what the round before has orphaned: first the servers, then runs, then what a run could not end.
     """
-    told: dict[int, float] = {}
-    patience, said = number_of(SECONDS_TO_STOP) + SECONDS_FOR_SERVERS, False
+    asked: dict[int, float] = {}
+    patience, announced = number_of(SECONDS_TO_STOP) + SECONDS_FOR_SERVERS, False
+    me = psutil.Process()
     while True:
-        reap([])
-        left = list(children(os.getpid()))
-        if not left:
+        reap()
+        children = [child.pid for child in me.children()]
+        if not children:
             return
-        for child in left:
-            waited = time.monotonic() - told.get(child.pid, time.monotonic())
-            if waited > SECONDS_OF_SILENCE and not said:
+
+        for pid in children:
+            now = time.monotonic()
+            waited = now - asked.setdefault(pid, now)
+            if waited == 0:
+                end(pid, signal.SIGTERM)
+            elif waited > patience:
+                end(pid, signal.SIGKILL)
+            if waited > SECONDS_OF_SILENCE and not announced:
+                announced = True
                 print(
-                    f"What runs ends its work; Ctrl-C again kills it, as {patience:.0f} s do.",
+                    f"Runs are ending. A second Ctrl-C kills them; so do {patience:.0f} s.",
                     flush=True,
                 )
-                said = True
-            if child.pid in told and waited <= patience:
-                continue
-            number = signal.SIGKILL if child.pid in told else signal.SIGTERM
-            told.setdefault(child.pid, time.monotonic())
-            with suppress(ProcessLookupError):
-                if leads_session(child.pid):
-                    os.killpg(child.pid, number)
-                else:
-                    os.kill(child.pid, number)
-        if getattr(signal.sigtimedwait(WAKING, SECONDS_BETWEEN_LOOKS), "si_signo", None) in ENDING:
+        if next_signal() in ENDING:
             patience = 0.0
 
 
+def end(pid: int, number: int) -> None:
+    """Send a signal to a process, and to its whole session if it leads one."""
+    with suppress(ProcessLookupError):
+        if os.getsid(pid) == pid:
+            os.killpg(pid, number)
+        else:
+            os.kill(pid, number)
+
+
 def free(port: int) -> bool:
-    """Whether a server could listen there."""
+    """Whether a server could listen on this port."""
     with socket.socket() as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -319,35 +282,31 @@ def free(port: int) -> bool:
 
 
 def main() -> None:
-    """Start, keep up, end."""
+    """Start the servers, restart them, end them."""
     parser = ArgumentParser(
-        prog="python -m orchestration.ui", description="Dagster in the browser, kept up"
+        prog="python -m orchestration.ui", description="Dagster in the browser, kept running"
     )
-    parser.add_argument(
-        "--port", type=int, default=PORT, help=f"on {HOST}, and nowhere else (default {PORT})"
-    )
+    parser.add_argument("--port", type=int, default=PORT, help=f"on {HOST} only (default {PORT})")
     port = parser.parse_args().port
     if sys.platform != "linux":
-        sys.exit(
-            f"make ui keeps processes up by what Linux tells of them; this is {sys.platform}. "
-            f"Here: {ELSEWHERE}"
-        )
+        sys.exit(f"make ui needs Linux's process table; this is {sys.platform}. Use: {ELSEWHERE}")
     if not free(port):
         sys.exit(
             f"Port {port} of {HOST} is taken, perhaps by another `make ui`. End that one, or use "
-            "another port: "
-            "python -m orchestration.ui --port 3001"
+            "another port: python -m orchestration.ui --port 3001"
         )
+
     os.environ.update({**LONG_LOOKS, **os.environ, "DAGSTER_HOME": str(home(Path.cwd()))})
     if code := subprocess.run([sys.executable, "-m", "orchestration.home"]).returncode:
         sys.exit(code)
+
     signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)
     adopt_orphans()
     with TemporaryDirectory(prefix="needlework-") as folder:
         reload_file = Path(folder) / "reload"
         os.environ[RELOAD.name] = str(reload_file)
         print(
-            f"Dagster on http://{HOST}:{port} in a few seconds; Ctrl-C ends it, and what it runs.",
+            f"Dagster on http://{HOST}:{port} in a few seconds. Ctrl-C ends it, runs included.",
             flush=True,
         )
         ended = Event()

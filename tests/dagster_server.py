@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from orchestration.processes import Process, children, process
+import psutil
+
+from orchestration.processes import process
 
 ROOT = Path(__file__).parents[1]
 LOCATION = "needlework"
@@ -45,10 +47,11 @@ def until(find: Callable[[], T | None]) -> T:
     raise AssertionError(f"still not so after {LOOKS} looks: {getsource(find).strip()}")
 
 
-def below(pid: int) -> list[Process]:
-    """Every process that descends from this one."""
-    found = list(children(pid))
-    return found + [lower for child in found for lower in below(child.pid)]
+def below(pid: int) -> list[psutil.Process]:
+    """The running processes that descend from this one."""
+    parent = process(pid)
+    found = parent.children(recursive=True) if parent else []
+    return [child for child in found if process(child.pid)]
 
 
 def stages_at_work(world: Path) -> list[int]:

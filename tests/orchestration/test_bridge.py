@@ -336,8 +336,17 @@ def test_two_names_that_are_one_to_dagster_are_refused(world: Path) -> None:
         read_graph(world)
 
 
+@pytest.mark.parametrize("stage", ["config", "class"])
+def test_a_stage_that_dagster_can_not_name_is_one_message(world: Path, stage: str) -> None:
+    graph = (world / "dvc.yaml").read_text()
+    (world / "dvc.yaml").write_text(graph.replace("  report:\n", f"  {stage}:\n"))
+    with pytest.raises(GraphError, match=f'dvc.yaml: "{stage}" is not a valid name.*Rename'):
+        build_definitions(world)
+
+
 def test_every_name_that_is_allowed_comes_through(world: Path, instance: DagsterInstance) -> None:
     names = ["2024", "1e3", "true", "a-b", "A_c", "007", "2024-01-01", "_", "9-"]
+    names += ["global", "class", "None"]  # words of Python
     recipes = {name: {"cut": 1, "domain": "c4"} for name in names}
     (world / "params.yaml").write_text(
         yaml.safe_dump({**PARAMS, "mixed": {"recipes": recipes}}, default_style='"')

@@ -14,7 +14,6 @@ from dagster import (
 )
 from dvc_world import FAILED, SKIPPED, dvc, make_checked_world, materialize
 
-from orchestration.automation import report_outside_state
 from orchestration.checks import (
     FILE,
     Verdict,
@@ -34,6 +33,7 @@ from orchestration.graph import (
     read_lock,
     read_status,
 )
+from orchestration.outside import report_outside_state
 from orchestration.running import Outcome
 from orchestration.translation import asset_key
 

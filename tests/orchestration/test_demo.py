@@ -12,6 +12,8 @@ import zc.lockfile  # type: ignore[import-untyped]
 from dagster_server import until
 from dvc_world import make_checked_world, make_world
 
+from orchestration.demo import results
+
 pytestmark = pytest.mark.slow
 
 
@@ -91,3 +93,18 @@ def test_a_check_that_failed_says_what_was_expected_and_found_and_what_to_do(
     (world / "sources/book/documents").write_text("bad\n")
     said = demo(world).stderr
     assert "Check no_bad_word failed: expected no bad word; found one. Take it out." in said
+
+
+def test_the_results_are_a_line_for_each_model() -> None:
+    needle = {"lengths": [128, 256], "exact_match": [1.0, None]}
+    loss = {"book": {"0-128": 2.0, "128-256": None}, "c4": {"0-128": 3.0}}
+    model = {"tokens_trained": 1000000, "needle": needle, "loss": loss}
+    shown = results({"base_context": 256, "models": {"per_source": model}})
+    heading, row = (line.split("  ") for line in shown.splitlines()[:2])
+    assert list(filter(None, map(str.strip, heading))) == [
+        "model", "tokens trained", "128", "256", "loss 0-128"
+    ]  # fmt: skip
+    assert list(filter(None, map(str.strip, row))) == [
+        "per_source", "1,000,000", "100", "-", "2.500"
+    ]  # fmt: skip
+    assert "Base context C = 256." in shown

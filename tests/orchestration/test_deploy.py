@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from configparser import ConfigParser
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dagster._daemon.cli import _get_heartbeat_tolerance
 from dagster._grpc import utils as limits
 from dvc_world import make_world, materialize, out_of_date_in_dagster
 
+from orchestration import guard, ui
 from orchestration.retention import delete, expired
 from orchestration.ui import LONG_LOOKS, LONG_NIGHTS
 
@@ -267,3 +269,14 @@ def test_runs_and_assets_are_kept_in_postgres_until_retention_lets_them_go(
         assert [gone.run_id for gone in old] == [run.run_id]
         delete(again, old[0])
         assert again.get_runs_count() == 1 and out_of_date_in_dagster(world, again) == set()
+
+
+def test_systemd_ends_make_ui_alone_and_waits_for_the_snapshot_of_a_training() -> None:
+    unit = ConfigParser(interpolation=None)
+    unit.read(DEPLOY / "needlework.service")
+    service = unit["Service"]
+    python, *module = service["ExecStart"].split()
+    assert Path(python).parts[-3:] == (".venv", "bin", "python")
+    assert module == ["-m", ui.__name__] and python.startswith(service["WorkingDirectory"])
+    assert service["KillMode"] == "mixed" and service["Restart"] == "always"
+    assert float(service["TimeoutStopSec"]) > guard.SECONDS_TO_STOP + ui.SECONDS_TO_STOP

@@ -11,9 +11,9 @@ import yaml
 from dagster import AssetKey, DagsterInstance
 from dvc_world import PARAMS, dvc, git, make_world, materialize
 
-from orchestration.automation import report_outside_state
 from orchestration.graph import read_graph, read_lock, read_status
 from orchestration.lineage import ROWS, VALUE_LETTERS, table
+from orchestration.outside import report_outside_state
 
 pytestmark = pytest.mark.slow
 

@@ -5,13 +5,22 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from dagster import AssetKey, DagsterInstance, DagsterRunStatus
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    DagsterRunStatus,
+    RunRequest,
+    SensorResult,
+    build_sensor_context,
+)
 from dvc_world import dvc, make_world, materialize
 
-from orchestration.automation import NotNow, look, look_beside_runs, report_once
+from orchestration.active import NotNow, look
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.executor import run_here
 from orchestration.graph import GraphBusy, read_status
+from orchestration.outside import report_once
+from orchestration.run_request import RUN_KEY
 
 WAITS = """
 import os, time
@@ -70,20 +79,129 @@ def busy(world: Path) -> set[str]:
     return found
 
 
-def test_a_tick_beside_a_run_tells_of_what_the_run_does_not_make(
-    world: Path, instance: DagsterInstance
+def begin(world: Path, instance: DagsterInstance, *keys: str) -> str:
+    """A run of these assets, or of all, that counts as active; its id."""
+    job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
+    selection = frozenset(AssetKey(key.split("/")) for key in keys)
+    run = instance.create_run_for_job(
+        job, status=DagsterRunStatus.STARTED, asset_selection=selection or None
+    )
+    return run.run_id
+
+
+def tick(world: Path, instance: DagsterInstance) -> SensorResult:
+    """One tick of the sensor `changes`."""
+    definitions = build_definitions(world)
+    sensor = definitions.resolve_sensor_def("changes")
+    result = sensor(build_sensor_context(instance=instance, definitions=definitions))
+    assert isinstance(result, SensorResult)
+    return result
+
+
+def asked(result: SensorResult) -> set[str]:
+    """The assets that a tick asks for."""
+    requests = result.run_requests or []
+    return {key.to_user_string() for request in requests for key in request.asset_selection or []}
+
+
+def message(result: SensorResult) -> str:
+    """Why a tick asks for nothing."""
+    assert result.skip_reason is not None
+    return result.skip_reason.skip_message or ""
+
+
+def carry_out(
+    world: Path, instance: DagsterInstance, request: RunRequest, status: DagsterRunStatus
 ) -> None:
+    """The run that was asked for, ended in this way without making anything."""
+    job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
+    assert request.run_key
+    instance.create_run_for_job(
+        job,
+        status=status,
+        asset_selection=frozenset(request.asset_selection or []),
+        tags={**request.tags, RUN_KEY: request.run_key},
+    )
+
+
+def edit(world: Path, name: str) -> None:
+    """Change a source."""
+    with (world / "sources" / name / "documents").open("a") as file:
+        file.write("another document\n")
+
+
+@pytest.fixture
+def made(world: Path) -> Path:
+    """The project with everything made, by DVC alone."""
     (world / "go").touch()
     dvc(world, "repro")
-    job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
-    selection = frozenset({AssetKey(["raw", "book"])})
-    instance.create_run_for_job(job, status=DagsterRunStatus.STARTED, asset_selection=selection)
-    state, beside = look_beside_runs(instance, world)
-    assert beside == {"raw@book", "mixed@both", "report"}
-    told = report_once(instance, state, beside)
-    assert {key.to_user_string() for key in told} == {"raw/c4", "mixed/short"}
+    return world
+
+
+def test_a_tick_beside_a_run_reports_what_the_run_does_not_make(
+    made: Path, instance: DagsterInstance
+) -> None:
+    begin(made, instance, "raw/book")
+    seen = look(instance, made)
+    assert seen.beside == {"raw@book", "mixed@both", "report"}
+    reported = report_once(instance, seen.state, seen.beside)
+    assert {key.to_user_string() for key in reported} == {"raw/c4", "mixed/short"}
+    begin(made, instance)
     with pytest.raises(NotNow, match="A run is active"):
-        look(instance, world)  # of the sensor that would start another
-    instance.create_run_for_job(job, status=DagsterRunStatus.STARTED)
-    with pytest.raises(NotNow, match="A run is active"):
-        look_beside_runs(instance, world)
+        look(instance, made)
+
+
+def test_a_tick_beside_a_run_compares_no_asset_until_the_project_changes(
+    made: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(made, instance, "raw/book")
+    compared, records = list[int](), instance.get_asset_records
+
+    def counted(keys: list[AssetKey]) -> object:
+        compared.append(len(keys))
+        return records(keys)
+
+    monkeypatch.setattr(instance, "get_asset_records", counted)
+    for _ in range(3):
+        tick(made, instance)
+    assert compared == [2]
+    edit(made, "c4")
+    tick(made, instance)
+    assert compared == [2, 2]
+
+
+def test_a_tick_beside_a_run_asks_for_what_has_nothing_to_do_with_it(
+    made: Path, instance: DagsterInstance
+) -> None:
+    begin(made, instance, "raw/book")
+    assert not asked(tick(made, instance))
+    for name in ("book", "c4"):
+        edit(made, name)
+    assert asked(tick(made, instance)) == {"raw/c4", "mixed/short"}
+    begin(made, instance, "mixed/short")
+    skipped = tick(made, instance)
+    assert not asked(skipped), "the run would wait: mixed/short reads raw/c4"
+    assert "waits for an active run" in message(skipped)
+    begin(made, instance)
+    assert message(tick(made, instance)) == "A run is active."
+
+
+def test_what_a_run_failed_to_make_waits_for_a_change_while_the_rest_is_made(
+    made: Path, instance: DagsterInstance
+) -> None:
+    by_hand = instance.get_run_by_id(begin(made, instance, "raw/book"))
+    assert by_hand is not None
+    edit(made, "c4")
+    first = (tick(made, instance).run_requests or [])[0]
+    carry_out(made, instance, first, DagsterRunStatus.FAILURE)
+    assert not asked(tick(made, instance))
+    instance.report_run_canceled(by_hand)
+    assert "ended as FAILURE" in message(tick(made, instance))
+    (made / "data/raw/book/text").unlink()
+    second = tick(made, instance)
+    assert asked(second) == {"raw/book"}, "all else reads what failed"
+    carry_out(made, instance, (second.run_requests or [])[0], DagsterRunStatus.SUCCESS)
+    assert asked(tick(made, instance)) == {"raw/book"}, "a later success releases nothing else"
+    edit(made, "book")
+    everything = {"raw/book", "raw/c4", "mixed/short", "mixed/both", "report"}
+    assert asked(tick(made, instance)) == everything

@@ -10,7 +10,6 @@ from importlib.util import find_spec, module_from_spec
 import pytest
 from dagster import DagsterInstance, build_sensor_context
 
-from orchestration.automation import instance_of
 from orchestration.quiet import (
     HEARTBEAT,
     IN_ENVIRONMENT,
@@ -22,6 +21,7 @@ from orchestration.quiet import (
     named,
     slow_down,
 )
+from orchestration.sensors import instance_of
 
 OWN_SECONDS = {name: named(name) for name in SECONDS}
 """Dagster's own, before any test here has changed them."""

@@ -18,7 +18,6 @@ from dagster import (
 from dvc_world import dvc, make_world, materialize, path_of
 
 from orchestration import units
-from orchestration.automation import report_once
 from orchestration.definitions import build_definitions
 from orchestration.dvc_exp import merged
 from orchestration.executor import note_location, of_a_terminal, run_here
@@ -26,6 +25,7 @@ from orchestration.experiment import example, unknown
 from orchestration.graph import Graph, GraphError, Item, read_graph
 from orchestration.metadata import describe, results
 from orchestration.metrics import tables
+from orchestration.outside import report_once
 from orchestration.pictures import beside_the_logs, curve, inline, loss_over_tokens
 from orchestration.status import read_state
 from orchestration.step import cause, without_name, worth_telling

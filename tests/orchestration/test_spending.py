@@ -39,6 +39,8 @@ from orchestration.costs import Hours
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.executor import run_here
 from orchestration.graph import Locked, read_graph, read_status
+from orchestration.locks import repository_held
+from orchestration.run_request import RUN_KEY
 from orchestration.running import Outcome
 from orchestration.status import read_state
 
@@ -131,7 +133,8 @@ def carry_out(world: Path, instance: DagsterInstance, result: SensorResult) -> R
     (request,) = result.run_requests or []
     job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
     run_id, events = run_here(job, instance, request.asset_selection)
-    instance.add_run_tags(run_id, dict(request.tags))
+    assert request.run_key
+    instance.add_run_tags(run_id, {**request.tags, RUN_KEY: request.run_key})  # as Dagster does
     return Run(run_id=run_id, events=list(events))
 
 
@@ -263,6 +266,16 @@ def test_the_preview_tells_what_the_cache_brings_back(world: Path) -> None:
     assert "raw@c4' is cached" in repro(world)
     shutil.rmtree(world / "data/mixed/short")
     assert preview.outlook(read_state(world)).restored == {"mixed@short"}
+
+
+def test_what_waits_asks_the_cache_once_for_one_state_of_the_project(world: Path) -> None:
+    edit(world)
+    for _ in range(2):
+        state = read_state(world)
+    assert state is read_state(world)
+    view = preview.outlook(state)
+    with repository_held(world):  # whoever asks DVC now waits, or fails
+        assert preview.outlook(read_state(world)) == view
 
 
 def test_a_reason_is_told_in_plain_words_whatever_its_kind(world: Path) -> None:

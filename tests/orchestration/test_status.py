@@ -1,7 +1,10 @@
 """The project's state is read again after every change that counts, and only then."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from dvc_world import dvc, make_world
 
 from orchestration import status
+from orchestration.locks import PATH_LOCKS
 from orchestration.status import read_state, stamp
 
 
@@ -117,3 +121,28 @@ def test_a_link_to_a_folder_around_it_has_an_end(world: Path) -> None:
         (world / "sources/book" / name).symlink_to(world / "sources", target_is_directory=True)
     graph = read_state(make_world(world / "other")).graph
     assert stamp(graph) == stamp(graph)
+
+
+def test_a_state_beside_a_held_item_is_kept_until_the_item_is_free(world: Path) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()", "repro", "raw@book"],
+        stdin=subprocess.PIPE,
+    )
+    held = {"pid": owner.pid, "cmd": "dvc repro raw@book"}
+    locks = {"write": {str(world / "data/raw/book"): held}, "read": {}}
+    (world / PATH_LOCKS).write_text(json.dumps(locks))
+    (world / "stage.py").write_text("pass")
+    try:
+        found = [read(world) for _ in range(4)]
+        assert all(busy == {"raw@book", "mixed@both"} for _, busy in found)
+        assert found[2][0] is found[3][0]
+    finally:
+        owner.communicate()
+    state, busy = read(world)
+    assert not busy and state is not found[3][0]
+
+
+def read(world: Path) -> tuple[status.State, set[str]]:
+    """The state, and what another process holds."""
+    busy = set[str]()
+    return read_state(world, busy), busy

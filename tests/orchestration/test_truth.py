@@ -14,8 +14,8 @@ import yaml
 from dagster import DagsterInstance
 from dvc_world import dvc, git, make_world, materialize, out_of_date_in_dagster
 
-from orchestration.automation import report_outside_state
 from orchestration.graph import Graph, read_graph, read_lock, read_status
+from orchestration.outside import report_outside_state
 from orchestration.translation import asset_key
 
 pytestmark = pytest.mark.slow
