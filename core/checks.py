@@ -31,6 +31,11 @@ class Check:
     blocking: bool = True
     """Whether Dagster makes nothing from an artefact that failed it."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether it was made and did not pass."""
+        return self.passed is False
+
     def __str__(self) -> str:
         return f"expected {self.expected}; found {self.found}. {self.advice}".rstrip()
 
@@ -38,6 +43,6 @@ class Check:
 def report(checks: Sequence[Check], who: str) -> None:
     """Print a line on stderr for each check that failed; who: the stage and its item."""
     for check in checks:
-        if check.passed is False:
+        if check.failed:
             kind = "blocking check" if check.blocking else "check"
             print(f"{who}: {kind} {check.name} failed: {check}", file=sys.stderr, flush=True)

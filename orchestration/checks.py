@@ -29,12 +29,11 @@ from dagster import (
 )
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from core.checks import CHECKS, Check
 from orchestration.graph import DeclaredCheck, Item
 from orchestration.metadata import is_number, numbers
 from orchestration.translation import asset_key
 
-FILE = "checks.json"
-"""In the folder of an artefact."""
 FOUND, VERSION, VALUE = "found", "data version", "value"
 """In the metadata of a result."""
 AGAIN = "Make it again: python -m orchestration.repro --force {}"
@@ -42,27 +41,12 @@ PASSED = {AssetCheckExecutionRecordStatus.SUCCEEDED}
 ENDED = PASSED | {AssetCheckExecutionRecordStatus.FAILED}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """One check's result."""
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Check):
+    """A result, of a stage or from history."""
 
-    name: str
-    passed: bool | None
-    """None: there was nothing to check or to compare with, and `found` says why."""
-    expected: str
-    found: str
-    advice: str = ""
-    blocking: bool = True
     value: float | None = None
     """A number to compare the next run with."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether it was made and did not pass."""
-        return self.passed is False
-
-    def __str__(self) -> str:
-        return f"expected {self.expected}; found {self.found}. {self.advice}".rstrip()
 
 
 def check_specs(item: Item) -> list[AssetCheckSpec]:
@@ -94,7 +78,7 @@ def read_checks(root: Path, item: Item) -> list[Verdict]:
     of them fail if the file can't be read."""
     written = {name: each for name, each in item.checks.items() if not each.metric}
     # Among the outputs are folders and metrics files; only a folder can hold it.
-    path = next((path for out in item.outputs if (path := root / out / FILE).is_file()), None)
+    path = next((path for out in item.outputs if (path := root / out / CHECKS).is_file()), None)
     if not written or path is None:
         return []
     try:

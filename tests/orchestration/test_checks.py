@@ -14,8 +14,8 @@ from dagster import (
 )
 from dvc_world import FAILED, SKIPPED, dvc, make_checked_world, materialize
 
+from core.checks import CHECKS
 from orchestration.checks import (
-    FILE,
     Verdict,
     check_specs,
     evaluations,
@@ -130,7 +130,7 @@ def test_the_page_has_the_names_the_descriptions_and_the_severity_that_dvc_yaml_
     assert (specs["a"].blocking, specs["a"].description) == (True, "All is well.")
     assert not specs["b"].blocking
 
-    put(tmp_path, f"data/report/x/{FILE}", [entry(name, False) for name in ("a", "b", "c")])
+    put(tmp_path, f"data/report/x/{CHECKS}", [entry(name, False) for name in ("a", "b", "c")])
     verdicts = read_checks(tmp_path, made)
     shown = [(each.check_name, each.severity.value) for each in results(made, verdicts, "v1")]
     assert shown == [("a", "ERROR"), ("b", "WARN")]  # what is not declared, Dagster does not know
@@ -138,7 +138,7 @@ def test_the_page_has_the_names_the_descriptions_and_the_severity_that_dvc_yaml_
 
 
 def test_a_check_with_nothing_to_check_has_no_result_and_says_why(tmp_path: Path) -> None:
-    put(tmp_path, f"data/report/x/{FILE}", [entry("a", None)])
+    put(tmp_path, f"data/report/x/{CHECKS}", [entry("a", None)])
     made = item(a=DeclaredCheck(blocking=True))
     verdicts = read_checks(tmp_path, made)
     assert not results(made, verdicts, "v1") and not evaluations(made, verdicts, "v1")
@@ -153,9 +153,9 @@ def test_an_artefact_from_before_there_were_checks_has_no_result(tmp_path: Path)
 
 @pytest.mark.parametrize("content", ["", "[", '[{"passed": true}]', '[{"name": "a"}]', "[1]"])
 def test_a_file_of_checks_that_can_not_be_read_fails_them(tmp_path: Path, content: str) -> None:
-    put(tmp_path, f"data/report/x/{FILE}", content)
+    put(tmp_path, f"data/report/x/{CHECKS}", content)
     verdicts = read_checks(tmp_path, item(a=DeclaredCheck(blocking=True)))
-    assert FILE in what_blocks(verdicts) and "repro --force report@x" in what_blocks(verdicts)
+    assert CHECKS in what_blocks(verdicts) and "repro --force report@x" in what_blocks(verdicts)
 
 
 NEEDLE = item(needle=DeclaredCheck(metric="score", fall=0.05))

@@ -44,7 +44,7 @@ def demo(world: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("NEEDLEWORK_JOBS", "all", "a whole number above 0"),
+        ("NEEDLEWORK_JOBS", "all", "not a whole number, above 0"),
         ("NEEDLEWORK_POOLS", "gpu", "write POOL=PLACES"),
     ],
 )
