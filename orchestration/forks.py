@@ -10,7 +10,8 @@ writes, one for its process number and, at the end, its exit code. Each fork lea
 watches over it as guard.py does. It ends when this process does, and that one when the run has
 closed its end of the socket, or was killed.
 
-It must keep to one thread: a fork of several may wait for ever.
+It must keep to one thread: a fork of several may wait for ever. What commands ask for (warm.py) it
+imports between two forks.
 """
 
 import json
@@ -24,9 +25,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from orchestration import guard
+
+if TYPE_CHECKING:
+    from orchestration.warm import Wanted
 
 MOST_BYTES = 1 << 20
 """Of a request: its environment, mostly."""
@@ -105,20 +109,30 @@ class Forks:
 
 def serve(requests: socket.socket) -> None:
     """Fork for each request, until no more can come."""
+    from orchestration.warm import Wanted
+
+    wanted = Wanted()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
     while True:
         request, files, _, _ = socket.recv_fds(requests, MOST_BYTES, 2)
         if not request:
             return
+        wanted.bring()
         if os.fork() == 0:
             requests.close()
             arguments, environment = json.loads(request)
-            item(arguments, environment, *files)
+            item(arguments, environment, wanted, *files)
         for file in files:
             os.close(file)
 
 
-def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, status: int) -> None:
+def item(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    wanted: "Wanted",
+    lines: int,
+    status: int,
+) -> None:
     """In the fork: one `dvc repro`, watched over. Does not return."""
     server, code = os.getppid(), 1
     try:
@@ -131,14 +145,14 @@ def item(arguments: Sequence[str], environment: Mapping[str, str], lines: int, s
         os.environ.clear()
         os.environ.update(environment)
         os.write(status, f"{os.getpid()}\n".encode())
-        code = guard.watch(server, lambda: repro(arguments, status))
+        code = guard.watch(server, lambda: repro(arguments, wanted, status))
     finally:
         with suppress(OSError):  # whoever asked has ended
             os.write(status, f"{code}\n".encode())
         os._exit(code)
 
 
-def repro(arguments: Sequence[str], status: int) -> Callable[[], int]:
+def repro(arguments: Sequence[str], wanted: "Wanted", status: int) -> Callable[[], int]:
     """Start `dvc repro` in a fork of this process; what waits for its code."""
     pid = os.fork()
     if pid:
@@ -149,8 +163,12 @@ def repro(arguments: Sequence[str], status: int) -> Callable[[], int]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        from orchestration.dvc_repro import main
+        import dvc.stage.run
 
+        from orchestration.dvc_repro import main
+        from orchestration.warm import in_forks
+
+        dvc.stage.run.cmd_run = in_forks(dvc.stage.run.cmd_run, wanted)
         code = main(arguments)
     except SystemExit as ended:
         code = int(ended.code or 0)
@@ -170,7 +188,8 @@ def warm_up(root: Path) -> None:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    import orchestration.dvc_repro  # noqa: F401
+    import orchestration.dvc_repro
+    import orchestration.warm  # noqa: F401
 
     get_main_parser()
     try:

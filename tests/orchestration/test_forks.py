@@ -66,7 +66,7 @@ def test_a_server_that_was_killed_ends_its_forks_and_is_followed_by_another(worl
     (world / "hold/raw-c4").touch()
     forks = Forks(world)
     fork = forks.repro(single("raw@c4"), environment())
-    until(lambda: stages_at_work(world))
+    until(lambda: executions(world) and stages_at_work(world))
     assert forks._server is not None
     os.kill(forks._server.pid, signal.SIGKILL)
     end(fork)
