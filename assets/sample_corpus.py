@@ -16,6 +16,7 @@ any worker.
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -107,22 +108,28 @@ def document_words(domain: str, spec: SampleDomain, seed: int, number: int) -> l
     """
     draw = generator(seed, domain, number)
     length = document_length(spec, draw)
-    titles = draw.permutation(NAME_COUNT)[: spec.largest_cast * WORDS_PER_TITLE].reshape(
-        -1, WORDS_PER_TITLE
-    )
-    flavour = generator("sample corpus", "flavour", domain).permutation(len(ORDINARY_WORDS))
+    drawn = draw.permutation(NAME_COUNT)[: spec.largest_cast * WORDS_PER_TITLE]
+    titles = drawn.reshape(-1, WORDS_PER_TITLE).tolist()
+    ordinary = _ordinary_words(domain)
     words: list[str] = []
     introduced = 0
     while len(words) < length:
         for _ in range(int(draw.integers(1, 4))):
-            for rank in draw.zipf(1.3, int(draw.integers(1, 5))):
-                words.append(ORDINARY_WORDS[flavour[int(rank) % len(flavour)]])
+            ranks = draw.zipf(1.3, int(draw.integers(1, 5))).tolist()
+            words.extend([ordinary[rank % len(ordinary)] for rank in ranks])
             room = min(spec.largest_cast, 1 + len(words) // spec.words_per_title)
             chosen = introduced if introduced < room else int(draw.integers(introduced))
             introduced = max(introduced, chosen + 1)
-            words.extend(NAMES[name] for name in titles[chosen])
+            words.extend([NAMES[name] for name in titles[chosen]])
         words.append(".")
     return words
+
+
+@cache
+def _ordinary_words(domain: str) -> list[str]:
+    """The ordinary words in the domain's own order, the most frequent first."""
+    order = generator("sample corpus", "flavour", domain).permutation(len(ORDINARY_WORDS))
+    return [ORDINARY_WORDS[place] for place in order]
 
 
 def document_length(spec: SampleDomain, draw: np.random.Generator) -> int:

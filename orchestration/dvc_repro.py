@@ -42,7 +42,7 @@ from dvc.stage import Stage
 from dvc.stage.cache import StageCache
 from voluptuous import Invalid
 
-from orchestration import costs, keeping
+from orchestration import costs, keeping, warm
 from orchestration.hashable import why_not_hashable
 from orchestration.keeping import put_back_abandoned
 from orchestration.locks import repair, write_whole
@@ -305,4 +305,5 @@ def _path(out: Output) -> str:
 
 
 if __name__ == "__main__":
+    warm.fork_commands(warm.Wanted(), alone=True)
     sys.exit(main(sys.argv[1:]))

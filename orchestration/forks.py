@@ -163,12 +163,10 @@ def repro(arguments: Sequence[str], wanted: "Wanted", status: int) -> Callable[[
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        import dvc.stage.run
-
         from orchestration.dvc_repro import main
-        from orchestration.warm import in_forks
+        from orchestration.warm import fork_commands
 
-        dvc.stage.run.cmd_run = in_forks(dvc.stage.run.cmd_run, wanted)
+        fork_commands(wanted)
         code = main(arguments)
     except SystemExit as ended:
         code = int(ended.code or 0)

@@ -19,6 +19,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -62,14 +63,25 @@ class Wanted:
                             import_module(name)
 
 
-def in_forks(cmd_run: Callable[..., None], wanted: Wanted) -> Callable[..., None]:
-    """DVC's `cmd_run`, the run of an item's command: a fork of this process where that will do."""
+def fork_commands(wanted: Wanted, alone: bool = False) -> None:
+    """Have DVC run commands as forks of this process, where that will do.
+
+    alone: no server imports what is asked for, so this process does, for the next command.
+    """
+    dvc.stage.run.cmd_run = _in_forks(dvc.stage.run.cmd_run, wanted, alone)
+
+
+def _in_forks(cmd_run: Callable[..., None], wanted: Wanted, alone: bool) -> Callable[..., None]:
+    """DVC's `cmd_run`, the run of an item's command."""
 
     def run(stage: Stage, dry: bool = False, run_env: Mapping[str, str] | None = None) -> None:
         names = (stage.meta or {}).get(IMPORTS) or ()
-        if dry or not names:
+        if dry or not names or threading.active_count() > 1:  # a fork of several may wait for ever
             cmd_run(stage, dry=dry, run_env=run_env)
-        elif any(name not in sys.modules for name in names):
+            return
+        if alone:
+            wanted.bring()
+        if any(name not in sys.modules for name in names):
             wanted.ask(names)
             cmd_run(stage, dry=dry, run_env=run_env)
         else:

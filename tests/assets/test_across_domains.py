@@ -3,8 +3,6 @@ a number."""
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from dvc_world import dvc, empty_repository
 
 from assets import (
     data_report,
@@ -220,8 +219,7 @@ def test_dvc_sees_a_change_of_the_order_of_domains(tmp_path: Path) -> None:
     )
     shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     settings = yaml.safe_load((ROOT / "profiles/sample.yaml").read_text())
-    dvc = Path(sys.executable).parent / "dvc"
-    subprocess.run([dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    shutil.copytree(empty_repository(scm=False), tmp_path, dirs_exist_ok=True)
     orders = []
     for domains in (
         settings["raw_corpus"]["domains"],
@@ -229,9 +227,7 @@ def test_dvc_sees_a_change_of_the_order_of_domains(tmp_path: Path) -> None:
     ):
         settings["raw_corpus"]["domains"] = domains
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        subprocess.run(
-            [dvc, "repro", "token_demand"], cwd=tmp_path, check=True, capture_output=True
-        )
+        dvc(tmp_path, "repro", "token_demand")
         orders.append((tmp_path / "data/token_demand/order.txt").read_text().split())
         assert orders[-1] == list(domains)
     assert orders[0] == orders[1][::-1]

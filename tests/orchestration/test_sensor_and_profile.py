@@ -2,10 +2,7 @@
 until something changes; a profile is put in place whole or not at all.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from dagster import (
     build_sensor_context,
 )
 from dvc_world import PARAMS as TWO_RECIPES
-from dvc_world import dvc, git, make_world
+from dvc_world import dvc, empty_repository, git, make_world
 
 from orchestration.automation import LOOKING, move_pins
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
@@ -55,14 +52,8 @@ def world(tmp_path: Path) -> Path:
     (tmp_path / "profiles").mkdir()
     (tmp_path / "dvc.yaml").write_text(GRAPH)
     (tmp_path / "params.yaml").write_text(PARAMS)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for arguments in (("init", "--no-scm", "--quiet"), ("repro", "--quiet")):
-        subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
-            cwd=tmp_path,
-            check=True,
-            env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"},
-        )
+    shutil.copytree(empty_repository(scm=False), tmp_path, dirs_exist_ok=True)
+    dvc(tmp_path, "repro", "--quiet")
     return tmp_path
 
 

@@ -4,14 +4,15 @@ packages are told."""
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import starts
 import yaml
+from starts import Started
 from worlds import LENGTH
 
 from assets.origin import done_by_others, note
@@ -94,19 +95,10 @@ def test_which_snapshots_are_kept_on_the_way_is_not_in_the_name(project: Project
     assert folder() == before
 
 
-def start(code: Path, **environment: str) -> subprocess.Popen[str]:
+def start(code: Path) -> Started:
     """The stage by the code in that folder, with a snapshot after every step."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "training.checkpoint", "model"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(code),
-            "NEEDLEWORK_SNAPSHOT_SECONDS": "0",
-            **environment,
-        },
-    )
+    settings = {"PYTHONPATH": str(code), "NEEDLEWORK_SNAPSHOT_SECONDS": "0"}
+    return starts.start("training.checkpoint", "model", env={**os.environ, **settings})
 
 
 def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_bytes(
@@ -126,8 +118,7 @@ def test_a_training_goes_on_under_reworded_code_says_so_and_ends_in_the_same_byt
     root = project(tokens=60 * 4 * LENGTH)
     kept = folder()
     struck = start(code)
-    while struck.poll() is None and max(map(step_of, snapshots(kept)), default=0) < 3:
-        pass
+    struck.wait_for(lambda: max(map(step_of, snapshots(kept)), default=0) >= 3)
     assert struck.poll() is None, struck.communicate()[1]
     struck.kill()
     struck.communicate()
@@ -235,11 +226,4 @@ def test_the_course_of_a_training_needs_no_package_that_may_be_missing_when_it_e
     assert (tmp_path / "log.csv").read_text() == (
         "step,tokens,loss,learning_rate,gradient_norm\n1,8,2.50000,0.001,0.5\n"
     )
-    program = "import sys; from training import curves; print('dvclive' in sys.modules)"
-    said = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert said.stdout.strip() == "False"
+    assert "dvclive" not in sys.modules, "nor does any other module of the tests need it"
