@@ -29,6 +29,7 @@ from typing import Any
 import dvc.stage.run
 from dvc.stage import Stage
 from dvc.stage.exceptions import StageCmdFailedError
+from tqdm import tqdm
 
 IMPORTS = "imports"
 """In a stage's `meta`: what its command imports, as modules of packages that are installed."""
@@ -68,6 +69,7 @@ def fork_commands(wanted: Wanted, alone: bool = False) -> None:
 
     alone: no server imports what is asked for, so this process does, for the next command.
     """
+    tqdm.monitor_interval = 0  # DVC's bars would start a thread to watch over them
     dvc.stage.run.cmd_run = _in_forks(dvc.stage.run.cmd_run, wanted, alone)
 
 

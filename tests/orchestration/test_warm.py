@@ -13,6 +13,7 @@ from orchestration.warm import module_and_arguments
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 STAGE = """import os, sys, threading
 import helper
 brought = "colorsys" in sys.modules
@@ -73,6 +74,17 @@ def test_later_commands_find_their_imports_and_nothing_else(world: Path) -> None
     said, code = made(forks, "killed")
     assert code and "failed to run: python -m package.stage killed, exited with -9" in said
     forks.close()
+
+
+def test_a_single_dvc_imports_what_was_asked_for_itself(world: Path) -> None:
+    targets = [f"made@{item}" for item in ("first", "second", "third")]
+    command = [sys.executable, "-m", "orchestration.dvc_repro", *targets]
+    variables = {**environment(), "PYTHONPATH": str(ROOT)}
+    variables.pop("TQDM_DISABLE")  # bars, as in a terminal
+    done = subprocess.run(command, cwd=world, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    brought = [line.split()[2] for line in done.stdout.splitlines() if line.startswith("said ")]
+    assert brought == ["False", "True", "True"]
 
 
 @pytest.mark.parametrize(
