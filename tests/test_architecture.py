@@ -101,7 +101,7 @@ copy it."""
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_artefact_names_the_version_of_each_import_that_decides_its_bytes_and_no_other(
+def test_an_artefact_names_the_versions_that_decide_its_bytes(
     stage: str,
 ) -> None:
     body = STAGES[stage].get("do", STAGES[stage])

@@ -52,7 +52,7 @@ def test_every_dvc_command_in_the_readme_exists(command: str) -> None:
     assert starts.run("dvc", command, "--help").returncode == 0
 
 
-def test_no_command_that_is_documented_makes_anything_with_plain_dvc() -> None:
+def test_no_documented_command_makes_anything_with_plain_dvc() -> None:
     """It would lose what changes meanwhile, and the old output: every command goes by
     orchestration.repro.
     """
@@ -134,7 +134,7 @@ def test_the_readme_is_short() -> None:
 OWN = re.compile(r"NEEDLEWORK_[A-Z_]*[A-Z](?:_<POOL>)?")
 
 
-def test_every_variable_that_the_code_reads_is_on_its_page_and_no_other() -> None:
+def test_the_variables_page_lists_exactly_what_the_code_reads() -> None:
     """A launcher's variable ends in the name of a pool."""
     read = {
         "NEEDLEWORK_RUN_<POOL>" if name == "NEEDLEWORK_RUN_" else name

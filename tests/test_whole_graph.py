@@ -121,7 +121,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield root
 
 
-def test_the_whole_graph_ends_in_a_summary_of_the_documented_form(world: Path) -> None:
+def test_the_whole_graph_ends_in_the_documented_summary(world: Path) -> None:
     summary = json.loads((world / "data/comparison/summary.json").read_text())
     assert summary["base_context"] == 64
     assert list(summary["models"]) == ["base", "per_source"]
@@ -145,7 +145,7 @@ def test_the_report_is_one_file_with_its_pictures_inside(world: Path) -> None:
     assert "http://" not in page and "https://" not in page and "<script" not in page
 
 
-def test_each_record_leads_to_package_versions_and_the_page_shows_them(world: Path) -> None:
+def test_each_record_leads_to_package_versions_on_the_page(world: Path) -> None:
     page = (world / "data/comparison/report.html").read_text()
     behind = ["raw_corpus/book", "tokenized_corpus/c4", "packed_shards/original", "base_checkpoint"]
     for path in (*behind, "checkpoint/per_source", "needle_report/base", "loss_report/per_source"):
@@ -161,7 +161,7 @@ def test_nothing_changed_means_nothing_runs(world: Path) -> None:
     assert files(world) == before
 
 
-def test_one_changed_recipe_remakes_its_own_branch_and_comes_back_from_the_cache(
+def test_a_changed_recipe_remakes_its_branch_and_comes_back(
     world: Path,
 ) -> None:
     original = (world / "params.yaml").read_text()

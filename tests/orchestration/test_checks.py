@@ -231,7 +231,7 @@ def test_a_chosen_document_that_is_held_out_is_found(tmp_path: Path) -> None:
     assert not found.passed and found.blocking and found.found == "2 of book"
 
 
-def test_contamination_is_held_to_the_users_limit_and_by_default_to_the_stages_own(
+def test_contamination_is_held_to_the_limit_of_user_or_stage(
     tmp_path: Path,
 ) -> None:
     assert Limits().contaminated == CONTAMINATED
@@ -263,7 +263,7 @@ def read(folder: Path, files: Mapping[str, tuple[int, int]]) -> None:
         (60, {"contaminated": 0.6}, True),
     ],
 )
-def test_a_file_that_is_the_benchmark_is_found_among_many_clean_ones(
+def test_a_file_that_is_the_benchmark_is_found_among_clean_ones(
     tmp_path: Path, count: int, limits: dict[str, float], passed: bool
 ) -> None:
     """The stage lets it pass: of all 100,100 records less than 1 % are contaminated."""
@@ -284,7 +284,7 @@ def test_a_file_that_is_the_benchmark_is_found_among_many_clean_ones(
         ({"long_share": 0.7, "across_domains": True}, {"book": 0.7, "c4": 0.4, "all": 0.5}, False),
     ],
 )
-def test_a_long_share_lowered_to_what_there_is_does_not_count_as_reached(
+def test_a_lowered_long_share_does_not_count_as_reached(
     tmp_path: Path, recipe: dict[str, object], domains: dict[str, float], passed: bool
 ) -> None:
     """as_far_as_possible: the recipe was solved to what there is, so requested and realised agree."""
@@ -342,7 +342,7 @@ def test_a_file_that_the_record_does_not_name_is_found(tmp_path: Path, extra: st
     assert not found.passed and found.found == f"{extra} not in the record"
 
 
-def test_a_model_with_a_weight_missing_or_left_over_does_not_load(tmp_path: Path) -> None:
+def test_a_model_with_a_missing_or_extra_weight_does_not_load(tmp_path: Path) -> None:
     folder = model(tmp_path)
     assert verdict(tmp_path, "checkpoint", "loads_in_transformers").passed
     weights = load_file(folder / "model.safetensors")
@@ -362,7 +362,7 @@ def test_a_model_with_a_weight_missing_or_left_over_does_not_load(tmp_path: Path
     assert "model.left.over" in verdict(tmp_path, "checkpoint", "loads_in_transformers").found
 
 
-def test_a_check_that_fails_says_what_was_expected_what_was_found_and_what_to_do(
+def test_a_failed_check_says_expected_found_and_what_to_do(
     tmp_path: Path,
 ) -> None:
     """With nothing there but what makes each of them fail."""
@@ -407,7 +407,7 @@ def test_a_needle_below_the_last_accepted_run_is_a_warning(tmp_path: Path) -> No
     assert not found.passed and found.made, "a report without its number"
 
 
-def test_a_check_with_nothing_to_check_or_to_compare_with_has_no_result(tmp_path: Path) -> None:
+def test_a_check_with_nothing_to_compare_has_no_result(tmp_path: Path) -> None:
     write(tmp_path, "needle_report", {"mean_exact_match": 0.5})
     write(tmp_path, "short_context_report", {})
     index(tmp_path, [("book", 0, 0, 8)])
@@ -437,7 +437,7 @@ def test_a_check_with_nothing_to_check_or_to_compare_with_has_no_result(tmp_path
     )
 
 
-def test_a_record_without_files_and_a_model_without_config_and_scores_without_a_task_in_common_fail(
+def test_missing_files_config_or_common_tasks_fail(
     tmp_path: Path,
 ) -> None:
     folder = write(tmp_path, "checkpoint", {})
@@ -455,7 +455,7 @@ def test_a_record_without_files_and_a_model_without_config_and_scores_without_a_
     assert drop.made and not drop.passed and "no task" in drop.found
 
 
-def test_the_needle_is_compared_with_the_first_run_until_one_has_passed(
+def test_the_needle_is_compared_with_the_first_until_one_passed(
     world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report's number is that of its recipe's cut; 0.2, then 0.1, 0.1 and 0.2 again."""
@@ -541,7 +541,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_world(tmp_path / "world")
 
 
-def test_a_blocking_check_keeps_back_what_reads_the_asset_and_says_so(
+def test_a_blocking_check_keeps_back_what_reads_the_asset(
     world: Path, instance: DagsterInstance
 ) -> None:
     (world / "sources" / "book" / "documents").write_text("bad\n")
@@ -558,7 +558,7 @@ def test_a_blocking_check_keeps_back_what_reads_the_asset_and_says_so(
 
 
 @pytest.mark.parametrize("costly", [False, True])
-def test_what_did_not_hold_keeps_back_what_reads_it_until_it_is_mended(
+def test_a_failed_check_blocks_what_reads_it_until_mended(
     world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, costly: bool
 ) -> None:
     for module in (checks, step, verdicts):
@@ -578,7 +578,7 @@ def test_what_did_not_hold_keeps_back_what_reads_it_until_it_is_mended(
     assert materialize(world, instance)[1].success
 
 
-def test_a_costly_check_looks_once_at_each_version_and_is_shown_each_time(
+def test_a_costly_check_looks_once_at_each_version(
     world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = list[str]()

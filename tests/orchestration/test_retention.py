@@ -75,7 +75,7 @@ def test_only_runs_older_than_so_many_days_go(world: Path) -> None:
         assert len(expired(dagster, now + timedelta(days=2), 1)) == 1
 
 
-def test_what_a_check_holds_the_next_run_against_outlives_its_run(
+def test_what_the_next_check_compares_with_outlives_its_run(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def length(root: Path, item: Item, before: Mapping[str, Any]) -> Verdict:
