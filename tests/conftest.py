@@ -8,7 +8,7 @@ TOGETHER = {
     "e2e/test_ui.py": "browser",
     "orchestration/test_changes.py": "changes",
     "orchestration/test_repro.py": "repro",
-    "orchestration/test_spending.py": "spending",
+    "orchestration/test_costs.py": "spending",
     "test_whole_graph.py": "whole graph",
     "training/test_identity.py": "torch",
     "training/test_processes.py": "torch",
