@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from threading import Event
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,8 @@ class Started:
         self, words: tuple[str, ...], cwd: Path, env: Mapping[str, str], new_session: bool
     ) -> None:
         _import(_torch if words[0].startswith(_of_torch) else _dvc)
-        self._said = Path(mkdtemp(prefix="said-"))
+        self._folder = TemporaryDirectory(prefix="said-")  # gone with this object
+        self._said = Path(self._folder.name)
         self._process = _forks.Process(
             target=_become, args=(words, str(cwd), dict(env), str(self._said), new_session)
         )
