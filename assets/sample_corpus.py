@@ -17,6 +17,7 @@ order, by any number of workers.
 """
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
 from typing import Annotated, Any
 
@@ -107,25 +108,32 @@ def document_words(domain: str, spec: SampleDomain, seed: int, number: int) -> l
     draw = generator(seed, domain, number)
     length = document_length(spec, draw)
     names = draw.permutation(NAME_COUNT)[: spec.largest_cast * WORDS_PER_TITLE]
-    titles = names.reshape(-1, WORDS_PER_TITLE)
+    titles = names.reshape(-1, WORDS_PER_TITLE).tolist()
     # Each domain prefers other words.
-    flavour = generator("sample corpus", "flavour", domain).permutation(len(ORDINARY_WORDS))
+    ordinary = _ordinary_words(domain)
 
     words: list[str] = []
     introduced = 0
     while len(words) < length:
         for _ in range(int(draw.integers(1, 4))):
             # Zipf with 1.3: a few ordinary words are frequent, as in real text.
-            for rank in draw.zipf(1.3, int(draw.integers(1, 5))):
-                words.append(ORDINARY_WORDS[flavour[int(rank) % len(flavour)]])
+            ranks = draw.zipf(1.3, int(draw.integers(1, 5))).tolist()
+            words.extend([ordinary[rank % len(ordinary)] for rank in ranks])
 
             # A new title if there is room for one, else one of the titles so far.
             room = min(spec.largest_cast, 1 + len(words) // spec.words_per_title)
             chosen = introduced if introduced < room else int(draw.integers(introduced))
             introduced = max(introduced, chosen + 1)
-            words.extend(NAMES[name] for name in titles[chosen])
+            words.extend([NAMES[name] for name in titles[chosen]])
         words.append(".")
     return words
+
+
+@cache
+def _ordinary_words(domain: str) -> list[str]:
+    """The ordinary words in the domain's own order, the most frequent first."""
+    order = generator("sample corpus", "flavour", domain).permutation(len(ORDINARY_WORDS))
+    return [ORDINARY_WORDS[place] for place in order]
 
 
 def document_length(spec: SampleDomain, draw: np.random.Generator) -> int:

@@ -43,7 +43,7 @@ from dvc.stage import Stage
 from dvc.stage.cache import StageCache
 from voluptuous import Invalid
 
-from orchestration import costs, keeping, run_cache
+from orchestration import costs, keeping, run_cache, warm
 from orchestration.hashable import why_not_hashable
 from orchestration.locks import repair, write_whole
 
@@ -272,4 +272,5 @@ def _path(out: Output) -> str:
 
 
 if __name__ == "__main__":
+    warm.fork_commands(warm.Wanted(), alone=True)
     sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,8 @@ all that the item writes, one for its process number and, at the end, its exit c
 a session and is guarded as in guard.py. It ends when this process does. This process ends when the
 run has closed its end of the socket, or was killed.
 
-It must keep to one thread: a fork of several threads may deadlock.
+It must keep to one thread: a fork of several threads may deadlock. Between two forks it imports what
+commands ask for (warm.py).
 """
 
 import json
@@ -25,10 +26,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from core.environment import SECONDS_TO_STOP, number_of
 from orchestration import guard
+
+if TYPE_CHECKING:
+    from orchestration.warm import Wanted
 
 MOST_BYTES = 1 << 20
 """Of a request: its environment, mostly."""
@@ -111,21 +115,30 @@ class Forks:
 
 def serve(requests: socket.socket) -> None:
     """Fork for each request, until the other end is closed."""
+    from orchestration.warm import Wanted
+
+    wanted = Wanted()
     # the kernel then reaps the forks
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         request, files, _, _ = socket.recv_fds(requests, MOST_BYTES, 2)
         if not request:
             return
+        wanted.bring()
         if os.fork() == 0:
             requests.close()
-            item(*json.loads(request), *files)
+            item(wanted, *json.loads(request), *files)
         for file in files:
             os.close(file)
 
 
 def item(
-    module: str, arguments: Sequence[str], environment: Mapping[str, str], lines: int, status: int
+    wanted: "Wanted",
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    lines: int,
+    status: int,
 ) -> None:
     """In the fork: one item, guarded. Does not return."""
     server, code = os.getppid(), 1
@@ -140,15 +153,19 @@ def item(
         os.environ.update(environment)
         os.write(status, f"{os.getpid()}\n".encode())
         patience = number_of(SECONDS_TO_STOP)
-        code = guard.watch(server, patience, lambda: forked(module, arguments, status))
+        code = guard.watch(server, patience, lambda: forked(wanted, module, arguments, status))
     finally:
         with suppress(OSError):  # the run has ended
             os.write(status, f"{code}\n".encode())
         os._exit(code)
 
 
-def forked(module: str, arguments: Sequence[str], status: int) -> Callable[[], int]:
-    """Start a module's `main` in a fork of this process. Returns a function that waits for its exit code."""
+def forked(
+    wanted: "Wanted", module: str, arguments: Sequence[str], status: int
+) -> Callable[[], int]:
+    """Start a module's `main` in a fork of this process. Returns a function that waits for its exit
+    code.
+    """
     pid = os.fork()
     if pid:
         return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -158,6 +175,9 @@ def forked(module: str, arguments: Sequence[str], status: int) -> Callable[[], i
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
+        from orchestration.warm import fork_commands
+
+        fork_commands(wanted)
         code = import_module(module).main(arguments)
     except SystemExit as ended:
         code = int(ended.code or 0)
@@ -177,7 +197,8 @@ def warm_up(root: Path) -> None:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    import orchestration.dvc_repro  # noqa: F401
+    import orchestration.dvc_repro
+    import orchestration.warm  # noqa: F401
 
     get_main_parser()
     try:

@@ -4,7 +4,7 @@ importer of DVC.
 dvc.yaml owns the graph, so nothing of it is written down here: stages, items and edges are read
 from DVC's own resolved index, current hashes through its cache of file hashes, staleness through
 `status`. The cost: DVC promises nothing about this API. Hence one module, a pinned minor version,
-and tests/orchestration/test_bridge.py, which says by name what changed. Reading the sample's graph
+and tests/orchestration/test_step.py, which says by name what changed. Reading the sample's graph
 takes 0.7 s, asking its status 0.3 s.
 
 `dvc.lock` is a plain YAML file with a published form and is read as such.

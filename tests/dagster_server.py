@@ -31,8 +31,9 @@ JOB = {
     "repositoryName": REPOSITORY,
     "pipelineName": "whole_graph",
 }
-SECONDS_BETWEEN_LOOKS = 0.2
-LOOKS = 2000
+SECONDS_BETWEEN_LOOKS = 0.4
+"""A look costs the webserver some hundredths of a second of CPU."""
+LOOKS = 1000
 T = TypeVar("T")
 
 

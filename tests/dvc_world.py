@@ -3,11 +3,15 @@ eye.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
+import starts
 import yaml
 from dagster import (
     AssetCheckEvaluation,
@@ -78,9 +82,8 @@ def make_world(root: Path, scm: bool = False) -> Path:
     (root / "dvc.yaml").write_text(GRAPH)
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     if scm:
-        git(root, "init", "--quiet")
         (root / ".gitignore").write_text("/data/\n")
-    dvc(root, "init", "--quiet", *([] if scm else ["--no-scm"]))
+    shutil.copytree(empty_repository(scm), root, dirs_exist_ok=True)
     return root
 
 
@@ -106,16 +109,21 @@ def make_checked_world(root: Path) -> Path:
     return root
 
 
-def dvc(root: Path, *arguments: str, check: bool = True) -> None:
-    """One DVC command, which must succeed, or may fail where not to `check`."""
+def dvc(root: Path, *arguments: str, check: bool = True) -> str:
+    """One DVC command, which must succeed, or may fail where not to `check`; what it prints."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=root,
-        check=check,
-        capture_output=True,
-        env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"},
-    )
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    return starts.run("dvc", *arguments, cwd=root, env=environment, check=check).stdout
+
+
+@cache
+def empty_repository(scm: bool) -> Path:
+    """What `dvc init` makes of an empty folder, to be copied."""
+    root = Path(mkdtemp(prefix="dvc-init-"))
+    if scm:
+        git(root, "init", "--quiet")
+    dvc(root, "init", "--quiet", *([] if scm else ["--no-scm"]))
+    return root
 
 
 def git(root: Path, *arguments: str) -> str:

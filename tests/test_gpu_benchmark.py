@@ -42,7 +42,7 @@ def test_a_table_has_a_row_for_each_result_of_one_kind() -> None:
     )
 
 
-def test_the_needle_part_runs_and_answers_the_same_with_and_without_a_prefix_cache() -> None:
+def test_the_needle_answers_the_same_without_a_prefix_cache() -> None:
     card = Card(
         device=torch.device("cpu"),
         name="CPU",

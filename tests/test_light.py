@@ -51,9 +51,7 @@ print([name for name in {HEAVY!r} if name in sys.modules])
     "command",
     ["evaluation.preflight", "evaluation.preflight --json", "training.plan llama2-7b-80k"],
 )
-def test_make_check_and_make_plan_start_without_torch_and_what_draws(
-    project: Path, command: str
-) -> None:
+def test_make_check_and_make_plan_import_nothing_heavy(project: Path, command: str) -> None:
     module, *arguments = command.split()
     assert brought_along(project, module, *arguments) == "[]"
 

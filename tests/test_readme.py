@@ -1,12 +1,11 @@
 """The README and the pages in docs/ tell the truth about what can be typed and what lies where."""
 
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import starts
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -50,11 +49,10 @@ def test_every_profile_named_in_the_readme_is_there(name: str) -> None:
     "command", sorted({command.split()[1] for command in COMMANDS if command.startswith("dvc ")})
 )
 def test_every_dvc_command_in_the_readme_exists(command: str) -> None:
-    dvc = Path(sys.executable).parent / "dvc"
-    assert subprocess.run([dvc, command, "--help"], capture_output=True).returncode == 0
+    assert starts.run("dvc", command, "--help").returncode == 0
 
 
-def test_no_command_that_is_documented_makes_anything_with_plain_dvc() -> None:
+def test_no_documented_command_makes_anything_with_plain_dvc() -> None:
     """It would lose what changes meanwhile, and the old output: every command goes by
     orchestration.repro.
     """

@@ -5,13 +5,14 @@ change stays local.
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import starts
 import yaml
+from dvc_world import dvc, empty_repository
 
 pytestmark = pytest.mark.slow
 
@@ -73,17 +74,16 @@ def source(median: int, words: int) -> str:
 
 
 def repro(world: Path, *arguments: str) -> str:
-    """What `dvc repro` prints."""
+    """What the graph's own `dvc repro` prints, by which items are made here."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
         "DVC_NO_ANALYTICS": "1",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    done = subprocess.run(
-        ["dvc", "repro", *arguments], cwd=world, env=environment, capture_output=True, text=True
-    )
+    done = starts.run("orchestration.dvc_repro", *arguments, cwd=world, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -116,14 +116,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "sources" / "book.yaml").write_text(source(400, 6000))
     (root / "sources" / "c4.yaml").write_text(source(30, 6000))
     (root / "params.yaml").write_text(yaml.safe_dump(params()))
-    subprocess.run(
-        [Path(sys.executable).parent / "dvc", "init", "--no-scm", "--quiet"], cwd=root, check=True
-    )
+    shutil.copytree(empty_repository(scm=False), root, dirs_exist_ok=True)
     repro(root)
     yield root
 
 
-def test_the_whole_graph_ends_in_a_summary_of_the_documented_form(world: Path) -> None:
+def test_the_whole_graph_ends_in_the_documented_summary(world: Path) -> None:
     summary = json.loads((world / "data/comparison/summary.json").read_text())
     assert summary["base_context"] == 64
     assert list(summary["models"]) == ["base", "per_source"]
@@ -147,7 +145,7 @@ def test_the_report_is_one_file_with_its_pictures_inside(world: Path) -> None:
     assert "http://" not in page and "https://" not in page and "<script" not in page
 
 
-def test_each_record_leads_to_package_versions_and_the_page_shows_them(world: Path) -> None:
+def test_each_record_leads_to_package_versions_on_the_page(world: Path) -> None:
     page = (world / "data/comparison/report.html").read_text()
     behind = ["raw_corpus/book", "tokenized_corpus/c4", "packed_shards/original", "base_checkpoint"]
     for path in (*behind, "checkpoint/per_source", "needle_report/base", "loss_report/per_source"):
@@ -159,11 +157,11 @@ def test_each_record_leads_to_package_versions_and_the_page_shows_them(world: Pa
 def test_nothing_changed_means_nothing_runs(world: Path) -> None:
     before = files(world)
     (world / "assets" / "__init__.py").write_text('"""A comment no stage lists."""\n')
-    assert ran(repro(world)) == set()
+    assert ran(repro(world)) == set() and ran(dvc(world, "repro")) == set()
     assert files(world) == before
 
 
-def test_one_changed_recipe_remakes_its_own_branch_and_comes_back_from_the_cache(
+def test_a_changed_recipe_remakes_its_branch_and_comes_back(
     world: Path,
 ) -> None:
     original = (world / "params.yaml").read_text()

@@ -6,8 +6,6 @@ Domains and recipes may have names that look like numbers.
 import doctest
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from dvc_world import dvc, empty_repository
 
 from assets import (
     data_report,
@@ -227,8 +226,7 @@ def test_dvc_sees_a_change_of_the_order_of_domains(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     settings = yaml.safe_load((ROOT / "profiles/sample.yaml").read_text())
-    dvc = Path(sys.executable).parent / "dvc"
-    subprocess.run([dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    shutil.copytree(empty_repository(scm=False), tmp_path, dirs_exist_ok=True)
     orders = []
     for domains in (
         settings["raw_corpus"]["domains"],
@@ -236,9 +234,7 @@ def test_dvc_sees_a_change_of_the_order_of_domains(tmp_path: Path) -> None:
     ):
         settings["raw_corpus"]["domains"] = domains
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        subprocess.run(
-            [dvc, "repro", "token_demand"], cwd=tmp_path, check=True, capture_output=True
-        )
+        dvc(tmp_path, "repro", "token_demand")
         orders.append((tmp_path / "data/token_demand/order.txt").read_text().split())
         assert orders[-1] == list(domains)
     assert orders[0] == orders[1][::-1]

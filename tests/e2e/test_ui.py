@@ -122,7 +122,7 @@ def test_an_asset_is_made_by_a_click_and_shows_its_picture(
     ).to_be_visible()
 
 
-def test_progress_and_loss_are_seen_and_plotted_while_a_stage_is_at_work(
+def test_progress_and_loss_are_plotted_while_a_stage_works(
     page: Page, address: str, world: Path
 ) -> None:
     (world / "hold").touch()

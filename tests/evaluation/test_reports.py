@@ -1,8 +1,6 @@
 """The reports on whole models: any folder, an endpoint, after a kill, with bad questions."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import starts
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -222,34 +221,15 @@ def test_any_model_is_measured_by_one_command(folder: Path) -> None:
             {"needle_report": needle_config(folder.parent / "texts").model_dump(mode="json")}
         )
     )
-    command = [
-        sys.executable,
-        "-m",
-        "evaluation.needle_report",
-        "--model",
-        str(folder),
-        "--out",
-        "measured",
-    ]
-    done = subprocess.run(
-        [*command, "--set", "trials=1"],
-        cwd=folder.parent,
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-    )
+    command = ["evaluation.needle_report", "--model", str(folder), "--out", "measured", "--set"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = starts.run(*command, "trials=1", cwd=folder.parent, env=environment)
     assert done.returncode == 0, done.stderr
     assert (
         json.loads(done.stdout)["trials"] == 1
         and (folder.parent / "measured/heatmap.png").is_file()
     )
-    wrong = subprocess.run(
-        [*command, "--set", "trials=0"],
-        cwd=folder.parent,
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-    )
+    wrong = starts.run(*command, "trials=0", cwd=folder.parent, env=environment)
     assert (
         wrong.returncode == 1 and "trials = 0" in wrong.stderr and "Traceback" not in wrong.stderr
     )

@@ -134,9 +134,7 @@ def test_a_deleted_output_is_brought_back_without_running(server: Server, world:
     assert (world / "data/mixed/short/text").read_text() == before
 
 
-def test_changed_code_brings_one_run_of_every_item_that_is_made_by_it(
-    server: Server, world: Path
-) -> None:
+def test_changed_code_brings_one_run_of_all_it_makes(server: Server, world: Path) -> None:
     code = world / "stage.py"
     answer = Answer(server, lambda: code.write_text(code.read_text() + "# a comment more\n"))
     assert answer.assets == ALL and len(answer.ran) == len(ALL)
@@ -174,9 +172,7 @@ def test_a_new_recipe_in_params_is_made(server: Server, world: Path) -> None:
     assert answer.touched == {"data/mixed/long/text", "data/report/all/text"}
 
 
-def test_a_run_that_failed_is_not_tried_again_until_something_changes(
-    server: Server, world: Path
-) -> None:
+def test_a_failed_run_is_not_repeated_until_something_changes(server: Server, world: Path) -> None:
     documents = world / "sources/book/documents"
     before = documents.read_text()
     answer = Answer(server, lambda: append(world, "book", "poison"), ends="FAILURE")
@@ -187,9 +183,7 @@ def test_a_run_that_failed_is_not_tried_again_until_something_changes(
     assert "raw book" in answer.ran and not read_status(world)
 
 
-def test_switched_off_it_does_nothing_and_switched_on_again_what_is_due(
-    server: Server, world: Path
-) -> None:
+def test_off_it_does_nothing_and_on_again_what_is_due(server: Server, world: Path) -> None:
     server.switch(SENSOR, on=False)
     server.next_ticks(
         "outside", LOOKS

@@ -74,7 +74,7 @@ def test_a_dvc_at_work_elsewhere_is_named_and_waited_for(tmp_path: Path) -> None
         assert running.wait() == 0 and (world / "data/report/all/text").exists()
 
 
-def test_an_item_that_failed_and_what_was_not_tried_for_it_are_named(tmp_path: Path) -> None:
+def test_a_failed_item_and_what_was_not_tried_are_named(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
     (world / "sources" / "book" / "documents").write_text("poison")
     said = demo(world).stderr
@@ -86,7 +86,7 @@ def test_an_item_that_failed_and_what_was_not_tried_for_it_are_named(tmp_path: P
     assert "Not tried, for they read what failed: mixed@both, report" in said
 
 
-def test_a_check_that_failed_says_what_was_expected_and_found_and_what_to_do(
+def test_the_demo_shows_a_failed_check_and_what_to_do(
     tmp_path: Path,
 ) -> None:
     world = make_checked_world(tmp_path / "world")

@@ -87,7 +87,7 @@ def test_every_setting_that_a_user_may_leave_out_has_a_default() -> None:
     assert "NEEDLEWORK_POOLS" in asked and all(":-" in value for value in asked.values()), asked
 
 
-def test_a_look_has_hours_wherever_it_is_deployed_and_dagster_knows_the_limits(
+def test_a_look_has_hours_wherever_it_is_deployed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     services, values = read("compose.yaml")["services"], read("values.yaml")
@@ -139,7 +139,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def test_dagster_takes_the_settings_and_the_docker_launcher_its_own(environment: Path) -> None:
+def test_dagster_and_the_docker_launcher_take_their_settings(environment: Path) -> None:
     docker = pytest.importorskip("dagster_docker", reason="the extra `deploy` is not installed")
     reference = InstanceRef.from_dir(str(environment))  # Dagster checks every section by its schema
     launcher = reference.run_launcher
@@ -254,9 +254,7 @@ def postgres(tmp_path: Path, environment: Path) -> Iterator[Path]:
     shutil.rmtree(data, ignore_errors=True)
 
 
-def test_runs_and_assets_are_kept_in_postgres_until_retention_lets_them_go(
-    tmp_path: Path, postgres: Path
-) -> None:
+def test_postgres_keeps_runs_until_retention_lets_them_go(tmp_path: Path, postgres: Path) -> None:
     world = make_world(tmp_path / "world")
     with DagsterInstance.get() as instance:
         _, run = materialize(world, instance)

@@ -66,7 +66,7 @@ def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield words
 
 
-def test_log_and_progress_arrive_and_dvc_lock_is_that_of_a_local_run(
+def test_elsewhere_log_and_lock_file_are_those_of_a_local_run(
     project: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = list[str]()

@@ -68,7 +68,7 @@ def params(root: Path, name: str) -> Any:
     return yaml.safe_load((root / "params.yaml").read_text())
 
 
-def test_an_override_makes_what_hangs_on_it_and_leaves_the_project_as_it_is(made: Path) -> None:
+def test_an_override_leaves_the_project_as_it_is(made: Path) -> None:
     before = {
         path: path.read_bytes()
         for path in [
@@ -99,7 +99,7 @@ def test_an_override_makes_what_hangs_on_it_and_leaves_the_project_as_it_is(made
     assert params(made, "shorter")["mixed"]["recipes"]["short"]["cut"] == 7
 
 
-def test_values_are_numbers_lists_maps_and_texts_as_they_were_given(made: Path) -> None:
+def test_values_keep_the_types_they_were_given_in(made: Path) -> None:
     values = {
         "a_float": 0.25,
         "a_list": [1, "two, three", None, True],
@@ -135,7 +135,7 @@ def test_values_are_numbers_lists_maps_and_texts_as_they_were_given(made: Path) 
         ("mixed.recipes.zzz", "it has both, short"),
     ],
 )
-def test_a_key_that_is_not_there_is_one_message_before_anything_runs(
+def test_an_unknown_key_is_one_message_before_anything_runs(
     made: Path, key: str, words: str
 ) -> None:
     with DagsterInstance.ephemeral() as instance:
@@ -153,7 +153,7 @@ def test_a_name_that_is_taken_is_one_message(made: Path) -> None:
         assert not done.success and "dvc exp remove one" in said(instance, done)
 
 
-def test_an_experiment_notes_its_process_so_that_its_end_is_noticed(made: Path) -> None:
+def test_an_experiment_notes_its_process(made: Path) -> None:
     with DagsterInstance.ephemeral() as instance:
         done = run(made, instance, "typo", {"no.such.key": 1})
         found = instance.get_run_by_id(done.run_id)
@@ -177,7 +177,7 @@ def alive(pid: int) -> bool:
     return stat.is_file() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_an_experiment_that_is_cancelled_ends_its_stages_and_can_be_run_again(made: Path) -> None:
+def test_a_cancelled_experiment_ends_its_stages_and_runs_again(made: Path) -> None:
     hold = made / "hold"
     code = (made / "stage.py").read_text()
     (made / "stage.py").write_text(

@@ -72,7 +72,7 @@ def shown(instance: DagsterInstance, key: str) -> list[str]:
     return [record.status.value for record in records]
 
 
-def test_the_sensor_says_it_and_the_asset_shows_it_until_it_is_mended(
+def test_a_finding_is_shown_on_its_asset_until_it_is_mended(
     world: Path, instance: DagsterInstance
 ) -> None:
     assert "make check" not in tick(world, instance) and not shown(instance, "mixed/short")
@@ -85,9 +85,7 @@ def test_the_sensor_says_it_and_the_asset_shows_it_until_it_is_mended(
     assert shown(instance, "mixed/short") == ["SUCCEEDED", "FAILED"]
 
 
-def test_a_run_makes_nothing_by_settings_that_are_wrong_nor_from_what_was_made_by_them(
-    world: Path, instance: DagsterInstance
-) -> None:
+def test_a_run_makes_nothing_by_wrong_settings(world: Path, instance: DagsterInstance) -> None:
     set_cut(world, 9)
     seen, run = materialize(world, instance)
     assert not run.success
@@ -103,7 +101,7 @@ def test_a_run_makes_nothing_by_settings_that_are_wrong_nor_from_what_was_made_b
     assert failed == {"mixed/short"}
 
 
-def test_make_check_is_asked_once_until_something_changes_that_it_looks_at(world: Path) -> None:
+def test_make_check_is_asked_once_until_its_inputs_change(world: Path) -> None:
     graph = read_graph(world)
     for _ in range(2):
         assert findings.read_findings(graph) == []
@@ -121,9 +119,7 @@ def test_a_make_check_that_does_not_work_is_a_finding_itself(world: Path) -> Non
     assert len(found) == 1 and "out of memory" in found[0] and "make check" in found[0]
 
 
-def test_a_finding_is_about_one_item_where_it_names_one_else_about_its_stage_else_about_all() -> (
-    None
-):
+def test_a_finding_is_about_the_narrowest_thing_it_names() -> None:
     items = {
         address: Item(
             address=address,

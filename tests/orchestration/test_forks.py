@@ -37,7 +37,7 @@ def single(address: str) -> list[str]:
     return ["--single-item", address]
 
 
-def test_each_fork_sees_the_project_and_the_environment_of_its_own_moment(world: Path) -> None:
+def test_each_fork_sees_the_project_of_its_own_moment(world: Path) -> None:
     forks = Forks(world)
     assert end(forks.repro(single("raw@c4"), environment()))[1] == 0
     (world / "sources/c4/documents").write_text("another document\n")
@@ -51,7 +51,7 @@ def test_each_fork_sees_the_project_and_the_environment_of_its_own_moment(world:
     forks.close()
 
 
-def test_a_failure_and_a_project_that_can_not_be_read_are_told_with_a_code(world: Path) -> None:
+def test_a_failure_and_an_unreadable_project_end_with_a_code(world: Path) -> None:
     (world / "sources/book/documents").write_text("poison\n")
     forks = Forks(world)
     said, ended = end(forks.repro(single("raw@book"), environment()))
@@ -62,11 +62,11 @@ def test_a_failure_and_a_project_that_can_not_be_read_are_told_with_a_code(world
     forks.close()
 
 
-def test_a_server_that_was_killed_ends_its_forks_and_is_followed_by_another(world: Path) -> None:
+def test_a_killed_server_ends_its_forks_and_another_follows(world: Path) -> None:
     (world / "hold/raw-c4").touch()
     forks = Forks(world)
     fork = forks.repro(single("raw@c4"), environment())
-    until(lambda: stages_at_work(world))
+    until(lambda: executions(world) and stages_at_work(world))
     assert forks._server is not None
     os.kill(forks._server.pid, signal.SIGKILL)
     end(fork)

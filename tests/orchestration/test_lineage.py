@@ -51,7 +51,7 @@ def rows(text: str) -> set[tuple[str, ...]]:
     }
 
 
-def test_a_page_names_every_direct_input_with_its_hash_and_what_it_is(
+def test_a_page_names_every_direct_input_with_its_hash(
     world: Path, instance: DagsterInstance
 ) -> None:
     materialize(world, instance)
@@ -95,7 +95,7 @@ def test_a_page_leads_back_to_the_hashes_of_all_raw_sources(
     )
 
 
-def test_sources_are_not_called_certain_while_something_between_is_out_of_date(
+def test_sources_are_uncertain_while_something_between_is_stale(
     world: Path, instance: DagsterInstance
 ) -> None:
     materialize(world, instance)

@@ -112,7 +112,7 @@ def test_first_and_last_lines_are_shown_and_ever_fewer_between() -> None:
     assert 500 < sum(slow.due("a", step, float(second)) for second in ten_days) < 3_000
 
 
-def test_progress_is_events_with_numbers_that_mark_nothing_as_out_of_date(
+def test_progress_events_mark_nothing_as_out_of_date(
     tmp_path: Path, instance: DagsterInstance
 ) -> None:
     world = make_world(tmp_path / "world")

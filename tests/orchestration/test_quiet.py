@@ -56,7 +56,7 @@ def test_each_interval_is_one_that_dagster_has_and_is_longer() -> None:
         assert named(name) == seconds > OWN_SECONDS[name]
 
 
-def test_the_threads_of_the_daemon_take_their_intervals_from_the_environment(
+def test_daemon_threads_take_intervals_from_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for (name, thread), (variable, seconds) in zip(THREADS, IN_ENVIRONMENT.items(), strict=True):
@@ -73,7 +73,7 @@ def test_a_value_that_the_user_has_set_stays() -> None:
     assert {os.environ[variable] for variable in IN_ENVIRONMENT} == {"1"}
 
 
-def test_the_daemon_is_started_with_the_longer_interval_of_heartbeats() -> None:
+def test_the_daemon_starts_with_the_longer_heartbeat_interval() -> None:
     module, _, function = STARTS_DAEMON.rpartition(".")
     parameters = inspect.signature(named(STARTS_DAEMON)).parameters
     assert f" {function}(" in inspect.getsource(import_module(module))
@@ -98,7 +98,7 @@ def test_a_file_has_one_engine_however_often_it_is_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("slowed")
-def test_two_databases_beside_each_other_keep_what_is_put_into_each(
+def test_two_databases_keep_what_is_put_into_each(
     databases: list[DagsterInstance],
 ) -> None:
     for instance, word in zip(databases, ("first", "second"), strict=True):
@@ -110,7 +110,7 @@ def test_two_databases_beside_each_other_keep_what_is_put_into_each(
         assert list(instance.all_instigator_state()) == []
 
 
-def test_the_ticks_of_a_sensor_share_what_is_opened_for_the_first(
+def test_ticks_share_what_is_opened_for_the_first(
     databases: list[DagsterInstance],
 ) -> None:
     one, other = databases

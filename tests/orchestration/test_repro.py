@@ -96,7 +96,7 @@ def test_it_makes_the_bytes_and_the_lock_file_of_dvc(tmp_path: Path) -> None:
     assert "Data and pipelines are up to date" in repro(ours)
 
 
-def test_a_document_that_arrives_while_a_stage_is_at_work_is_made_next(world: Path) -> None:
+def test_a_document_that_arrives_during_a_stage_is_made_next(world: Path) -> None:
     add_document(world, "in time")
     (world / "hold/raw-book").touch()
     process = start(world)
@@ -162,7 +162,7 @@ def test_what_a_killed_process_was_gathering_is_removed(world: Path) -> None:
     assert not left.parent.exists()
 
 
-def test_files_are_exchanged_folders_too_and_what_is_missing_is_made(tmp_path: Path) -> None:
+def test_files_and_folders_are_exchanged_and_missing_ones_made(tmp_path: Path) -> None:
     for kind in ("file", "folder"):
         new, target = tmp_path / f"new {kind}", tmp_path / "in" / kind
         for content in ("first", "second"):
@@ -175,7 +175,7 @@ def test_files_are_exchanged_folders_too_and_what_is_missing_is_made(tmp_path: P
 
 
 @pytest.mark.parametrize("copied", [True, False])
-def test_a_lock_file_that_a_kill_cut_off_is_repaired_and_nothing_is_made_again(
+def test_a_lock_file_cut_off_by_a_kill_is_repaired(
     made: Path, tmp_path: Path, copied: bool
 ) -> None:
     world = Path(shutil.copytree(made, tmp_path / "world"))
@@ -203,9 +203,7 @@ def test_a_lock_file_that_a_kill_cut_off_is_repaired_and_nothing_is_made_again(
     assert "Running stage" not in text and (world / "dvc.lock").read_bytes() == whole
 
 
-def test_every_way_to_read_the_project_repairs_a_lock_file_that_a_kill_left_empty(
-    made: Path, tmp_path: Path
-) -> None:
+def test_every_reader_repairs_a_lock_file_left_empty(made: Path, tmp_path: Path) -> None:
     world = Path(shutil.copytree(made, tmp_path / "world"))
     for read in (read_graph, read_status, read_lock):
         (world / "dvc.lock").write_text("")
@@ -323,7 +321,7 @@ def test_a_source_that_is_a_socket_or_device_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to someone else")
-def test_a_folder_that_cannot_be_listed_is_an_error_before_dvc_leaves_it_out(
+def test_a_folder_that_cannot_be_listed_is_an_error(
     tmp_path: Path,
 ) -> None:
     closed = tmp_path / "closed"

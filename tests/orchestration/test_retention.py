@@ -79,7 +79,7 @@ def test_only_runs_older_than_so_many_days_go(world: Path) -> None:
         assert len(expired(dagster, now + timedelta(days=2), 1)) == 1
 
 
-def test_what_the_next_run_is_compared_with_outlives_the_runs(world: Path) -> None:
+def test_what_the_next_check_compares_with_outlives_its_run(world: Path) -> None:
     (world / "stage.py").write_text((world / "stage.py").read_text() + WRITES_A_METRIC)
     declared = (
         'metrics: ["metrics/raw/${key}.json"]\n      meta: {checks: {length: {metric: length}}}'

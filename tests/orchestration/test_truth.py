@@ -250,7 +250,7 @@ def take(root: Path, seed: int) -> None:
     assert 0 in sizes and len(sizes) > 2, "always or never out of date: the walk said nothing"
 
 
-def test_dagster_marks_what_dvc_would_make_and_shows_its_versions_at_every_random_step(
+def test_dagster_and_dvc_agree_at_every_random_step(
     tmp_path: Path,
 ) -> None:
     take(tmp_path / "world", seed=0)

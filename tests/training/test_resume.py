@@ -4,15 +4,16 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import starts
 import torch
 import yaml
 from safetensors.torch import load_file
+from starts import Started
 from transformers import AutoModelForCausalLM
 from worlds import LENGTH, tiny
 
@@ -35,24 +36,20 @@ def files(folder: Path) -> dict[str, str]:
     }
 
 
-def start(**environment: str) -> subprocess.Popen[str]:
+def start(**environment: str) -> Started:
     """The stage, as a user runs it, with a snapshot after every step."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "training.checkpoint", "model"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "NEEDLEWORK_SNAPSHOT_SECONDS": "0",
-            **environment,
-        },
-    )
+    settings = {"PYTHONPATH": str(ROOT), "NEEDLEWORK_SNAPSHOT_SECONDS": "0", **environment}
+    return starts.start("training.checkpoint", "model", env={**os.environ, **settings})
 
 
 def scratch(root: Path) -> Path:
     """The one scratch folder of the model."""
     return next((root / ".training/checkpoint/model").iterdir())
+
+
+def snapshot_of(parent: Path, step: int) -> bool:
+    """Whether the model whose folder that is has a snapshot of that step."""
+    return any(parent.glob(f"*/step-{step:08d}"))
 
 
 def test_a_killed_training_resumes_to_the_same_bytes(project: Project) -> None:
@@ -61,11 +58,10 @@ def test_a_killed_training_resumes_to_the_same_bytes(project: Project) -> None:
     wanted = files(undisturbed / "data/checkpoint/model")
     assert "model.safetensors" in wanted and f"at/{2 * 4 * LENGTH}/model.safetensors" in wanted
     struck, draw = project(), random.Random(0)
+    parent = struck / ".training/checkpoint/model"
     for step in sorted(draw.sample(range(1, 6), 3)):
         process = start()
-        parent = struck / ".training/checkpoint/model"
-        while process.poll() is None and not list(parent.glob(f"*/step-{step:08d}")):
-            pass
+        process.wait_for(partial(snapshot_of, parent, step))
         process.kill()
         process.communicate()
     assert not (struck / "data/checkpoint/model").exists()
@@ -78,10 +74,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(project: Project) -> None:
 def test_sigterm_leaves_a_snapshot_and_the_next_run_resumes(project: Project) -> None:
     root = project(tokens=100_000 * 4 * LENGTH)
     process = start(NEEDLEWORK_SNAPSHOT_SECONDS="3600")
-    while process.poll() is None and not list(
-        root.glob(".training/checkpoint/model/*/at/*/record.json")
-    ):
-        pass
+    process.wait_for(lambda: list(root.glob(".training/checkpoint/model/*/at/*/record.json")))
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
     assert process.returncode == 143 and "Traceback" not in said
@@ -91,11 +84,7 @@ def test_sigterm_leaves_a_snapshot_and_the_next_run_resumes(project: Project) ->
         in said
     )
     again = start()
-    while (
-        again.poll() is None
-        and not (left.with_name(f"step-{int(left.name[-8:]) + 1:08d}")).is_dir()
-    ):
-        pass
+    again.wait_for(left.with_name(f"step-{int(left.name[-8:]) + 1:08d}").is_dir)
     again.send_signal(signal.SIGTERM)
     assert f"resuming after step {int(left.name[-8:])}" in again.communicate()[1]
 
@@ -108,10 +97,7 @@ def test_a_damaged_snapshot_is_named_and_an_older_one_taken(
     run("model")
     wanted = files(root / "data/checkpoint/model")
     process = start()
-    while process.poll() is None and not list(
-        root.glob(".training/checkpoint/model/*/step-00000004")
-    ):
-        pass
+    process.wait_for(lambda: list(root.glob(".training/checkpoint/model/*/step-00000004")))
     process.kill()
     process.communicate()
     newest = sorted(scratch(root).glob("step-*"))[-1]
@@ -264,10 +250,7 @@ def test_moments_of_eight_bits_resume_to_the_byte_too(
     struck = project(**overrides)
     tiny(feed_forward=256).save_pretrained(struck / "data/base_checkpoint")
     process = start()
-    while process.poll() is None and not list(
-        (struck / ".training/checkpoint/model").glob("*/step-00000003")
-    ):
-        pass
+    process.wait_for(lambda: list(struck.glob(".training/checkpoint/model/*/step-00000003")))
     process.kill()
     process.communicate()
     run("model")

@@ -79,7 +79,7 @@ def kill_and_see_it_back(server: Server, part: str) -> None:
     until(server.up)
 
 
-def test_whatever_is_killed_comes_back_and_nothing_finished_is_made_again(world: Path) -> None:
+def test_what_is_killed_comes_back_and_repeats_nothing_finished(world: Path) -> None:
     with serving(world) as server:
         run = server.launch()
         until(lambda: at_work(world))
@@ -99,7 +99,7 @@ def test_whatever_is_killed_comes_back_and_nothing_finished_is_made_again(world:
     assert not read_status(world)
 
 
-def test_a_cancelled_run_leaves_no_process_and_no_lock_and_the_next_goes_on(world: Path) -> None:
+def test_a_cancelled_run_leaves_no_process_and_no_lock(world: Path) -> None:
     with serving(world) as server:
         run = server.launch()
         until(lambda: at_work(world))
@@ -116,7 +116,7 @@ def test_a_cancelled_run_leaves_no_process_and_no_lock_and_the_next_goes_on(worl
     assert Counter(executions(world)) == Counter({HELD: 2, **dict.fromkeys(ONCE, 1)})
 
 
-def test_a_run_that_ended_with_the_server_goes_on_when_the_server_is_there_again(
+def test_a_run_that_ended_with_the_server_goes_on_with_the_next(
     world: Path,
 ) -> None:
     with serving(world) as server:
@@ -129,7 +129,7 @@ def test_a_run_that_ended_with_the_server_goes_on_when_the_server_is_there_again
     assert Counter(executions(world)) == Counter({HELD: 2, **dict.fromkeys(ONCE, 1)})
 
 
-def test_a_run_outlives_a_server_that_was_killed_and_the_next_server_finds_it(world: Path) -> None:
+def test_a_run_outlives_a_killed_server_and_the_next_finds_it(world: Path) -> None:
     with serving(world) as server:
         run = server.launch()
         until(lambda: at_work(world))
@@ -145,7 +145,7 @@ def test_a_run_outlives_a_server_that_was_killed_and_the_next_server_finds_it(wo
     assert set(Counter(executions(world)).values()) == {1}
 
 
-def test_a_project_that_can_not_be_read_is_shown_as_soon_as_it_is_mended(tmp_path: Path) -> None:
+def test_an_unreadable_project_is_shown_as_soon_as_mended(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
     graph = (world / "dvc.yaml").read_text()
     (world / "dvc.yaml").write_text("stages: {raw: {")
@@ -156,7 +156,7 @@ def test_a_project_that_can_not_be_read_is_shown_as_soon_as_it_is_mended(tmp_pat
         until(lambda: server.status(run) == "SUCCESS")
 
 
-def test_a_source_that_can_not_be_read_is_looked_at_again_though_the_project_s_files_are_as_they_were(
+def test_an_unreadable_source_is_looked_at_again(
     tmp_path: Path,
 ) -> None:
     world = make_world(tmp_path / "world")
@@ -167,7 +167,7 @@ def test_a_source_that_can_not_be_read_is_looked_at_again_though_the_project_s_f
         until(server.up)
 
 
-def test_a_reload_is_asked_for_once_however_long_it_takes_and_again_only_where_no_one_was_there(
+def test_a_reload_is_asked_for_once_however_long_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -253,13 +253,13 @@ def killed_parent() -> Iterator[list[int]]:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_command_and_what_it_started_end_with_a_parent_that_is_killed(
+def test_a_command_and_its_children_end_with_a_killed_parent(
     killed_parent: list[int],
 ) -> None:
     until(lambda: not any(process(pid) for pid in killed_parent))
 
 
-def test_what_a_guarded_command_leaves_behind_ends_with_it_and_its_code_is_told(
+def test_what_a_guarded_command_leaves_behind_ends_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_SECONDS_TO_STOP", "0.5")
@@ -355,7 +355,7 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
         ),  # perhaps a second container in the same folder
     ],
 )
-def test_of_a_process_elsewhere_nothing_is_said_and_of_one_here_the_truth(
+def test_only_of_processes_here_is_it_said_whether_they_ended(
     other: dict[str, str], known_here: bool, is_gone: bool
 ) -> None:
     names = ("machine", "host", "boot", "namespace", "pid", "started")
@@ -403,7 +403,7 @@ def test_path_locks_of_processes_at_work_are_left_alone(world: Path) -> None:
         owner.communicate()
 
 
-def test_the_settings_that_are_written_are_the_ones_dagster_works_by(
+def test_dagster_works_by_the_settings_that_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(tmp_path)

@@ -86,9 +86,7 @@ def test_dagster_and_plain_dvc_leave_the_same_lock_file(
     assert (through_dagster / "dvc.lock").read_text() == (plain / "dvc.lock").read_text()
 
 
-def test_a_document_more_in_one_domain_remakes_its_chain_and_leaves_the_rest_alone(
-    world: Path, instance: DagsterInstance
-) -> None:
+def test_a_new_document_remakes_its_chain_alone(world: Path, instance: DagsterInstance) -> None:
     materialize(world, instance)
     before = artefacts(world)
     with (world / "sources" / "book" / "documents").open("a") as file:
@@ -129,7 +127,7 @@ def test_going_back_to_earlier_params_restores_without_running(
     assert {path: text for path, (_, text) in artefacts(world).items()} == before
 
 
-def test_a_failure_shows_the_last_lines_of_its_stage_and_stops_only_what_reads_it(
+def test_a_failure_shows_its_last_lines_and_stops_its_readers(
     world: Path, instance: DagsterInstance
 ) -> None:
     (world / "sources" / "book" / "documents").write_text("poison")
@@ -199,7 +197,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("change", EDITS)
-def test_what_changes_while_an_item_is_made_is_not_recorded_as_what_it_was_made_from(
+def test_a_change_during_a_run_is_not_recorded_as_its_input(
     world: Path, instance: DagsterInstance, change: str
 ) -> None:
     item, edit, changed = EDITS[change]
@@ -319,9 +317,7 @@ while pathlib.Path("hold").exists(): time.sleep(0.05)
         ("2024-01-01", '"2024-01-01", with'),
     ],
 )
-def test_a_name_that_would_not_come_through_is_refused_where_it_stands(
-    world: Path, name: str, words: str
-) -> None:
+def test_a_name_that_cant_come_through_is_refused(world: Path, name: str, words: str) -> None:
     params = (world / "params.yaml").read_text()
     (world / "params.yaml").write_text(params.replace("    short:\n", f"    {name}:\n"))
     with pytest.raises(GraphError, match=r"params\.yaml: mixed\.recipes: ") as refused:
@@ -361,7 +357,7 @@ def test_every_name_that_is_allowed_comes_through(world: Path, instance: Dagster
     assert set(materialize(world, instance)[0].values()) == {Outcome.UNCHANGED}
 
 
-def test_a_source_that_can_not_be_read_is_one_message_that_names_it(world: Path) -> None:
+def test_an_unreadable_source_is_one_message_that_names_it(world: Path) -> None:
     link = world / "sources" / "book" / "gone"
     link.symlink_to("nowhere")
     for read in (read_graph, read_status):

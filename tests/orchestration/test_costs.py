@@ -185,7 +185,7 @@ def test_every_item_that_ran_has_the_seconds_of_that_run(world: Path) -> None:
     assert [path.stem for path in before if before[path] != after[path]] == ["raw@c4"]
 
 
-def test_a_cost_is_the_larger_of_last_run_and_plan_and_unknown_only_on_a_gpu(
+def test_a_cost_is_the_larger_of_last_run_and_plan(
     tmp_path: Path,
 ) -> None:
     prices = {"a": costs.Price(gpu_hours=2.0, devices=4)}
@@ -198,7 +198,7 @@ def test_a_cost_is_the_larger_of_last_run_and_plan_and_unknown_only_on_a_gpu(
     assert costs.cost_of(tmp_path, "a", "gpu", prices).hours == Hours(gpu=4.0)
 
 
-def test_the_plan_is_asked_once_until_something_changes_that_it_reads(world: Path) -> None:
+def test_the_plan_is_asked_once_until_its_inputs_change(world: Path) -> None:
     priced(world, short=0.5)
     for _ in range(2):
         assert preview.read_prices(read_graph(world))["mixed@short"].gpu_hours == 0.5
@@ -239,7 +239,7 @@ def test_an_asset_shows_what_it_will_cost(world: Path, instance: DagsterInstance
 # What would run
 
 
-def test_the_preview_says_what_runs_and_why_in_a_line_of_100_columns(world: Path) -> None:
+def test_the_preview_says_what_runs_and_why_in_100_columns(world: Path) -> None:
     edit(world, "book")
     set_cut(world, 7)
     shutil.rmtree(world / "data/report")
@@ -317,7 +317,7 @@ def test_a_tick_and_its_run_show_the_preview(world: Path, instance: DagsterInsta
     assert len(request.tags["needlework/why"]) <= preview.TAG_LETTERS
 
 
-def test_what_is_beyond_the_budget_waits_for_a_person_and_the_rest_runs(
+def test_what_is_beyond_the_budget_waits_and_the_rest_runs(
     world: Path, instance: DagsterInstance
 ) -> None:
     priced(world, short=0.6, both=0.6)
@@ -343,9 +343,7 @@ def test_what_is_beyond_the_budget_waits_for_a_person_and_the_rest_runs(
     assert json.loads((world / approve.APPROVED).read_text()) == {}, "an approval is used once"
 
 
-def test_an_item_of_unknown_cost_on_a_gpu_waits_and_by_hand_it_runs(
-    world: Path, instance: DagsterInstance
-) -> None:
+def test_an_unknown_gpu_cost_waits_and_runs_by_hand(world: Path, instance: DagsterInstance) -> None:
     forget(world, "mixed@both", "raw@c4")
     edit(world)
     result = tick(world, instance)
@@ -368,7 +366,7 @@ def test_an_approval_is_void_when_what_it_is_made_from_changes(
     assert "mixed/both" not in asked(tick(world, instance))
 
 
-def test_to_approve_an_item_approves_what_it_is_made_from_and_nothing_else(world: Path) -> None:
+def test_approving_an_item_approves_only_it_and_its_inputs(world: Path) -> None:
     graph, waits = read_graph(world), ["mixed@short", "mixed@both", "report"]
     assert approve.with_upstream(graph, ["mixed/both"], waits) == ["mixed@both"]
     assert approve.with_upstream(graph, ["report"], waits) == waits
@@ -407,7 +405,7 @@ def test_a_budget_that_is_none_is_refused_by_name(
 # What stands although its code changed
 
 
-def test_accepted_code_runs_nothing_and_moves_only_the_hash_of_the_code(
+def test_accepted_code_runs_nothing_and_moves_only_its_hash(
     world: Path, instance: DagsterInstance
 ) -> None:
     materialize(world, instance)
@@ -448,7 +446,7 @@ def test_accepted_code_runs_nothing_and_moves_only_the_hash_of_the_code(
     assert f"?? {accept.RECORD}" in git(world, "status", "--porcelain")
 
 
-def test_what_was_accepted_comes_back_from_the_cache_like_anything_that_was_made(
+def test_what_was_accepted_comes_back_from_the_cache(
     world: Path,
 ) -> None:
     comment(world)
@@ -472,7 +470,7 @@ def test_what_was_accepted_comes_back_from_the_cache_like_anything_that_was_made
     ],
     ids=["source", "parameter", "lost output", "deleted code", "never made", "unknown"],
 )
-def test_what_changed_by_more_than_its_code_is_refused_and_nothing_is_written(
+def test_accept_refuses_more_than_a_change_of_code(
     world: Path, change: object, item: str, why: str
 ) -> None:
     comment(world)

@@ -2,10 +2,7 @@
 until something changes; a profile is put in place whole or not at all.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from dagster import (
     build_sensor_context,
 )
 from dvc_world import PARAMS as TWO_RECIPES
-from dvc_world import dvc, git, make_world
+from dvc_world import dvc, empty_repository, git, make_world
 
 from core.environment import RELOAD
 from orchestration.active import LOOKING
@@ -57,14 +54,8 @@ def world(tmp_path: Path) -> Path:
     (tmp_path / "profiles").mkdir()
     (tmp_path / "dvc.yaml").write_text(GRAPH)
     (tmp_path / "params.yaml").write_text(PARAMS)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for arguments in (("init", "--no-scm", "--quiet"), ("repro", "--quiet")):
-        subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
-            cwd=tmp_path,
-            check=True,
-            env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"},
-        )
+    shutil.copytree(empty_repository(scm=False), tmp_path, dirs_exist_ok=True)
+    dvc(tmp_path, "repro", "--quiet")
     return tmp_path
 
 
@@ -138,9 +129,7 @@ def fail(world: Path, instance: DagsterInstance) -> None:
     (world / "disk-is-full").unlink()
 
 
-def test_every_change_brings_a_run_of_what_changed_one_back_to_before_too(
-    world: Path, instance: DagsterInstance
-) -> None:
+def test_every_change_and_its_undoing_brings_a_run(world: Path, instance: DagsterInstance) -> None:
     result = tick(world, instance)
     assert not result.run_requests and result.skip_reason is not None
     for text in ("x", "y", "x"):
@@ -150,7 +139,7 @@ def test_every_change_brings_a_run_of_what_changed_one_back_to_before_too(
         assert not asked(tick(world, instance)) and not read_status(world)
 
 
-def test_a_change_that_no_run_was_started_for_is_asked_for_with_the_same_key(
+def test_a_change_without_a_run_is_asked_for_with_the_same_key(
     world: Path, instance: DagsterInstance
 ) -> None:
     change(world, "book", "x")
@@ -161,7 +150,7 @@ def test_a_change_that_no_run_was_started_for_is_asked_for_with_the_same_key(
 
 
 @pytest.mark.parametrize("first, second", [("sensor", "schedule"), ("schedule", "sensor")])
-def test_a_failed_run_is_repeated_by_neither_sensor_nor_schedule_until_something_changes(
+def test_neither_sensor_nor_schedule_repeats_a_failed_run(
     world: Path, instance: DagsterInstance, first: str, second: str
 ) -> None:
     look = {"sensor": tick, "schedule": night}
@@ -176,7 +165,7 @@ def test_a_failed_run_is_repeated_by_neither_sensor_nor_schedule_until_something
 
 
 @pytest.mark.parametrize("way", ["sensor", "schedule"])
-def test_a_change_whose_run_failed_brings_a_run_again_when_it_comes_back(
+def test_a_change_that_failed_runs_again_when_it_comes_back(
     world: Path, instance: DagsterInstance, way: str
 ) -> None:
     look = {"sensor": tick, "schedule": night}[way]
@@ -186,7 +175,7 @@ def test_a_change_whose_run_failed_brings_a_run_again_when_it_comes_back(
         assert carry_out(world, instance, look(world, instance))
 
 
-def test_what_comes_back_after_a_failed_run_and_a_look_at_nothing_to_do_brings_a_run(
+def test_a_change_back_after_a_failed_run_and_an_idle_look_runs(
     world: Path, instance: DagsterInstance
 ) -> None:
     fail(world, instance)
@@ -197,7 +186,7 @@ def test_what_comes_back_after_a_failed_run_and_a_look_at_nothing_to_do_brings_a
     assert asked(tick(world, instance)) == {"copy/book"}
 
 
-def test_an_output_lost_after_a_failed_run_was_made_good_by_hand_is_brought_back(
+def test_an_output_lost_after_a_repair_by_hand_is_brought_back(
     world: Path, instance: DagsterInstance
 ) -> None:
     fail(world, instance)
@@ -211,7 +200,7 @@ def test_an_output_lost_after_a_failed_run_was_made_good_by_hand_is_brought_back
 
 
 @pytest.mark.parametrize("noticed_by", ["changes", "outside", "nightly"])
-def test_an_output_lost_while_a_failed_run_stands_is_brought_back_once(
+def test_an_output_lost_after_a_failed_run_is_brought_back_once(
     world: Path, instance: DagsterInstance, noticed_by: str
 ) -> None:
     fail(world, instance)
@@ -258,7 +247,7 @@ def test_one_look_at_a_time_and_the_next_says_so(world: Path, instance: DagsterI
     assert asked(tick(world, instance)) == {"copy/book"}
 
 
-def test_without_a_reload_what_does_not_hang_on_new_items_is_made_and_the_rest_waits(
+def test_without_a_reload_what_needs_new_items_waits(
     tmp_path: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(RELOAD.name, raising=False)
@@ -281,7 +270,7 @@ def test_without_a_reload_what_does_not_hang_on_new_items_is_made_and_the_rest_w
     assert asked(tick(world, instance)) == {"mixed/long", "report"}
 
 
-def test_where_the_code_location_is_loaded_anew_all_of_it_is_asked_for_at_once(
+def test_after_a_reload_everything_is_asked_for_at_once(
     world: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(RELOAD.name, str(world / "reload"))
@@ -292,7 +281,7 @@ def test_where_the_code_location_is_loaded_anew_all_of_it_is_asked_for_at_once(
     assert asked(tick(world, instance)) == {"copy/book", "copy/wiki"}
 
 
-def test_a_hub_that_does_not_answer_is_a_message_and_the_pin_stays(world: Path) -> None:
+def test_a_silent_hub_is_a_message_and_the_pin_stays(world: Path) -> None:
     source = "hub: someone/corpus\nfollow: main\nrevision: " + 40 * "a" + "\n"
     (world / "sources" / "hub.yaml").write_text(source)
     (world / "params.yaml").write_text(PARAMS.replace("sources/c4", "sources/hub.yaml"))
@@ -302,7 +291,7 @@ def test_a_hub_that_does_not_answer_is_a_message_and_the_pin_stays(world: Path) 
 
 
 @pytest.mark.parametrize("value", ["every night", "0 3 * *", "61 3 * * *"])
-def test_a_time_for_the_night_that_is_no_cron_expression_is_one_message(
+def test_a_nightly_time_that_is_no_cron_is_one_message(
     world: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_NIGHTLY", value)
@@ -310,7 +299,7 @@ def test_a_time_for_the_night_that_is_no_cron_expression_is_one_message(
         build_definitions(world)
 
 
-def test_the_night_is_the_machines_own_and_an_empty_setting_is_none(
+def test_the_night_is_in_local_time_and_empty_means_none(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEEDLEWORK_NIGHTLY", "")
@@ -328,7 +317,7 @@ def test_the_night_is_the_machines_own_and_an_empty_setting_is_none(
         assert meant in (None, nightly.execution_timezone)
 
 
-def test_a_burst_of_changes_is_one_run_and_a_change_of_nothing_none(
+def test_a_burst_is_one_run_and_a_change_of_nothing_none(
     world: Path, instance: DagsterInstance
 ) -> None:
     tick(world, instance)
@@ -341,7 +330,7 @@ def test_a_burst_of_changes_is_one_run_and_a_change_of_nothing_none(
     assert not tick(world, instance).run_requests
 
 
-def test_a_deleted_output_is_made_again_and_shown_as_lost_until_then(
+def test_a_deleted_output_is_shown_as_lost_and_made_again(
     world: Path, instance: DagsterInstance
 ) -> None:
     tick(world, instance)
@@ -352,7 +341,7 @@ def test_a_deleted_output_is_made_again_and_shown_as_lost_until_then(
     assert "data/copy/c4 deleted" in (event.asset_materialization.description or "")
 
 
-def test_an_output_lost_after_a_run_that_succeeded_is_a_run_of_its_own(
+def test_an_output_lost_after_a_good_run_is_a_run_of_its_own(
     world: Path, instance: DagsterInstance
 ) -> None:
     change(world, "book", "x")
@@ -404,7 +393,7 @@ def test_a_profile_that_is_not_there_or_broken_changes_nothing(world: Path) -> N
         assert (world / "params.yaml").read_text() == PARAMS
 
 
-def test_edits_that_are_in_no_profile_and_no_commit_are_saved_and_numbered(world: Path) -> None:
+def test_edits_in_no_profile_or_commit_are_saved_and_numbered(world: Path) -> None:
     (world / "profiles" / "both.yaml").write_text(PARAMS)
     assert put_in_place(world, "both") == [], "params.yaml was a profile's text"
     for number, name in enumerate(("params.yaml", "params.2.yaml")):
@@ -418,7 +407,7 @@ def test_edits_that_are_in_no_profile_and_no_commit_are_saved_and_numbered(world
     assert (world / "data.left-behind" / "params.yaml").read_text() == f"# edit 0\n{PARAMS}"
 
 
-def test_a_params_file_of_some_commit_is_not_saved_again_and_one_beside_it_is(world: Path) -> None:
+def test_committed_params_are_not_saved_again(world: Path) -> None:
     (world / "profiles" / "both.yaml").write_text(PARAMS)
     git(world, "init", "--quiet")
     for text in ("# committed\n", "# committed later\n"):

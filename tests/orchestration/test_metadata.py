@@ -82,7 +82,7 @@ def test_a_number_is_shown_as_people_read_it(shown: str, expected: str) -> None:
     assert shown == expected
 
 
-def test_only_what_one_compares_from_run_to_run_is_a_number_and_stands_first() -> None:
+def test_only_compared_metrics_are_numbers_and_stand_first() -> None:
     found = {
         "base_context": 4096,
         "file_bytes": 12_345_678,
@@ -126,7 +126,7 @@ def test_pictures_and_results_stand_before_what_it_was_made_from(tmp_path: Path)
     ]
 
 
-def test_a_picture_is_short_in_the_text_so_that_it_is_in_sight_at_once(tmp_path: Path) -> None:
+def test_a_picture_is_short_in_the_text(tmp_path: Path) -> None:
     with DagsterInstance.local_temp(str(tmp_path)) as instance:
         text = beside_the_logs(instance, "run-1")("heatmap", PIXEL * 100, "png")
         assert len(text) < 1000 < len(inline("heatmap", PIXEL * 100, "png"))
@@ -174,7 +174,7 @@ def test_where_there_is_no_curve_none_is_drawn(tmp_path: Path) -> None:
         ("cat training/evaluation.txt", "", "thing", {"dvc"}),
     ],
 )
-def test_group_and_labels_come_from_the_module_that_a_command_runs(
+def test_group_and_labels_come_from_the_commands_module(
     command: str, own_group: str, group: str, labels: set[str]
 ) -> None:
     made = item(command, group=own_group, inputs={"training/evaluation.jsonl": "1"})
@@ -201,13 +201,13 @@ def test_the_graph_has_four_groups_and_a_job_for_each_stage(tmp_path: Path) -> N
         assert {key.path[0] for key in made} == {stage}
 
 
-def test_every_metric_that_is_to_be_plotted_is_named_by_its_stage() -> None:
+def test_every_plotted_metric_is_named_by_its_stage() -> None:
     declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     bodies = [definition.get("do", definition) for definition in declared.values()]
     assert all(len(body["meta"]["plotted"]) <= 4 for body in bodies)
 
 
-def test_an_owner_is_shown_and_one_that_dagster_does_not_know_is_refused(tmp_path: Path) -> None:
+def test_an_owner_is_shown_and_an_unknown_one_refused(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
     text = (world / "dvc.yaml").read_text()
     for owner, known in (("team:data", True), ("ann@example.com", True), ("Ann", False)):
@@ -270,7 +270,7 @@ def test_a_failure_starts_with_its_cause() -> None:
     assert cause("x", [], Exception("exit code 1")).startswith("exit code 1")
 
 
-def test_a_run_of_the_terminal_is_one_of_the_location_that_the_ui_serves(tmp_path: Path) -> None:
+def test_a_run_of_the_terminal_belongs_to_the_uis_location(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
     job = build_definitions(world).resolve_job_def("raw")
     with DagsterInstance.local_temp(str(tmp_path)) as instance:
@@ -349,7 +349,7 @@ def test_the_table_of_metrics_fits_a_screen_whatever_there_is(tmp_path: Path) ->
     assert not list(tables(Graph(root=tmp_path, items=made), ["other"]))
 
 
-def test_the_page_of_what_is_out_of_date_names_the_file_or_the_parameter(tmp_path: Path) -> None:
+def test_an_out_of_date_page_names_the_file_or_parameter(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
     dvc(world, "repro")
 

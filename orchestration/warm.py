@@ -1,0 +1,168 @@
+"""An item's command in a fork that has imported what takes seconds to import.
+
+torch and transformers take nine seconds of CPU to import, a short evaluation as many to run, and a
+graph has four evaluations for each model. So a stage may name packages in dvc.yaml (`meta:
+{imports: [torch]}`). The first command of a run that needs them starts as a Python of its own and
+has them noted; then the server of forks.py imports them, and later commands are forks of it.
+
+The cost: a server of several hundred megabytes, shared with its forks, and packages as they were
+when the run began. The project's own modules are never among them, so each command has the code of
+its moment. A command is forked only if that makes no difference: one line `python -m MODULE ...`
+by this Python, in the project's folder. All others start as DVC starts them.
+"""
+
+import json
+import multiprocessing
+import os
+import runpy
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import dvc.stage.run
+from dvc.stage import Stage
+from dvc.stage.exceptions import StageCmdFailedError
+from tqdm import tqdm
+
+IMPORTS = "imports"
+"""In a stage's `meta`: what its command imports, as modules of packages that are installed."""
+MOST_BYTES = 4096
+"""Of the names that one command asks for. Linux writes so many to a pipe whole."""
+AT_IMPORT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""torch then counts GPUs without a context of the driver, which no fork could use."""
+
+
+class Wanted:
+    """Names of modules that commands ask the server of their forks to import."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+
+    def ask(self, names: Sequence[str]) -> None:
+        """In a fork."""
+        line = json.dumps(list(names)).encode() + b"\n"
+        if len(line) <= MOST_BYTES:
+            os.write(self._write, line)
+
+    def bring(self) -> None:
+        """In the server: import what was asked for. What can't be imported is for the commands to
+        tell of.
+        """
+        with suppress(BlockingIOError):
+            while said := os.read(self._read, MOST_BYTES):
+                for line in said.splitlines():
+                    with _environment(AT_IMPORT), suppress(Exception):
+                        for name in json.loads(line):
+                            import_module(name)
+
+
+def fork_commands(wanted: Wanted, alone: bool = False) -> None:
+    """Have DVC run commands as forks of this process, where that will do.
+
+    alone: no server imports what is asked for, so this process does, for the next command.
+    """
+    tqdm.monitor_interval = 0  # DVC's bars would start a thread to watch over them
+    dvc.stage.run.cmd_run = _in_forks(dvc.stage.run.cmd_run, wanted, alone)
+
+
+def _in_forks(cmd_run: Callable[..., None], wanted: Wanted, alone: bool) -> Callable[..., None]:
+    """DVC's `cmd_run`, the run of an item's command."""
+
+    def run(stage: Stage, dry: bool = False, run_env: Mapping[str, str] | None = None) -> None:
+        names = (stage.meta or {}).get(IMPORTS) or ()
+        if dry or not names or threading.active_count() > 1:  # a fork of several may wait for ever
+            cmd_run(stage, dry=dry, run_env=run_env)
+            return
+        if alone:
+            wanted.bring()
+        if any(name not in sys.modules for name in names):
+            wanted.ask(names)
+            cmd_run(stage, dry=dry, run_env=run_env)
+        else:
+            with _run_by(_forked(dvc.stage.run._run)):
+                cmd_run(stage, dry=dry, run_env=run_env)
+
+    return run
+
+
+@contextmanager
+def _run_by(run: Callable[..., None]) -> Iterator[None]:
+    """DVC's `_run`, the run of a single command line, replaced."""
+    before = dvc.stage.run._run
+    dvc.stage.run._run = run
+    try:
+        yield
+    finally:
+        dvc.stage.run._run = before
+
+
+def _forked(original: Callable[..., None]) -> Callable[..., None]:
+    def run(executable: str | None, line: str, **options: Any) -> None:
+        words = module_and_arguments(line, options["cwd"], options["env"])
+        if words is None:
+            original(executable, line, **options)
+            return
+        fork = multiprocessing.get_context("fork").Process(
+            target=_become, args=(words, options["env"])
+        )
+        fork.start()
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command's own, as in DVC
+        try:
+            fork.join()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if fork.exitcode:
+            raise StageCmdFailedError(line, fork.exitcode)
+
+    return run
+
+
+def module_and_arguments(
+    line: str, folder: str, environment: Mapping[str, str]
+) -> list[str] | None:
+    """The words after `python -m`; None if the line is more than that to a shell, or is for another
+    Python, folder or module path than this process's.
+    """
+    if any(letter in line for letter in "$`\\\"'*?[]{}()<>|&;#~=!\n"):
+        return None
+    words = shlex.split(line)
+    if words[:2] != ["python", "-m"] or len(words) < 3:
+        return None
+    python = shutil.which("python", path=environment.get("PATH"))
+    same = (
+        python is not None
+        and Path(python).absolute().parent == Path(sys.executable).absolute().parent
+        and Path(folder).resolve() == Path.cwd()
+        and environment.get("PYTHONPATH") == os.environ.get("PYTHONPATH")
+    )
+    return words[2:] if same else None
+
+
+def _become(words: Sequence[str], environment: Mapping[str, str]) -> None:
+    """In the fork: `python -m` with these words."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = list(words)
+    sys.path[0] = str(Path.cwd())  # where `python -m` looks first
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """With these variables for a while."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
