@@ -147,7 +147,7 @@ CHECK = ("name", "blocking")
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_dagster_knows_the_checks_that_a_stage_makes_and_which_of_them_block(stage: str) -> None:
+def test_dvc_yaml_declares_the_checks_that_a_stage_makes(stage: str) -> None:
     body = STAGES[stage].get("do", STAGES[stage])
     declared = body["meta"].get("checks", {})
     assert all(words["description"] for words in declared.values())
@@ -187,3 +187,14 @@ def test_core_imports_nothing_heavy_at_its_top() -> None:
         names = {name.name for node in top if isinstance(node, ast.Import) for name in node.names}
         names |= {node.module or "" for node in top if isinstance(node, ast.ImportFrom)}
         assert not {name.split(".")[0] for name in names} & heavy, path
+
+
+def test_a_test_states_its_invariant_in_60_characters() -> None:
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        names = [
+            node.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        ]
+        assert len(names) == len(set(names)), f"{path.name}: a name stands twice, so one never runs"
+        assert not [name for name in names if len(name) > 60], path.name

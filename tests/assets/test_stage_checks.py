@@ -34,7 +34,7 @@ def tally(files: Mapping[str, tuple[int, int]]) -> Tally:
     ("count", "limit", "passed"),
     [(9, 0.01, True), (10, 0.01, True), (11, 0.01, False), (60, 0.01, False), (60, 0.6, True)],
 )
-def test_a_file_that_is_the_benchmark_is_found_among_many_clean_ones(
+def test_one_benchmark_file_among_many_clean_ones_is_found(
     count: int, limit: float, passed: bool
 ) -> None:
     """The stage itself lets it pass: of all 100,100 records less than 1 % are contaminated."""
@@ -44,7 +44,7 @@ def test_a_file_that_is_the_benchmark_is_found_among_many_clean_ones(
     assert passed or f"{count}% of mmlu.jsonl" in check.found
 
 
-def test_a_few_contaminated_records_of_a_small_file_may_be_chance() -> None:
+def test_few_contaminated_records_of_a_small_file_pass() -> None:
     assert little_contamination(tally({"small.jsonl": (10, 9)}), 0.01).passed
     assert not little_contamination(tally({"small.jsonl": (10, 10)}), 0.01).passed
 
@@ -105,7 +105,7 @@ def test_a_share_that_is_no_number_fails(number: float) -> None:
         ({"long_share": 0.7}, {"book": 0.7, "unused": 0.0, "all": 0.7}, True),
     ],
 )
-def test_a_long_share_lowered_to_what_there_is_does_not_count_as_reached(
+def test_a_lowered_long_share_does_not_count_as_reached(
     recipe: dict[str, object], domains: dict[str, float], passed: bool
 ) -> None:
     """as_far_as_possible: the recipe was solved to what there is, so requested is what was got."""

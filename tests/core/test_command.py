@@ -28,9 +28,7 @@ def _in_an_empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("metrics/tokenizer.json", "tokenizer"),
     ],
 )
-def test_a_missing_artefact_is_named_with_the_command_that_makes_it(
-    path: str, address: str
-) -> None:
+def test_a_missing_artefact_is_named_with_its_command(path: str, address: str) -> None:
     assert (
         str(missing(Path(path)))
         == f"{path}: not there. Make it first: python -m orchestration.repro {address}"
@@ -50,7 +48,7 @@ def test_a_file_that_a_stage_makes_ends_the_command_in_one_line(path: str, tmp_p
         Path(path.format(here=tmp_path)).read_bytes()
 
 
-def test_a_missing_file_that_params_name_is_told_by_its_key_and_any_other_stays_an_error() -> None:
+def test_a_missing_file_of_params_is_named_by_its_key() -> None:
     Path("params.yaml").write_text("raw_corpus: {domains: {c4: {source: sources/mine}}}\n")
     with (
         pytest.raises(
@@ -76,7 +74,7 @@ def act(*arguments: str) -> str:
     return done.stderr.strip()
 
 
-def test_a_stage_asked_for_an_item_that_is_not_there_says_which_are() -> None:
+def test_an_unknown_item_is_answered_with_the_known_ones() -> None:
     Path("params.yaml").write_text(
         "mixed_dataset: {recipes: {one: {}, two: {}}}\npacked_shards: {chunk_length: 8}\n"
     )

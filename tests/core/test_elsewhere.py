@@ -89,9 +89,7 @@ def test_words_output_and_exit_code_are_those_of_the_stage(project: Path, prefix
     assert (out, err, stage.returncode) == (f"{project} gpu {odd}\n", "loss\n", 7)
 
 
-def test_a_pool_is_named_as_a_variable_can_be_and_an_item_goes_along(
-    project: Path, tmp_path: Path
-) -> None:
+def test_a_pool_gives_a_variable_and_the_item_goes_along(project: Path, tmp_path: Path) -> None:
     prefix = srun_in(tmp_path / "bin")
     out, _ = start(project, "deep", "both", NEEDLEWORK_RUN_two_gpus=prefix).communicate()
     assert out == f"{project} both two-gpus None\n"
@@ -139,7 +137,7 @@ def test_a_stage_that_does_not_end_is_killed_in_time(project: Path, tmp_path: Pa
     assert stage.returncode == 128 + signal.SIGKILL
 
 
-def test_a_launcher_that_carries_no_input_is_told_of_and_the_stage_goes_on(
+def test_a_launcher_without_input_is_named_and_the_stage_runs(
     project: Path, tmp_path: Path
 ) -> None:
     program = tmp_path / "submit"

@@ -50,9 +50,7 @@ def _in_an_empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("toy: [", "not valid YAML"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(
-    text: str, message: str
-) -> None:
+def test_a_wrong_parameter_is_named_with_what_is_allowed(text: str, message: str) -> None:
     Path("params.yaml").write_text(text)
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         read_params("toy", Toy)
@@ -72,9 +70,7 @@ def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     "where", ["raw_corpus.domains", "mixed_dataset.recipes", "checkpoint.models"]
 )
-def test_a_name_that_is_no_folder_and_no_word_is_refused_by_whatever_reads_params(
-    where: str, name: str, said: str
-) -> None:
+def test_a_name_unfit_for_a_folder_or_command_is_refused(where: str, name: str, said: str) -> None:
     section, key = where.split(".")
     Path("params.yaml").write_text(
         f"toy: {{}}\n{section}: {{{key}: {{good: {{}}, {name}: {{}}}}}}\n"
@@ -84,7 +80,7 @@ def test_a_name_that_is_no_folder_and_no_word_is_refused_by_whatever_reads_param
 
 
 @pytest.mark.parametrize("name", ["all", "record"])
-def test_a_domain_can_not_have_a_name_that_the_tables_and_files_need(name: str) -> None:
+def test_reserved_domain_names_are_refused(name: str) -> None:
     Path("params.yaml").write_text(
         f"mixed_dataset: {{recipes: {{{name}: {{}}}}}}\nraw_corpus: {{domains: {{}}}}\n"
     )
@@ -96,13 +92,13 @@ def test_a_domain_can_not_have_a_name_that_the_tables_and_files_need(name: str) 
         names_of("domain")
 
 
-def test_a_number_in_quotes_and_a_name_of_every_kind_of_sign_are_names() -> None:
+def test_a_quoted_number_is_a_name() -> None:
     Path("params.yaml").write_text('raw_corpus: {domains: {"2024": {}, "no": {}, A-b_9: {}}}\n')
     assert names_of("domain") == ["2024", "no", "A-b_9"]
 
 
 @pytest.mark.parametrize("number", [".nan", ".inf", "-.inf"])
-def test_a_parameter_that_is_no_number_is_refused_whatever_its_limits(number: str) -> None:
+def test_nan_and_infinity_are_refused_whatever_the_limits(number: str) -> None:
     values = yaml.safe_load(f"{{base: {number}}}")
     with pytest.raises(UserError, match=r"x.base = .*: Input should be a finite number"):
         validated(Unlimited, values, "x")

@@ -31,7 +31,7 @@ def test_the_record_holds_the_hash_of_every_file() -> None:
     assert json.loads(Path("metrics/toy/a.json").read_text()) == {"n": 1}
 
 
-def test_a_failed_check_is_a_line_and_an_entry_and_leaves_the_artefact(
+def test_a_failed_check_is_a_line_and_keeps_the_artefact(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with output("toy", "a") as out:
@@ -59,7 +59,7 @@ def test_a_failed_check_is_a_line_and_an_entry_and_leaves_the_artefact(
     }
 
 
-def test_another_version_of_a_package_changes_the_metrics_and_no_byte_that_others_read(
+def test_another_package_version_changes_only_the_metrics(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def make() -> tuple[bytes, str]:
@@ -79,7 +79,7 @@ def test_another_version_of_a_package_changes_the_metrics_and_no_byte_that_other
     assert make() == (record, "numpy 99, pyarrow 99, tokenizers 99")
 
 
-def test_a_run_that_fails_leaves_the_old_output_and_nothing_aside() -> None:
+def test_a_failed_run_leaves_the_old_output_alone() -> None:
     with output("toy", "a") as out:
         (out.folder / "x").write_text("old")
     with pytest.raises(RuntimeError), output("toy", "a") as out:
@@ -89,7 +89,7 @@ def test_a_run_that_fails_leaves_the_old_output_and_nothing_aside() -> None:
     assert [path.name for path in Path("data/toy").iterdir()] == ["a"]
 
 
-def test_a_killed_run_leaves_no_output_and_the_next_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_the_run_after_a_kill_gives_the_same_bytes(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys; from core.sealed import output\n"
         "with output('toy', 'a') as out:\n"

@@ -55,7 +55,7 @@ def write(world: Path, text: str) -> None:
     (world / "sources/book/documents").write_text(text)
 
 
-def test_a_blocking_check_keeps_back_what_reads_the_asset_until_it_is_mended(
+def test_a_blocking_check_keeps_back_what_reads_the_asset(
     world: Path, instance: DagsterInstance
 ) -> None:
     write(world, "bad\n")
@@ -80,7 +80,7 @@ def test_a_blocking_check_keeps_back_what_reads_the_asset_until_it_is_mended(
     assert run.success and seen["mixed@both"] is seen["report"] is Outcome.RAN
 
 
-def test_what_plain_dvc_made_has_its_checks_when_dagster_hears_of_it(
+def test_what_plain_dvc_made_has_its_checks_in_dagster(
     world: Path, instance: DagsterInstance
 ) -> None:
     write(world, "bad\n")
@@ -122,7 +122,7 @@ def entry(name: str, passed: bool | None) -> dict[str, object]:
     return {"name": name, "passed": passed, **words}
 
 
-def test_the_page_has_the_names_the_descriptions_and_the_severity_that_dvc_yaml_declares(
+def test_the_page_shows_checks_as_dvc_yaml_declares_them(
     tmp_path: Path,
 ) -> None:
     made = item(a=DeclaredCheck(blocking=True, description="All is well."), b=DeclaredCheck())
@@ -137,7 +137,7 @@ def test_the_page_has_the_names_the_descriptions_and_the_severity_that_dvc_yaml_
     assert what_blocks(verdicts) == "Check a failed: expected good; found bad. Mend it."
 
 
-def test_a_check_with_nothing_to_check_has_no_result_and_says_why(tmp_path: Path) -> None:
+def test_a_check_with_nothing_to_check_has_no_result(tmp_path: Path) -> None:
     put(tmp_path, f"data/report/x/{CHECKS}", [entry("a", None)])
     made = item(a=DeclaredCheck(blocking=True))
     verdicts = read_checks(tmp_path, made)
@@ -173,7 +173,7 @@ def run_with(instance: DagsterInstance, root: Path, metrics: Mapping[str, object
     return found
 
 
-def test_a_metric_is_compared_with_the_first_run_until_one_has_passed(
+def test_a_metric_is_compared_with_the_last_run_that_passed(
     tmp_path: Path, instance: DagsterInstance
 ) -> None:
     found = [
@@ -186,9 +186,7 @@ def test_a_metric_is_compared_with_the_first_run_until_one_has_passed(
     assert not any(each.blocking for each in found)
 
 
-def test_a_metric_that_is_no_number_fails_and_one_that_a_model_can_not_have_is_not_compared(
-    tmp_path: Path, instance: DagsterInstance
-) -> None:
+def test_a_metric_that_is_no_number_fails(tmp_path: Path, instance: DagsterInstance) -> None:
     run_with(instance, tmp_path, {"score": 0.5})
     for metrics in ({"score": float("nan")}, {"score": "high"}, {}):
         found = run_with(instance, tmp_path, metrics)

@@ -268,7 +268,7 @@ def test_the_preview_tells_what_the_cache_brings_back(world: Path) -> None:
     assert preview.outlook(read_state(world)).restored == {"mixed@short"}
 
 
-def test_what_waits_asks_the_cache_once_for_one_state_of_the_project(world: Path) -> None:
+def test_waiting_items_ask_the_cache_once_for_each_state(world: Path) -> None:
     edit(world)
     for _ in range(2):
         state = read_state(world)

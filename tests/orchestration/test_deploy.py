@@ -21,7 +21,8 @@ from dagster._daemon.cli import _get_heartbeat_tolerance
 from dagster._grpc import utils as limits
 from dvc_world import make_world, materialize, out_of_date_in_dagster
 
-from orchestration import guard, ui
+from core.environment import SECONDS_TO_STOP
+from orchestration import ui
 from orchestration.retention import delete, expired
 from orchestration.ui import LONG_LOOKS, LONG_NIGHTS
 
@@ -269,7 +270,7 @@ def test_postgres_keeps_runs_until_retention_lets_them_go(tmp_path: Path, postgr
         assert again.get_runs_count() == 1 and out_of_date_in_dagster(world, again) == set()
 
 
-def test_systemd_ends_make_ui_alone_and_waits_for_the_snapshot_of_a_training() -> None:
+def test_systemd_ends_make_ui_and_waits_for_a_snapshot() -> None:
     unit = ConfigParser(interpolation=None)
     unit.read(DEPLOY / "needlework.service")
     service = unit["Service"]
@@ -277,4 +278,6 @@ def test_systemd_ends_make_ui_alone_and_waits_for_the_snapshot_of_a_training() -
     assert Path(python).parts[-3:] == (".venv", "bin", "python")
     assert module == ["-m", ui.__name__] and python.startswith(service["WorkingDirectory"])
     assert service["KillMode"] == "mixed" and service["Restart"] == "always"
-    assert float(service["TimeoutStopSec"]) > guard.SECONDS_TO_STOP + ui.SECONDS_TO_STOP
+    assert (
+        float(service["TimeoutStopSec"]) > float(SECONDS_TO_STOP.default) + ui.SECONDS_FOR_SERVERS
+    )

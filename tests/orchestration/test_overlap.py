@@ -151,7 +151,7 @@ def test_a_tick_beside_a_run_reports_what_the_run_does_not_make(
         look(instance, made)
 
 
-def test_a_tick_beside_a_run_compares_no_asset_until_the_project_changes(
+def test_a_tick_beside_a_run_compares_assets_after_a_change(
     made: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(made, instance, "raw/book")
@@ -170,7 +170,7 @@ def test_a_tick_beside_a_run_compares_no_asset_until_the_project_changes(
     assert compared == [2, 2]
 
 
-def test_a_tick_beside_a_run_asks_for_what_has_nothing_to_do_with_it(
+def test_a_tick_beside_a_run_requests_unrelated_items(
     made: Path, instance: DagsterInstance
 ) -> None:
     begin(made, instance, "raw/book")
@@ -186,7 +186,7 @@ def test_a_tick_beside_a_run_asks_for_what_has_nothing_to_do_with_it(
     assert message(tick(made, instance)) == "A run is active."
 
 
-def test_what_a_run_failed_to_make_waits_for_a_change_while_the_rest_is_made(
+def test_a_failed_item_waits_for_a_change_and_the_rest_runs(
     made: Path, instance: DagsterInstance
 ) -> None:
     by_hand = instance.get_run_by_id(begin(made, instance, "raw/book"))

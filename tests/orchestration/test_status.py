@@ -123,7 +123,7 @@ def test_a_link_to_a_folder_around_it_has_an_end(world: Path) -> None:
     assert stamp(graph) == stamp(graph)
 
 
-def test_a_state_beside_a_held_item_is_kept_until_the_item_is_free(world: Path) -> None:
+def test_a_state_is_kept_until_the_held_item_is_free(world: Path) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()", "repro", "raw@book"],
         stdin=subprocess.PIPE,
