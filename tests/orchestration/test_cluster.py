@@ -74,10 +74,10 @@ def test_the_tags_of_a_pool_arrive_on_its_steps_alone(
     [
         (EXECUTOR, "slurm", "write threads, multiprocess, or an import path"),
         (EXECUTOR, "no_such_module:executor", "No module named 'no_such_module'"),
-        (EXECUTOR, "os:getcwd", "no executor of Dagster's"),
+        (EXECUTOR, "os:getcwd", "is not a Dagster executor"),
         (OP_TAGS, "none.yaml", "cannot be read"),
         (OP_TAGS, "list.yaml", "not a map from pools to tags"),
-        (OP_TAGS, "pool.yaml", "no item is in a pool 'GPU'. There are gpu."),
+        (OP_TAGS, "pool.yaml", "no item is in a pool 'GPU'. The pools are: gpu."),
     ],
 )
 def test_a_wrong_setting_is_told_in_words(
