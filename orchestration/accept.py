@@ -1,10 +1,10 @@
 """`make accept ITEM=...`: declare that a code change does not alter the artefacts.
 
-DVC hashes code by its bytes, so a new comment in a trainer makes all trainings out of date. With this
-command a person keeps the artefacts: dvc.lock gets the hashes of the current code, nothing runs, and
-the sensor `outside` reports it to Dagster. The command refuses if anything but code (files that end
-in .py) has changed. Each acceptance is a line of accepted.jsonl: who, what, at which revision. Commit
-that file.
+DVC hashes code by its bytes, so a new comment in a trainer makes all trainings out of date. With
+this command a person keeps the artefacts: dvc.lock gets the hashes of the current code, nothing
+runs, and the sensor `outside` reports it to Dagster. The command refuses if anything but code
+(files that end in .py) has changed. Each acceptance is a line of accepted.jsonl: who, what, at
+which revision. Commit that file.
 
 The cost: an acceptance is a claim that nothing checks. `python -m orchestration.repro --force ITEM`
 takes it back, because it makes the item again.

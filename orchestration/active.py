@@ -1,8 +1,8 @@
 """The project's state at one tick, without the items whose state active runs hide.
 
-An active run does not stop other runs. A tick leaves out the items that the run makes and everything
-downstream of them, and reports the rest. A run that names no items leaves out everything. The cost:
-each item appears in the state only after its run has ended.
+An active run does not stop other runs. A tick leaves out the items that the run makes and
+everything downstream of them, and reports the rest. A run that names no items leaves out
+everything. The cost: each item appears in the state only after its run has ended.
 
 If no run is active, a DVC process that a user started makes the tick wait. A `dvc repro` of the
 user's fails at a path that another process holds.
@@ -41,8 +41,7 @@ class Look:
     beside: AbstractSet[str]
     """What active runs make, and everything downstream of it. Its state is unknown at this tick."""
     taken: AbstractSet[str]
-    """`beside`, the items that those runs read, and everything downstream of these. A run that makes
-    one of them would wait for the active runs.
+    """`beside`, what those runs read, and everything downstream. A run of it would wait for them.
     """
 
 

@@ -6,7 +6,8 @@ UI. A run that a person starts needs no approval.
 
 An approval names an item and the version of everything it is made from: sources, code and
 parameters, down to the raw data. A change of any of them makes the approval void. It also ends once
-the item is up to date. Approvals lie beside DVC's temporary files, so they hold for this folder only.
+the item is up to date. Approvals lie beside DVC's temporary files, so they hold for this folder
+only.
 
 The budget is for one state of the project: earlier runs for the same state count against it.
 Otherwise each tick could spend the whole budget. Dagster's runs hold that count, and `make preview`
@@ -81,7 +82,7 @@ def waiting(view: Outlook, waits: Sequence[str]) -> str:
 
 
 def waiting_lines(graph: Graph, view: Outlook) -> list[str]:
-    """The same for the preview, as lines. Ends the program with one line if the budget is invalid."""
+    """The same for the preview, as lines. An invalid budget ends the program with one line."""
     waits = split(graph, view, graph.items, checked_budget()).waits
     if not waits:
         return []

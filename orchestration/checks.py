@@ -6,8 +6,9 @@ them. The cost is a small file for each item. The results hold without a run: a 
 fails, and an artefact that DVC restored brings its results. An old artefact without the file has no
 result.
 
-One kind of check runs here, because it needs history: a declared `metric` may be at most `fall` below
-the last accepted run. Each result is stored with the data version, so each version causes one alert.
+One kind of check runs here, because it needs history: a declared `metric` may be at most `fall`
+below the last accepted run. Each result is stored with the data version, so each version causes one
+alert.
 """
 
 import json
@@ -137,7 +138,7 @@ def compared_with_last(
 
 
 def last_value(instance: DagsterInstance, item: Item, name: str, metric: str) -> float | None:
-    """The number of the last run that passed the check; if none passed, the metric of the first run.
+    """The number of the last run that passed the check; if none did, the metric of the first run.
 
     The first run has nothing to compare with, so it is accepted without a result.
     """

@@ -1,10 +1,10 @@
 """Where steps run: the executor, and the tags by which a step asks a cluster for resources.
 
-NEEDLEWORK_EXECUTOR names Dagster's executor: `threads` (executor.py, the default), `multiprocess`, or
-an import path such as `dagster_k8s:k8s_job_executor`. NEEDLEWORK_OP_TAGS names a YAML file, pool ->
-tags. The steps of a pool get its tags, which k8s_job_executor and dagster-ray read. So only steps in
-the pool `gpu` ask for GPUs. The cost of every executor but `threads`: one process for each step,
-which asks DVC for the status again.
+NEEDLEWORK_EXECUTOR names Dagster's executor: `threads` (executor.py, the default), `multiprocess`,
+or an import path such as `dagster_k8s:k8s_job_executor`. NEEDLEWORK_OP_TAGS names a YAML file, pool
+-> tags. The steps of a pool get its tags, which k8s_job_executor and dagster-ray read. So only
+steps in the pool `gpu` ask for GPUs. The cost of every executor but `threads`: one process for each
+step, which asks DVC for the status again.
 """
 
 from collections.abc import Callable

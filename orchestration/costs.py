@@ -88,7 +88,10 @@ class Price:
 
 
 def budget() -> Hours:
-    """NEEDLEWORK_BUDGET, such as "gpu=1,cpu=4". A missing part has its default. Raises ValueError."""
+    """NEEDLEWORK_BUDGET, such as "gpu=1,cpu=4". A missing part has its default.
+
+    Raises ValueError.
+    """
     return Hours(**{**_hours(BUDGET.default), **_hours(text_of(BUDGET))})
 
 

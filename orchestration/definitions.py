@@ -1,7 +1,8 @@
 """Everything Dagster shows and runs, built from dvc.yaml.
 
-dvc.yaml owns the graph, and Dagster gets it whole at load time: assets, jobs, sensors, schedule. The
-cost: a change of dvc.yaml needs a reload of the code location. The sensor `outside` asks for it.
+dvc.yaml owns the graph, and Dagster gets it whole at load time: assets, jobs, sensors, schedule.
+The cost: a change of dvc.yaml needs a reload of the code location. The sensor `outside` asks for
+it.
 """
 
 from pathlib import Path
@@ -67,7 +68,7 @@ def _definitions(graph: Graph) -> Definitions:
 
 @definitions
 def defs() -> Definitions:
-    """The project in the current folder, as `dagster dev`, `dg dev` and similar commands load it."""
+    """The project in the current folder, as `dagster dev`, `dg dev` and the like load it."""
     try:
         return build_definitions(Path.cwd())
     except GraphError as error:

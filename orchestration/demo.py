@@ -71,9 +71,9 @@ class Terminal:
 
 
 def run(root: Path) -> list[str]:
-    """Make the whole graph of the project in `root`. Returns a text for each failure; empty if none.
+    """Make the whole graph of the project in `root`. Returns a text for each failure.
 
-    A failed step gives its reason; one more text lists the items that were not tried after it.
+    A failed step gives its reason. One more text lists the items that were not tried after it.
     Raises GraphError, GraphBusy and ValueError before anything runs.
     """
     os.environ["DAGSTER_HOME"] = str(home(root))

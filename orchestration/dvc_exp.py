@@ -1,10 +1,10 @@
 """`python -m orchestration.dvc_exp ARGUMENTS`: `dvc exp run`, with minimal edits of params.yaml.
 
-DVC rewrites the whole file for one changed key: it folds long lines, moves comments and drops nulls.
-The experiment's commit then hides the one line that matters. This module reads DVC's new file and
-puts each changed value into the old text, in its place. The cost: one function of DVC is replaced.
-DVC's own file stays if the edited text would have another meaning, for example if a key is added or
-removed.
+DVC rewrites the whole file for one changed key: it folds long lines, moves comments and drops
+nulls. The experiment's commit then hides the one line that matters. This module reads DVC's new
+file and puts each changed value into the old text, in its place. The cost: one function of DVC is
+replaced. DVC's own file stays if the edited text would have another meaning, for example if a key
+is added or removed.
 """
 
 import sys

@@ -4,11 +4,11 @@ orchestration.repro and the bridge start it. It takes the arguments of `dvc repr
 same bytes. Five things differ:
 
 - dvc.lock names the inputs that the item was made from. Plain DVC hashes the inputs again after the
-  command and records those hashes (treeverse/dvc#11058). A document that arrives during the command,
-  or an edit of the trainer's code, then counts as used and is lost. This module records the hashes
-  from before the command, so the item is out of date afterwards.
-- A command must replace its outputs that stay in place (`persist: true` in dvc.yaml). They come back
-  from DVC's run cache in one step (keeping.py, run_cache.py).
+  command and records those hashes (treeverse/dvc#11058). A document that arrives during the
+  command, or an edit of the trainer's code, then counts as used and is lost. This module records
+  the hashes from before the command, so the item is out of date afterwards.
+- A command must replace its outputs that stay in place (`persist: true` in dvc.yaml). They come
+  back from DVC's run cache in one step (keeping.py, run_cache.py).
 - dvc.lock and DVC's list of path locks are written in one step. Files that a killed DVC left broken
   are repaired first (locks.py).
 - It waits while another DVC process holds the repository.

@@ -1,10 +1,10 @@
 """The executor `threads`: each step is a thread, which waits for the child process of its item.
 
 Dagster's own executors run one step after the other (in process) or start a Python process for each
-step (multiprocess). Such a process costs 2.6 s of CPU at its start, and then only waits for a child.
-A thread costs next to no time. Dagster still does pools, retries, blocking checks and cancellation.
-The cost: the imports from `dagster._core` are not public. So this is the only module that has them,
-the minor version is pinned, and tests/orchestration/test_executor.py tests them.
+step (multiprocess). Such a process costs 2.6 s of CPU at its start, and then only waits for a
+child. A thread costs next to no time. Dagster still does pools, retries, blocking checks and
+cancellation. The cost: the imports from `dagster._core` are not public. So this is the only module
+that has them, the minor version is pinned, and tests/orchestration/test_executor.py tests them.
 
 A step writes its item's output to `step_log()`, which the UI shows as the step's own log.
 """
@@ -69,9 +69,9 @@ ENDED = {DagsterEventType.STEP_OUTPUT, DagsterEventType.STEP_SUCCESS}
 _log: ContextVar[IO[str] | None] = ContextVar("step_log", default=None)
 
 Scope = Callable[[DagsterInstance, str], AbstractContextManager[Callable[[], None]]]
-"""(instance, run id) -> a context for the whole run. It yields a function that stops the children."""
+"""(instance, run id) -> a context for the whole run, which yields what stops the children."""
 Events = SimpleQueue[DagsterEvent | BaseException | str]
-"""Messages from the threads: an event of a step, an exception of Dagster's own code, or the key of a
+"""Messages from the threads: a step's event, an exception of Dagster's own code, or the key of a
 step that has ended.
 """
 
@@ -180,7 +180,8 @@ def _work(job_context: PlanExecutionContext, context: StepExecutionContext, even
     """Run one step, in a thread, and send its events."""
     manager, key = job_context.instance.compute_log_manager, context.step.key
     # Dagster keeps one log for each process. A key for each step gives each item its own log.
-    place = manager.build_log_key_for_run(job_context.run_id, create_compute_log_file_key())  # type: ignore[no-untyped-call]
+    log_file = create_compute_log_file_key()  # type: ignore[no-untyped-call]
+    place = manager.build_log_key_for_run(job_context.run_id, log_file)
     try:
         with manager.open_log_stream(place, ComputeIOType.STDERR) as stream:
             _log.set(stream)  # type: ignore[arg-type]  # opened for text
@@ -203,7 +204,7 @@ def _work(job_context: PlanExecutionContext, context: StepExecutionContext, even
 def _received(
     events: Events, running: set[str], active: ActiveExecution, job_context: PlanExecutionContext
 ) -> Iterator[DagsterEvent]:
-    """The events that the threads have sent. Waits a moment for the first. Raises their exceptions."""
+    """The events from the threads. Waits a moment for the first. Raises the threads' exceptions."""
     # Only the first may be waited for: then the queue is emptied, so no event lags behind.
     timeout = SECONDS_BETWEEN_LOOKS
     with suppress(Empty):
@@ -258,7 +259,7 @@ def of_a_terminal(run: DagsterRun) -> bool:
 
 
 def note_location(instance: DagsterInstance, run_id: str) -> None:
-    """Assign a run that Dagster's own command line started to the location that `make ui` serves."""
+    """Assign a run of Dagster's own command line to the location that `make ui` serves."""
     # Without the label, the home page leaves the run out.
     run = instance.get_run_by_id(run_id)
     if run is not None and run.remote_job_origin is None and REPOSITORY_LABEL_TAG not in run.tags:

@@ -36,7 +36,7 @@ from orchestration.running import Children, environment
 
 PLAIN = re.compile(r"[\w.+\-/ :@%]*")
 """Texts that mean the same to DVC with quotes and without."""
-# Part of DVC's message; its exit code does not say which error it was.
+# Part of a message of DVC. Its exit code is the same for every error.
 TAKEN = "conflicts with existing experiment"
 
 
@@ -87,14 +87,17 @@ def written(value: Any) -> str:
 
 def unknown(params: Any, key: str) -> str:
     """Why a key can't be changed; "" if params.yaml has it."""
-    # DVC itself refuses a `~key` that does not exist.
+    # `+key` adds a key, and DVC itself refuses a `~key` that does not exist.
     if key[:1] in ("+", "~"):
         return ""
 
     found, seen = params, list[str]()
     for part in key.split("."):
         # By text: YAML may have read a name as a number, and DVC's keys are texts.
-        named = {str(name): value for name, value in found.items()} if _is_map(found) else {}
+        named = dict[str, Any]()
+        if isinstance(found, Mapping):
+            named = {str(name): value for name, value in found.items()}
+
         if isinstance(found, list) and part.isdigit() and int(part) < len(found):
             found = found[int(part)]
         elif part in named:
@@ -107,10 +110,6 @@ def unknown(params: Any, key: str) -> str:
             )
         seen.append(part)
     return ""
-
-
-def _is_map(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _alternatives(part: str, names: Sequence[str]) -> str:
@@ -155,7 +154,7 @@ def experiment_job(root: Path) -> JobDefinition:
 
     @op
     def dvc_exp_run(context: OpExecutionContext, config: Experiment) -> Output[None]:
-        # The launcher ends this process if the run is canceled.
+        # By this tag the launcher finds the process, to watch it and to end it.
         note_worker(context.instance, context.run.run_id, os.getpid())
         check(root, config)
 
@@ -189,7 +188,8 @@ def check(root: Path, config: Experiment) -> None:
     """Raise Failure if the project has no git repository, or params.yaml lacks a key."""
     if not (root / ".git").exists():
         raise Failure(
-            "An experiment needs a git repository, and this project has none: git init, and commit.",
+            "An experiment needs a git repository, and this project has none. Run git init, "
+            "and commit.",
             allow_retries=False,
         )
     params = yaml.safe_load((root / "params.yaml").read_text())
