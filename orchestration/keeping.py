@@ -59,13 +59,16 @@ def put_in_place(new: Path, target: Path) -> None:
         new.replace(target)
 
 
-def identity_of(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file or folder, which differ after a replacement; None if absent."""
+def identity_of(path: Path) -> tuple[int, int, int] | None:
+    """Device, inode and time of change of a file or folder; None if absent. They differ after a
+    replacement.
+    """
     try:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    # A folder that is removed and made again often gets the same inode, but never the same time.
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _exchange(one: Path, other: Path) -> bool:

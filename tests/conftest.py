@@ -6,6 +6,7 @@ import pytest
 
 TOGETHER = {
     "e2e/test_ui.py": "browser",
+    "e2e/test_watching.py": "watching",
     "orchestration/test_changes.py": "changes",
     "orchestration/test_repro.py": "repro",
     "orchestration/test_costs.py": "spending",

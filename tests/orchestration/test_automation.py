@@ -37,9 +37,9 @@ stages:
   copy:
     foreach: ${copy.domains}
     do:
-      cmd: test ! -e disk-is-full && python -c "import shutil; shutil.copytree('${item.source}', 'data/copy/${key}')"
+      cmd: test ! -e disk-is-full && rm -rf data/copy/${key} && cp -r ${item.source} data/copy/${key}
       deps: ["${item.source}"]
-      outs: ["data/copy/${key}"]
+      outs: [{"data/copy/${key}": {persist: true}}]
 """
 PARAMS = "copy: {domains: {book: {source: sources/book}, c4: {source: sources/c4}}}\n"
 

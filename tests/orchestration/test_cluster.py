@@ -9,7 +9,7 @@ from dagster import DagsterInstance, execute_job
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dvc_world import PARAMS, make_world
 
-from orchestration.cluster import EXECUTOR, OP_TAGS
+from core.environment import EXECUTOR, OP_TAGS
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.graph import GraphError, read_graph
 
@@ -36,7 +36,7 @@ def test_steps_in_processes_of_their_own_make_the_same(
     home.mkdir()
     monkeypatch.chdir(world)
     for name, value in {
-        EXECUTOR: "multiprocess",
+        EXECUTOR.name: "multiprocess",
         "DAGSTER_HOME": str(home),
         "PYTHONPATH": str(ROOT),
         "NEEDLEWORK_POOLS": "gpu=1",
@@ -57,8 +57,8 @@ def test_the_tags_of_a_pool_arrive_on_its_steps_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = world_with_a_pool(tmp_path)
-    monkeypatch.setenv(OP_TAGS, str(ROOT / "deploy/op-tags.yaml"))
-    monkeypatch.setenv(EXECUTOR, "dagster_k8s:k8s_job_executor")
+    monkeypatch.setenv(OP_TAGS.name, str(ROOT / "deploy/op-tags.yaml"))
+    monkeypatch.setenv(EXECUTOR.name, "dagster_k8s:k8s_job_executor")
     job = build_definitions(world).resolve_job_def(WHOLE_GRAPH)
     assert job.executor_def.name == "k8s"
     asking = {
@@ -72,15 +72,15 @@ def test_the_tags_of_a_pool_arrive_on_its_steps_alone(
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        (EXECUTOR, "slurm", "write threads, multiprocess, or an import path"),
-        (EXECUTOR, "no_such_module:executor", "No module named 'no_such_module'"),
-        (EXECUTOR, "os:getcwd", "is not a Dagster executor"),
-        (OP_TAGS, "none.yaml", "cannot be read"),
-        (OP_TAGS, "list.yaml", "not a map from pools to tags"),
-        (OP_TAGS, "pool.yaml", "no item is in a pool 'GPU'. The pools are: gpu."),
+        (EXECUTOR.name, "slurm", "write threads, multiprocess, or an import path"),
+        (EXECUTOR.name, "no_such_module:executor", "No module named 'no_such_module'"),
+        (EXECUTOR.name, "os:getcwd", "is not a Dagster executor"),
+        (OP_TAGS.name, "none.yaml", "cannot be read"),
+        (OP_TAGS.name, "list.yaml", "not a map from pools to tags"),
+        (OP_TAGS.name, "pool.yaml", "no item is in a pool 'GPU'. The pools are: gpu."),
     ],
 )
-def test_a_wrong_setting_is_told_in_words(
+def test_a_wrong_setting_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
 ) -> None:
     world = world_with_a_pool(tmp_path)

@@ -84,10 +84,9 @@ def test_what_the_next_check_compares_with_outlives_its_run(world: Path) -> None
     declared = (
         'metrics: ["metrics/raw/${key}.json"]\n      meta: {checks: {length: {metric: length}}}'
     )
+    stays = 'outs: [{"data/raw/${key}": {persist: true}}]'
     text = (world / "dvc.yaml").read_text()
-    text = text.replace(
-        'outs: ["data/raw/${key}"]', f'outs: ["data/raw/${{key}}"]\n      {declared}'
-    )
+    text = text.replace(stays, f"{stays}\n      {declared}")
     (world / "dvc.yaml").write_text(text)
     with instance(world) as dagster:
         for words in ("three", "three and more"):
