@@ -55,7 +55,9 @@ def addresses_of(graph: Graph, names: Sequence[str]) -> list[str]:
 
 def write_down(root: Path, moved: Mapping[str, Moved]) -> None:
     """Append a line to accepted.jsonl for each item."""
-    now, who, what = datetime.now(UTC).isoformat(timespec="seconds"), user(root), revision(root)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    who = user(root)
+    what = revision(root)
 
     with (root / RECORD).open("a", encoding="utf-8") as file:
         for address, files in moved.items():
@@ -74,7 +76,8 @@ def write_down(root: Path, moved: Mapping[str, Moved]) -> None:
 
 def user(root: Path) -> str:
     """The user's name and email from git, or else the login name."""
-    name, email = git(root, "config", "user.name"), git(root, "config", "user.email")
+    name = git(root, "config", "user.name")
+    email = git(root, "config", "user.email")
     if name and email:
         return f"{name} <{email}>"
 
@@ -87,7 +90,8 @@ def user(root: Path) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Accept the named items. If one of them is refused, none is accepted."""
-    root, accepted = Path.cwd(), list[str]()
+    root = Path.cwd()
+    accepted = list[str]()
 
     def note(moved: Mapping[str, Moved]) -> None:
         write_down(root, moved)

@@ -62,8 +62,9 @@ def look(instance: DagsterInstance, root: Path, patient: bool = False) -> Look:
     if not LOOKING.acquire(blocking=patient):
         raise NotNow(STILL_READING)
     try:
+        runs = active_runs(instance)
+        busy = set[str]()
         # Without a run, a busy path belongs to a user's DVC: read_state then raises GraphBusy.
-        runs, busy = active_runs(instance), set[str]()
         state = read_state(root, busy if runs else None)
     except (GraphError, GraphBusy) as error:
         raise NotNow(str(error)) from None

@@ -140,7 +140,8 @@ class Losses:
         """The words of an alert about this loss; "" if no new spike starts with it."""
         limit = self.limit()
         high = not math.isfinite(loss) or loss > limit
-        new, self._high = high and not self._high, high
+        new = high and not self._high
+        self._high = high
 
         usual = f"usual were {median(self._before):.4g}" if self._before else "the first one"
         # A NaN in the window would make every later median NaN.
@@ -163,10 +164,13 @@ class Watch:
     def __init__(
         self, item: Item, tell: Callable[[str], object] = alert, minutes: float | None = None
     ) -> None:
-        self._item, self._send = item, tell
+        self._item = item
+        self._send = tell
         self._seconds = 60 * (minutes or number_of(STALL_MINUTES))
         self._losses: dict[str, Losses] = {}
-        self._line, self._ended, self._last = Event(), False, ""
+        self._line = Event()
+        self._ended = False
+        self._last = ""
         self._thread: Thread | None = None
 
     def __enter__(self) -> "Watch":

@@ -52,7 +52,9 @@ def split(graph: Graph, view: Outlook, allowed: Collection[str], left: Hours) ->
     allowed: the items that may start at this tick. left: the rest of the budget.
     """
     approved = read_approved(graph)
-    starts, waits, spent = list[str](), list[str](), Hours()
+    starts = list[str]()
+    waits = list[str]()
+    spent = Hours()
 
     # Upstream first, so that `waits` holds every upstream item that waits.
     for address in graph.items:

@@ -148,7 +148,8 @@ def _file(address: str) -> str:
 
 def cost_of(root: Path, address: str, pool: str, prices: Mapping[str, Price]) -> Cost:
     """The estimated cost of one item."""
-    seconds, price = last_seconds(root, address), prices.get(address)
+    seconds = last_seconds(root, address)
+    price = prices.get(address)
     if pool != GPU:
         if seconds is None:
             return Cost()
@@ -175,7 +176,8 @@ def read_prices(root: Path, depends: Iterable[str], ask: bool = True) -> dict[st
     if not (root / MODULE).is_file():
         return {}
 
-    answer, key = root / ANSWER, key_of([*_inputs(root), *sorted(depends)])
+    answer = root / ANSWER
+    key = key_of([*_inputs(root), *sorted(depends)])
     kept = recall(answer, key)
     if kept is not None:
         # An answer in an older form is asked for again.

@@ -38,7 +38,8 @@ class Terminal:
 
     def __init__(self, steps: Mapping[str, str]) -> None:
         """steps: step key -> address."""
-        self._steps, self._done = steps, 0
+        self._steps = steps
+        self._done = 0
         self._last: dict[str, float] = {}
 
     def show(self, event: DagsterEvent) -> None:
@@ -83,7 +84,9 @@ def run(root: Path) -> list[str]:
     jobs(), number_of(SECONDS_TO_STOP), wanted_places(graph)
 
     steps = {step_name(item): address for address, item in graph.items.items()}
-    terminal, failed, tried = Terminal(steps), list[str](), set[str]()
+    terminal = Terminal(steps)
+    failed = list[str]()
+    tried = set[str]()
     job = build_definitions(root).resolve_job_def(WHOLE_GRAPH)
     with DagsterInstance.get() as instance:
         run_id, events = run_here(job, instance, run_config=QUIET, root=root)
@@ -144,7 +147,8 @@ def _row(model: dict[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     """Make the graph and print the results. Exits with 1 if something failed."""
-    root, start = Path.cwd(), time.monotonic()
+    root = Path.cwd()
+    start = time.monotonic()
     try:
         failed = run(root)
     except (GraphError, GraphBusy, ValueError) as error:

@@ -43,7 +43,8 @@ def sparing(apply: Callable[..., None]) -> Callable[..., None]:
 
 def merged(before: str, after: str) -> str:
     """The text `before` with the values of `after`; `after` itself if that is impossible."""
-    old, new = yaml.compose(before, yaml.SafeLoader), yaml.safe_load(after)
+    old = yaml.compose(before, yaml.SafeLoader)
+    new = yaml.safe_load(after)
     text = before
     # From the end of the text, so that the positions of the earlier changes stay valid.
     for start, end, value in sorted(_changes(old, new), key=lambda change: -change[0]):

@@ -101,7 +101,8 @@ class Threads(Executor):
     """Runs the steps of a plan, as many at once as workers and places in pools allow."""
 
     def __init__(self, workers: int, scope: Scope) -> None:
-        self._workers, self._scope = workers, scope
+        self._workers = workers
+        self._scope = scope
 
     @property
     def retries(self) -> RetryMode:
@@ -130,13 +131,16 @@ class Threads(Executor):
     def _steps(
         self, resumed: bool, job_context: PlanExecutionContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
-        instance, run = job_context.instance, job_context.dagster_run
+        instance = job_context.instance
+        run = job_context.dagster_run
         done = _ended_before(instance, run) if resumed else {}
         if resumed:
             # The lost process still holds its places in pools.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
-        events, running, interrupted = Events(), set[str](), False
+        events = Events()
+        running = set[str]()
+        interrupted = False
         with (
             self._scope(instance, run.run_id) as stop,
             InstanceConcurrencyContext(instance, run) as slots,
@@ -178,7 +182,8 @@ class Threads(Executor):
 
 def _work(job_context: PlanExecutionContext, context: StepExecutionContext, events: Events) -> None:
     """Run one step, in a thread, and send its events."""
-    manager, key = job_context.instance.compute_log_manager, context.step.key
+    manager = job_context.instance.compute_log_manager
+    key = context.step.key
     # Dagster keeps one log for each process. A key for each step gives each item its own log.
     log_file = create_compute_log_file_key()  # type: ignore[no-untyped-call]
     place = manager.build_log_key_for_run(job_context.run_id, log_file)

@@ -91,7 +91,8 @@ def unknown(params: Any, key: str) -> str:
     if key[:1] in ("+", "~"):
         return ""
 
-    found, seen = params, list[str]()
+    found = params
+    seen = list[str]()
     for part in key.split("."):
         # By text: YAML may have read a name as a number, and DVC's keys are texts.
         named = dict[str, Any]()
@@ -158,7 +159,8 @@ def experiment_job(root: Path) -> JobDefinition:
         note_worker(context.instance, context.run.run_id, os.getpid())
         check(root, config)
 
-        children, lines = Children(root), list[str]()
+        children = Children(root)
+        lines = list[str]()
         try:
             for line in children.lines("orchestration.dvc_exp", experiment_arguments(config)):
                 if line:

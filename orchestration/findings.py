@@ -48,7 +48,8 @@ def read_findings(graph: Graph) -> list[str]:
     """The findings of `make check`, one text each. Runs it only if one of its inputs changed."""
     if not has_settings(graph.root):
         return []
-    answer, key = graph.root / ANSWER, key_of(_inputs(graph))
+    answer = graph.root / ANSWER
+    key = key_of(_inputs(graph))
     kept = recall(answer, key)
     if isinstance(kept, list):
         return kept
@@ -115,7 +116,8 @@ def _concerned(graph: Graph, text: str) -> list[str]:
 
 def _inputs(graph: Graph) -> Iterator[str]:
     """Everything that `make check` reads, with versions."""
-    root, items = graph.root, graph.items.values()
+    root = graph.root
+    items = graph.items.values()
     inputs = {path for item in items for path in item.inputs}
     code = {path for path in inputs if path.endswith(CODE)}
     for name in (PARAMS_FILE, "dvc.yaml"):

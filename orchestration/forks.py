@@ -149,7 +149,8 @@ def item(
     status: int,
 ) -> None:
     """Run one item, guarded, in the fork. Does not return."""
-    server, code = os.getppid(), 1
+    server = os.getppid()
+    code = 1
     try:
         # The guard waits for its children, which the server's SIG_IGN would make impossible.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

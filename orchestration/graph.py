@@ -162,7 +162,8 @@ class Graph:
 
     def upstream(self, address: str) -> list[str]:
         """Everything that `address` depends on, directly or not, in the graph's order."""
-        reached, waiting = set[str](), [address]
+        reached = set[str]()
+        waiting = [address]
         while waiting:
             new = self.items[waiting.pop()].upstream - reached
             reached |= new
@@ -545,7 +546,8 @@ def _written(params: Any, stage: str, data: Any) -> tuple[str, Iterable[Any] | N
     where = f"{PROJECT_FILE}: stages.{stage}"
     place = IN_PARAMS.fullmatch(data) if isinstance(data, str) else None
     if place:
-        where, data = f"{PARAMS_FILE}: {place[1]}", params
+        where = f"{PARAMS_FILE}: {place[1]}"
+        data = params
         for key in place[1].split("."):
             data = data.get(key) if isinstance(data, Mapping) else None
 
@@ -691,7 +693,8 @@ def _reasons(changes: list[Any]) -> Iterator[str]:
 def overlap(one: str, other: str) -> bool:
     """Whether the paths are equal, or one of them lies in the other."""
     # With a slash at the end, data/raw2 does not lie in data/raw.
-    one, other = f"{one.rstrip('/')}/", f"{other.rstrip('/')}/"
+    one = f"{one.rstrip('/')}/"
+    other = f"{other.rstrip('/')}/"
     return one.startswith(other) or other.startswith(one)
 
 
