@@ -47,6 +47,7 @@ class Terminal:
         address = self._steps.get(event.step_key or "")
         if address is None:
             return
+
         if event.event_type is DagsterEventType.ASSET_OBSERVATION:
             self._progress(address, str(event.asset_observation_data.asset_observation.description))
         elif event.is_step_materialization:

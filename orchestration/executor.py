@@ -195,6 +195,7 @@ def _work(job_context: PlanExecutionContext, context: StepExecutionContext, even
             )
             for event in dagster_event_sequence_for_step(context):
                 events.put(event)
+
         # The mark by which the UI stops to wait for more of the log.
         if isinstance(manager, LocalComputeLogManager):
             Path(manager.complete_artifact_path(place)).touch()  # type: ignore[no-untyped-call]

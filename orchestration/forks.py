@@ -99,6 +99,7 @@ class Forks:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._socket, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
+
         with theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "orchestration.forks", str(theirs.fileno())],

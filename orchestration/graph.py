@@ -561,6 +561,7 @@ def _check_keys(where: str, written: Iterable[Any], known: Iterable[str]) -> Non
         shown = key if isinstance(key, str) else dumps(key, default=str).strip('"')
         better = re.sub(r"[^A-Za-z0-9_-]+", "_", shown).strip("_")
         advice = f'Write "{better}", with the quotes.' if better else "Choose another."
+
         if not NAME.fullmatch(shown):
             raise GraphError(
                 f"{where}: {shown!r} can't be a name: only a to z, A to Z, digits, _ and - are "
@@ -596,13 +597,11 @@ def _item(
     params = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
 
     # What another item makes is no source, even if the dependency is a file in its folder.
-    sources = [
-        dep
-        for dep in stage.deps
-        if not isinstance(dep, ParamsDependency)
-        and dep.protocol == "local"
-        and not any(overlap(dep.def_path, output) for output in outputs)
-    ]
+    sources = []
+    for dep in stage.deps:
+        is_file = dep.protocol == "local" and not isinstance(dep, ParamsDependency)
+        if is_file and not any(overlap(dep.def_path, output) for output in outputs):
+            sources.append(dep)
 
     # DVC's edges lead from an item to what it depends on.
     upstream = [
