@@ -1,13 +1,13 @@
-"""`make accept ITEM=...`: declare that a change of code does not alter what was made by it.
+"""`make accept ITEM=...`: declare that a code change does not alter the artefacts.
 
-A comment in a trainer's code makes all trainings out of date, for DVC knows code by its bytes. Here a
-person says that the artefacts stand: dvc.lock names the code as it is now, nothing runs, and the
-sensor `outside` reports it to Dagster. It is refused if anything but code changed (files that end in .py),
-for then the artefact would be another. Who accepted what, at which revision, is a line of
-accepted.jsonl, which belongs into git: written before dvc.lock, so no acceptance is without one.
+DVC hashes code by its bytes, so a new comment in a trainer makes all trainings out of date. With
+this command a person keeps the artefacts: dvc.lock gets the hashes of the current code, nothing
+runs, and the sensor `outside` reports it to Dagster. The command refuses if anything but code
+(files that end in .py) has changed. Each acceptance is a line of accepted.jsonl: who, what, at
+which revision. Commit that file.
 
-The cost: it is a claim, and nothing here checks it. To take one back:
-`python -m orchestration.repro --force ITEM` makes the item again.
+The cost: an acceptance is a claim that nothing checks. `python -m orchestration.repro --force ITEM`
+takes it back, because it makes the item again.
 """
 
 import getpass
@@ -34,10 +34,13 @@ USAGE = "Name what to accept: make accept ITEM=checkpoint@NAME, or a stage for a
 
 
 def addresses_of(graph: Graph, names: Sequence[str]) -> list[str]:
-    """The items of these addresses, stages and assets ("stage/item"), in the graph's order. Raises
-    Refused."""
+    """The items that `names` select, in the graph's order.
+
+    A name is an address, a stage or an asset key ("stage/item"). Raises Refused for any other name.
+    """
     found = set[str]()
     for name in names:
+        # The UI shows asset keys, so a copied key must work too.
         address = name.replace("/", "@", 1)
         items = {
             item.address for item in graph.items.values() if address in (item.address, item.stage)
@@ -46,12 +49,16 @@ def addresses_of(graph: Graph, names: Sequence[str]) -> list[str]:
             stages = ", ".join(dict.fromkeys(item.stage for item in graph.items.values()))
             raise Refused(f"{name}: no such item. {USAGE} Stages: {stages}.")
         found |= items
+
     return [address for address in graph.items if address in found]
 
 
 def write_down(root: Path, moved: Mapping[str, Moved]) -> None:
-    """A line for each item."""
-    now, who, what = datetime.now(UTC).isoformat(timespec="seconds"), user(root), revision(root)
+    """Append a line to accepted.jsonl for each item."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    who = user(root)
+    what = revision(root)
+
     with (root / RECORD).open("a", encoding="utf-8") as file:
         for address, files in moved.items():
             entry = {
@@ -62,15 +69,19 @@ def write_down(root: Path, moved: Mapping[str, Moved]) -> None:
                 "files": {path: {"was": was, "is": new} for path, (was, new) in files.items()},
             }
             file.write(f"{json.dumps(entry, ensure_ascii=False)}\n")
+        # dvc.lock is written next. After a power cut it must not name code without this record.
         file.flush()
         os.fsync(file.fileno())
 
 
 def user(root: Path) -> str:
-    """As git knows them, else as the machine does."""
-    name, email = git(root, "config", "user.name"), git(root, "config", "user.email")
+    """The user's name and email from git, or else the login name."""
+    name = git(root, "config", "user.name")
+    email = git(root, "config", "user.email")
     if name and email:
         return f"{name} <{email}>"
+
+    # A container may run as a number that has no entry in its list of users.
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -78,12 +89,13 @@ def user(root: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Accept the items, all or none."""
-    root, told = Path.cwd(), list[str]()
+    """Accept the named items. If one of them is refused, none is accepted."""
+    root = Path.cwd()
+    accepted = list[str]()
 
     def note(moved: Mapping[str, Moved]) -> None:
         write_down(root, moved)
-        told.extend(f"{address}: {', '.join(files)}" for address, files in moved.items())
+        accepted.extend(f"{address}: {', '.join(files)}" for address, files in moved.items())
 
     try:
         if not arguments:
@@ -91,9 +103,12 @@ def main(arguments: Sequence[str]) -> None:
         accept(root, addresses_of(read_graph(root), arguments), note)
     except (Refused, GraphError, GraphBusy) as error:
         sys.exit(str(error))
-    print("\n".join(told) if told else "Up to date already: there is nothing to accept.")
-    if told:
-        print(f"dvc.lock names this code now. Commit it with {RECORD}.")
+
+    if not accepted:
+        print("Up to date already: there is nothing to accept.")
+        return
+    print("\n".join(accepted))
+    print(f"dvc.lock names this code now. Commit it with {RECORD}.")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""The project's state while runs may be active, and what of it can't be judged now.
+"""The project's state at one tick, without the items whose state active runs hide.
 
-An active run does not stop the others: what it makes and all that follows from that is left out,
-and the rest is reported and made beside it. A run that does not say what it makes leaves out
-everything. While no run is active, a DVC process of a user's own makes a tick wait: such a `dvc
-repro` fails when it meets a path that another process holds.
+An active run does not stop other runs. A tick leaves out the items that the run makes and
+everything downstream of them, and reports the rest. A run that names no items leaves out
+everything. The cost: each item appears in the state only after its run has ended.
+
+If no run is active, a DVC process that a user started makes the tick wait. A `dvc repro` of the
+user's fails at a path that another process holds.
 """
 
 from collections.abc import Iterable
@@ -25,26 +27,26 @@ ACTIVE = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
+# Two ticks at the same time would hash the same files twice.
 LOOKING = Lock()
-"""Held while the state is read: two ticks at once would hash the same files twice."""
-STILL_LOOKING = "Still looking: the look before this one hashes what has changed."
+STILL_READING = "Still reading: the tick before this one hashes what has changed."
 ALL_BUSY = "A run is active."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """The project at one tick."""
+    """The project at one tick. Sets hold addresses."""
 
     state: State
     beside: AbstractSet[str]
-    """What active runs make, and all that follows from it. Its state can't be judged now."""
+    """What active runs make, and everything downstream of it. Its state is unknown at this tick."""
     taken: AbstractSet[str]
-    """The same, with what those runs read and all that follows from that. A run of it would wait
-    for them."""
+    """`beside`, what those runs read, and everything downstream. A run of it would wait for them.
+    """
 
 
 class NotNow(Exception):
-    """The state can't be judged now. The message is for the tick's page."""
+    """The state is unknown at this tick. The tick's page shows the message."""
 
 
 def active_runs(instance: DagsterInstance) -> list[DagsterRun]:
@@ -53,11 +55,16 @@ def active_runs(instance: DagsterInstance) -> list[DagsterRun]:
 
 
 def look(instance: DagsterInstance, root: Path, patient: bool = False) -> Look:
-    """The project now. patient: wait for another tick that reads it. Raises NotNow."""
+    """Read the project's state. Raises NotNow.
+
+    patient: wait while another tick reads the state; otherwise raise NotNow at once.
+    """
     if not LOOKING.acquire(blocking=patient):
-        raise NotNow(STILL_LOOKING)
+        raise NotNow(STILL_READING)
     try:
-        runs, busy = active_runs(instance), set[str]()
+        runs = active_runs(instance)
+        busy = set[str]()
+        # Without a run, a busy path belongs to a user's DVC: read_state then raises GraphBusy.
         state = read_state(root, busy if runs else None)
     except (GraphError, GraphBusy) as error:
         raise NotNow(str(error)) from None
@@ -65,7 +72,7 @@ def look(instance: DagsterInstance, root: Path, patient: bool = False) -> Look:
         LOOKING.release()
 
     graph = state.graph
-    # again, because a run may have begun while DVC was asked
+    # A run may have started during the read, so the list is asked for again.
     for run in [*runs, *active_runs(instance)]:
         busy |= items_of(run, graph)
     beside = graph.downstream(busy)
@@ -77,7 +84,7 @@ def look(instance: DagsterInstance, root: Path, patient: bool = False) -> Look:
 
 
 def items_of(run: DagsterRun, graph: Graph) -> set[str]:
-    """The addresses that a run makes; all of them if it does not say."""
+    """The addresses that a run makes; all of them if the run names none."""
     selected = run.asset_selection
     found = {
         address
@@ -85,9 +92,10 @@ def items_of(run: DagsterRun, graph: Graph) -> set[str]:
         if (selected and asset_key(item) in selected)
         or (not selected and job_name(item.stage) == run.job_name)
     }
+    # The job of the whole graph, or a job that the graph no longer has.
     return found or set(graph.items)
 
 
 def listed(addresses: Iterable[str]) -> str:
-    """Addresses in words."""
+    """Addresses as one text, in alphabetical order."""
     return ", ".join(sorted(addresses))

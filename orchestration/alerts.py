@@ -1,18 +1,17 @@
-"""What somebody should hear of at once goes to a webhook: failed runs, failed checks, stalled work,
-loss spikes.
+"""Alerts to a webhook: failed runs, failed checks, stalled work, loss spikes.
 
-NEEDLEWORK_ALERT_URL names it; without it nothing is sent. Each alert is one POST of JSON,
-`{"text": ...}`, as Slack, Mattermost and most others take it. Failed runs come from a sensor, so a
-run whose process died is told of too. The rest comes from the step that sees it. The cost: an alert
-waits up to 5 s for the webhook, is not repeated if that fails, and never fails a run.
+NEEDLEWORK_ALERT_URL names the webhook; without it nothing is sent. Each alert is one POST of JSON,
+`{"text": ...}`, the form that Slack, Mattermost and most others accept. A sensor reports failed
+runs, also those whose process died. The step itself reports the rest. The cost: an alert waits up
+to 5 s for the webhook, is not sent again after a failure, and never fails a run.
 
-- A failed check is told of once for each version of the data.
-- Work stalls that writes no line of progress for NEEDLEWORK_STALL_MINUTES (30). Counted from the
-  start for what is in the pool `gpu`, and from the first such line for the rest; told of once until
-  a line comes.
-- A loss spikes that is not a number, or above the median of the 20 lines of progress before it by
-  more than 0.5 and more than 10 times their median distance from that median. It needs 10 lines
-  before it. It is told of once until the loss is back below that.
+- A failed check is reported once for each version of the data.
+- Work is stalled if it writes no line of progress for NEEDLEWORK_STALL_MINUTES (30). The time
+  counts from the start for items in the pool `gpu`, and from the first line for the others. A stall
+  is reported once; the next line ends it.
+- A loss is a spike if it is not finite, or if it is above the median of the last 20 losses by more
+  than 0.5 and by more than 10 times their median absolute deviation. Fewer than 10 losses give no
+  limit. A spike is reported once; the first loss below the limit ends it.
 """
 
 import json
@@ -42,44 +41,49 @@ from orchestration.costs import GPU
 from orchestration.graph import Item
 from orchestration.progress import Step
 
+# A step waits for the webhook, so a dead one must not hold it up for long.
 SECONDS_TO_ANSWER = 5.0
+# Characters of an alert: a chat shows no more.
 LONGEST = 2_000
-"""Characters of an alert: a chat shows no more."""
+# Losses to compare with, and the fewest of them that give a usable median.
 LINES, FEWEST_LINES = 20, 10
-"""Of progress, that a loss is compared with."""
+# A spike's least distance from the median: in nats, and in median absolute deviations. Either alone
+# would report noise: the first in an early, steep curve, the second in a flat one.
 RISE, TIMES = 0.5, 10.0
-"""A spike's least distance from their median: in nats, and in median distances."""
 
 
 def alert(text: str) -> bool:
-    """Send one alert; whether it was taken. Never raises; what went wrong is one line on stderr,
-    without the URL, which is a secret.
+    """Send one alert. Returns whether the webhook accepted it.
+
+    Never raises. A failure is one line on stderr, without the URL, because the URL is a secret.
     """
     url = text_of(ALERT_URL)
     if not url:
         return False
+
     body = json.dumps({"text": text[:LONGEST]}).encode()
     try:
+        # urlopen also reads file: and ftp: addresses.
         if not url.startswith(("http://", "https://")):
             raise ValueError("not an http address")
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER):
             return True
     except (OSError, ValueError, HTTPException) as error:
+        # The text of some of these errors holds the URL, so only the status or the class is shown.
         why = getattr(error, "code", None) or type(getattr(error, "reason", error)).__name__
         print(f"An alert was not sent ({why}). See {ALERT_URL}.", file=sys.stderr, flush=True)
         return False
 
 
 def failure_sensor() -> SensorDefinition:
-    """A sensor that tells of failed runs. On where there is a webhook."""
+    """A sensor that reports failed runs. It is on if a webhook is named."""
+    is_on = bool(text_of(ALERT_URL))
 
     @run_failure_sensor(
         name="alerts",
-        default_status=DefaultSensorStatus.RUNNING
-        if text_of(ALERT_URL)
-        else DefaultSensorStatus.STOPPED,
-        description=f"Tells the webhook of {ALERT_URL} of each failed run",
+        default_status=DefaultSensorStatus.RUNNING if is_on else DefaultSensorStatus.STOPPED,
+        description=f"Reports each failed run to the webhook of {ALERT_URL}",
     )
     def alerts(context: RunFailureSensorContext) -> None:
         alert(words_of_failure(context))
@@ -88,24 +92,28 @@ def failure_sensor() -> SensorDefinition:
 
 
 def words_of_failure(context: RunFailureSensorContext) -> str:
-    """The run, and the first line that each failed step says."""
+    """The run, and the first line of each failed step's reason."""
     run = context.dagster_run
     lines = [f"Needlework: run {run.run_id[:8]} of {run.job_name} failed."]
     for event in context.get_step_failure_events():
         lines.append(f"{event.step_key}: {_first_line(reason(event) or event.message or '')}")
+
+    # A run whose process died has no failed step.
     if len(lines) == 1:
         lines.append(_first_line(context.failure_event.message or ""))
     return "\n".join(lines)
 
 
 def reason(event: DagsterEvent) -> str:
-    """Why a step or a run failed."""
+    """Why a step or a run failed; "" if Dagster stored no reason."""
     if event.is_run_failure:
         error = event.job_failure_data.error
         return error.message.strip() if error else ""
+
+    # A step that raises `Failure` describes it for the user. Other exceptions have only a message.
     data = event.step_failure_data
-    told = data.user_failure_data.description if data.user_failure_data else None
-    return (told or (data.error.message if data.error else "")).strip()
+    described = data.user_failure_data.description if data.user_failure_data else None
+    return (described or (data.error.message if data.error else "")).strip()
 
 
 def _first_line(text: str) -> str:
@@ -115,7 +123,7 @@ def _first_line(text: str) -> str:
 def alert_of_checks(
     instance: DagsterInstance, item: Item, verdicts: Sequence[Verdict], version: str
 ) -> None:
-    """Tell of the checks of an item that fail for the first time."""
+    """Report the checks of an item that fail for the first time."""
     if text_of(ALERT_URL):
         for verdict in newly_failed(instance, item, verdicts, version):
             alert(f"Needlework: check {verdict.name} of {item.address} failed: {verdict}")
@@ -123,23 +131,26 @@ def alert_of_checks(
 
 @dataclass(kw_only=True, slots=True)
 class Losses:
-    """The losses of one piece of work, line by line."""
+    """The losses of one training, line by line."""
 
     _before: deque[float] = field(default_factory=lambda: deque(maxlen=LINES))
     _high: bool = False
 
     def spike(self, loss: float) -> str:
-        """What to say of this loss; "" if it is no new spike."""
+        """The words of an alert about this loss; "" if no new spike starts with it."""
         limit = self.limit()
         high = not math.isfinite(loss) or loss > limit
-        new, self._high = high and not self._high, high
+        new = high and not self._high
+        self._high = high
+
         usual = f"usual were {median(self._before):.4g}" if self._before else "the first one"
+        # A NaN in the window would make every later median NaN.
         if math.isfinite(loss):
             self._before.append(loss)
         return f"loss {loss:.4g}, {usual}" if new else ""
 
     def limit(self) -> float:
-        """What a loss must not exceed now."""
+        """The highest loss that is no spike now; infinite until there are enough losses."""
         if len(self._before) < FEWEST_LINES:
             return math.inf
         usual = median(self._before)
@@ -148,18 +159,22 @@ class Losses:
 
 
 class Watch:
-    """Watches the lines of one item's progress while it is made; a context."""
+    """A context that watches the progress of one item while it is made."""
 
     def __init__(
         self, item: Item, tell: Callable[[str], object] = alert, minutes: float | None = None
     ) -> None:
-        self._item, self._tell = item, tell
+        self._item = item
+        self._send = tell
         self._seconds = 60 * (minutes or number_of(STALL_MINUTES))
         self._losses: dict[str, Losses] = {}
-        self._line, self._ended, self._last = Event(), False, ""
+        self._line = Event()
+        self._ended = False
+        self._last = ""
         self._thread: Thread | None = None
 
     def __enter__(self) -> "Watch":
+        # Other items may never write a line of progress, so silence from the start says nothing.
         if self._item.pool == GPU:
             self._begin()
         return self
@@ -171,23 +186,26 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         self._ended = True
+        # Wakes the thread, which then sees that the item has ended.
         self._line.set()
         if self._thread:
             self._thread.join()
 
     def note(self, step: Step) -> None:
-        """A line of progress has come."""
+        """Take in one line of progress."""
         self._last = str(step)
         self._line.set()
         if self._thread is None:
             self._begin()
+
         if "loss" in step.noted:
             losses = self._losses.setdefault(step.what, Losses())
-            if told := losses.spike(step.noted["loss"]):
-                self._tell(f"Needlework: {self._item.address}: loss spike: {told}. {step}")
+            if spike := losses.spike(step.noted["loss"]):
+                self._send(f"Needlework: {self._item.address}: loss spike: {spike}. {step}")
 
     def _begin(self) -> None:
-        if text_of(ALERT_URL) or self._tell is not alert:
+        # Without a webhook the default `alert` does nothing, so the thread would be of no use.
+        if text_of(ALERT_URL) or self._send is not alert:
             self._thread = Thread(target=self._wait, daemon=True)
             self._thread.start()
 
@@ -196,8 +214,10 @@ class Watch:
             if self._line.wait(self._seconds):
                 self._line.clear()
                 continue
-            self._tell(
+
+            self._send(
                 f"Needlework: {self._item.address}: no progress for {self._seconds / 60:g} "
                 f"minutes. Its last: {self._last or 'none yet'}"
             )
+            # One alert for each stall: the next line of progress starts the clock again.
             self._line.wait()

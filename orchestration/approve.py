@@ -1,16 +1,18 @@
-"""`make approve`: let sensor or schedule start what is beyond NEEDLEWORK_BUDGET.
+"""`make approve`: let the sensor or the schedule start items beyond NEEDLEWORK_BUDGET.
 
-They start what fits, in the graph's order: an item whose upstream waits, waits too. The rest waits
-for a person, who types this command, or starts the run by hand in the UI: what a person starts is
-approved. An approval is of an item made from what stood there then: its sources, code and
-parameters, and those of all that it is made from. If any of them changes, it is void. Once the item
-is up to date, it is used up. Approvals stand beside DVC's temporary files, so they hold for this
-folder alone.
+The sensor and the schedule start what fits the budget, in the graph's order. An item waits if its
+upstream waits. What does not fit waits for a person, who runs this command or starts the run in the
+UI. A run that a person starts needs no approval.
 
-The budget is of one change: what was started for the same state of the project counts against it,
-or a tick after the other would spend all. That stands on the runs in Dagster, so `make preview`,
-which does not ask Dagster, shows what waits under the whole budget. The cost: after a change, a lost
-output that no cache holds may have to be approved.
+An approval names an item and the version of everything it is made from: sources, code and
+parameters, down to the raw data. A change of any of them makes the approval void. It also ends once
+the item is up to date. Approvals lie beside DVC's temporary files, so they hold for this folder
+only.
+
+The budget is for one state of the project: earlier runs for the same state count against it.
+Otherwise each tick could spend the whole budget. Dagster's runs hold that count, and `make preview`
+does not ask Dagster, so the preview shows what waits under the whole budget. The cost: after a
+change, a lost output that no cache holds may need an approval.
 """
 
 import json
@@ -28,43 +30,49 @@ from orchestration.locks import OURS, write_whole
 from orchestration.preview import COLUMNS, Outlook, cut, lines, listed, read, total
 
 APPROVED = OURS / "approved.json"
-"""Address -> version of what it was approved to be made from."""
+"""A file: address -> the version of its inputs when a person approved it."""
 COMMAND = "python -m orchestration.approve"
+# Items that a message names, because it is one paragraph. It counts the others.
 NAMED = 6
-"""How many items that wait are named in a message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """What may start, and what waits for a person. Addresses are in the graph's order."""
+    """The items that may start, and those that wait for a person, in the graph's order."""
 
     starts: Sequence[str]
     waits: Sequence[str]
     spent: Hours
-    """Of the budget, by what starts."""
+    """The cost of `starts` without the approved items."""
 
 
 def split(graph: Graph, view: Outlook, allowed: Collection[str], left: Hours) -> Split:
-    """Divide what is due.
+    """Divide the items that are due.
 
-    allowed: the items that may be asked for at all. left: what is left of the budget.
+    allowed: the items that may start at this tick. left: the rest of the budget.
     """
     approved = read_approved(graph)
-    starts, waits, spent = list[str](), list[str](), Hours()
-    for address in (address for address in graph.items if address in view.cost):
-        if address not in allowed:
+    starts = list[str]()
+    waits = list[str]()
+    spent = Hours()
+
+    # Upstream first, so that `waits` holds every upstream item that waits.
+    for address in graph.items:
+        if address not in view.cost or address not in allowed:
             continue
+        # A person has agreed to the cost of an approved item.
         hours = Hours() if address in approved else view.cost[address].hours
         if graph.items[address].upstream.isdisjoint(waits) and (spent + hours).within(left):
             starts.append(address)
             spent += hours
         else:
             waits.append(address)
+
     return Split(starts=starts, waits=waits, spent=spent)
 
 
 def waiting(view: Outlook, waits: Sequence[str]) -> str:
-    """What waits and how to approve it, in one paragraph; "" if nothing does."""
+    """What waits and how to approve it, in one paragraph; "" if nothing waits."""
     if not waits:
         return ""
     named = ", ".join(f"{address} ({view.cost[address]})" for address in waits[:NAMED])
@@ -76,18 +84,20 @@ def waiting(view: Outlook, waits: Sequence[str]) -> str:
 
 
 def waiting_lines(graph: Graph, view: Outlook) -> list[str]:
-    """The same for the preview. Ends the program with one line where the budget is not right."""
+    """The same for the preview, as lines. An invalid budget ends the program with one line."""
     waits = split(graph, view, graph.items, checked_budget()).waits
     if not waits:
         return []
+
+    most = 2 * NAMED  # a line for each item, so more fit than in a paragraph
     first = f"Beyond {BUDGET} ({in_words(budget())}), so sensor and schedule wait for a person:"
-    rows = [cut(f"  {address}  [{view.cost[address]}]", COLUMNS) for address in waits[: 2 * NAMED]]
-    more = [f"  and {len(waits) - 2 * NAMED} more"] if len(waits) > 2 * NAMED else []
+    rows = [cut(f"  {address}  [{view.cost[address]}]", COLUMNS) for address in waits[:most]]
+    more = [f"  and {len(waits) - most} more"] if len(waits) > most else []
     return [cut(first, COLUMNS), *rows, *more, f"Approve it: {COMMAND}"]
 
 
 def checked_budget() -> Hours:
-    """The budget. Ends the program with one line if it is not right."""
+    """The budget. Ends the program with one line if it is invalid."""
     try:
         return budget()
     except ValueError as error:
@@ -95,14 +105,15 @@ def checked_budget() -> Hours:
 
 
 def version(graph: Graph, address: str) -> str:
-    """Of all that an item is made from, down to the sources."""
+    """The version of an item and of everything upstream of it, down to the sources."""
+    # The item's own version covers no upstream code or parameters.
     chain = [*graph.upstream(address), address]
     text = json.dumps({other: graph.code_version(other) for other in chain})
     return sha256(text.encode()).hexdigest()[:16]
 
 
 def read_approved(graph: Graph) -> set[str]:
-    """The items that are approved as they would be made now."""
+    """The approved items whose inputs have not changed since."""
     kept = _kept(graph.root)
     return {
         address
@@ -112,30 +123,35 @@ def read_approved(graph: Graph) -> set[str]:
 
 
 def approve(graph: Graph, addresses: Collection[str]) -> None:
-    """Approve these items, beside those that are approved already."""
+    """Add approvals for these items."""
     kept = {**_kept(graph.root), **{address: version(graph, address) for address in addresses}}
     write_whole(graph.root / APPROVED, json.dumps(kept).encode())
 
 
 def drop_used(graph: Graph, due: Collection[str]) -> None:
-    """Forget the approvals of items that are not due."""
+    """Remove the approvals of items that are not due."""
     kept = _kept(graph.root)
+    # Each tick comes here, and mostly nothing changes: then the file is not written.
     if not kept.keys() <= set(due):
         left = {address: kept[address] for address in kept if address in due}
         write_whole(graph.root / APPROVED, json.dumps(left).encode())
 
 
 def _kept(root: Path) -> Mapping[str, str]:
+    # A broken file counts as no approval: a person approves again, and nothing is spent unasked.
     with suppress(OSError, ValueError, TypeError):
         return dict(json.loads((root / APPROVED).read_text()))
     return {}
 
 
 def with_upstream(graph: Graph, named: Sequence[str], due: Sequence[str]) -> list[str]:
-    """Of what is due: the named items, and what they are made from. Raises ValueError for a name of
-    nothing that is due."""
+    """The named items and everything upstream of them, as far as it is due.
+
+    Raises ValueError for a name that is not due.
+    """
     wanted = set[str]()
     for name in named:
+        # The UI shows asset keys ("stage/item"), so a copied key must work too.
         address = name.replace("/", "@", 1)
         if address not in due:
             known = ", ".join(due[:NAMED]) or "nothing"
@@ -143,25 +159,28 @@ def with_upstream(graph: Graph, named: Sequence[str], due: Sequence[str]) -> lis
                 f"{name}: it is not due, so there is nothing to approve. Due: {known}."
             )
         wanted |= {address, *graph.upstream(address)}
+
     return [address for address in due if address in wanted]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Approve all that is due, or of it the named items with what they are made from."""
+    """Approve everything that is due, or the named items and their upstream."""
     state, view = read(Path.cwd())
     try:
         wanted = with_upstream(state.graph, arguments, view.due) if arguments else view.due
     except ValueError as error:
         sys.exit(str(error))
+
     print("\n".join(lines(view)))
     if not wanted:
         return
+
     approve(state.graph, wanted)
     print("\n".join(listed("approved", wanted, None)))
     print(
         f"It costs at most: {total(view, wanted)}. "
         "The sensor `changes`, or the schedule `nightly`,\n"
-        "starts it if it is on. At once: python -m orchestration.repro"
+        "starts it if it is on. To start it now: python -m orchestration.repro"
     )
 
 

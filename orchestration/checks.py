@@ -1,14 +1,14 @@
-"""What stages found out about their artefacts, in Dagster's words.
+"""Asset checks: the results that stages wrote about their artefacts, for Dagster.
 
-A stage checks its own artefact and writes the findings into it as checks.json. dvc.yaml declares
-them (`meta: checks`), so Dagster knows their names before anything is made, and here they are only
-read. So they cost a small file an item, and stay true without a run: what failed still fails, and
-what DVC brought back has its findings with it. An artefact from before there were such files has
-no result.
+A stage checks its own artefact and writes the results into it as checks.json. dvc.yaml declares the
+checks (`meta: checks`), so Dagster knows their names before the first run. This module only reads
+them. The cost is a small file for each item. The results hold without a run: a failed check still
+fails, and an artefact that DVC restored brings its results. An old artefact without the file has no
+result.
 
-One kind of check is made here, for it needs history: a declared `metric` may be at most `fall` below
-the last run that was accepted. Each result is stored with the version of the data, so that an alert
-is sent once for each version.
+One kind of check runs here, because it needs history: a declared `metric` may be at most `fall`
+below the last accepted run. Each result is stored with the data version, so each version causes one
+alert.
 """
 
 import json
@@ -34,8 +34,8 @@ from orchestration.graph import DeclaredCheck, Item
 from orchestration.metadata import is_number, numbers
 from orchestration.translation import asset_key
 
+# Keys in the metadata of a result. Stored results have them too, so a new name loses the history.
 FOUND, VERSION, VALUE = "found", "data version", "value"
-"""In the metadata of a result."""
 AGAIN = "Make it again: python -m orchestration.repro --force {}"
 PASSED = {AssetCheckExecutionRecordStatus.SUCCEEDED}
 ENDED = PASSED | {AssetCheckExecutionRecordStatus.FAILED}
@@ -43,7 +43,7 @@ ENDED = PASSED | {AssetCheckExecutionRecordStatus.FAILED}
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict(Check):
-    """A result, of a stage or from history."""
+    """The result of one check, from a stage or from history."""
 
     value: float | None = None
     """A number to compare the next run with."""
@@ -63,8 +63,8 @@ def check_specs(item: Item) -> list[AssetCheckSpec]:
 
 
 def verdicts_of(instance: DagsterInstance, root: Path, item: Item) -> list[Verdict]:
-    """All that holds of an item as it lies there now. To be asked before its materialisation is
-    stored: a metric would be compared with itself."""
+    """The results of all checks of an item, for its artefact as it is now."""
+    # Call this before the materialisation is stored, or a metric is compared with itself.
     compared = [
         compared_with_last(instance, root, item, name, declared)
         for name, declared in item.checks.items()
@@ -74,13 +74,16 @@ def verdicts_of(instance: DagsterInstance, root: Path, item: Item) -> list[Verdi
 
 
 def read_checks(root: Path, item: Item) -> list[Verdict]:
-    """What the stage wrote, of the checks that dvc.yaml declares; nothing if it wrote no file. All
-    of them fail if the file can't be read."""
+    """The results that the stage wrote, for the checks that dvc.yaml declares.
+
+    Empty if the stage wrote no file. Every check fails if the file can't be read.
+    """
     written = {name: each for name, each in item.checks.items() if not each.metric}
     # Among the outputs are folders and metrics files; only a folder can hold it.
     path = next((path for out in item.outputs if (path := root / out / CHECKS).is_file()), None)
     if not written or path is None:
         return []
+
     try:
         entries = {entry["name"]: entry for entry in json.loads(path.read_text())}
         return [
@@ -106,7 +109,7 @@ def read_checks(root: Path, item: Item) -> list[Verdict]:
 def compared_with_last(
     instance: DagsterInstance, root: Path, item: Item, name: str, declared: DeclaredCheck
 ) -> Verdict:
-    """Whether a metric is about as high as in the last accepted run."""
+    """Check that a metric has fallen by at most `declared.fall` since the last accepted run."""
     verdict = partial(Verdict, name=name, blocking=declared.blocking)
     metric = declared.metric
     now = dict(numbers(root / item.metrics[0])).get(metric, "missing")
@@ -123,6 +126,7 @@ def compared_with_last(
     if then is None:
         first = f"no earlier run to compare with; the next one is compared with {now:.3f}"
         return verdict(passed=None, expected=metric, found=first)
+
     least = then - declared.fall
     return verdict(
         passed=now >= least,
@@ -136,14 +140,17 @@ def compared_with_last(
 def last_value(instance: DagsterInstance, item: Item, name: str, metric: str) -> float | None:
     """The number of the last run that passed the check; if none did, the metric of the first run.
 
-    The first run has nothing to be compared with, so it is accepted without having passed.
+    The first run has nothing to compare with, so it is accepted without a result.
     """
     last = last_told(instance, item, name, PASSED)
     shown = last.metadata.get(VALUE) if last else None
+
     if shown is None:
         records = instance.fetch_materializations(asset_key(item), limit=1, ascending=True).records
         event = records[0].asset_materialization if records else None
         shown = event.metadata.get(metric) if event else None
+
+    # Dagster's metadata may hold any type under this key.
     value = shown.value if shown else None
     return value if is_number(value) else None
 
@@ -154,7 +161,8 @@ def last_told(
     name: str,
     ended: set[AssetCheckExecutionRecordStatus] = ENDED,
 ) -> AssetCheckEvaluation | None:
-    """What Dagster stored of a check when it last ended in one of these ways."""
+    """The last result of a check that Dagster stored with one of these statuses."""
+    # A check that is planned in a running run has a record too, without a result.
     for record in instance.event_log_storage.get_asset_check_execution_history(
         AssetCheckKey(asset_key(item), name), limit=1, status=ended
     ):
@@ -166,9 +174,9 @@ def last_told(
 def newly_failed(
     instance: DagsterInstance, item: Item, verdicts: Sequence[Verdict], version: str
 ) -> list[Verdict]:
-    """The checks that fail, and did not yet for this version of the data. To be asked before the
-    verdicts are stored."""
+    """The checks that fail for the first time for this data version."""
 
+    # Call this before the verdicts are stored, or every failure counts as known.
     def known(name: str) -> bool:
         last = last_told(instance, item, name)
         return bool(last and not last.passed and last.metadata[VERSION].value == version)
@@ -177,7 +185,7 @@ def newly_failed(
 
 
 def results(item: Item, verdicts: Sequence[Verdict], version: str) -> list[AssetCheckResult]:
-    """The results of a step. A check that was not made has none."""
+    """The results for a step. A check without a result is left out."""
     made = [verdict for verdict in verdicts if verdict.passed is not None]
     return [AssetCheckResult(**_shown(item, verdict, version)) for verdict in made]
 
@@ -185,7 +193,7 @@ def results(item: Item, verdicts: Sequence[Verdict], version: str) -> list[Asset
 def evaluations(
     item: Item, verdicts: Sequence[Verdict], version: str
 ) -> list[AssetCheckEvaluation]:
-    """The same for an item that was made outside Dagster."""
+    """The same results for an item that was made outside Dagster."""
     made = [verdict for verdict in verdicts if verdict.passed is not None]
     return [AssetCheckEvaluation(**_shown(item, verdict, version)) for verdict in made]
 
@@ -200,6 +208,7 @@ def _shown(item: Item, verdict: Verdict, version: str) -> Mapping[str, Any]:
     }
     if verdict.value is not None:
         metadata[VALUE] = MetadataValue.float(verdict.value)
+
     return {
         "asset_key": asset_key(item),
         "check_name": verdict.name,
@@ -216,6 +225,6 @@ def reasons_not_made(verdicts: Sequence[Verdict]) -> str:
 
 
 def what_blocks(verdicts: Sequence[Verdict]) -> str:
-    """The failed checks because of which nothing is made from the item, a line each; "" if none."""
+    """The failed checks that block everything downstream of the item, a line each; "" if none."""
     blocking = [each for each in verdicts if each.blocking and each.failed]
     return "\n".join(f"Check {each.name} failed: {each}" for each in blocking)

@@ -1,17 +1,17 @@
-"""What an item will cost, and what may be spent without asking: NEEDLEWORK_BUDGET.
+"""The estimated cost of items, and the budget that needs no approval (NEEDLEWORK_BUDGET).
 
-An item's cost is the time of its last run. Of a training or a needle grid it is the larger of that
-and what `make plan` computes: a plan assumes a share of the peak, and a last run may have had other
-settings. Items in the pool `gpu` cost GPU-hours, whatever the device, and all others CPU-hours: the
-hours on the clock, not those of all cores.
+The cost of an item is the time of its last run. For a training or a needle grid it is the larger of
+that time and the plan's figure: the plan assumes a share of the peak, and the last run may have had
+other settings. Items in the pool `gpu` cost GPU-hours on any device, and all others cost CPU-hours.
+CPU-hours are wall-clock hours, not the sum over cores.
 
-An item that never ran here has no known cost. Outside the pool `gpu` it counts as nothing, or no
-new project would begin; in it, it counts as more than any budget. A last run that went on from a
-snapshot counts from there, so it says too little.
+An item that never ran here has an unknown cost. Outside the pool `gpu` it counts as zero, or a new
+project could not start. In the pool it exceeds every budget. The cost of this estimate: a last run
+that resumed from a snapshot counts only from there, so it is too low.
 
-The times are one small file an item beside DVC's temporary files: dvc_repro.py writes them, so a run
-without Dagster counts too. The plan imports training, which this package may not, so it is run as a
-command, and its answer is kept until something that it reads changes (kept.py).
+Each item's time is a small file beside DVC's temporary files. dvc_repro.py writes it, so a run
+without Dagster counts too. The plan imports training, which this package must not, so it runs as a
+command. Its answer is stored until one of its inputs changes (kept.py).
 """
 
 import json
@@ -32,17 +32,18 @@ from orchestration.units import duration
 GPU = "gpu"
 """The pool whose items cost GPU-hours."""
 SECONDS = OURS / "seconds"
-"""A folder: of each item, the seconds of its last run."""
+"""A folder: one file for each item, with the seconds of its last run."""
 MODULE = Path("training") / "plan.py"
 COMMAND = [sys.executable, "-m", "training.plan", "--json"]
 ANSWER = OURS / "plan.json"
 PARAMS_FILE = "params.yaml"
+# `make plan` takes 12 s on two busy cores (docs/log.md). A tick must not wait for a hung one.
 SECONDS_FOR_THE_PLAN = 300.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hours:
-    """Hours of GPUs and of CPUs. Infinite: unknown, and more than any budget."""
+    """Hours of GPUs and of CPUs. Infinite means unknown, and exceeds every finite budget."""
 
     gpu: float = 0.0
     cpu: float = 0.0
@@ -54,22 +55,23 @@ class Hours:
         return Hours(gpu=_left(self.gpu, other.gpu), cpu=_left(self.cpu, other.cpu))
 
     def within(self, other: "Hours") -> bool:
-        """Whether neither is more than the other's."""
+        """Whether both GPU and CPU hours are at most those of `other`."""
         return self.gpu <= other.gpu and self.cpu <= other.cpu
 
 
 def _left(budget: float, spent: float) -> float:
-    """What is left; of no bound, no bound."""
+    """The rest of a budget, at least 0. An infinite budget stays infinite."""
+    # inf - inf would be NaN, which no comparison admits.
     return budget if math.isinf(budget) else max(budget - spent, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What one item will cost."""
+    """The estimated cost of one item."""
 
     hours: Hours = Hours()
     known_from: str = ""
-    """"last run", "make plan", or "" where nothing is known."""
+    """"last run", "make plan", or "" if the cost is unknown."""
 
     def __str__(self) -> str:
         if not self.known_from:
@@ -86,8 +88,10 @@ class Price:
 
 
 def budget() -> Hours:
-    """NEEDLEWORK_BUDGET, as in "gpu=1,cpu=4"; what it leaves out has its default. Raises
-    ValueError."""
+    """NEEDLEWORK_BUDGET, such as "gpu=1,cpu=4". A missing part has its default.
+
+    Raises ValueError.
+    """
     return Hours(**{**_hours(BUDGET.default), **_hours(text_of(BUDGET))})
 
 
@@ -96,36 +100,41 @@ def _hours(text: str) -> dict[str, float]:
     found = dict[str, float]()
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = map(str.strip, part.partition("="))
-        hours = -1.0
+        hours = -1.0  # refused below
         with suppress(ValueError):
             hours = float(number)
+        # "nan" is a float too, and only `not >=` refuses it.
         if name not in ("gpu", "cpu") or not hours >= 0:
             raise ValueError(
                 f"{BUDGET} is {text!r}: write hours that sensor and schedule may spend without "
                 "asking, as in gpu=1,cpu=4; inf is no bound."
             )
         found[name] = hours
+
     return found
 
 
 def in_words(hours: Hours) -> str:
-    """As in "0.5 GPU-hours, 12 s of CPU"."""
+    """Hours as text, such as "0.5 GPU-hours and 12 s of CPU"."""
+    cpu = f"{duration(3600 * hours.cpu)} of CPU" if hours.cpu else ""
     if math.isinf(hours.gpu):
-        known = f" and {duration(3600 * hours.cpu)} of CPU" if hours.cpu else ""
-        return f"an unknown time on GPUs{known}"
-    gpu = f"{hours.gpu:.3g}" if hours.gpu >= 0.01 else "under 0.01"
-    parts = [f"{gpu} GPU-hours"] if hours.gpu else []
-    parts += [f"{duration(3600 * hours.cpu)} of CPU"] if hours.cpu else []
-    return " and ".join(parts) or "nothing"
+        gpu = "an unknown time on GPUs"
+    elif hours.gpu >= 0.01:
+        gpu = f"{hours.gpu:.3g} GPU-hours"
+    else:
+        gpu = "under 0.01 GPU-hours" if hours.gpu else ""
+
+    return " and ".join(filter(None, (gpu, cpu))) or "nothing"
 
 
 def note_seconds(root: Path, address: str, seconds: float) -> None:
-    """Note how long an item's command took."""
+    """Store how long an item's command took."""
     write_whole(root / SECONDS / _file(address), json.dumps({"seconds": seconds}).encode())
 
 
 def last_seconds(root: Path, address: str) -> float | None:
-    """Of its last run; None if it never ran here."""
+    """The seconds of an item's last run; None if it never ran here."""
+    # An unreadable file counts as none: the next run writes it again.
     try:
         return float(json.loads((root / SECONDS / _file(address)).read_text())["seconds"])
     except (OSError, ValueError, LookupError, TypeError):
@@ -133,16 +142,19 @@ def last_seconds(root: Path, address: str) -> float | None:
 
 
 def _file(address: str) -> str:
+    # An address may hold characters that a file name may not, such as a slash.
     return f"{re.sub(r'[^A-Za-z0-9_@-]', '_', address)}.json"
 
 
 def cost_of(root: Path, address: str, pool: str, prices: Mapping[str, Price]) -> Cost:
-    """What one item will cost."""
-    seconds, price = last_seconds(root, address), prices.get(address)
+    """The estimated cost of one item."""
+    seconds = last_seconds(root, address)
+    price = prices.get(address)
     if pool != GPU:
         if seconds is None:
             return Cost()
         return Cost(hours=Hours(cpu=seconds / 3600), known_from="last run")
+
     found = list[tuple[float, str]]()
     if seconds is not None:
         found.append((seconds / 3600 * (price.devices if price else 1), "last run"))
@@ -150,6 +162,7 @@ def cost_of(root: Path, address: str, pool: str, prices: Mapping[str, Price]) ->
         found.append((price.gpu_hours, "make plan"))
     if not found:
         return Cost(hours=Hours(gpu=math.inf))
+
     hours, source = max(found)
     return Cost(hours=Hours(gpu=hours), known_from=source)
 
@@ -157,18 +170,23 @@ def cost_of(root: Path, address: str, pool: str, prices: Mapping[str, Price]) ->
 def read_prices(root: Path, depends: Iterable[str], ask: bool = True) -> dict[str, Price]:
     """The prices of `make plan` for trainings and needle grids; empty if there are none.
 
-    depends: hashes of what else a plan reads. ask: run the command if something has changed since
-    its last answer. Without it, only an answer for the project as it is now counts.
+    depends: hashes of other inputs of the plan. ask: run the command if an input has changed since
+    the stored answer; otherwise return the stored answer only if it is still valid.
     """
     if not (root / MODULE).is_file():
         return {}
-    answer, key = root / ANSWER, key_of([*_looked_at(root), *sorted(depends)])
+
+    answer = root / ANSWER
+    key = key_of([*_inputs(root), *sorted(depends)])
     kept = recall(answer, key)
     if kept is not None:
+        # An answer in an older form is asked for again.
         with suppress(ValueError, LookupError):
             return _prices(kept)
     if not ask:
         return {}
+
+    # Kept even if the command failed: otherwise each tick would run it again.
     prices = _ask(root)
     keep(answer, key, prices)
     return _prices(prices)
@@ -185,27 +203,33 @@ def _ask(root: Path) -> dict[str, dict[str, float]]:
             check=False,
             timeout=SECONDS_FOR_THE_PLAN,
         )
-        said = json.loads(done.stdout.strip().splitlines()[-1])
-        _prices(said)
-        return dict(said)
+        # The last line: libraries may print others before it.
+        answer = json.loads(done.stdout.strip().splitlines()[-1])
+        _prices(answer)  # raises for an answer of another form
+        return dict(answer)
     return {}
 
 
-def _prices(said: Mapping[str, Mapping[str, float]]) -> dict[str, Price]:
+def _prices(answer: Mapping[str, Mapping[str, float]]) -> dict[str, Price]:
     try:
         return {
             address: Price(gpu_hours=float(price["gpu_hours"]), devices=int(price["devices"]))
-            for address, price in said.items()
+            for address, price in answer.items()
         }
     except (AttributeError, TypeError) as error:
         raise ValueError(str(error)) from None
 
 
-def _looked_at(root: Path) -> Iterator[str]:
-    """What the plan reads of the project itself."""
+def _inputs(root: Path) -> Iterator[str]:
+    """The plan's inputs within the project: the devices, the parameters, the code of training."""
     chosen = text_of(ACCELERATE)
     yield chosen
-    for path in [root / PARAMS_FILE, *([root / chosen] if chosen else [])]:
+    files = [root / PARAMS_FILE]
+    if chosen:
+        files.append(root / chosen)
+    for path in files:
         yield path.read_text(errors="replace") if path.is_file() else "missing"
+
+    # Times suffice here: a needless new plan costs seconds.
     for path in sorted((root / MODULE).parent.glob("*.py")):
         yield f"{path.name} {path.stat().st_mtime_ns}"

@@ -1,4 +1,9 @@
-"""Everything Dagster shows and runs, from dvc.yaml."""
+"""Everything Dagster shows and runs, built from dvc.yaml.
+
+dvc.yaml owns the graph, and Dagster gets it whole at load time: assets, jobs, sensors, schedule.
+The cost: a change of dvc.yaml needs a reload of the code location. The sensor `outside` asks for
+it.
+"""
 
 from pathlib import Path
 
@@ -26,10 +31,12 @@ WHOLE_GRAPH = "whole_graph"
 
 
 def build_definitions(root: Path) -> Definitions:
-    """The project in `root`: its assets, a job for the whole graph and one for each stage, the
-    sensor `changes` and the schedule `nightly` (both off), and the sensor `outside`. Raises
-    GraphError.
+    """The definitions of the project in `root`. Raises GraphError.
+
+    Its assets, a job for the whole graph, a job for each stage, the job `experiment`; the sensor
+    `changes` and the schedule `nightly` (both off at first), the sensors `outside` and `alerts`.
     """
+    # Dagster refuses what DVC allows: a stage called like one of our jobs, a group with a space.
     try:
         return _definitions(read_graph(root))
     except DagsterInvalidDefinitionError as error:
@@ -41,31 +48,30 @@ def _definitions(graph: Graph) -> Definitions:
     whole = define_asset_job(
         WHOLE_GRAPH, AssetSelection.all(), description="Every asset that is out of date"
     )
+
     stages: dict[str, list[AssetKey]] = {}
     for item in graph.items.values():
         stages.setdefault(job_name(item.stage), []).append(asset_key(item))
+    of_stages = [
+        define_asset_job(stage, AssetSelection.assets(*keys)) for stage, keys in stages.items()
+    ]
+
     return Definitions(
         assets=bridge.assets(),
-        jobs=[
-            whole,
-            experiment_job(graph.root),
-            *(
-                define_asset_job(stage, AssetSelection.assets(*keys))
-                for stage, keys in stages.items()
-            ),
-        ],
+        jobs=[whole, experiment_job(graph.root), *of_stages],
         sensors=[change_sensor(graph, whole), truth_sensor(graph), failure_sensor()],
         schedules=[nightly_schedule(graph, whole)],
+        # `jobs` is passed uncalled, so each run reads the variable NEEDLEWORK_JOBS again.
         executor=chosen_executor(jobs, bridge.scope),
     )
 
 
 @definitions
 def defs() -> Definitions:
-    """The project in the current folder: what `dagster dev`, `dg dev` and their kin load."""
+    """The project in the current folder, as `dagster dev`, `dg dev` and the like load it."""
     try:
         return build_definitions(Path.cwd())
     except GraphError as error:
         note_failed_load()
-        # Dagster's commands show this class without a traceback
+        # Dagster's commands show this class without a traceback.
         raise ClickException(str(error)) from None

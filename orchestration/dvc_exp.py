@@ -1,11 +1,10 @@
-"""`python -m orchestration.dvc_exp ARGUMENTS`: `dvc exp run`, which changes in params.yaml what it
-must and no other line.
+"""`python -m orchestration.dvc_exp ARGUMENTS`: `dvc exp run`, with minimal edits of params.yaml.
 
 DVC rewrites the whole file for one changed key: it folds long lines, moves comments and drops
-nulls, so that the experiment's commit hides the one line that matters. Here DVC's file is read, and
-each value that differs is put into the old text at its own place. The cost: one function of DVC's
-is replaced. If that gives another meaning than DVC's file has, as where a key is new or taken away,
-DVC's file stays.
+nulls. The experiment's commit then hides the one line that matters. This module reads DVC's new
+file and puts each changed value into the old text, in its place. The cost: one function of DVC is
+replaced. DVC's own file stays if the edited text would have another meaning, for example if a key
+is added or removed.
 """
 
 import sys
@@ -21,19 +20,21 @@ from orchestration import run_cache
 
 
 def main(arguments: Sequence[str]) -> int:
-    """DVC's exit code."""
+    """Run `dvc exp run` with these arguments. Returns DVC's exit code."""
+    # Without it, outputs with `persist: true` would not be restored.
     run_cache.enable()
     dvc.utils.hydra.apply_overrides = sparing(dvc.utils.hydra.apply_overrides)
     return int(dvc_main(["--wait-for-lock", "exp", "run", *arguments]))
 
 
 def sparing(apply: Callable[..., None]) -> Callable[..., None]:
-    """`apply_overrides`, which leaves alone what need not change."""
+    """DVC's `apply_overrides`, without changes of other lines."""
 
     def applied(path: Any, overrides: list[str]) -> None:
         file = Path(path)
         before = file.read_text()
         apply(path, overrides)
+        # DVC also edits .json, .toml and .py files. `merged` reads YAML only.
         if file.suffix in (".yaml", ".yml"):
             file.write_text(merged(before, file.read_text()))
 
@@ -41,11 +42,15 @@ def sparing(apply: Callable[..., None]) -> Callable[..., None]:
 
 
 def merged(before: str, after: str) -> str:
-    """The text `before` with the meaning of `after`; `after` itself where that can't be had."""
-    old, new = yaml.compose(before, yaml.SafeLoader), yaml.safe_load(after)
+    """The text `before` with the values of `after`; `after` itself if that is impossible."""
+    old = yaml.compose(before, yaml.SafeLoader)
+    new = yaml.safe_load(after)
     text = before
+    # From the end of the text, so that the positions of the earlier changes stay valid.
     for start, end, value in sorted(_changes(old, new), key=lambda change: -change[0]):
         text = f"{text[:start]}{_flow(value)}{text[end:]}"
+
+    # Keys that were added or removed are not among the changes.
     try:
         return text if yaml.safe_load(text) == new else after
     except yaml.YAMLError:
@@ -53,7 +58,7 @@ def merged(before: str, after: str) -> str:
 
 
 def _changes(node: Any, new: Any) -> Iterator[tuple[int, int, Any]]:
-    """Where a value begins and ends in the text, and what it is now; of those that differ."""
+    """Each changed value: where the old one starts and ends in the text, and the new value."""
     if isinstance(node, yaml.MappingNode) and isinstance(new, dict):
         for key, value in node.value:
             name = _meaning(key)
@@ -75,7 +80,8 @@ def _meaning(node: Any) -> Any:
 
 
 def _flow(value: Any) -> str:
-    """On one line, as it may stand in a block and within brackets."""
+    """A value as YAML on one line, valid in a block and within brackets."""
+    # PyYAML ends a plain scalar with the document marker "...".
     text = yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize, allow_unicode=True)
     return text.strip().removesuffix("...").strip()
 

@@ -1,21 +1,21 @@
 """`dvc repro` in this process, without losing a change or an output.
 
-orchestration.repro and the bridge start it. It takes the arguments of `dvc repro` and makes the
-same bytes. Five things are different:
+orchestration.repro and the bridge start it. It takes the arguments of `dvc repro` and writes the
+same bytes. Five things differ:
 
-- dvc.lock names the inputs that an item was made from. DVC hashes the inputs again after the
-  command and records those (treeverse/dvc#11058). A document that arrives meanwhile, or an edit of
-  the trainer's code, then counts as trained on and is lost. Here the hashes from before the command
-  are recorded, so such an item is out of date afterwards.
-- What stays in place (`persist: true` in dvc.yaml) must be replaced by the command, and comes back
-  from DVC's run cache in one step (keeping.py, run_cache.py).
-- dvc.lock and DVC's list of path locks are written in one step. What a killed DVC left broken is
-  repaired first (locks.py).
+- dvc.lock names the inputs that the item was made from. Plain DVC hashes the inputs again after the
+  command and records those hashes (treeverse/dvc#11058). A document that arrives during the
+  command, or an edit of the trainer's code, then counts as used and is lost. This module records
+  the hashes from before the command, so the item is out of date afterwards.
+- A command must replace its outputs that stay in place (`persist: true` in dvc.yaml). They come
+  back from DVC's run cache in one step (keeping.py, run_cache.py).
+- dvc.lock and DVC's list of path locks are written in one step. Files that a killed DVC left broken
+  are repaired first (locks.py).
 - It waits while another DVC process holds the repository.
-- What DVC cannot hash whole is an error: it waits for a pipe for ever, and leaves out a folder that
-  it cannot list.
+- A file or folder that DVC cannot hash whole is an error. Plain DVC waits at a pipe for ever, and
+  omits a folder that it cannot list.
 
-The cost: ten of DVC's functions are replaced, so the minor version of DVC is pinned, and
+The cost: this module replaces ten of DVC's functions. So the minor version of DVC is pinned, and
 tests/orchestration/test_repro.py tests what we rely on in each. Plain `dvc repro` is not changed.
 """
 
@@ -49,14 +49,18 @@ from orchestration.locks import repair, write_whole
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Repair, run, and keep a copy of dvc.lock; returns DVC's exit code."""
+    """Repair, run, and keep a copy of dvc.lock. Returns DVC's exit code."""
     root = Path.cwd()
+    # Before DVC starts, because it refuses every command over a broken file.
     for line in repair(root):
         print(line, file=sys.stderr)
     keeping.remove_abandoned(root)
+
     replace()
     code = int(dvc_main(["--wait-for-lock", "repro", *arguments]))
-    repair(root)  # keeps a copy of dvc.lock as it is now
+
+    # Nothing is broken now, so this only copies dvc.lock. The next repair uses the copy.
+    repair(root)
     return code
 
 
@@ -64,27 +68,33 @@ def replace() -> None:
     """Replace DVC's functions in this process."""
     run_cache.enable()
     saved = Saved()
+
+    # Inputs and outputs of an item.
     Stage.save_deps = saved.once(Stage.save_deps)
     StageCache.restore = saved.after(StageCache.restore)
     Stage.remove_outs = remove_outs(Stage.remove_outs)
     Stage.checkout = checkout
     Output._build = build(Output._build)
     dvc.stage.run.cmd_run = timed(dvc.stage.run.cmd_run)
+
+    # Files that a kill must not leave half written.
     dvc.utils.serialize._common._dump_data = dump_whole
     dvc.rwlock._edit_rwlock = edit_path_locks
     dvc_data.hashfile.checkout._relink = relink(dvc_data.hashfile.checkout._relink)
 
 
 class Saved:
-    """The stages whose inputs have been hashed, each of them once."""
+    """The stages whose inputs are hashed already. Each stage is hashed once."""
 
     def __init__(self) -> None:
-        self._stages: list[Stage] = []  # the stages themselves, for two may be equal
+        # Compared by identity: DVC may call two stage objects equal that have other hashes.
+        self._stages: list[Stage] = []
 
     def once(self, save_deps: Callable[..., None]) -> Callable[..., None]:
-        """`Stage.save_deps`, which does nothing for a stage that has saved its inputs already."""
+        """`Stage.save_deps`, without effect for a stage that has saved its inputs already."""
 
         def save(stage: Stage, allow_missing: bool = False) -> None:
+            # DVC calls it before the command, and a second time after it.
             if not any(stage is other for other in self._stages):
                 save_deps(stage, allow_missing=allow_missing)
                 self._stages.append(stage)
@@ -92,9 +102,7 @@ class Saved:
         return save
 
     def after(self, restore: Callable[..., None]) -> Callable[..., None]:
-        """`StageCache.restore`: the inputs by which it found the outputs are those that are
-        recorded.
-        """
+        """`StageCache.restore`, which also fixes the inputs by which it found the outputs."""
 
         def restored(cache: StageCache, stage: Stage, *arguments: Any, **options: Any) -> None:
             restore(cache, stage, *arguments, **options)
@@ -104,9 +112,7 @@ class Saved:
 
 
 def build(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`Output._build`, by which DVC hashes a file or folder: refuses one that it cannot hash
-    whole.
-    """
+    """`Output._build`, which hashes a file or folder: refuses one that DVC cannot hash whole."""
 
     def built(out: Output, *arguments: Any, **options: Any) -> Any:
         if out.protocol == "local":
@@ -121,9 +127,10 @@ def build(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def remove_outs(original: Callable[..., None]) -> Callable[..., None]:
-    """`Stage.remove_outs`, which copies no output that stays.
+    """`Stage.remove_outs`, without copies of the outputs that stay in place.
 
-    DVC copies a link into its cache first, for a command that writes into it. Ours replace it.
+    DVC first replaces a link into its cache by a copy, because a command may write into it. Our
+    commands replace their outputs, so the copy would be of no use.
     """
 
     def remove(stage: Stage, ignore_remove: bool = False, force: bool = False) -> None:
@@ -138,24 +145,29 @@ def remove_outs(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def timed(cmd_run: Callable[..., None]) -> Callable[..., None]:
-    """`cmd_run`, the run of an item's command, which must replace the outputs that stay. How long
-    it took is noted (costs.py).
+    """`cmd_run`, which runs an item's command: stores its time (costs.py).
+
+    A command that does not replace an output that stays in place is an error.
     """
 
     def run(stage: Stage, dry: bool = False, run_env: dict[str, str] | None = None) -> None:
         if dry:
             cmd_run(stage, dry=dry, run_env=run_env)
             return
+
         start = time.monotonic()
         before = {out: keeping.identity_of(Path(out.fs_path)) for out in stage.outs if out.persist}
         cmd_run(stage, dry=dry, run_env=run_env)
+
+        # A command that writes into an old output may have written into DVC's cache.
         for out, old in before.items():
             if old is not None and keeping.identity_of(Path(out.fs_path)) == old:
                 raise DvcException(
-                    f"{stage.addressing}: its command ended well and has not replaced {_path(out)}. "
-                    "Have it write that output whole, or take `persist` from that output in "
+                    f"{stage.addressing}: its command succeeded and has not replaced {_path(out)}. "
+                    "Make it write that output whole, or remove `persist` from that output in "
                     f"{PROJECT_FILE}"
                 )
+
         root = Path(stage.repo.root_dir)
         costs.note_seconds(root, stage.addressing, time.monotonic() - start)
 
@@ -163,14 +175,17 @@ def timed(cmd_run: Callable[..., None]) -> Callable[..., None]:
 
 
 def checkout(stage: Stage, allow_missing: bool = False, **options: Any) -> dict[str, list[str]]:
-    """`Stage.checkout`, which `dvc repro` calls to restore from its run cache: the output is
-    gathered aside, then put in place.
+    """`Stage.checkout`, by which `dvc repro` restores outputs: in one step.
+
+    DVC checks the output out beside its place, and then it is exchanged with the old one.
     """
     root = Path(stage.repo.root_dir)
     done = defaultdict[str, list[str]](list)
+
     for out in stage.outs:
         if out.exists and not out.changed_checksum():
             continue
+        # None: on another file system, where no exchange is possible, or outside the project.
         place = keeping.place_aside(root, _path(out)) if _ours(out) else None
         if place is None:
             out.checkout(force=True, allow_missing=allow_missing)
@@ -179,6 +194,7 @@ def checkout(stage: Stage, allow_missing: bool = False, **options: Any) -> dict[
             keeping.put_in_place(place, Path(out.fs_path))
             _note_hashes(out)
         done["added"].append(str(out))
+
     return done
 
 
@@ -193,20 +209,19 @@ def _gather(out: Output, place: Path) -> None:
 
 
 def _note_hashes(out: Output) -> None:
-    """Tell DVC the hashes at the output's own place, or it would read all of it again."""
-    tree = out.get_obj()
-    files = (
-        [(out.fs_path, out.hash_info, None)]
-        if not out.is_dir_checksum
-        else [(out.fs.join(out.fs_path, *key), hash_info, None) for key, _, hash_info in tree or ()]
-    )
+    """Store the hashes of an output under its own paths, or DVC would read all of it again."""
+    if out.is_dir_checksum:
+        tree = out.get_obj() or ()
+        files = [(out.fs.join(out.fs_path, *key), found, None) for key, _, found in tree]
+    else:
+        files = [(out.fs_path, out.hash_info, None)]
     out.repo.state.save_many(files, out.fs)
 
 
 def dump_whole(
     path: Any, data: Any, dumper: Callable[..., Any], fs: Any = None, **options: Any
 ) -> None:
-    """`_dump_data`, by which DVC writes dvc.lock: in one step."""
+    """`_dump_data`, which writes dvc.lock: in one step."""
     text = io.StringIO()
     dumper(data, text, **options)
     write_whole(Path(path), text.getvalue().encode())
@@ -214,19 +229,18 @@ def dump_whole(
 
 @contextmanager
 def edit_path_locks(lock_dir: str, fs: Any, hardlink: bool) -> Iterator[Any]:
-    """`_edit_rwlock`, by which DVC reads and writes its list of path locks: written in one step."""
+    """`_edit_rwlock`, which reads and writes DVC's list of path locks: in one step."""
     path = Path(lock_dir, dvc.rwlock.RWLOCK_FILE)
-    with make_lock(
-        str(Path(lock_dir, dvc.rwlock.RWLOCK_LOCK)), tmp_dir=lock_dir, hardlink_lock=hardlink
-    ):
+    guard = str(Path(lock_dir, dvc.rwlock.RWLOCK_LOCK))
+
+    with make_lock(guard, tmp_dir=lock_dir, hardlink_lock=hardlink):
+        # Invalid: a plain DVC was killed while it wrote the list, so it holds no lock any more.
         try:
             lock = dvc.rwlock.SCHEMA(json.loads(path.read_text()))
-        except FileNotFoundError:
+        except (FileNotFoundError, json.JSONDecodeError, Invalid):
             lock = dvc.rwlock.SCHEMA({})
-        except (json.JSONDecodeError, Invalid):
-            lock = dvc.rwlock.SCHEMA(
-                {}
-            )  # a plain DVC was killed while it wrote, so its locks are gone too
+
+        # DVC adds to these without asking whether an entry exists.
         lock["read"] = defaultdict(list, lock["read"])
         lock["write"] = defaultdict(dict, lock["write"])
         yield lock
@@ -234,7 +248,7 @@ def edit_path_locks(lock_dir: str, fs: Any, hardlink: bool) -> Iterator[Any]:
 
 
 def relink(original: Callable[..., None]) -> Callable[..., None]:
-    """`_relink`, by which DVC replaces a new output's files with links into its cache: in one step."""
+    """`_relink`, which replaces a file by a link into DVC's cache: in one step."""
 
     def replaced(
         link: Any,
@@ -249,25 +263,25 @@ def relink(original: Callable[..., None]) -> Callable[..., None]:
         if not (in_cache or force):
             original(link, cache, cache_info, fs, path, in_cache, force, prompt)
             return
+
         aside = Path(path).with_name(f".{Path(path).name}.link.partial")
         aside.unlink(missing_ok=True)
         link(cache, cache_info, fs, str(aside))
         aside.replace(path)
-        aside.unlink(
-            missing_ok=True
-        )  # where both were links to one file already, the step before does nothing
+        # rename(2) does nothing if both names are hard links to one file, so `aside` may remain.
+        aside.unlink(missing_ok=True)
         cache.protect(cache_info)
 
     return replaced
 
 
 def _ours(out: Output) -> bool:
-    """Whether an output lies in the project and in DVC's cache."""
+    """Whether an output lies in the project and belongs to DVC's cache."""
     return bool(out.protocol == "local" and out.is_in_repo and out.use_cache)
 
 
 def _path(out: Output) -> str:
-    """From the project's root."""
+    """An output's path, relative to the project's root."""
     return os.path.relpath(out.fs_path, out.repo.root_dir)
 
 

@@ -1,12 +1,12 @@
-"""Steps as threads of the run's process, each waiting for the child process of its item.
+"""The executor `threads`: each step is a thread, which waits for the child process of its item.
 
-Dagster's own executors run one step after the other (in process), or a Python process for each step
-(multiprocess: 2.6 s of CPU to start one, which then only waits for a child). A thread costs nothing.
-Pools, retries, blocking checks and cancellation stay Dagster's. The cost: what is imported here from
-`dagster._core` is not public. Hence this one module, a pinned minor version, and
-tests/orchestration/test_executor.py.
+Dagster's own executors run one step after the other (in process) or start a Python process for each
+step (multiprocess). Such a process costs 2.6 s of CPU at its start, and then only waits for a
+child. A thread costs next to no time. Dagster still does pools, retries, blocking checks and
+cancellation. The cost: the imports from `dagster._core` are not public. So this is the only module
+that has them, the minor version is pinned, and tests/orchestration/test_executor.py tests them.
 
-A step writes its item's output to `step_log()`: the item's own log in the UI.
+A step writes its item's output to `step_log()`, which the UI shows as the step's own log.
 """
 
 import sys
@@ -63,31 +63,32 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, REPOSITORY_LABEL_TAG
 
 from orchestration.home import LOCATION, MODULE
 
+# Between two checks for an interrupt and for a place in a pool. A check reads Dagster's database.
 SECONDS_BETWEEN_LOOKS = 0.5
-"""For an interrupt, and for a place in a pool."""
 ENDED = {DagsterEventType.STEP_OUTPUT, DagsterEventType.STEP_SUCCESS}
 _log: ContextVar[IO[str] | None] = ContextVar("step_log", default=None)
 
 Scope = Callable[[DagsterInstance, str], AbstractContextManager[Callable[[], None]]]
-"""Instance, run id -> a context that is entered for the whole run and gives what stops its
-children."""
+"""(instance, run id) -> a context for the whole run, which yields what stops the children."""
 Events = SimpleQueue[DagsterEvent | BaseException | str]
-"""Messages of the threads: an event of a step, an exception of Dagster's own code, the key of a
-step that has ended."""
+"""Messages from the threads: a step's event, an exception of Dagster's own code, or the key of a
+step that has ended.
+"""
 
 
 def step_log() -> IO[str]:
     """The log of the running step, for its item's own output."""
+    # Outside a step, as under another executor, Dagster captures stderr itself.
     return _log.get() or sys.stderr
 
 
 def interrupted() -> BaseException:
-    """What a step raises when it was asked to end."""
+    """The exception that a step raises after it was asked to end."""
     return DagsterExecutionInterruptedError("It was asked to end.")
 
 
 def threads(workers: Callable[[], int], scope: Scope) -> ExecutorDefinition:
-    """The executor. workers: how many steps at once."""
+    """The executor definition. workers: gives the number of steps that run at once."""
 
     @executor(name="threads")
     def threads_executor(context: InitExecutorContext) -> Executor:
@@ -97,14 +98,15 @@ def threads(workers: Callable[[], int], scope: Scope) -> ExecutorDefinition:
 
 
 class Threads(Executor):
-    """Runs as many steps of a plan at once as there are workers and places in pools."""
+    """Runs the steps of a plan, as many at once as workers and places in pools allow."""
 
     def __init__(self, workers: int, scope: Scope) -> None:
-        self._workers, self._scope = workers, scope
+        self._workers = workers
+        self._scope = scope
 
     @property
     def retries(self) -> RetryMode:
-        """Assets may have a retry policy."""
+        """Enabled, because assets may have a retry policy."""
         return RetryMode.ENABLED
 
     def execute(
@@ -129,11 +131,16 @@ class Threads(Executor):
     def _steps(
         self, resumed: bool, job_context: PlanExecutionContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
-        instance, run = job_context.instance, job_context.dagster_run
+        instance = job_context.instance
+        run = job_context.dagster_run
         done = _ended_before(instance, run) if resumed else {}
         if resumed:
+            # The lost process still holds its places in pools.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        events, running, interrupted = Events(), set[str](), False
+
+        events = Events()
+        running = set[str]()
+        interrupted = False
         with (
             self._scope(instance, run.run_id) as stop,
             InstanceConcurrencyContext(instance, run) as slots,
@@ -147,6 +154,8 @@ class Threads(Executor):
             try:
                 while not active.is_complete and not interrupted:
                     for step in active.get_steps_to_execute():
+                        # Dagster's own `rebuild_from_events` also repeats claims of pools, and
+                        # fails at a place that another run holds (docs/log.md).
                         if step.key in done:
                             for event in done[step.key]:
                                 active.handle_event(event)
@@ -154,23 +163,30 @@ class Threads(Executor):
                         context = job_context.for_step(step, active.get_known_state())
                         running.add(step.key)
                         pool.submit(_work, job_context, context, events)
+
                     yield from active.concurrency_event_iterator(job_context)
                     yield from active.plan_events_iterator(job_context)
                     if running or not active.is_complete:
                         yield from _received(events, running, active, job_context)
                     interrupted = active.check_for_interrupts()
             finally:
+                # The pool's `with` waits for its threads, and they wait for these children.
                 stop()
-            while running:  # each was stopped, and says so
+
+            # Each step was asked to end. Its last events arrive until it has.
+            while running:
                 yield from _received(events, running, active, job_context)
             if interrupted:
                 raise DagsterExecutionInterruptedError("The run was asked to end.")
 
 
 def _work(job_context: PlanExecutionContext, context: StepExecutionContext, events: Events) -> None:
-    """One step, in a thread."""
-    manager, key = job_context.instance.compute_log_manager, context.step.key
-    place = manager.build_log_key_for_run(job_context.run_id, create_compute_log_file_key())  # type: ignore[no-untyped-call]
+    """Run one step, in a thread, and send its events."""
+    manager = job_context.instance.compute_log_manager
+    key = context.step.key
+    # Dagster keeps one log for each process. A key for each step gives each item its own log.
+    log_file = create_compute_log_file_key()  # type: ignore[no-untyped-call]
+    place = manager.build_log_key_for_run(job_context.run_id, log_file)
     try:
         with manager.open_log_stream(place, ComputeIOType.STDERR) as stream:
             _log.set(stream)  # type: ignore[arg-type]  # opened for text
@@ -179,11 +195,14 @@ def _work(job_context: PlanExecutionContext, context: StepExecutionContext, even
             )
             for event in dagster_event_sequence_for_step(context):
                 events.put(event)
+
+        # The mark by which the UI stops to wait for more of the log.
         if isinstance(manager, LocalComputeLogManager):
             Path(manager.complete_artifact_path(place)).touch()  # type: ignore[no-untyped-call]
     except BaseException as error:
         events.put(error)
     finally:
+        # The pool uses the thread again for another step.
         _log.set(None)
         events.put(key)
 
@@ -191,7 +210,8 @@ def _work(job_context: PlanExecutionContext, context: StepExecutionContext, even
 def _received(
     events: Events, running: set[str], active: ActiveExecution, job_context: PlanExecutionContext
 ) -> Iterator[DagsterEvent]:
-    """The events that the threads have sent; waits a moment for the first. Raises their exceptions."""
+    """The events from the threads. Waits a moment for the first. Raises the threads' exceptions."""
+    # Only the first may be waited for: then the queue is emptied, so no event lags behind.
     timeout = SECONDS_BETWEEN_LOOKS
     with suppress(Empty):
         while True:
@@ -203,6 +223,7 @@ def _received(
             elif isinstance(message, str):
                 running.discard(message)
                 active.verify_complete(job_context, message)
+            # A step that was stopped raises this one. The run raises it once, at its end.
             elif not isinstance(message, DagsterExecutionInterruptedError):
                 raise message
 
@@ -214,17 +235,18 @@ def run_here(
     run_config: Mapping[str, Any] | None = None,
     root: Path | None = None,
 ) -> tuple[str, Iterator[DagsterEvent]]:
-    """A run in this process: its id, and its events as they come. `execute_in_process` would
-    make one step after the other.
+    """Start a run in this process. Returns its id, and its events as they come.
 
-    selection: some of the job's assets. root: the project's folder; the run then counts as one of
-    the location that `make ui` serves, so that it is on the home page and can be run again there.
+    selection: some of the job's assets. root: the project's folder; the run then belongs to the
+    location that `make ui` serves, so the home page shows it and can start it again.
     """
+    # Not `execute_in_process`, which makes one step after the other.
     run = instance.create_run_for_job(
         job,
         asset_selection=frozenset(selection) if selection else None,
         run_config=run_config,
-        tags={MAX_RETRIES_TAG: "0"} if root else None,  # who started it sees how it ends
+        # No retries by the daemon: whoever started the run at a terminal sees how it ends.
+        tags={MAX_RETRIES_TAG: "0"} if root else None,
         remote_job_origin=RemoteJobOrigin(_repository(), job.name) if root else None,
         job_code_origin=_code_of(job.name, root) if root else None,
     )
@@ -232,7 +254,8 @@ def run_here(
 
 
 def of_a_terminal(run: DagsterRun) -> bool:
-    """Whether a terminal started it, and not the daemon: it ends with that process."""
+    """Whether a terminal started the run, not the daemon. Such a run ends with its terminal."""
+    # `_repository` below makes the registered origin, and Dagster's server another one.
     origin = run.remote_job_origin
     return (
         run.job_code_origin is None
@@ -242,7 +265,8 @@ def of_a_terminal(run: DagsterRun) -> bool:
 
 
 def note_location(instance: DagsterInstance, run_id: str) -> None:
-    """Assign a run that Dagster's own command line started to the location that `make ui` serves."""
+    """Assign a run of Dagster's own command line to the location that `make ui` serves."""
+    # Without the label, the home page leaves the run out.
     run = instance.get_run_by_id(run_id)
     if run is not None and run.remote_job_origin is None and REPOSITORY_LABEL_TAG not in run.tags:
         instance.add_run_tags(run_id, {REPOSITORY_LABEL_TAG: _repository().get_label()})
@@ -267,13 +291,14 @@ def _code_of(job: str, root: Path) -> JobPythonOrigin:
 
 
 def _ended_before(instance: DagsterInstance, run: DagsterRun) -> dict[str, list[DagsterEvent]]:
-    """The events of the steps that succeeded before the run lost its process, by step."""
+    """Step key -> events of the steps that succeeded before the run lost its process."""
     found: dict[str, list[DagsterEvent]] = {}
+    succeeded = set[str]()
     for entry in instance.all_logs(run.run_id, of_type=ENDED):
         if entry.step_key and entry.dagster_event:
             found.setdefault(entry.step_key, []).append(entry.dagster_event)
-    return {
-        key: events
-        for key, events in found.items()
-        if any(event.event_type is DagsterEventType.STEP_SUCCESS for event in events)
-    }
+            if entry.dagster_event.event_type is DagsterEventType.STEP_SUCCESS:
+                succeeded.add(entry.step_key)
+
+    # A step with outputs alone was cut off before its end, so it runs again.
+    return {key: found[key] for key in found if key in succeeded}

@@ -1,11 +1,11 @@
-"""The findings of `make check` are shown by sensors, runs and the UI.
+"""The findings of `make check`, for the sensors, the runs and the UI.
 
-A renamed recipe leaves a folder behind that a model may still name, and DVC calls that model up to
-date. Only `make check` finds such mistakes, and nobody types it after every edit. It imports all
-stages' settings, which this package may not, so it runs as a command, `python -m
-evaluation.preflight --json`, and costs a second. Its answer is stored beside DVC's temporary files
-until one of its inputs changes: params.yaml, dvc.yaml, code, which sources exist, and the files of
-the tokenizer and of the base. A project without that module has no findings.
+A renamed recipe leaves its old folder behind. A model may still name that folder, and DVC calls the
+model up to date. Only `make check` finds such mistakes, and nobody runs it after every edit. It
+imports the settings of all stages, which this package must not, so it runs as a command, `python -m
+evaluation.preflight --json`. The cost is some seconds of CPU. The answer is stored beside DVC's
+temporary files until one of its inputs changes: params.yaml, dvc.yaml, code, which sources exist,
+and the files of the tokenizer and of the base. A project without that module has no findings.
 """
 
 import json
@@ -35,8 +35,8 @@ KEY = re.compile(r"params\.yaml: (?:line \d+: )?([\w-]+(?:\.[\w-]+)*)")
 NOTHING = "nothing"
 """The result of the check if there are no findings."""
 CODE = ".py"
+# Stages whose sources are compared file by file: `make check` reads them, and they are few.
 COMPARED = ("tokenizer", "base_checkpoint")
-"""Stages whose sources are compared file by file."""
 
 
 def has_settings(root: Path) -> bool:
@@ -48,7 +48,8 @@ def read_findings(graph: Graph) -> list[str]:
     """The findings of `make check`, one text each. Runs it only if one of its inputs changed."""
     if not has_settings(graph.root):
         return []
-    answer, key = graph.root / ANSWER, key_of(_inputs(graph))
+    answer = graph.root / ANSWER
+    key = key_of(_inputs(graph))
     kept = recall(answer, key)
     if isinstance(kept, list):
         return kept
@@ -61,14 +62,15 @@ def read_findings(graph: Graph) -> list[str]:
         found = [str(text) for text in json.loads(done.stdout.strip().splitlines()[-1])]
     except (ValueError, LookupError):
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        # Not kept: the next attempt may succeed, as after a lack of memory.
+        # Not stored: the next attempt may succeed, for example after a lack of memory.
         return [f"make check could not check the settings: {last}. Run it by hand: make check"]
+
     keep(answer, key, found)
     return found
 
 
 def by_item(graph: Graph, found: Sequence[str]) -> dict[str, list[str]]:
-    """Address -> the findings about its settings; only items with findings."""
+    """Address -> the findings about its settings. Items without findings are left out."""
     items: dict[str, list[str]] = {}
     for text in found:
         for address in _concerned(graph, text):
@@ -77,14 +79,15 @@ def by_item(graph: Graph, found: Sequence[str]) -> dict[str, list[str]]:
 
 
 def check_specs(root: Path, item: Item) -> list[AssetCheckSpec]:
-    """The check settings_hold of an item's asset; none where there is no `make check`."""
+    """The check `settings_hold` of an item's asset; empty if the project has no `make check`."""
+    if not has_settings(root):
+        return []
     key = asset_key(item)
-    spec = AssetCheckSpec(CHECK, asset=key, description=DESCRIPTION, blocking=True)
-    return [spec] if has_settings(root) else []
+    return [AssetCheckSpec(CHECK, asset=key, description=DESCRIPTION, blocking=True)]
 
 
 def verdicts(root: Path, found: Sequence[str]) -> list[Verdict]:
-    """Its result, from what is found about the item; none where there is no `make check`."""
+    """The result of that check, from the findings about the item; empty if there is no check."""
     verdict = Verdict(
         name=CHECK,
         passed=not found,
@@ -100,16 +103,21 @@ def _concerned(graph: Graph, text: str) -> list[str]:
     named = KEY.match(text)
     section, *rest = named[1].split(".") if named else [""]
     of_stage = [item for item in graph.items.values() if item.stage == section]
+
+    # STAGE.GROUP.ITEM: an item is the third part of a key, as in mixed_dataset.recipes.per_source.
     if len(rest) > 1:
         alone = [item.address for item in of_stage if item.name == rest[1]]
         if alone:
             return alone
+
+    # A finding about something else, such as a missing program, concerns every item.
     return [item.address for item in of_stage] or list(graph.items)
 
 
 def _inputs(graph: Graph) -> Iterator[str]:
     """Everything that `make check` reads, with versions."""
-    root, items = graph.root, graph.items.values()
+    root = graph.root
+    items = graph.items.values()
     inputs = {path for item in items for path in item.inputs}
     code = {path for path in inputs if path.endswith(CODE)}
     for name in (PARAMS_FILE, "dvc.yaml"):
@@ -119,10 +127,15 @@ def _inputs(graph: Graph) -> Iterator[str]:
     # Of most sources only their presence counts, and they may be a million files.
     for name in sorted(inputs - code):
         yield f"{name} {(root / name).exists()}"
+
+    # preflight.py imports more of its package than any stage's inputs name.
     files = {root / name for name in code} | set((root / MODULE).parent.glob(f"*{CODE}"))
     for item in items:
         if item.stage in COMPARED:
-            files |= {path for name in item.inputs for path in (root / name).glob("*")}
+            for name in item.inputs:
+                files |= set((root / name).glob("*"))
+
+    # Size and time, not content: a needless second check costs seconds, hashing a base minutes.
     for path in sorted(files):
         facts = path.stat() if path.is_file() else None
         yield f"{path} {facts.st_size} {facts.st_mtime_ns}" if facts else f"{path} missing"

@@ -1,17 +1,17 @@
-"""`python -m orchestration.forks SOCKET`: DVC, started once for a run, and forked for each item.
+"""`python -m orchestration.forks SOCKET`: a server that starts DVC once and forks it for each item.
 
-DVC takes a second of CPU to start, and a tenth of one to check an item and record it. So a run
-starts it once. The cost is a process of 60 MB beside the run, and that DVC's code is the one from
-when the run began. A fork opens the project itself: it sees dvc.yaml and params.yaml as they are
-when its item begins.
+DVC needs a second of CPU to start, and a tenth of a second to check and record an item. So each run
+starts one server. The cost is a process of 60 MB beside the run, which keeps the DVC code from the
+start of the run. Each fork opens the project itself, so it reads dvc.yaml and params.yaml as they
+are when its item starts.
 
-A request is a module, the arguments of its function `main`, an environment, and two files: one for
-all that the item writes, one for its process number and, at the end, its exit code. Each fork leads
-a session and is guarded as in guard.py. It ends when this process does. This process ends when the
-run has closed its end of the socket, or was killed.
+A request is a module, the arguments of its function `main`, an environment, and two files. The
+first gets the item's output. The second gets its process number and, at the end, its exit code.
+Each fork leads a session and has a guard (guard.py). A fork ends with this server. The server ends
+when the run closes its end of the socket or is killed.
 
-It must keep to one thread: a fork of several threads may deadlock. Between two forks it imports what
-commands ask for (warm.py).
+The server must have one thread only: a fork of several threads may deadlock. Between two forks it
+imports the modules that commands asked for (warm.py).
 """
 
 import json
@@ -34,8 +34,9 @@ from orchestration import guard
 if TYPE_CHECKING:
     from orchestration.warm import Wanted
 
+# Of a request, which is one message, mostly its environment. Linux's default is 208 KiB.
 MOST_BYTES = 1 << 20
-"""Of a request: its environment, mostly."""
+# The exit code of a fork that could not write one.
 KILLED = -signal.SIGKILL
 
 
@@ -46,17 +47,17 @@ class Fork:
     pid: int
     """The leader of its session."""
     lines: IO[str]
-    """All that it writes."""
+    """Its output: stdout and stderr."""
     status: IO[str]
 
     def wait(self) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for the end of the item. Returns its exit code."""
         with self.status:
             return int(self.status.readline() or KILLED)
 
 
 class Forks:
-    """Starts forks. For one thread at a time."""
+    """Starts forks. Not thread-safe: one thread at a time."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -64,20 +65,23 @@ class Forks:
         self._socket: socket.socket | None = None
 
     def repro(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
-        """Start `dvc repro` with these arguments. Raises ChildProcessError if DVC does not start."""
+        """Start `dvc repro`. Raises ChildProcessError if DVC does not start."""
         return self.start("orchestration.dvc_repro", arguments, environment)
 
     def start(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
         """Start a module's `main`. Raises ChildProcessError if DVC does not start."""
+        # A killed server is replaced: the run loses the items of that moment, not the others.
         if self._server is None or self._server.poll() is not None:
             self._start(environment)
         assert self._socket is not None
+
         lines, lines_end = os.pipe()
         status, status_end = os.pipe()
         request = json.dumps([module, list(arguments), dict(environment)]).encode()
         try:
             socket.send_fds(self._socket, [request], [lines_end, status_end])
         finally:
+            # An end that stays open here would keep the reader from seeing the item's end.
             os.close(lines_end)
             os.close(status_end)
 
@@ -91,9 +95,11 @@ class Forks:
 
     def _start(self, environment: Mapping[str, str]) -> None:
         self.close()
+        # SEQPACKET keeps the bounds of messages, so one receive is one request.
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._socket, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
+
         with theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "orchestration.forks", str(theirs.fileno())],
@@ -101,11 +107,12 @@ class Forks:
                 env=dict(environment),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                # Ctrl-C reaches the run alone, which then ends its items in order.
                 start_new_session=True,
             )
 
     def close(self) -> None:
-        """End the running forks and start no more."""
+        """End the server and its running forks."""
         if self._socket is not None:
             self._socket.close()
         if self._server is not None:
@@ -118,12 +125,14 @@ def serve(requests: socket.socket) -> None:
     from orchestration.warm import Wanted
 
     wanted = Wanted()
-    # the kernel then reaps the forks
+    # The kernel then reaps the forks. Nobody waits for them: their exit codes come by file.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         request, files, _, _ = socket.recv_fds(requests, MOST_BYTES, 2)
         if not request:
             return
+
+        # Before the fork, so that the next items have these modules too.
         wanted.bring()
         if os.fork() == 0:
             requests.close()
@@ -140,23 +149,30 @@ def item(
     lines: int,
     status: int,
 ) -> None:
-    """In the fork: one item, guarded. Does not return."""
-    server, code = os.getppid(), 1
+    """Run one item, guarded, in the fork. Does not return."""
+    server = os.getppid()
+    code = 1
     try:
+        # The guard waits for its children, which the server's SIG_IGN would make impossible.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
+
+        # A command's own children must not hold the status file open.
         os.set_inheritable(status, False)
         os.dup2(lines, 1)
         os.dup2(lines, 2)
         os.close(lines)
         os.environ.clear()
         os.environ.update(environment)
+
         os.write(status, f"{os.getpid()}\n".encode())
         patience = number_of(SECONDS_TO_STOP)
         code = guard.watch(server, patience, lambda: forked(wanted, module, arguments, status))
     finally:
-        with suppress(OSError):  # the run has ended
+        # OSError: the run has ended, so nobody reads the code.
+        with suppress(OSError):
             os.write(status, f"{code}\n".encode())
+        # Not sys.exit: the stack below belongs to the server, which must not go on in the fork.
         os._exit(code)
 
 
@@ -169,9 +185,11 @@ def forked(
     pid = os.fork()
     if pid:
         return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
     code = 1
     try:
         os.close(status)
+        # The guard's handlers are inherited by a fork, unlike by a started program.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -184,14 +202,14 @@ def forked(
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        # _exit flushes nothing.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
 def warm_up(root: Path) -> None:
-    """Import all that `dvc repro` does, and read the project once. A fork reports a project that
-    can't be read."""
+    """Import everything that `dvc repro` imports, and read the project once."""
     import dvc.repo.reproduce  # noqa: F401
     from dvc.cli.parser import get_main_parser
     from dvc.exceptions import DvcException
@@ -201,11 +219,13 @@ def warm_up(root: Path) -> None:
     import orchestration.warm  # noqa: F401
 
     get_main_parser()
+    # Each fork reads the project again, and reports a project that can't be read.
     try:
         with Repo(str(root)) as repo:
             len(repo.index.stages)
     except (DvcException, OSError):
         pass
+
     assert threading.active_count() == 1, "a fork of several threads may wait for ever"
 
 

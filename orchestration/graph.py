@@ -1,13 +1,12 @@
-"""The graph as DVC sees it: what there is, what each item depends on, what is out of date. The only
-importer of DVC.
+"""The graph as DVC resolves it: its items, their dependencies, and what is out of date.
 
-dvc.yaml owns the graph, so nothing of it is written down here: stages, items and edges are read
-from DVC's own resolved index, current hashes through its cache of file hashes, staleness through
-`status`. The cost: DVC promises nothing about this API. Hence one module, a pinned minor version,
-and tests/orchestration/test_step.py, which says by name what changed. Reading the sample's graph
-takes 0.7 s, asking its status 0.3 s.
+dvc.yaml owns the graph, and this module repeats nothing of it. Stages, items and edges come from
+DVC's own resolved index, current hashes from its cache of file hashes, staleness from `status`. The
+cost: DVC does not promise a stable API. So no other module reads the graph from DVC, the minor
+version is pinned, and tests/orchestration/test_step.py names what changed. For the sample, reading
+the graph takes 0.7 s and its status 0.3 s.
 
-`dvc.lock` is a plain YAML file with a published form and is read as such.
+dvc.lock is a YAML file with a published form, so it is read as YAML.
 """
 
 import os
@@ -49,33 +48,30 @@ from orchestration.locks import (
 PARAMS_FILE = "params.yaml"
 MISSING = "missing"
 NAME = re.compile(r"[A-Za-z0-9_-]+")
-"""What a stage or an item may be called. Its name is a folder, a word of a command, a key that DVC
-looks up by dots and an asset of Dagster's, and no other character means itself in all four.
+"""The valid names of stages and items. A name is a folder, a word of a command, a key that DVC
+splits at dots, and a Dagster asset. No other character is safe in all four.
 """
 IN_PARAMS = re.compile(r"\$\{\s*([\w.-]+)\s*\}")
-"""A foreach whose items stand in params.yaml."""
-MEND = "Mend it; `dvc status` there says whether it is right."
-MEND_GIT = "Make it one: git init. Or have DVC do without: dvc config core.no_scm true"
-
+"""A foreach over a map in params.yaml."""
+FIX = "Fix it; `dvc status` there shows whether it is valid."
+FIX_GIT = "Run git init there, or let DVC work without git: dvc config core.no_scm true"
 
 CODE_REASON = re.compile(r"changed deps: (?P<path>.+\.py) (?:modified|new)")
-"""What `read_status` says of an item whose code changed."""
+"""The reason that `read_status` gives for an item whose code changed."""
 Moved = Mapping[str, tuple[str, str]]
-"""Path of a file of code -> its hash in dvc.lock ("missing": none) and its hash now."""
+"""Path of a code file -> its hash in dvc.lock ("missing" if it has none) and its hash now."""
 
 
 class GraphError(Exception):
-    """The graph can't be read: dvc.yaml, params.yaml or dvc.lock is broken. One message, for the
-    user to mend.
-    """
+    """The graph can't be read: dvc.yaml, params.yaml or dvc.lock is broken."""
 
 
 class GraphBusy(Exception):
-    """Another DVC process holds what is needed; ask again later."""
+    """Another DVC process holds a lock or a path. A later attempt may succeed."""
 
 
 class Refused(Exception):
-    """A change of code that can't be accepted. One message, for the user."""
+    """A code change can't be accepted. The message is for the user."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,46 +80,48 @@ class DeclaredCheck:
 
     description: str = ""
     blocking: bool = False
-    """Whether nothing is made from an artefact that failed it."""
+    """Whether a failure blocks everything downstream of the artefact."""
     metric: str = ""
-    """Compared with the last accepted run; "": the stage makes the check, in checks.json."""
+    """The metric to compare with the last accepted run. "": the stage writes the result into
+    checks.json.
+    """
     fall: float = 0.0
     """How far the metric may be below that run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One resolved stage of dvc.yaml: what `dvc repro --single-item ADDRESS` makes."""
+    """One resolved stage of dvc.yaml, which `dvc repro --single-item ADDRESS` makes."""
 
     address: str
-    """DVC's name for it, e.g. "packed_shards@per_source"."""
+    """DVC's name of the item, e.g. "packed_shards@per_source"."""
     stage: str
     name: str | None
-    """The item's name inside its stage, None where the stage has no items."""
+    """The item's name within its stage; None if the stage has no items."""
     command: str
     description: str
     upstream: frozenset[str]
     """Addresses of the items whose outputs it reads."""
     inputs: Mapping[str, str]
-    """Path -> content hash now, of the files no item makes: code and sources."""
+    """Path -> current content hash of the files that no item makes: code and sources."""
     params: Mapping[str, Any]
-    """Parameter file -> {key: value now}."""
+    """Parameter file -> {key: current value}."""
     outputs: tuple[str, ...]
     metrics: tuple[str, ...]
-    """Those of the outputs that are metrics files."""
+    """The outputs that are metrics files."""
     pool: str = ""
-    """What it takes a place of while it is made (`meta: {pool: gpu}` in dvc.yaml); "": nothing
-    scarce.
+    """The pool in which it takes a place while it is made (`meta: {pool: gpu}` in dvc.yaml); "" for
+    none.
     """
     retries: int = 0
-    """How often a run makes it again after it failed (`meta: {retries: 2}`)."""
+    """How often a run makes it again after a failure (`meta: {retries: 2}`)."""
     group: str = ""
-    """Under which heading it is shown (`meta: {group: report}`); "": by its command's package."""
+    """Its heading in the UI (`meta: {group: report}`); "" for the package of its command."""
     owners: tuple[str, ...] = ()
-    """Who answers for it: addresses, or `team:NAME` (`meta: {owners: [team:data]}`)."""
+    """Email addresses, or `team:NAME` (`meta: {owners: [team:data]}`)."""
     plotted: tuple[str, ...] | None = None
-    """Patterns of the metrics that one compares from run to run (`meta: {plotted: [loss_*]}`).
-    None: the stage does not say.
+    """Patterns of the metrics to plot over runs (`meta: {plotted: [loss_*]}`); None if the stage
+    names none.
     """
     checks: Mapping[str, DeclaredCheck] = field(default_factory=dict)
     """By name."""
@@ -131,7 +129,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Locked:
-    """What dvc.lock says of one item: what it was last made from, and what came out."""
+    """The entry of one item in dvc.lock: its inputs and outputs when it was last made."""
 
     command: str
     dependencies: Mapping[str, str]
@@ -144,26 +142,28 @@ class Locked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graph:
-    """Every item by address, upstream first: the order in which a plain `dvc repro` goes."""
+    """Every item by address, upstream first, in the order of a plain `dvc repro`."""
 
     root: Path
     items: Mapping[str, Item]
     watched: frozenset[str] = frozenset()
-    """Local files and folders, as full paths, that decide the graph and its status."""
+    """Full paths of the local files and folders that decide the graph and its status."""
     watched_folders: frozenset[str] = frozenset()
-    """Folders of DVC's cache. Of these only which files they hold counts."""
+    """Folders of DVC's cache. Only the names of their files count."""
 
     def downstream(self, addresses: Iterable[str]) -> set[str]:
-        """`addresses` and everything that depends on them, however far."""
+        """`addresses` and everything that depends on them, directly or not."""
         reached = set(addresses)
+        # One round suffices, because upstream items come first.
         for item in self.items.values():
             if item.upstream & reached:
                 reached.add(item.address)
         return reached
 
     def upstream(self, address: str) -> list[str]:
-        """Everything that `address` depends on, however far, in the graph's order."""
-        reached, waiting = set[str](), [address]
+        """Everything that `address` depends on, directly or not, in the graph's order."""
+        reached = set[str]()
+        waiting = [address]
         while waiting:
             new = self.items[waiting.pop()].upstream - reached
             reached |= new
@@ -175,40 +175,42 @@ class Graph:
         return any(overlap(path, output) for item in self.items.values() for output in item.outputs)
 
     def code_version(self, address: str) -> str:
-        """Version of command, code, sources and parameters as they are now."""
+        """Version of the current command, code, sources and parameters."""
         item = self.items[address]
         return code_version(item.command, item.inputs, item.params)
 
     def locked_code_version(self, locked: Locked) -> str:
-        """The same function of what stood there when the item was last made."""
+        """The same version for the state when the item was last made."""
         inputs = {path: value for path, value in locked.dependencies.items() if not self.made(path)}
         return code_version(locked.command, inputs, locked.params)
 
     def data_version(self, address: str, locked: Locked) -> str:
-        """Version of what came out. Metrics count only where there is nothing else: they may hold
-        timings.
-        """
+        """Version of the outputs. Metrics count only if the item has no other output."""
+        # Metrics may hold timings, which differ from run to run.
         metrics = self.items[address].metrics
         data = {path: value for path, value in locked.outputs.items() if path not in metrics}
         return _digest(data or locked.outputs)
 
     def digest(self) -> str:
-        """Version of everything the graph is made from and does not make itself."""
+        """Version of all inputs that the graph does not make itself."""
         return _digest({address: self.code_version(address) for address in self.items})
 
 
 def code_version(command: str, inputs: Mapping[str, str], params: Mapping[str, Any]) -> str:
-    """One version of all that decides an item besides what other items made."""
+    """One version of an item's inputs, without those that other items make."""
+    # Remote sources have no hash until DVC downloads them.
     local = {path: value for path, value in inputs.items() if "://" not in path}
     named = {path: keys for path, keys in params.items() if keys}
     return _digest({"command": command, "inputs": local, "params": named})
 
 
 def read_graph(root: Path) -> Graph:
-    """The graph of the project in `root`. Raises GraphError when dvc.yaml or params.yaml is broken."""
+    """The graph of the project in `root`. Raises GraphError if its files are broken."""
     with _opened(root) as repo:
         definitions = load_file(repo, str(root / PROJECT_FILE)).resolver.definitions
+        # First, because DVC leaves out or trips over items with other names.
         _check_names(root, definitions)
+
         stages = _stages(repo)
         items_of = dict(_addresses(definitions))
         outputs = [out.def_path for stage in stages for out in stage.outs]
@@ -222,6 +224,7 @@ def read_graph(root: Path) -> Graph:
 
 
 def _watched(root: Path, stages: Iterable[PipelineStage]) -> frozenset[str]:
+    """The project's own files, and the inputs and outputs of its stages, as full paths."""
     own = [PROJECT_FILE, PARAMS_FILE, LOCK_FILE, ".dvcignore", ".dvc/config", ".dvc/config.local"]
     files = (
         file.fs_path
@@ -233,21 +236,22 @@ def _watched(root: Path, stages: Iterable[PipelineStage]) -> frozenset[str]:
 
 
 def _cache_folders(repo: Repo) -> frozenset[str]:
-    """Of whole files and of DVC 2's; each holds folders of files."""
+    """The folders of DVC's cache: today's, and that of DVC 2."""
     return frozenset([repo.cache.local.path, repo.cache.legacy.path])
 
 
 def read_status(root: Path, busy: set[str] | None = None) -> dict[str, list[str]]:
-    """Address -> reasons, for each item that is itself out of date (not for what depends on it).
+    """Address -> reasons, for each item that is itself out of date, not for those downstream of it.
 
-    busy: gets the items that another DVC process makes, and those that read them; without it, one
-    such item is GraphBusy. Raises GraphBusy while another DVC process writes, GraphError when the
-    project is broken.
+    busy: a set that receives the items that another DVC process makes, and those that read them.
+    Without it, such an item raises GraphBusy. Raises GraphBusy while another DVC process writes,
+    and GraphError if the project is broken.
     """
     drop_dead_locks(root)
     found = dict[str, list[str]]()
     with _opened(root) as repo, lock_repo(repo):
         for stage in _stages(repo):
+            # DVC locks the paths of an item even to read its status.
             try:
                 status = stage.status(check_updates=False)
             except LockError:
@@ -261,11 +265,11 @@ def read_status(root: Path, busy: set[str] | None = None) -> dict[str, list[str]
 
 
 def read_lock(root: Path) -> dict[str, Locked]:
-    """What dvc.lock says, by address; empty where there is none. Raises GraphError when it can't be
-    read.
+    """Address -> entry of dvc.lock; empty if there is no such file.
 
-    DVC rewrites the file in place, so this waits while a DVC process holds the repository's lock.
+    Raises GraphError for a broken file. Waits while a DVC process holds the repository's lock.
     """
+    # A plain DVC rewrites the file in place, so without the lock this could read half of it.
     with _readable(), repository_held(root):
         repair_lock_file(root)
         return _parse_lock(root / LOCK_FILE)
@@ -279,25 +283,24 @@ def _parse_lock(path: Path) -> dict[str, Locked]:
         return {}
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise GraphError(
-            f"{path}: not a lock file DVC wrote: {error}. Take it from git, or delete it and run "
-            "again: "
-            "what is in DVC's cache comes back without being made again."
+            f"{path}: not a lock file that DVC wrote: {error}. Restore it from git, or delete it "
+            "and run again: DVC restores what its cache holds."
         ) from None
 
 
 def _yaml(path: Path) -> Any:
-    """The whole file; in C where that is installed, which takes a tenth of the time."""
+    """The content of a YAML file."""
+    # The C loader takes a tenth of the time. PyYAML may be installed without it.
     return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def order_lock(graph: Graph) -> None:
-    """Put the entries of dvc.lock in the graph's order, so that the file is the same whatever
-    finished first.
+    """Put the entries of dvc.lock in the graph's order, whichever item finished first.
 
-    Leaves the file alone where it is in order, or while another DVC process writes (that one's
-    order stands then).
+    Leaves the file unchanged if it is in order, or while another DVC process writes.
     """
     path = graph.root / LOCK_FILE
+    # Busy: the order matters only for git's diff, and the next run puts it right.
     try:
         with _opened(graph.root) as repo, lock_repo(repo):
             present = _parse_lock(path)
@@ -310,19 +313,19 @@ def order_lock(graph: Graph) -> None:
 
 
 def _write_in_order(path: Path, addresses: Iterable[str]) -> None:
-    """Those entries last and in this order."""
+    """Write dvc.lock with the entries of `addresses` in this order, after all others."""
 
     def change(stages: Any) -> None:
         for address in addresses:
+            # A key that is added again goes to the end.
             stages[address] = stages.pop(address)
 
     _rewrite(path, change)
 
 
 def _rewrite(path: Path, change: Callable[[Any], None]) -> None:
-    """Change the entries of dvc.lock, in DVC's own form. Written in one step: a kill leaves the old
-    file.
-    """
+    """Change the entries of dvc.lock in DVC's own form, in one step."""
+    # modify_yaml keeps DVC's form, but writes in place. A kill must leave the old file.
     aside = path.with_name(f".{path.name}.order.partial")
     aside.write_bytes(path.read_bytes())
     with modify_yaml(str(aside)) as content:
@@ -334,12 +337,11 @@ def _rewrite(path: Path, change: Callable[[Any], None]) -> None:
 def accept(
     root: Path, addresses: Collection[str], note: Callable[[Mapping[str, Moved]], None]
 ) -> None:
-    """Have dvc.lock name the code as it is now, without running anything.
+    """Record the hashes of the current code in dvc.lock, without running anything.
 
-    `note` is told, before anything is written, what will move; of an item that is up to date,
-    nothing does. DVC's run cache learns of it too, so that an accepted artefact comes back like any
-    other; for that, `root` must be the current folder. Raises Refused, for all of them, if one is
-    out of date by more than its code; GraphBusy and GraphError as `read_status` does.
+    note: called before dvc.lock is written, with the code files that changed, for each item that is
+    out of date. `root` must be the current folder. Raises Refused, for all items, if anything but
+    the code of one has changed; GraphBusy and GraphError as `read_status` does.
     """
     drop_dead_locks(root)
     with _opened(root) as repo, lock_repo(repo):
@@ -349,22 +351,26 @@ def accept(
         moved = {address: files for address, files in found.items() if files}
         if not moved:
             return
+
         note(moved)
         _rewrite(root / LOCK_FILE, lambda entries: _move(entries, stages, moved))
+        # Otherwise a change of profile and back would train again.
         for address in moved:
             repo.stage_cache.save(stages[address])
-        repair_lock_file(root)  # keeps a copy
+        # The file is whole, so this only copies it. A later repair must not lose the acceptance.
+        repair_lock_file(root)
 
 
 def _move(entries: Any, stages: Mapping[str, PipelineStage], moved: Iterable[str]) -> None:
-    """The entries of dvc.lock, with the code of these stages as it was just hashed."""
+    """Put the new hashes of these stages into the entries of dvc.lock."""
     for address in moved:
         entries[address] = to_single_stage_lockfile(stages[address])
 
 
 def _moved(stage: PipelineStage, outputs: Iterable[str]) -> Moved:
-    """The code that changed since the item was made, hashed anew in `stage`. Raises Refused if
-    anything else did.
+    """The code that changed since the item was made. Raises Refused if anything else has changed.
+
+    Stores the current hashes of that code in `stage`.
     """
     changes = stage.status(check_updates=False).values()
     reasons = [reason for found in changes for reason in _reasons(found)]
@@ -372,15 +378,18 @@ def _moved(stage: PipelineStage, outputs: Iterable[str]) -> Moved:
         raise Refused(
             f"{stage.name}: never made, so there is nothing to keep. Nothing is accepted."
         )
+
     matches = {reason: CODE_REASON.fullmatch(reason) for reason in reasons}
     paths = {match["path"] for match in matches.values() if match}
     others = [reason for reason, match in matches.items() if not match]
+    # A .py file that an item makes is data, for example a corpus of programs.
     others += [path for path in sorted(paths) for out in outputs if overlap(path, out)]
     if others:
         raise Refused(
             f"{stage.name}: more than its code changed ({'; '.join(others)}), so it must be made "
-            f"anew: python -m orchestration.repro {stage.name}. Nothing is accepted."
+            f"again: python -m orchestration.repro {stage.name}. Nothing is accepted."
         )
+
     files = dict[str, tuple[str, str]]()
     for dep in stage.deps:
         if dep.def_path in paths:
@@ -391,9 +400,10 @@ def _moved(stage: PipelineStage, outputs: Iterable[str]) -> Moved:
 
 
 def restorable(root: Path, addresses: Collection[str]) -> set[str]:
-    """Those of the items that DVC's cache holds for what they read now: making them runs nothing.
+    """The items that DVC would restore from its cache for their current inputs, without a run.
 
-    To be asked of items whose inputs stand: nothing that they read is about to be made.
+    Ask only about items whose upstream is up to date, because the inputs are hashed as they are
+    now.
     """
     with _opened(root) as repo, lock_repo(repo):
         return {
@@ -402,52 +412,51 @@ def restorable(root: Path, addresses: Collection[str]) -> set[str]:
 
 
 def _held(repo: Repo, stage: PipelineStage) -> bool:
-    """What `StageCache.restore` looks at. It alters `stage`, which must not be saved."""
+    """Whether `StageCache.restore` would find the outputs. Changes `stage`, so do not save it."""
     if not all(dep.exists for dep in stage.deps) or not run_cache.can_hash(stage):
         return False
     known = all(out.hash_info for out in stage.outs)
     if known and not stage.changed_stage() and not stage.changed_deps():
         return bool(stage.outs_cached())
+
     stage.save_deps()
     entry = repo.stage_cache._load(stage)
     if not entry:
         return False
+
+    # Not `StageCache._create_stage`: it takes the current folder for the project's.
     StageLoader.fill_from_lock(stage, entry)
     return bool(stage.outs_cached())
 
 
 def held_by_cache(root: Path) -> dict[str, bool]:
-    """Output path -> whether what lies there now is what dvc.lock names, and DVC's cache holds all
-    of it.
-    """
+    """Path of each existing output -> whether it is as in dvc.lock and wholly in DVC's cache."""
     with _opened(root) as repo, lock_repo(repo):
-        return {
-            out.def_path: not out.status() and not out.changed_cache()
-            for stage in _stages(repo)
-            for out in stage.outs
-            if out.exists
-        }
+        outs = [out for stage in _stages(repo) for out in stage.outs if out.exists]
+        return {out.def_path: not out.status() and not out.changed_cache() for out in outs}
 
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """A file that can't be read, or went while it was read, is the user's to mend."""
+    """Turn an OSError into a GraphError: the user must fix a file that can't be read."""
     try:
         yield
     except OSError as error:
         raise GraphError(
-            f"{error.filename or 'A file'}: {error.strerror or error}. Mend or remove it."
+            f"{error.filename or 'A file'}: {error.strerror or error}. Fix or remove it."
         ) from None
 
 
 @contextmanager
 def _opened(root: Path) -> Iterator[Repo]:
+    """The opened DVC repository. DVC's errors become GraphBusy and GraphError."""
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     run_cache.enable()
     try:
         with _readable():
             if not (root / PROJECT_FILE).is_file():
                 raise GraphError(f"{root}: no {PROJECT_FILE} here. Run from the project's root.")
+            # DVC refuses every command over a broken dvc.lock.
             if lock_is_broken(root):
                 repair(root)
             with Repo(str(root)) as repo:
@@ -455,39 +464,43 @@ def _opened(root: Path) -> Iterator[Repo]:
     except LockError as error:
         raise GraphBusy(f"DVC is busy: {_message(error)}") from None
     except DvcException as error:
-        advice = MEND_GIT if isinstance(error, SCMError) else MEND
+        advice = FIX_GIT if isinstance(error, SCMError) else FIX
         raise GraphError(f"{root}: {_message(error)}. {advice}") from None
 
 
 def _message(error: BaseException) -> str:
-    """What DVC's command line would print, in one paragraph."""
+    """The text that DVC's command line would print, as one paragraph."""
     causes = [str(error).strip()]
     cause = error.__cause__
     while cause is not None:
-        causes.append("; ".join(map(str, getattr(cause, "errors", None) or [cause])).strip())
+        parts = getattr(cause, "errors", None) or [cause]
+        causes.append("; ".join(map(str, parts)).strip())
+        # Causes below a wrong dvc.yaml are internal errors of the YAML validator.
         cause = None if isinstance(error, YAMLValidationError) else cause.__cause__
+
+    # A cause often repeats its effect.
     return ": ".join(dict.fromkeys(text for text in causes if text)).rstrip(".")
 
 
 def _stages(repo: Repo) -> list[PipelineStage]:
-    """The stages of the root's dvc.yaml, upstream first. Data tracked with `dvc add` counts as a
-    source.
-    """
+    """The stages of the root's dvc.yaml, upstream first."""
+    # Other stages of the plan are data tracked with `dvc add`, which counts as a source.
     plan = plan_repro(get_active_graph(repo.index.graph), list(repo.index.stages))
     stages = [
         stage
         for stage in plan
         if isinstance(stage, PipelineStage) and stage.path_in_repo == PROJECT_FILE
     ]
+
     _check_files(repo, stages)
     return stages
 
 
 def _check_files(repo: Repo, stages: Iterable[PipelineStage]) -> None:
-    """Refuse what DVC is about to hash and cannot hash whole."""
-    sources = {
-        dep.fs_path: dep.fs for stage in stages for dep in stage.deps if dep.protocol == "local"
-    }
+    """Raise GraphError for a source that DVC cannot hash whole, before DVC hashes it."""
+    deps = [dep for stage in stages for dep in stage.deps if dep.protocol == "local"]
+    # By path, because many items read the same source.
+    sources = {dep.fs_path: dep.fs for dep in deps}
     for path, fs in sources.items():
         problem = why_not_hashable(Path(path), partial(repo.dvcignore.is_ignored, fs))
         if problem:
@@ -495,80 +508,82 @@ def _check_files(repo: Repo, stages: Iterable[PipelineStage]) -> None:
 
 
 def _check_names(root: Path, definitions: Mapping[str, Any]) -> None:
-    """Refuse names that would not be one and the same thing to DVC, Dagster, the stages and the
-    disk.
+    """Raise GraphError for names that mean different things to DVC, Dagster, stages or the disk.
 
-    DVC leaves out an item whose key is no text, splits one with a dot where it looks for its
-    parameters, and stumbles over others; Dagster then refuses the whole graph.
+    DVC leaves out an item whose key is no text, splits a key at dots to find its parameters, and
+    fails over other characters. Dagster then refuses the whole graph.
     """
-    params, taken = _params(root / PARAMS_FILE), dict[str, str]()
+    params = _params(root / PARAMS_FILE)
     for stage, definition in definitions.items():
         _check_keys(f"{PROJECT_FILE}: stages", [stage], [stage])
         known = getattr(definition, "normalized_iterable", None)
         if known is not None:
             where, written = _written(params, stage, getattr(definition, "foreach_data", None))
             _check_keys(where, known if written is None else written, known)
-        for address in [stage] if known is None else [f"{stage}@{key}" for key in known]:
-            word = address.replace("@", "__").replace("-", "_")  # as Dagster does
-            if taken.setdefault(word, address) != address:
-                raise GraphError(
-                    f"{taken[word]} and {address} are one name to Dagster, to which - and _ are "
-                    "the same. "
-                    "Rename one of them in params.yaml."
-                )
+
+    # Dagster makes such a word of an address, so two addresses may get the same one.
+    taken = dict[str, str]()
+    for address, _ in _addresses(definitions):
+        word = address.replace("@", "__").replace("-", "_")
+        if taken.setdefault(word, address) != address:
+            raise GraphError(
+                f"{taken[word]} and {address} are one name to Dagster, to which - and _ are the "
+                "same. Rename one of them in params.yaml."
+            )
 
 
 def _params(path: Path) -> Any:
-    """As the stages read it, which is not quite as DVC does; None where there is no such file."""
+    """The parameters as the stages read them; None if there is no such file."""
+    # DVC's parser follows YAML 1.2, for example for a bare `yes`, so it can't be asked.
     try:
         return _yaml(path) if path.exists() else None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GraphError(f"{path}: not valid YAML: {error}. Mend the line it names.") from None
+        raise GraphError(f"{path}: not valid YAML: {error}. Fix the line it names.") from None
 
 
 def _written(params: Any, stage: str, data: Any) -> tuple[str, Iterable[Any] | None]:
-    """Where the items of a stage stand, and their keys as YAML has them; None where they are not a
-    plain map.
-    """
-    where, place = (
-        f"{PROJECT_FILE}: stages.{stage}",
-        IN_PARAMS.fullmatch(data) if isinstance(data, str) else None,
-    )
+    """The place of a stage's items, and their keys as YAML reads them; None if they are no map."""
+    where = f"{PROJECT_FILE}: stages.{stage}"
+    place = IN_PARAMS.fullmatch(data) if isinstance(data, str) else None
     if place:
-        where, data = f"{PARAMS_FILE}: {place[1]}", params
+        where = f"{PARAMS_FILE}: {place[1]}"
+        data = params
         for key in place[1].split("."):
             data = data.get(key) if isinstance(data, Mapping) else None
+
     return where, data if isinstance(data, Mapping) else None
 
 
 def _check_keys(where: str, written: Iterable[Any], known: Iterable[str]) -> None:
-    """known: those that DVC makes items of."""
+    """Raise GraphError for an invalid key. known: the keys that DVC makes items of."""
     for key in written:
+        # As the user wrote it: true, not True.
         shown = key if isinstance(key, str) else dumps(key, default=str).strip('"')
         better = re.sub(r"[^A-Za-z0-9_-]+", "_", shown).strip("_")
         advice = f'Write "{better}", with the quotes.' if better else "Choose another."
+
         if not NAME.fullmatch(shown):
             raise GraphError(
-                f"{where}: {shown!r} can't be a name: a to z, A to Z, digits, _ and - alone can "
-                "stand "
-                f"in one. {advice}"
+                f"{where}: {shown!r} can't be a name: only a to z, A to Z, digits, _ and - are "
+                f"allowed. {advice}"
             )
         if not isinstance(key, str) or key not in known:
             raise GraphError(
                 f"{where}: without quotes, {shown} is no text to YAML but a number, a date, true, "
-                "false "
-                f"or null, and DVC leaves such an item out. {advice}"
+                f"false or null, and DVC leaves such an item out. {advice}"
             )
 
 
 def _addresses(definitions: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str | None]]]:
-    """Address -> (stage, item), from the definitions, so that no name needs to be split."""
+    """(address, (stage, item)) for each item of the definitions."""
+    # From the definitions, so that no address needs to be split into its parts.
     for stage, definition in definitions.items():
         keys = getattr(definition, "normalized_iterable", None)
         if keys is None:
             yield stage, (stage, None)
         else:
-            yield from ((f"{stage}@{key}", (stage, key)) for key in keys)
+            for key in keys:
+                yield f"{stage}@{key}", (stage, key)
 
 
 def _item(
@@ -578,59 +593,71 @@ def _item(
     outputs: list[str],
 ) -> Item:
     group, name = items_of[stage.name]
+    meta = stage.meta or {}
     params = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
-    files = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
-    sources = [
-        dep
-        for dep in files
-        if dep.protocol == "local" and not any(overlap(dep.def_path, output) for output in outputs)
+
+    # What another item makes is no source, even if the dependency is a file in its folder.
+    sources = []
+    for dep in stage.deps:
+        is_file = dep.protocol == "local" and not isinstance(dep, ParamsDependency)
+        if is_file and not any(overlap(dep.def_path, output) for output in outputs):
+            sources.append(dep)
+
+    # DVC's edges lead from an item to what it depends on.
+    upstream = [
+        other.name
+        for other in repo.index.graph.successors(stage)
+        if isinstance(other, PipelineStage) and other.name in items_of
     ]
+
     return Item(
         address=stage.name,
         stage=group,
         name=name,
-        command=stage.cmd if isinstance(stage.cmd, str) else "\n".join(stage.cmd),
+        command=_command(stage.cmd),
         description=stage.desc or "",
-        upstream=frozenset(
-            other.name
-            for other in repo.index.graph.successors(stage)
-            if isinstance(other, PipelineStage) and other.name in items_of
-        ),
+        upstream=frozenset(upstream),
         inputs={dep.def_path: dep.get_hash().value if dep.exists else MISSING for dep in sources},
         params={dep.def_path: dep.read_params() for dep in params},
         outputs=tuple(out.def_path for out in stage.outs),
         metrics=tuple(out.def_path for out in stage.outs if out.metric),
-        pool=str((stage.meta or {}).get("pool", "")),
-        retries=int((stage.meta or {}).get("retries", 0)),
-        group=str((stage.meta or {}).get("group", "")),
-        owners=tuple(map(str, _list((stage.meta or {}).get("owners")) or ())),
-        plotted=_list((stage.meta or {}).get("plotted")),
-        checks=_checks(group, (stage.meta or {}).get("checks") or {}),
+        pool=str(meta.get("pool", "")),
+        retries=int(meta.get("retries", 0)),
+        group=str(meta.get("group", "")),
+        owners=tuple(map(str, _list(meta.get("owners")) or ())),
+        plotted=_list(meta.get("plotted")),
+        checks=_checks(group, meta.get("checks") or {}),
     )
 
 
+def _command(written: str | list[str]) -> str:
+    """A stage's command, which dvc.yaml may give as a list of lines."""
+    return written if isinstance(written, str) else "\n".join(written)
+
+
 def _checks(stage: str, declared: Any) -> dict[str, DeclaredCheck]:
+    """`meta.checks` of a stage. Raises GraphError for an unknown key."""
     try:
         return {str(name): DeclaredCheck(**(words or {})) for name, words in declared.items()}
     except (AttributeError, TypeError) as error:
         raise GraphError(
-            f"{PROJECT_FILE}: {stage}: meta.checks = {declared!r}: {error}. Write NAME: {{blocking: "
-            "true, description: ...}."
+            f"{PROJECT_FILE}: {stage}: meta.checks = {declared!r}: {error}. "
+            "Write NAME: {blocking: true, description: ...}."
         ) from None
 
 
 def _list(value: Any) -> tuple[Any, ...] | None:
-    """A list of dvc.yaml, in which a single word may stand alone; None where there is none."""
+    """A list in dvc.yaml, which may also be a single word; None if the key is absent."""
     if value is None:
         return None
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _locked(entry: Mapping[str, Any]) -> Locked:
+    """One entry of dvc.lock."""
     outs = entry.get("outs", [])
-    command = entry["cmd"]
     return Locked(
-        command=command if isinstance(command, str) else "\n".join(command),
+        command=_command(entry["cmd"]),
         dependencies={dep["path"]: _hash_in(dep) for dep in entry.get("deps", [])},
         params=entry.get("params", {}),
         outputs={out["path"]: _hash_in(out) for out in outs},
@@ -639,26 +666,34 @@ def _locked(entry: Mapping[str, Any]) -> Locked:
 
 
 def _hash_in(entry: Mapping[str, Any]) -> str:
+    """The content hash in an entry for a file."""
+    # DVC 2 wrote no key "hash".
     return str(entry.get(entry.get("hash", "md5"), MISSING))
 
 
 def _reasons(changes: list[Any]) -> Iterator[str]:
-    """DVC's nested status as plain lines: "changed deps: data/x modified"."""
+    """The lines of DVC's nested status, such as "changed deps: data/x modified"."""
     for change in changes:
+        # A changed command is a text of its own.
         if isinstance(change, str):
             yield change
             continue
+
         for kind, entries in change.items():
             for path, how in entries.items():
                 if isinstance(how, str):
                     yield f"{kind}: {path} {how}"
                 else:
-                    yield from (f"{kind}: {path}: {key} {state}" for key, state in how.items())
+                    # A parameter file: key -> its state.
+                    for key, state in how.items():
+                        yield f"{kind}: {path}: {key} {state}"
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether one path is the other, or lies in it."""
-    one, other = f"{one.rstrip('/')}/", f"{other.rstrip('/')}/"
+    """Whether the paths are equal, or one of them lies in the other."""
+    # With a slash at the end, data/raw2 does not lie in data/raw.
+    one = f"{one.rstrip('/')}/"
+    other = f"{other.rstrip('/')}/"
     return one.startswith(other) or other.startswith(one)
 
 

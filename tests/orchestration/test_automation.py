@@ -243,7 +243,7 @@ def test_one_look_at_a_time_and_the_next_says_so(world: Path, instance: DagsterI
     with LOOKING:
         result = tick(world, instance)
         assert not asked(result) and result.skip_reason is not None
-        assert "Still looking" in (result.skip_reason.skip_message or "")
+        assert "Still reading" in (result.skip_reason.skip_message or "")
     assert asked(tick(world, instance)) == {"copy/book"}
 
 

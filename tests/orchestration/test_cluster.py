@@ -74,10 +74,10 @@ def test_the_tags_of_a_pool_arrive_on_its_steps_alone(
     [
         (EXECUTOR.name, "slurm", "write threads, multiprocess, or an import path"),
         (EXECUTOR.name, "no_such_module:executor", "No module named 'no_such_module'"),
-        (EXECUTOR.name, "os:getcwd", "no executor of Dagster's"),
+        (EXECUTOR.name, "os:getcwd", "is not a Dagster executor"),
         (OP_TAGS.name, "none.yaml", "cannot be read"),
         (OP_TAGS.name, "list.yaml", "not a map from pools to tags"),
-        (OP_TAGS.name, "pool.yaml", "no item is in a pool 'GPU'. There are gpu."),
+        (OP_TAGS.name, "pool.yaml", "no item is in a pool 'GPU'. The pools are: gpu."),
     ],
 )
 def test_a_wrong_setting_is_one_message(

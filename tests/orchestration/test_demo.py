@@ -83,7 +83,7 @@ def test_a_failed_item_and_what_was_not_tried_are_named(tmp_path: Path) -> None:
         and "raw: poison in book" in said
         and "what is done stays done" in said
     )
-    assert "Not tried, for they read what failed: mixed@both, report" in said
+    assert "Not tried, because they read what failed: mixed@both, report" in said
 
 
 def test_the_demo_shows_a_failed_check_and_what_to_do(
