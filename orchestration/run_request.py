@@ -37,7 +37,7 @@ ASKED = {"needlework/asked": "yes"}
 """Tag of the runs that sensor and schedule request."""
 LEFT = ".dagster/needlework_left"
 """Tag of such a run that failed or was cancelled: what it left undone. Dagster hides tags that begin
-with a dot.
+with `.dagster/`.
 """
 WHY, SPENT = "needlework/why", "needlework/spent"
 """Tags of such a run: the preview in short, and the part of the budget that it and earlier runs for

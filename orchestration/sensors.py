@@ -115,7 +115,7 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
             return SkipReason(str(error))
 
         state, beside = seen.state, seen.beside
-        # This sensor is always on, so a run is noted even while `changes` is off.
+        # Here too, because `changes` may be off.
         note_what_is_left(instance, state, beside)
         keys = report_once(instance, state, beside)
 
@@ -146,7 +146,7 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
         instance = instance_of(context)
         try:
             seen = look(instance, loaded.root)
-            # First, so that the run finds Dagster's marks up to date.
+            # Here too, because the sensor `outside` may be off.
             report_once(instance, seen.state, seen.beside)
             found = answer(instance, loaded, seen)
         except NotNow as error:

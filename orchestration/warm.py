@@ -1,13 +1,13 @@
-"""An item's command in a fork that has imported what takes seconds to import.
+"""Run an item's command in a fork that has already imported slow packages.
 
-torch and transformers take nine seconds of CPU to import, a short evaluation as many to run, and a
-graph has four evaluations for each model. So a stage may name packages in dvc.yaml (`meta:
-{imports: [torch]}`). The first command of a run that needs them starts as a Python of its own and
-has them noted; then the server of forks.py imports them, and later commands are forks of it.
+torch and transformers take nine seconds of CPU to import. A short evaluation takes as long to run,
+and a graph has four evaluations for each model. So a stage may name packages in dvc.yaml (`meta:
+{imports: [torch]}`). The first command of a run that needs them starts in a new Python and requests
+them. Then the server of forks.py imports them, and later commands are forks of it.
 
 The cost: a server of several hundred megabytes, shared with its forks, and packages as they were
-when the run began. The project's own modules are never among them, so each command has the code of
-its moment. A command is forked only if that makes no difference: one line `python -m MODULE ...`
+when the run began. The project's own modules are never imported there, so each command runs the
+current code. A command is forked only if that makes no difference: one line `python -m MODULE ...`
 by this Python, in the project's folder. All others start as DVC starts them.
 """
 
@@ -32,36 +32,41 @@ from dvc.stage.exceptions import StageCmdFailedError
 from tqdm import tqdm
 
 IMPORTS = "imports"
-"""In a stage's `meta`: what its command imports, as modules of packages that are installed."""
+"""Key of a stage's `meta`: the modules of installed packages that its command imports."""
 MOST_BYTES = 4096
-"""Of the names that one command asks for. Linux writes so many to a pipe whole."""
+"""The length of one request. Linux writes so many bytes to a pipe in one piece (PIPE_BUF)."""
 AT_IMPORT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""torch then counts GPUs without a context of the driver, which no fork could use."""
+"""torch then counts GPUs without a CUDA context, which a fork could not use."""
 
 
 class Wanted:
-    """Names of modules that commands ask the server of their forks to import."""
+    """A pipe of module names, from the commands to the server that forks them."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
+        # The server reads between two forks and must not wait for a request.
         os.set_blocking(self._read, False)
 
     def ask(self, names: Sequence[str]) -> None:
-        """In a fork."""
+        """In a fork: request these modules. A request that is too long is dropped."""
         line = json.dumps(list(names)).encode() + b"\n"
         if len(line) <= MOST_BYTES:
             os.write(self._write, line)
 
     def bring(self) -> None:
-        """In the server: import what was asked for. What can't be imported is for the commands to
-        tell of.
-        """
+        """In the server: import the requested modules."""
         with suppress(BlockingIOError):
-            while said := os.read(self._read, MOST_BYTES):
-                for line in said.splitlines():
-                    with _environment(AT_IMPORT), suppress(Exception):
-                        for name in json.loads(line):
-                            import_module(name)
+            while requests := os.read(self._read, MOST_BYTES):
+                for line in requests.splitlines():
+                    _import(line)
+
+
+def _import(request: bytes) -> None:
+    """Import the modules of one request."""
+    # The command imports them too, and reports an import that fails.
+    with _environment(AT_IMPORT), suppress(Exception):
+        for name in json.loads(request):
+            import_module(name)
 
 
 def fork_commands(wanted: Wanted, alone: bool = False) -> None:
@@ -74,7 +79,7 @@ def fork_commands(wanted: Wanted, alone: bool = False) -> None:
 
 
 def _in_forks(cmd_run: Callable[..., None], wanted: Wanted, alone: bool) -> Callable[..., None]:
-    """DVC's `cmd_run`, the run of an item's command."""
+    """DVC's `cmd_run`, which runs an item's command, with forks."""
 
     def run(stage: Stage, dry: bool = False, run_env: Mapping[str, str] | None = None) -> None:
         names = (stage.meta or {}).get(IMPORTS) or ()
@@ -95,7 +100,7 @@ def _in_forks(cmd_run: Callable[..., None], wanted: Wanted, alone: bool) -> Call
 
 @contextmanager
 def _run_by(run: Callable[..., None]) -> Iterator[None]:
-    """DVC's `_run`, the run of a single command line, replaced."""
+    """Replace DVC's `_run`, which runs a single command line."""
     before = dvc.stage.run._run
     dvc.stage.run._run = run
     try:
@@ -147,7 +152,7 @@ def module_and_arguments(
 
 
 def _become(words: Sequence[str], environment: Mapping[str, str]) -> None:
-    """In the fork: `python -m` with these words."""
+    """In the fork: do what `python -m` does with these words."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
@@ -158,7 +163,7 @@ def _become(words: Sequence[str], environment: Mapping[str, str]) -> None:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """With these variables for a while."""
+    """Set these variables inside the block."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
