@@ -136,7 +136,7 @@ def read_prices(graph: Graph, ask: bool = True) -> dict[str, Price]:
     if not scarce:
         return {}
 
-    # The plan reads parameters and sources. costs.py adds the code of the plan itself.
+    # Only the sources: costs.py adds params.yaml and the code of the plan.
     depends = set[str]()
     for item in scarce:
         depends |= {

@@ -281,8 +281,11 @@ def make(
 
 
 def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
-    """Have DVC make it. All lines go to the step's log; those of the item itself go to the run's
-    log too, and progress becomes observations. Raises Failure."""
+    """Have DVC make the item. Raises Failure.
+
+    All lines go to the step's log. The item's own lines go to the run's log too, and progress
+    becomes observations.
+    """
     pace, tail, log = Pace(), deque[str](maxlen=TAIL_LINES), step_log()
     watch = Watch(item)
 
@@ -294,7 +297,7 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
             if pace.due(item.address, step, time.monotonic()):
                 step = replace(step, what=without_name(item, step.what))
                 context.log_event(observation(asset_key(item), step))
-        elif worth_telling(line):
+        elif is_own_line(line):
             # The tail keeps the names: a failure is read outside its step too.
             tail.append(line)
             context.log.info(without_name(item, line))
@@ -308,13 +311,15 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
         raise Failure(cause(item.address, list(tail), error), allow_retries=False) from None
 
 
-def worth_telling(line: str) -> bool:
-    """Whether a line is of the item itself: no progress bar, and no line of DVC's own."""
-    return bool(line.strip()) and not line.lstrip().startswith(DVC_WORDS) and not BAR.search(line)
+def is_own_line(line: str) -> bool:
+    """Whether the item printed this line: it is no progress bar and no line of DVC's."""
+    if not line.strip() or line.lstrip().startswith(DVC_WORDS):
+        return False
+    return BAR.search(line) is None
 
 
 def without_name(item: Item, line: str) -> str:
-    """A line without the names that its step has anyway: `checkpoint@base: base: `."""
+    """A line without the prefix that its step shows anyway: `checkpoint@base: base: `."""
     stage, name = re.escape(item.stage), re.escape(item.name or item.stage)
     names = rf"(?:{re.escape(item.address)}|{stage} {name}|{stage}|{name}): +"
     return re.sub(rf"^(?:{names})+(?=\S)", "", line)
@@ -330,8 +335,8 @@ def cause(address: str, tail: Sequence[str], error: Exception) -> str:
 
 
 def refuse_bad_inputs(graph: Graph, item: Item, at_start: AtStart) -> None:
-    """Raise Failure if an input that is not made in this run failed a blocking check. Within a
-    run, Dagster itself holds back the consumers of a failed check."""
+    """Raise Failure if an input that is not made in this run failed a blocking check."""
+    # Within a run, Dagster itself holds back the consumers of a failed check.
     for address in sorted(item.upstream - at_start.wanted):
         verdicts = read_checks(graph.root, graph.items[address])
         verdicts += findings.verdicts(graph.root, at_start.findings.get(address, ()))

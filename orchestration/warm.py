@@ -70,11 +70,12 @@ def _import(request: bytes) -> None:
 
 
 def fork_commands(wanted: Wanted, alone: bool = False) -> None:
-    """Have DVC run commands as forks of this process, where that will do.
+    """Have DVC run commands as forks of this process, where that makes no difference.
 
-    alone: no server imports what is asked for, so this process does, for the next command.
+    alone: there is no server, so this process imports the requested modules for the next command.
     """
-    tqdm.monitor_interval = 0  # DVC's bars would start a thread to watch over them
+    # DVC's progress bars start a monitor thread, and only a process of one thread may fork.
+    tqdm.monitor_interval = 0
     dvc.stage.run.cmd_run = _in_forks(dvc.stage.run.cmd_run, wanted, alone)
 
 
@@ -83,9 +84,11 @@ def _in_forks(cmd_run: Callable[..., None], wanted: Wanted, alone: bool) -> Call
 
     def run(stage: Stage, dry: bool = False, run_env: Mapping[str, str] | None = None) -> None:
         names = (stage.meta or {}).get(IMPORTS) or ()
-        if dry or not names or threading.active_count() > 1:  # a fork of several may wait for ever
+        # A fork of a process with several threads may deadlock.
+        if dry or not names or threading.active_count() > 1:
             cmd_run(stage, dry=dry, run_env=run_env)
             return
+
         if alone:
             wanted.bring()
         if any(name not in sys.modules for name in names):
@@ -110,20 +113,25 @@ def _run_by(run: Callable[..., None]) -> Iterator[None]:
 
 
 def _forked(original: Callable[..., None]) -> Callable[..., None]:
+    """DVC's `_run`, which runs a single command line, with a fork if that makes no difference."""
+
     def run(executable: str | None, line: str, **options: Any) -> None:
         words = module_and_arguments(line, options["cwd"], options["env"])
         if words is None:
             original(executable, line, **options)
             return
+
         fork = multiprocessing.get_context("fork").Process(
             target=_become, args=(words, options["env"])
         )
         fork.start()
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command's own, as in DVC
+        # As in DVC: Ctrl-C is for the command, and DVC waits until it has ended.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             fork.join()
         finally:
             signal.signal(signal.SIGINT, before)
+
         if fork.exitcode:
             raise StageCmdFailedError(line, fork.exitcode)
 
@@ -133,22 +141,28 @@ def _forked(original: Callable[..., None]) -> Callable[..., None]:
 def module_and_arguments(
     line: str, folder: str, environment: Mapping[str, str]
 ) -> list[str] | None:
-    """The words after `python -m`; None if the line is more than that to a shell, or is for another
-    Python, folder or module path than this process's.
+    """The words after `python -m`, if a fork of this process does the same as the command.
+
+    None if the line contains shell syntax, or needs another Python, folder or module path.
     """
+    # All characters that a shell may interpret, `=` too: VARIABLE=value before a command.
     if any(letter in line for letter in "$`\\\"'*?[]{}()<>|&;#~=!\n"):
         return None
     words = shlex.split(line)
     if words[:2] != ["python", "-m"] or len(words) < 3:
         return None
+
+    # Not resolved: in a virtual environment `python` is a link to the system's.
     python = shutil.which("python", path=environment.get("PATH"))
-    same = (
-        python is not None
-        and Path(python).absolute().parent == Path(sys.executable).absolute().parent
-        and Path(folder).resolve() == Path.cwd()
-        and environment.get("PYTHONPATH") == os.environ.get("PYTHONPATH")
-    )
-    return words[2:] if same else None
+    if python is None:
+        return None
+    if Path(python).absolute().parent != Path(sys.executable).absolute().parent:
+        return None
+    if Path(folder).resolve() != Path.cwd():
+        return None
+    if environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
+        return None
+    return words[2:]
 
 
 def _become(words: Sequence[str], environment: Mapping[str, str]) -> None:
