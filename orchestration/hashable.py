@@ -23,7 +23,7 @@ RENAME = "DVC cannot record it. Rename it or move it away."
 
 
 def why_not_hashable(path: Path, ignored: Callable[[str], bool]) -> str | None:
-    """A message about the first path, at or below `path`, that DVC cannot hash. None if all is well.
+    """A message about the first path, at or below `path`, that DVC cannot hash, or None.
 
     ignored: whether DVC ignores a path. DVC itself reports a `path` that does not exist.
     """
@@ -54,7 +54,7 @@ def why_not_hashable(path: Path, ignored: Callable[[str], bool]) -> str | None:
 
 
 def _is_odd(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry needs a check. Regular files with UTF-8 names and links to folders do not."""
+    """Whether an entry needs a check. Plain files with UTF-8 names and links to folders do not."""
     if not _is_text(entry.name):
         return True
     if entry.is_symlink():

@@ -23,7 +23,9 @@ def move_pins(graph: Graph, seconds: float = SECONDS_TO_ASK_THE_HUB) -> list[str
 
     Returns a line for each pin, and for each failure. No run may read the sources meanwhile.
     """
-    paths = {path for item in graph.items.values() for path in item.inputs}
+    paths = set[str]()
+    for item in graph.items.values():
+        paths |= item.inputs.keys()
     following = sorted(path for path in paths if _follows(graph.root / path))
     if not following:
         return []

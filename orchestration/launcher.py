@@ -155,7 +155,7 @@ class ProcessRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
 
 
 def held(command: Sequence[str], folder: str | None = None) -> subprocess.Popen[bytes]:
-    """A process that waits for `begin` and then becomes the command. It ends if this one dies first.
+    """A process that waits for `begin` and then becomes the command, or ends if this one dies.
 
     So a run's process can be noted before it begins. Without this, a daemon killed in between
     leaves an unknown process, and the next daemon starts a second one beside it.

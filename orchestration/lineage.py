@@ -5,8 +5,8 @@ Dagster's own lineage leads from asset to asset. These tables show on one page w
 behind a picture. They are stored with the materialisation, so they stay true when the sources
 change. The cost is some kilobytes of Dagster's database for each, hence the limits.
 
-dvc.lock records what each item was *last* made from. If an upstream item was out of date, its output
-may come from other sources than its entry names; the table then says "Not certain".
+dvc.lock records what each item was *last* made from. If an upstream item was out of date, its
+output may come from other sources than its entry names; the table then says "Not certain".
 """
 
 import json
@@ -87,10 +87,15 @@ def revision(root: Path) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], most: int = ROWS) -> str:
     """A Markdown table of at most `most` rows. A line below says how many are left out."""
-    body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    body = [_escaped(row) for row in rows]
     lines = [head, ["---"] * len(head), *body[:most]]
     left_out = f"\n\n({len(body) - most} more rows)" if len(body) > most else ""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + left_out
+
+
+def _escaped(row: Sequence[str]) -> list[str]:
+    # The bar separates columns.
+    return [cell.replace("|", "\\|") for cell in row]
 
 
 def _files(graph: Graph, address: str, locked: Locked) -> Iterator[list[str]]:
@@ -103,15 +108,16 @@ def _files(graph: Graph, address: str, locked: Locked) -> Iterator[list[str]]:
 
     for path in sorted(locked.dependencies, key=rank):
         # An input may be a folder that several items write into, so there may be several makers.
-        makers = [
-            other
-            for other in graph.upstream(address)
-            if any(overlap(path, out) for out in graph.items[other].outputs)
-        ]
+        makers = [other for other in graph.upstream(address) if _writes(graph, other, path)]
         kind = _links(graph, makers)
         if not makers:
             kind = "code" if path.endswith(CODE) else "source"
         yield [_code(path), _code(locked.dependencies[path]), kind]
+
+
+def _writes(graph: Graph, address: str, path: str) -> bool:
+    """Whether an item's outputs are at the path, in it or around it."""
+    return any(overlap(path, out) for out in graph.items[address].outputs)
 
 
 def _params(locked: Locked) -> Iterator[list[str]]:

@@ -124,7 +124,7 @@ def repair_lock_file(root: Path) -> list[str]:
 
 
 def is_whole(content: bytes) -> bool:
-    """Whether this is a complete dvc.lock: its last line has an end, and each entry has its parts."""
+    """Whether this is a complete dvc.lock: its last line ends, and each entry has its parts."""
     if not content.endswith(b"\n"):
         return False
     try:

@@ -55,7 +55,9 @@ def describe(
     """
     item, locked = graph.items[address], lock.get(address)
     folders = [graph.root / path for path in item.outputs if path not in item.metrics]
-    found = dict(entry for path in item.metrics for entry in numbers(graph.root / path))
+    found = dict[str, Any]()
+    for path in item.metrics:
+        found |= dict(numbers(graph.root / path))
     made_with = str(found.pop(MADE_WITH, ""))
 
     entries: Entries = {}

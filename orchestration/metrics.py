@@ -44,7 +44,7 @@ def row_of(root: Path, item: Item) -> Row:
 
 
 def lines(stage: str, rows: Mapping[str, Row]) -> Iterator[str]:
-    """The table of one stage. Columns that do not fit follow below, with the item names repeated."""
+    """The table of one stage. Columns that do not fit follow below, with the names repeated."""
     # Half a line for the item names and half for a column: at least one column always fits.
     most = COLUMNS // 2
     first = min(max(map(len, [stage, *rows])), most)

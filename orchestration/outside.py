@@ -39,8 +39,8 @@ INPUT_VERSION = "dagster/input_data_version/"
 NOTHING: AbstractSet[str] = frozenset()
 
 _reported: dict[Path, tuple[State, AbstractSet[str], str, int]] = {}
-"""Project -> the state of the last report, the items left out of it, the database, and the number of
-the newest event after it.
+"""Project -> the state of the last report, the items left out of it, the database, and the number
+of the newest event after it.
 """
 
 
@@ -240,7 +240,7 @@ def _report_reasons(instance: DagsterInstance, state: State, beside: AbstractSet
 
 
 def plainly(reason: str) -> str:
-    """DVC's reason in plain words: "changed deps: stage.py modified" becomes "stage.py modified"."""
+    """DVC's reason in plain words: "changed deps: stage.py modified" as "stage.py modified"."""
     kind, _, rest = reason.partition(": ")
     if kind == "changed outs":
         return f"output {rest}"

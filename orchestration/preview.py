@@ -70,7 +70,7 @@ class Outlook:
 
 
 _restored: dict[Path, tuple[State, AbstractSet[str], set[str]]] = {}
-"""Project -> the last state, the items left out of it, and the items that DVC's cache brings back."""
+"""Project -> the last state, the items left out of it, and those that DVC's cache brings back."""
 
 
 def outlook(state: State, beside: AbstractSet[str] = frozenset()) -> Outlook:

@@ -1,6 +1,6 @@
 """`python -m orchestration.profile NAME`: copy profiles/NAME.yaml to params.yaml.
 
-Some stages read a whole folder of items (data/tokenized_corpus), so items of the profile before must
+Some stages read a whole folder of items (data/tokenized_corpus), so items of the last profile must
 not stay there. If DVC's cache holds an item, it is removed, and comes back from the cache without
 running when you return. Otherwise it is moved to data.left-behind/, never deleted. So is a
 params.yaml that equals no profile and was never committed. The cost: data.left-behind/ grows until

@@ -90,7 +90,7 @@ class Pace:
     _last: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
 
     def due(self, address: str, step: Step, now: float) -> bool:
-        """Whether to show this line; if so, the next pause begins at `now` (seconds of any clock)."""
+        """Whether to show this line. If so, the next pause begins at `now` (seconds, any clock)."""
         work = (address, step.what)
         first = self._first.setdefault(work, now)
         last, done = self._last.get(work, (-math.inf, -1))

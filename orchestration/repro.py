@@ -1,4 +1,4 @@
-"""`python -m orchestration.repro [TARGETS] [OPTIONS]`: `dvc repro` for daily use, which loses no work.
+"""`python -m orchestration.repro [TARGETS] [OPTIONS]`: a `dvc repro` that loses no work.
 
 It takes the arguments of `dvc repro`. dvc_repro.py describes the differences. This module adds a
 guard (guard.py): all child processes end with it, however it ends. If plain DVC is killed, the

@@ -36,8 +36,8 @@ ENDED_BADLY = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 ASKED = {"needlework/asked": "yes"}
 """Tag of the runs that sensor and schedule request."""
 LEFT = ".dagster/needlework_left"
-"""Tag of such a run that failed or was cancelled: what it left undone. Dagster hides tags that begin
-with `.dagster/`.
+"""Tag of such a run that failed or was cancelled: what it left undone. Dagster hides tags that
+begin with `.dagster/`.
 """
 WHY, SPENT = "needlework/why", "needlework/spent"
 """Tags of such a run: the preview in short, and the part of the budget that it and earlier runs for
@@ -185,7 +185,7 @@ def what_failed(instance: DagsterInstance, state: State) -> dict[str, str]:
 
 
 def _noted(run: DagsterRun) -> dict[str, str] | None:
-    """The note of a run: address of an item left undone -> mark of its reasons. None without one."""
+    """The note of a run: item left undone -> mark of its reasons. None without a note."""
     run_id, left = json.loads(run.tags.get(LEFT, '["", {}]'))
     # A retry starts with the tags of the run that it repeats, so the note has the run's id.
     return dict(left) if run_id == run.run_id else None

@@ -1,4 +1,4 @@
-"""Make an item in a child process, `dvc repro --single-item`, that can be stopped with its children.
+"""Make an item in a child process, `dvc repro --single-item`, that stops with its children.
 
 DVC decides and records. Each item has a process of its own instead of a call of DVC's Python API: a
 child can be stopped, several can run at once, and a user can type the same command. The cost is a

@@ -63,7 +63,7 @@ def instance_of(context: SensorEvaluationContext) -> DagsterInstance:
 
 
 def seconds_between_ticks() -> int:
-    """NEEDLEWORK_TICK_SECONDS, or 30. Dagster's daemon checks sensors every 5 s. Raises GraphError."""
+    """NEEDLEWORK_TICK_SECONDS, or 30. Values below the daemon's 5 s act as 5. Raises GraphError."""
     try:
         return int(number_of(TICK_SECONDS))
     except VariableError as error:

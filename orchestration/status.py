@@ -1,4 +1,4 @@
-"""Read the state of the project (graph, dvc.lock, what is out of date), only when a file has changed.
+"""Read the state of the project (graph, dvc.lock, what is out of date) only if a file has changed.
 
 Reading it costs more than a second of CPU and takes DVC's lock, and a sensor asks twice a minute.
 So the state is kept with a stamp: inode, size and times of every file that it was read from, and of

@@ -47,7 +47,7 @@ def group_name(item: Item) -> str:
 
 
 def step_name(item: Item) -> str:
-    """The name of an item's step on a run's page: `packed_shards__per_source`, `comparison__all`."""
+    """The name of an item's step on a run's page: packed_shards__per_source, comparison__all."""
     # Unique: graph.py refuses names that become equal here. `__all` keeps it apart from a job.
     return re.sub(r"\W", "_", f"{item.stage}__{item.name or 'all'}", flags=re.ASCII)
 

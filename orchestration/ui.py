@@ -72,7 +72,7 @@ hours. By default Dagster ends a tick after 60 s, and its daemon after half an h
 is the default.
 """
 LONG_NIGHTS = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "21600"}
-"""For the code server only: this limit applies when its outer process forwards a schedule's tick."""
+"""For the code server only: the limit of its outer process, which forwards a schedule's tick."""
 ELSEWHERE = "export DAGSTER_HOME=$PWD/.dagster; python -m orchestration.home; dagster dev"
 
 

@@ -171,7 +171,7 @@ def _become(words: Sequence[str], environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = list(words)
-    sys.path[0] = str(Path.cwd())  # where `python -m` looks first
+    sys.path[0] = str(Path.cwd())  # where `python -m` searches first
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
