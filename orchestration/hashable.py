@@ -1,9 +1,9 @@
-"""What DVC cannot hash whole: pipes, sockets and devices, folders that cannot be listed, names that
-are not UTF-8, links that lead nowhere.
+"""Find what DVC cannot hash: pipes, sockets, devices, folders that cannot be listed, names that are
+not UTF-8, links without a target.
 
-DVC waits for a pipe for ever, and leaves out a folder that it cannot list without a word: half of a
-corpus then counts as all of it. So whoever has DVC hash a folder looks through it first. The cost
-is one listing of each folder, which DVC does too; no file is opened.
+DVC waits for a pipe for ever. It silently skips a folder that it cannot list, and half of a corpus
+then counts as all of it. So each folder is checked before DVC hashes it. The cost is one listing of
+each folder, which DVC does too. No file is opened.
 """
 
 import os
@@ -23,10 +23,9 @@ RENAME = "DVC cannot record it. Rename it or move it away."
 
 
 def why_not_hashable(path: Path, ignored: Callable[[str], bool]) -> str | None:
-    """A message that names the first thing at or below a path that DVC cannot hash; None without
-    one.
+    """A message about the first path, at or below `path`, that DVC cannot hash, or None.
 
-    ignored: whether DVC leaves a path out. A path that is not there is left to DVC.
+    ignored: whether DVC ignores a path. DVC itself reports a `path` that does not exist.
     """
     waiting = [str(path)]
     while waiting:
@@ -40,10 +39,12 @@ def why_not_hashable(path: Path, ignored: Callable[[str], bool]) -> str | None:
             elif not stat.S_ISREG(mode):
                 problem = f"{_kind(mode)}. {WAITS}"
         except FileNotFoundError:
+            # A plain file that vanished meanwhile is no problem: another process removed it.
             if here != str(path) and os.path.islink(here):  # noqa: PTH114
                 problem = f"a link that leads nowhere. {RENAME}"
         except OSError as error:
             problem = f"cannot be listed ({error.strerror}). {LEFT_OUT}"
+
         if problem is None and not _is_text(here):
             problem = f"its name is not UTF-8. {RENAME}"
         if problem and not ignored(here):
@@ -53,7 +54,7 @@ def why_not_hashable(path: Path, ignored: Callable[[str], bool]) -> str | None:
 
 
 def _is_odd(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry has to be looked at: all but files of plain names, and links to folders."""
+    """Whether an entry needs a check. Plain files with UTF-8 names and links to folders do not."""
     if not _is_text(entry.name):
         return True
     if entry.is_symlink():
@@ -62,7 +63,7 @@ def _is_odd(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8."""
+    """Whether the name can be written as UTF-8."""
     try:
         return name.isascii() or bool(name.encode())
     except UnicodeEncodeError:

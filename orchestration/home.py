@@ -1,11 +1,11 @@
-"""`python -m orchestration.home`: give Dagster its folder, DAGSTER_HOME or .dagster in the project,
+"""`python -m orchestration.home`: make Dagster's folder (DAGSTER_HOME, or .dagster in the project)
 and its database.
 
-The database is made here, by one process, before several use it: Dagster's processes make what is
-missing, and three that start at once on an empty folder leave a database that none of them can open.
-Telemetry is off. A few runs are active at a time: where two would make the same item, DVC's locks
-let one wait, and it then finds the item made. An existing dagster.yaml is kept, because its owner
-may have changed it.
+One process makes the database here, before several use it. Dagster's processes create what is
+missing, and three that start at once on an empty folder leave a database that none can open.
+Telemetry is off. Up to four runs are active at a time. If two need the same item, DVC's locks make
+one wait, and it then finds the item made. An existing dagster.yaml is kept, because its owner may
+have changed it. The cost: such a file misses settings that are added here later.
 """
 
 import os
@@ -14,11 +14,12 @@ from pathlib import Path
 from core.environment import RELOAD, text_of
 
 NOT_LOADED = "not-loaded"
-"""The file beside that of NEEDLEWORK_RELOAD which says that the last load failed."""
+"""This file marks a failed load. It lies beside the file that NEEDLEWORK_RELOAD names."""
 LOCATION, MODULE = "needlework", "orchestration.definitions"
-"""The code location's name (also in pyproject.toml) and module. Dagster keeps the state of sensors
-under the name.
+"""Name (also in pyproject.toml) and module of the code location. Dagster stores the state of
+sensors under the name, so a new name would switch `changes` and `nightly` off.
 """
+# A file that exists is never rewritten, so a new setting here reaches new folders only.
 SETTINGS = """\
 # Written by `python -m orchestration.home`; yours to change.
 telemetry:
@@ -27,16 +28,17 @@ nux:
   enabled: false
 concurrency:
   runs:
-    max_concurrent_runs: 4   # a training does not hold back what has nothing to do with it
-run_launcher:            # a run is a process of its own, which can be checked
+    max_concurrent_runs: 4   # other work need not wait for a training
+run_launcher:            # each run is a separate process, whose health can be checked
   module: orchestration.launcher
   class: ProcessRunLauncher
-run_monitoring:          # a run whose process died goes on in a new one; what was finished is not repeated
+run_monitoring:          # resumes a run whose process died; finished items are not repeated
   enabled: true
   poll_interval_seconds: 15
   max_resume_run_attempts: 5
-  cancel_timeout_seconds: 960   # a training writes a snapshot first: NEEDLEWORK_SECONDS_TO_STOP is 900
-run_retries:             # a run that ended otherwise than by a failed item, as when `make ui` is ended, starts again
+  # longer than NEEDLEWORK_SECONDS_TO_STOP (900), in which a training writes a snapshot
+  cancel_timeout_seconds: 960
+run_retries:             # repeats a run that `make ui` cut short; a failed item is not repeated
   enabled: true
   max_retries: 2
   retry_on_asset_or_op_failure: false
@@ -47,15 +49,17 @@ retention:
 
 
 def home(root: Path) -> Path:
-    """Where Dagster keeps its database: DAGSTER_HOME, else .dagster in `root`."""
+    """The folder of Dagster's database: DAGSTER_HOME, else .dagster in `root`."""
     return Path(os.environ.get("DAGSTER_HOME") or root / ".dagster").absolute()
 
 
 def prepare(folder: Path) -> Path:
-    """Make the folder and its dagster.yaml where they are missing; return the file."""
+    """Make the folder and its dagster.yaml if they are missing. Returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
+
     file = folder / "dagster.yaml"
     if not file.exists():
+        # Written in one step: a cut file would be kept for ever.
         aside = file.with_name(".dagster.yaml.partial")
         aside.write_text(SETTINGS)
         aside.replace(file)
@@ -63,20 +67,19 @@ def prepare(folder: Path) -> Path:
 
 
 def make_database() -> None:
-    """Open each part of the database of DAGSTER_HOME once, which makes or completes it."""
-    from dagster import DagsterInstance  # 2 s, which who asks for `home` alone need not wait
+    """Open each storage of DAGSTER_HOME once. Opening creates or migrates its tables."""
+    # Imported here: it takes 2 s, and most importers need `home` only.
+    from dagster import DagsterInstance
 
     with DagsterInstance.get() as instance:
-        for storage in (
-            instance.run_storage,
-            instance.event_log_storage,
-            instance.schedule_storage,
-        ):
-            assert storage is not None
+        # `get` opens all three. A storage that dagster.yaml turns off would be None.
+        assert instance.run_storage is not None
+        assert instance.event_log_storage is not None
+        assert instance.schedule_storage is not None
 
 
 def ask_for_reload() -> tuple[bool, str]:
-    """Ask `make ui` to reload the code location: whether it runs, and what that means in words."""
+    """Ask `make ui` to reload the code location. Returns whether it runs, and a message."""
     asked = text_of(RELOAD)
     if not asked:
         return False, "Reload the code location to see what it is now."
@@ -85,7 +88,7 @@ def ask_for_reload() -> tuple[bool, str]:
 
 
 def note_failed_load() -> None:
-    """Let `make ui`, if it runs, try again once the project's files have changed."""
+    """Mark the failed load, so that `make ui` tries again when the project's files change."""
     if asked := text_of(RELOAD):
         Path(asked).with_name(NOT_LOADED).touch()
 

@@ -1,7 +1,8 @@
-"""Move the pins of sources that follow a branch of the Hub. Only asking the Hub shows its changes.
+"""Move the pins of sources that follow a branch of the Hub, by one command for all of them.
 
-The Hub's client is in `assets`, which this package may not import, so a command asks. A source
-whose branch can't be read in time stays pinned as it is.
+Only a request to the Hub shows whether a branch moved. The Hub's client is in `assets`, which this
+package may not import, so a command makes the request. The cost is one Python start a night. A
+source whose branch can't be read in time keeps its pin.
 """
 
 import subprocess
@@ -13,15 +14,18 @@ import yaml
 from orchestration.graph import Graph
 from orchestration.running import environment
 
+# Enough for dozens of sources at some seconds each. The nightly tick waits, so there is an end.
 SECONDS_TO_ASK_THE_HUB = 300.0
 
 
 def move_pins(graph: Graph, seconds: float = SECONDS_TO_ASK_THE_HUB) -> list[str]:
     """Pin each source that follows a branch to the branch's newest commit.
 
-    Returns a line for each, also where that failed. No run may be reading the sources meanwhile.
+    Returns a line for each pin, and for each failure. No run may read the sources meanwhile.
     """
-    paths = {path for item in graph.items.values() for path in item.inputs}
+    paths = set[str]()
+    for item in graph.items.values():
+        paths |= item.inputs.keys()
     following = sorted(path for path in paths if _follows(graph.root / path))
     if not following:
         return []
@@ -38,10 +42,11 @@ def move_pins(graph: Graph, seconds: float = SECONDS_TO_ASK_THE_HUB) -> list[str
         )
     except subprocess.TimeoutExpired:
         return [
-            f"The Hub did not answer within {seconds:.0f} s. Those of {', '.join(following)} that "
-            "it did not answer for stay as they are pinned. Check the network, or move the pins "
-            f"by hand: python {' '.join(command)}"
+            f"The Hub did not answer within {seconds:.0f} s. Sources of {', '.join(following)} "
+            "without an answer keep their pins. Check the network, or move the pins by hand: "
+            f"python {' '.join(command)}"
         ]
+    # The command reports its own failures on stderr, so its exit code adds no information.
     return [*done.stdout.splitlines(), *done.stderr.splitlines()]
 
 

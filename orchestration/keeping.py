@@ -1,8 +1,8 @@
-"""An output from DVC's cache is gathered aside, then exchanged with the old one in one step.
+"""Build an output from DVC's cache in a separate folder, then swap it with the old one in one step.
 
 DVC removes the old output first and then links or copies the new one, file by file: a kill leaves
-neither. The cost: both are on the disk at the same time. What lies aside belongs to a process, by
-its identity, so a later process knows whether the owner is gone.
+neither. The cost: both are on the disk at the same time. Each process has a folder of its own,
+named by its identity, so a later process knows whether the owner is gone.
 """
 
 import ctypes
@@ -24,32 +24,40 @@ NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EXDEV)
 
 
 def place_aside(root: Path, path: str) -> Path | None:
-    """Where this process gathers an output; None if that is another file system than the output's."""
+    """Where this process builds an output. None if the output is on another file system."""
+    # An identity contains slashes, and so may a path.
     folder = root / ASIDE / quote(_owner(os.getpid()), safe="")
     folder.mkdir(parents=True, exist_ok=True)
+
+    # A rename works within one file system only.
     parent = _nearest(root / path)
     if parent.stat().st_dev != folder.stat().st_dev:
         return None
+
     place = folder / quote(path, safe="")
     remove(place)
     return place
 
 
 def remove_abandoned(root: Path) -> None:
-    """Remove what a process that is gone was gathering."""
+    """Remove the folders of processes that are gone."""
     for folder in (root / ASIDE).glob("*/"):
         if _is_gone(unquote(folder.name)):
-            shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it too
+            # Errors are ignored: another process may be removing it too.
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_in_place(new: Path, target: Path) -> None:
-    """Make `new` the `target`. On Linux no moment is without a whole output at `target`."""
+    """Make `new` the `target`. On Linux there is a whole output at `target` at every moment."""
     target.parent.mkdir(parents=True, exist_ok=True)
+
     if not os.path.lexists(target):
         new.rename(target)
     elif _exchange(new, target):
+        # `new` is now the old output.
         remove(new)
     elif target.is_dir() and not target.is_symlink():
+        # No exchange here, and a folder cannot be renamed onto a full one: two renames.
         old = new.with_name(f"{new.name}.replaced")
         remove(old)
         target.rename(old)
@@ -72,12 +80,14 @@ def identity_of(path: Path) -> tuple[int, int, int] | None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two paths in one step. False where this system or this file system cannot."""
+    """Exchange two paths in one step. False if the system or the file system cannot."""
     if sys.platform != "linux":
         return False
+    # Python has no renameat2, and old C libraries lack it too (glibc has it since 2.28).
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
+
     if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
@@ -87,7 +97,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _owner(pid: int) -> str:
-    """Names a process for as long as its files lie aside."""
+    """The name of a process, by which `_is_gone` recognises it."""
+    # Without /proc (macOS) there is no identity, only a number.
     return identity(pid) or f"pid {pid}"
 
 
@@ -99,12 +110,13 @@ def _is_gone(owner: str) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
+        # It belongs to another user, so it is there.
         return False
     return False
 
 
 def _nearest(path: Path) -> Path:
-    """The folder that holds `path`, or will."""
+    """The nearest folder above `path` that exists."""
     parent = path.parent
     while not parent.exists():
         parent = parent.parent
@@ -112,7 +124,7 @@ def _nearest(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, where there is one."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

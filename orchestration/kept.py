@@ -1,7 +1,7 @@
-"""What a command said, kept beside DVC's temporary files until something that it reads changes.
+"""Keep the answer of a command in DVC's temporary folder until something that it reads changes.
 
-Some questions are answered by packages that this one may not import, so they are asked by a command,
-which takes a second. The cost: who asks must name all that the command reads.
+This package may not import the packages that know some answers, so a command gives them, and each
+takes a second. The cost: the caller must name everything that the command reads.
 """
 
 import json
@@ -14,15 +14,16 @@ from orchestration.locks import write_whole
 
 
 def key_of(lines: Iterable[str]) -> str:
-    """Changes with everything that the command reads. lines: what that is, with versions."""
+    """A key that changes with each of `lines`: what the command reads, with versions."""
     hasher = blake2b(digest_size=16)
     for line in lines:
+        # A path may have bytes that are not UTF-8; Python holds them as surrogates.
         hasher.update(f"{line}\n".encode(errors="surrogateescape"))
     return hasher.hexdigest()
 
 
 def recall(answer: Path, key: str) -> Any:
-    """What was said for that key; None where nothing is kept, or another version wrote it."""
+    """The answer kept under `key`. None if there is none, or if another version wrote it."""
     try:
         kept = json.loads(answer.read_text())
         return kept["said"] if kept["key"] == key else None
@@ -31,5 +32,5 @@ def recall(answer: Path, key: str) -> Any:
 
 
 def keep(answer: Path, key: str, said: Any) -> None:
-    """Keep what was said, in place of what was said before."""
+    """Keep an answer. It replaces the one before."""
     write_whole(answer, json.dumps({"key": key, "said": said}).encode())

@@ -1,10 +1,10 @@
-"""The metadata of a made item: pictures and numbers first, then tables, sizes and origins.
+"""The metadata of a materialisation: pictures and numbers first, then tables, sizes and origins.
 
-It is read from the item's files and from dvc.lock, never computed again. Dagster shows the entries
-in this order and plots each number over time. So the metrics that one compares from run to run are
+It comes from the item's files and from dvc.lock; it is never computed again. Dagster shows the
+entries in this order and plots each number over time. So metrics to compare from run to run are
 numbers (`plotted` in dvc.yaml's meta), and everything else is text in readable units. Tables go
-into Dagster's database and pictures beside its logs, so that the UI shows them without the
-project's files. The cost is space there, hence the limits.
+into Dagster's database and pictures next to its logs, so the UI shows them without the project's
+files. The cost is space there, hence the limits.
 """
 
 import csv
@@ -28,9 +28,9 @@ from orchestration.pictures import Show, inline, loss_over_tokens
 PICTURE_BYTES, PICTURES = 400_000, 8
 TABLE_BYTES, TABLES, TABLE_ROWS = 64_000, 6, 40
 MADE_WITH = "made_with"
-"""In a metrics file: the versions of packages."""
+"""The key of a metrics file that holds the versions of packages."""
 LOG = "log.csv"
-"""In the folder of a training: its curve."""
+"""The file of a training's folder that holds its loss curve."""
 
 Entries = dict[str, MetadataValue[Any]]
 
@@ -49,13 +49,15 @@ def describe(
 ) -> Entries:
     """The metadata of one materialisation, in the order in which Dagster shows it.
 
-    lock: dvc.lock at that moment. left_stale: items that were out of date then, or had such an
-    input. revision: of the project in git, or "". show: how pictures are shown. cost: the predicted
-    cost of making it again, or "".
+    lock: dvc.lock at that moment. left_stale: items that were out of date then, and all downstream
+    of them. revision: of the project in git, or "". show: how pictures are shown. cost: the
+    predicted cost of making it again, or "".
     """
     item, locked = graph.items[address], lock.get(address)
     folders = [graph.root / path for path in item.outputs if path not in item.metrics]
-    found = dict(entry for path in item.metrics for entry in numbers(graph.root / path))
+    found = dict[str, Any]()
+    for path in item.metrics:
+        found |= dict(numbers(graph.root / path))
     made_with = str(found.pop(MADE_WITH, ""))
 
     entries: Entries = {}
@@ -89,25 +91,26 @@ def texts(words: Mapping[str, str]) -> Entries:
 
 
 def results(item: Item, found: Mapping[str, Any]) -> Entries:
-    """The metrics of an item: first the compared ones, as numbers, which Dagster plots; then the
-    others, as text.
-    """
+    """The metrics of an item: first those to compare, as numbers; then the others, as text."""
     # Dagster plots every number. A text is only shown.
     first, rest = Entries(), Entries()
     for name, value in found.items():
         if is_number(value) and compared(item, name):
-            first[name] = (
-                MetadataValue.int(value)
-                if isinstance(value, int)
-                else MetadataValue.float(units.rounded(value))
-            )
+            first[name] = _plotted(value)
         elif value is not None:
             rest[name] = MetadataValue.text(readable(name, value))
+
     return first | rest
 
 
+def _plotted(value: int | float) -> MetadataValue[Any]:
+    if isinstance(value, int):
+        return MetadataValue.int(value)
+    return MetadataValue.float(units.rounded(value))
+
+
 def compared(item: Item, name: str) -> bool:
-    """Whether this metric is compared from run to run; all are if the stage names none."""
+    """Whether this metric is compared from run to run. All are if the stage names none."""
     return item.plotted is None or any(fnmatchcase(name, pattern) for pattern in item.plotted)
 
 
@@ -117,6 +120,7 @@ def readable(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if not is_number(value):
         return str(value)
+
     # The last key names the quantity; the keys before it name groups.
     last = name.split(".")[-1].split("_")
     if "bytes" in last:
@@ -137,6 +141,7 @@ def pictures(folder: Path, show: Show = inline) -> Entries:
     shown: Entries = {}
     if drawn := loss_over_tokens(folder / LOG):
         shown["loss over tokens"] = MetadataValue.md(show("loss over tokens", drawn, "svg"))
+
     found = [path for path in sorted(folder.rglob("*.png")) if path.stat().st_size <= PICTURE_BYTES]
     for path in found[:PICTURES]:
         name = path.relative_to(folder).as_posix()
@@ -168,5 +173,5 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether it can be plotted."""
+    """Whether the value can be plotted."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

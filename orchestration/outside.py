@@ -1,12 +1,12 @@
-"""Report to Dagster what was made or lost without it, so that the UI's marks are those of DVC.
+"""Report to Dagster what was made or lost outside it, so that the UI's marks agree with DVC.
 
-DVC decides what an asset is made from; Dagster only knows what was reported. So everything that an
-asset came from is compared, not its data alone: the same data made again by new code would stay
-marked as outdated. The cost is the last materialisation of every asset, pictures included, so they
-are compared only after a change.
+DVC decides what an asset is made from; Dagster only knows what was reported. So the comparison
+covers the data, the code and the inputs of each asset. With the data alone, an asset that new code
+made again with the same bytes would stay marked as outdated. The cost: reading the last
+materialisation of every asset, pictures included. So the comparison follows changes only.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,15 @@ OUTSIDE = "outside"
 UNKNOWN_VERSION = "unknown"
 LOST = "output lost"
 OUT_OF_DATE, NOT_ANY_MORE = "out of date", "no longer"
-"""In the metadata of an observation: why the asset is out of date, in words."""
+"""Key of an observation's metadata, and its value once the asset is up to date again."""
 UNLOCKED = "not in dvc.lock"
 DATA_VERSION, CODE_VERSION = "dagster/data_version", "dagster/code_version"
 INPUT_VERSION = "dagster/input_data_version/"
 NOTHING: AbstractSet[str] = frozenset()
 
 _reported: dict[Path, tuple[State, AbstractSet[str], str, int]] = {}
-"""By project: the state that was last reported, what was left out, the database, and the last event
-in it afterwards.
+"""Project -> the state of the last report, the items left out of it, the database, and the number
+of the newest event after it.
 """
 
 
@@ -69,9 +69,9 @@ def report_once(
 def _last_event(instance: DagsterInstance, beside: AbstractSet[str]) -> int | None:
     """Number of the newest asset event. None if there is none or the storage does not number them.
 
-    An active run adds events all the time, and none about the items that are compared meanwhile. So
-    beside a run the number is 0.
+    beside: items of active runs. The number is 0 if there are any.
     """
+    # A run adds events all the time, but none about the items that are compared meanwhile.
     if beside:
         return 0
     try:
@@ -87,9 +87,11 @@ def report_outside_state(
     stale: Mapping[str, Sequence[str]],
     beside: AbstractSet[str] = NOTHING,
 ) -> list[AssetKey]:
-    """Report what was made without Dagster (`dvc repro`, `dvc checkout`, `dvc pull`, `dvc exp
+    """Report each asset whose provenance differs from its last materialisation. Returns their keys.
+
+    These are: what was made without Dagster (`dvc repro`, `dvc checkout`, `dvc pull`, `dvc exp
     apply`), outputs that are gone or altered, and assets that dvc.lock no longer names (a commit
-    from before they were made). Returns their keys.
+    from before they were made).
     """
     items = {address: item for address, item in graph.items.items() if address not in beside}
     known = _known(instance, [asset_key(item) for item in items.values()])
@@ -111,7 +113,7 @@ def report_outside_state(
             lost = ", ".join(_lost(lock.get(address), stale.get(address, ())))
             words, shown = f"No longer as it was made: {lost}", _of_lost(address, lost)
         else:
-            # before the materialisation, or a check would compare the item with itself
+            # Before the materialisation: a check must not compare the item with itself.
             verdicts = checks.verdicts_of(instance, graph.root, item)
             version = graph.data_version(address, lock[address])
             found = checks.evaluations(item, verdicts, version)
@@ -126,6 +128,7 @@ def report_outside_state(
                 show=beside_the_logs(instance, OUTSIDE),
                 cost=preview.cost_known(item, graph, prices),
             )
+
         made = AssetMaterialization(asset_key(item), description=words, metadata=shown, tags=tags)
         instance.report_runless_asset_event(made)
         for evaluation in found:
@@ -144,7 +147,7 @@ def _known(instance: DagsterInstance, keys: Sequence[AssetKey]) -> dict[AssetKey
 
 
 def _lost(locked: Locked | None, reasons: Sequence[str]) -> list[str]:
-    """What of an item is gone or altered."""
+    """Which outputs of an item are gone or altered."""
     if locked is None:
         return [UNLOCKED]
     return [reason for reason in reasons if reason.startswith("changed outs")]
@@ -162,7 +165,7 @@ def _of_lost(address: str, lost: str) -> dict[str, Any]:
 def provenance(
     graph: Graph, address: str, lock: Mapping[str, Locked], reasons: Sequence[str]
 ) -> dict[str, str]:
-    """The tags by which Dagster knows what an asset was made from, according to dvc.lock."""
+    """The tags from which Dagster derives what an asset was made from, according to dvc.lock."""
     locked = lock.get(address)
     # Dagster has no mark for a lost output. A code version that no code has makes it out of date.
     lost = _lost(locked, reasons)
@@ -176,16 +179,19 @@ def provenance(
     }
     for upstream in sorted(graph.items[address].upstream):
         key = asset_key(graph.items[upstream]).to_user_string()
-        altered = any(
-            f"{reason} ".startswith(f"changed deps: {path} ")
-            for path in _read_from(graph, upstream, locked)
-            for reason in reasons
-        )
         there = graph.data_version(upstream, lock[upstream]) if upstream in lock else UNLOCKED
+        altered = _is_altered(_read_from(graph, upstream, locked), reasons)
         tags[INPUT_VERSION + key] = UNKNOWN_VERSION if altered else there
-        # the input was not seen through an event of Dagster's
+        # Dagster's word for an input that no event of its own reported.
         tags[f"dagster/input_event_pointer/{key}"] = "NULL"
     return tags
+
+
+def _is_altered(paths: Iterable[str], reasons: Sequence[str]) -> bool:
+    """Whether one of DVC's reasons is about one of these dependencies."""
+    # The space after the path: data/a is no part of data/ab.
+    starts = tuple(f"changed deps: {path} " for path in paths)
+    return any(f"{reason} ".startswith(starts) for reason in reasons)
 
 
 def _read_from(graph: Graph, upstream: str, locked: Locked) -> Iterator[str]:
@@ -197,7 +203,7 @@ def _read_from(graph: Graph, upstream: str, locked: Locked) -> Iterator[str]:
 
 
 def _versions(tags: Mapping[str, str]) -> dict[str, str]:
-    """The part of a provenance that is compared: not through which event an input was seen."""
+    """The tags that are compared: all but the events through which inputs were seen."""
     return {
         name: value
         for name, value in tags.items()
@@ -206,8 +212,9 @@ def _versions(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _report_reasons(instance: DagsterInstance, state: State, beside: AbstractSet[str]) -> None:
-    """Report which file or parameter made an asset out of date, and when that is over. Dagster's
-    own mark only says "code" or "upstream data".
+    """Report which file or parameter made an asset out of date, and that it no longer is.
+
+    Dagster's own mark only says "code" or "upstream data".
     """
     for address, item in state.graph.items.items():
         if address in beside:
@@ -219,11 +226,13 @@ def _report_reasons(instance: DagsterInstance, state: State, beside: AbstractSet
         shown = str(before.value) if before else ""
         now = "; ".join(map(plainly, state.stale.get(address, ())))
 
+        # One query for each asset, so only for those that have or had a reason.
         made = instance.get_latest_materialization_event(key) if now or shown else None
         if made is None:
             continue
+        # A newer materialisation hides the observation on the asset's page.
         if shown and made.timestamp > records[0].timestamp:
-            shown = ""  # a newer materialisation hides the observation
+            shown = ""
         if shown == now or (not now and shown in ("", NOT_ANY_MORE)):
             continue
         text = MetadataValue.text(now or NOT_ANY_MORE)
@@ -231,7 +240,7 @@ def _report_reasons(instance: DagsterInstance, state: State, beside: AbstractSet
 
 
 def plainly(reason: str) -> str:
-    """A reason of DVC's in plain words: "changed deps: stage.py modified" is "stage.py modified"."""
+    """DVC's reason in plain words: "changed deps: stage.py modified" as "stage.py modified"."""
     kind, _, rest = reason.partition(": ")
     if kind == "changed outs":
         return f"output {rest}"

@@ -1,11 +1,11 @@
-"""Pictures on an asset's page, at once in sight.
+"""Pictures that an asset's page shows without a click.
 
-Dagster shows Markdown in place only if it is shorter than 1,000 letters, and a picture within the
-text is longer. So a picture is laid beside the logs of its run, which the webserver hands out by a
-short address, and goes when the run is deleted. The cost: where logs do not lie on the webserver's
-disk, a picture stays within the text, one click away.
+Dagster shows Markdown in place only below 1,000 characters, and a picture inside the text is
+longer. So a picture is stored next to the logs of its run, which the webserver serves at a short
+address, and is deleted with the run. The cost: if the logs are not on the webserver's disk, the
+picture stays inside the text, one click away.
 
-A training curve is drawn here, for Dagster plots over time alone: the loss over tokens.
+Dagster plots numbers over time only, so the loss over tokens is drawn here.
 """
 
 import csv
@@ -19,10 +19,11 @@ from dagster import DagsterInstance
 from orchestration.units import number
 
 Show = Callable[[str, bytes, str], str]
-"""Title, content, ending ("png") -> Markdown."""
+"""Title, content, file ending ("png") -> Markdown."""
 TYPES = {"png": "image/png", "svg": "image/svg+xml"}
-WIDTH, HEIGHT, LEFT, BELOW, ABOVE = 640, 300, 70, 45, 25
-"""Of a curve, in pixels; the last three are margins."""
+WIDTH, HEIGHT, LEFT, RIGHT, BELOW, ABOVE = 640, 300, 70, 30, 45, 25
+"""Of a curve, in pixels; the last four are margins."""
+# The 540 pixels between the margins show no more, and a week's log has thousands of points.
 MOST_POINTS = 400
 TICKS = 4
 LINE = '<polyline fill="none" stroke="#4c5fd5" stroke-width="2" points="{}"/>'
@@ -30,17 +31,19 @@ TEXT = '<text x="{:.0f}" y="{:.0f}" text-anchor="{}">{}</text>'
 
 
 def inline(title: str, content: bytes, ending: str) -> str:
-    """The picture within the text."""
+    """The picture inside the text."""
     return f"![{title}](data:{TYPES[ending]};base64,{b64encode(content).decode()})"
 
 
 def beside_the_logs(instance: DagsterInstance, shelf: str) -> Show:
-    """Lays pictures into a folder `shelf` of Dagster's logs, a run's id by rule."""
+    """A `Show` that stores pictures in the folder `shelf` of Dagster's logs, usually a run's id."""
+    # Log managers that write to a cloud have no such method.
     place = getattr(instance.compute_log_manager, "get_captured_local_path", None)
     if place is None:
         return inline
 
     def show(title: str, content: bytes, ending: str) -> str:
+        # Named by content: a picture that is shown twice is stored once.
         name = sha256(content).hexdigest()[:16]
         path = Path(place([shelf, name], ending))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,7 @@ def beside_the_logs(instance: DagsterInstance, shelf: str) -> Show:
 
 
 def loss_over_tokens(log: Path) -> bytes | None:
-    """The loss of a training's log.csv over its tokens, as SVG; None where there is no curve."""
+    """The loss over tokens of a training's log.csv, as SVG. None if there is no curve."""
     try:
         with log.open(newline="") as file:
             points = [(float(row["tokens"]), float(row["loss"])) for row in csv.DictReader(file)]
@@ -62,13 +65,17 @@ def loss_over_tokens(log: Path) -> bytes | None:
 
 def curve(points: Sequence[tuple[float, float]], across: str, up: str) -> bytes:
     """A line through the points with its two axes, as SVG."""
+    # The last point is the result, so it is never thinned out.
     shown = [*points[:: len(points) // MOST_POINTS + 1], points[-1]]
-    lows, highs = (tuple(side(axis) for axis in zip(*shown, strict=True)) for side in (min, max))
+    axes = list(zip(*shown, strict=True))
+    lows, highs = [min(axis) for axis in axes], [max(axis) for axis in axes]
+    # A flat line has no span, and a division by it must not fail.
     spans = [high - low or 1.0 for low, high in zip(lows, highs, strict=True)]
 
     def place(x: float, y: float) -> tuple[float, float]:
+        # SVG counts downwards.
         right, down = (x - lows[0]) / spans[0], (highs[1] - y) / spans[1]
-        return LEFT + right * (WIDTH - LEFT - 30), ABOVE + down * (HEIGHT - ABOVE - BELOW)
+        return LEFT + right * (WIDTH - LEFT - RIGHT), ABOVE + down * (HEIGHT - ABOVE - BELOW)
 
     bottom = HEIGHT - BELOW
     parts = [
@@ -81,9 +88,11 @@ def curve(points: Sequence[tuple[float, float]], across: str, up: str) -> bytes:
         x, y = (low + span * tick / TICKS for low, span in zip(lows, spans, strict=True))
         right, down = place(x, y)
         parts += [
-            f'<path d="M{LEFT} {down:.0f}H{WIDTH - 30}" stroke="#ddd"/>',
+            f'<path d="M{LEFT} {down:.0f}H{WIDTH - RIGHT}" stroke="#ddd"/>',
             TEXT.format(LEFT - 8, down + 4, "end", f"{y:.3g}"),
             TEXT.format(right, bottom + 20, "middle", number(round(x))),
         ]
-    dots = " ".join(f"{right:.1f},{down:.1f}" for right, down in (place(*one) for one in shown))
+
+    placed = [place(x, y) for x, y in shown]
+    dots = " ".join(f"{right:.1f},{down:.1f}" for right, down in placed)
     return "\n".join([*parts, LINE.format(dots), "</svg>"]).encode()

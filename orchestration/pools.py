@@ -1,9 +1,10 @@
-"""What is scarce while items are made: Dagster's pools, filled from NEEDLEWORK_POOLS.
+"""Limits on scarce resources: Dagster's pools, filled from NEEDLEWORK_POOLS.
 
-An item names its pool in dvc.yaml (`meta: {pool: gpu}`), and Dagster holds its step until the pool
-has a place, across runs too. The places stand in Dagster's database, and may be changed in the UI
-(Deployment, Concurrency). A pool without an entry has no bound. Where there is a GPU, the pool `gpu`
-begins with one place: one training takes all that it is given, and two would share them.
+An item names its pool in dvc.yaml (`meta: {pool: gpu}`). Dagster holds its step until the pool has
+a free place, across runs too. Dagster's database stores the places, and the UI can change them
+(Deployment, Concurrency). A pool without an entry has no limit. On a machine with a GPU, the pool
+`gpu` begins with one place: a training takes all devices that it is given, and two would share
+them. The cost: such a machine with several GPUs makes one GPU item at a time until you raise it.
 """
 
 from pathlib import Path
@@ -15,15 +16,19 @@ from orchestration.costs import GPU
 from orchestration.graph import Graph
 
 DEVICE = Path("/dev/nvidiactl")
-"""The device is there where there is an NVIDIA GPU."""
+"""This device exists on a machine with an NVIDIA GPU. torch would take seconds to say so."""
 
 
 def wanted_places(graph: Graph) -> dict[str, int]:
-    """What NEEDLEWORK_POOLS says, as in "gpu=1,memory=2". Raises ValueError."""
+    """Pool -> places, from NEEDLEWORK_POOLS ("gpu=1,memory=2"). Raises ValueError."""
     text = text_of(POOLS)
+    # `gpu` and `memory` are the documented names, valid even if no item uses them.
     known = {GPU, "memory", *(item.pool for item in graph.items.values() if item.pool)}
+
     found = dict[str, int]()
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in text.split(","):
+        if not part.strip():
+            continue
         name, _, places = map(str.strip, part.partition("="))
         if not (places.isdigit() and int(places) > 0):
             raise ValueError(f"{POOLS} is {text!r}: write POOL=PLACES, as in gpu=1,memory=2.")
@@ -41,7 +46,9 @@ def set_places(instance: DagsterInstance, graph: Graph) -> None:
     storage = instance.event_log_storage
     known = {pool.name for pool in storage.get_pool_limits()}
     places = wanted_places(graph)
+    # Only for a new database: the user may have changed the number in the UI since.
     if DEVICE.exists() and GPU not in known:
         places.setdefault(GPU, 1)
+
     for name, number in places.items():
         storage.set_concurrency_slots(name, number)

@@ -1,9 +1,10 @@
-"""`python -m orchestration.profile NAME`: put profiles/NAME.yaml in place as params.yaml.
+"""`python -m orchestration.profile NAME`: copy profiles/NAME.yaml to params.yaml.
 
-Some stages read a whole folder of items (data/tokenized_corpus), so items of the profile left
-behind must not stay there. What DVC's cache holds is removed and comes back from it, without
-running, when you return; what it does not hold is moved to data.left-behind/, never deleted. So is
-a params.yaml that is no profile and was never committed.
+Some stages read a whole folder of items (data/tokenized_corpus), so items of the last profile must
+not stay there. If DVC's cache holds an item, it is removed, and comes back from the cache without
+running when you return. Otherwise it is moved to data.left-behind/, never deleted. So is a
+params.yaml that equals no profile and was never committed. The cost: data.left-behind/ grows until
+you delete it.
 """
 
 import shutil
@@ -21,17 +22,19 @@ LEFT_BEHIND = "data.left-behind"
 
 
 def put_in_place(root: Path, name: str) -> list[str]:
-    """Make profiles/NAME.yaml the project's params.yaml; return one line for each thing taken out
-    of the way.
+    """Make profiles/NAME.yaml the project's params.yaml.
 
-    Raises GraphError when there is no such profile, or the graph can't be read with it (params.yaml
-    is then as before), and GraphBusy while DVC is running.
+    Returns one line for each file or folder that was removed or moved. Raises GraphError when there
+    is no such profile, or the graph can't be read with it (params.yaml is then as before), and
+    GraphBusy while DVC is running.
     """
     profile = root / PROFILES / f"{name}.yaml"
     if not profile.is_file():
         raise GraphError(f"{profile}: no such profile. There are: {known_profiles(root)}.")
+
     params = root / PARAMS
     before = params.read_bytes() if params.exists() else None
+    # Before the new params.yaml is written: afterwards DVC no longer knows the old items.
     held = _held(root)
     write_whole(params, profile.read_bytes())
     try:
@@ -40,43 +43,43 @@ def put_in_place(root: Path, name: str) -> list[str]:
         if before is not None:
             write_whole(params, before)
         raise
+
     kept = [] if before is None else _keep(root, before)
     return kept + [_take_away(root, path, held) for path in leftovers(graph, held)]
 
 
 def known_profiles(root: Path) -> str:
-    """Their names, for a message."""
+    """The names of the profiles, for a message."""
     return ", ".join(sorted(path.stem for path in (root / PROFILES).glob("*.yaml"))) or "none"
 
 
 def leftovers(graph: Graph, before: Iterable[str] = ()) -> Iterator[Path]:
-    """What lies beside the outputs of this graph and the one before, and is none of this one's;
-    relative to the root.
+    """Paths in the folders of outputs that are no outputs of this graph, relative to the root.
 
-    Only folders of items are looked into (data/raw_corpus/), not what holds those (data/).
+    before: the outputs of the graph before. Their folders are searched too.
     """
     outputs = {Path(output) for item in graph.items.values() for output in item.outputs}
-    parents = {
-        output.parent for output in outputs | set(map(Path, before)) if len(output.parts) > 2
-    }
+    # Only folders of items (data/raw_corpus/). In data/ itself there may be files of the user.
+    parents = {path.parent for path in outputs | set(map(Path, before)) if len(path.parts) > 2}
+
     for parent in sorted(parents):
-        if (graph.root / parent).is_dir():
-            found = (
-                path.relative_to(graph.root) for path in sorted((graph.root / parent).iterdir())
-            )
-            yield from (
-                path for path in found if path not in outputs and not path.name.startswith(".")
-            )
+        if not (graph.root / parent).is_dir():
+            continue
+        for found in sorted((graph.root / parent).iterdir()):
+            path = found.relative_to(graph.root)
+            # DVC writes .gitignore beside the outputs.
+            if path not in outputs and not path.name.startswith("."):
+                yield path
 
 
 def _keep(root: Path, text: bytes) -> list[str]:
-    """Save the text of a params.yaml that can be had from nowhere else; one line that says where,
-    or none.
+    """Save the text of a params.yaml that no profile and no commit has. Returns a line about it, or
+    none.
     """
-    if any(path.read_bytes() == text for path in (root / PROFILES).glob("*.yaml")) or _committed(
-        root, text
-    ):
+    profiles = (root / PROFILES).glob("*.yaml")
+    if any(path.read_bytes() == text for path in profiles) or _committed(root, text):
         return []
+
     target = _free(root / LEFT_BEHIND / PARAMS)
     write_whole(target, text)
     return [
@@ -86,13 +89,14 @@ def _keep(root: Path, text: bytes) -> list[str]:
 
 
 def _committed(root: Path, text: bytes) -> bool:
-    """Whether some commit of any branch holds the text; False where there is no git."""
+    """Whether a commit of any branch contains the text. False without git."""
+    # git finds a content by its hash in the whole history, whatever the file was called.
     blob = git(root, "hash-object", "--stdin", stdin=text)
     return bool(git(root, "log", "--all", "-1", "--format=%h", f"--find-object={blob}"))
 
 
 def _free(path: Path) -> Path:
-    """`path`, with a number where that is taken: params.2.yaml."""
+    """`path`, or with a number if it is taken: params.2.yaml."""
     number, free = 1, path
     while free.exists():
         number += 1
@@ -101,14 +105,16 @@ def _free(path: Path) -> Path:
 
 
 def _held(root: Path) -> Mapping[str, bool]:
-    """Of the graph being left; nothing counts as held where it can't be read."""
+    """Output -> whether DVC's cache holds it, of the graph before. Empty if it can't be read."""
     try:
         return held_by_cache(root)
     except GraphError:
+        # A broken params.yaml must not block the way to a whole one. Then all is moved.
         return {}
 
 
 def _take_away(root: Path, path: Path, held: Mapping[str, bool]) -> str:
+    """Remove or move one path. Returns a line about it."""
     source = root / path
     if held.get(path.as_posix()):
         if source.is_dir():
@@ -116,6 +122,7 @@ def _take_away(root: Path, path: Path, held: Mapping[str, bool]) -> str:
         else:
             source.unlink()
         return f"{path}: removed, DVC's cache holds it"
+
     target = _free(root / LEFT_BEHIND / path)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(source, target)

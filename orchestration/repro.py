@@ -1,11 +1,10 @@
-"""`python -m orchestration.repro [TARGETS] [OPTIONS]`: `dvc repro` for every day, which loses
-nothing.
+"""`python -m orchestration.repro [TARGETS] [OPTIONS]`: a `dvc repro` that loses no work.
 
-It takes the arguments of `dvc repro`. dvc_repro.py describes what differs. This module adds a guard
-(guard.py): all child processes end with it, however it ends. If plain DVC is killed, the trainer
-goes on and writes while the next run starts a second one. The first SIGTERM or Ctrl-C asks the
-command to end within NEEDLEWORK_SECONDS_TO_STOP; a second one kills it. The cost is two small
-Python processes beside DVC's.
+It takes the arguments of `dvc repro`. dvc_repro.py describes the differences. This module adds a
+guard (guard.py): all child processes end with it, however it ends. If plain DVC is killed, the
+trainer continues and writes while the next run starts a second one. The first SIGTERM or Ctrl-C
+asks the command to end within NEEDLEWORK_SECONDS_TO_STOP; a second one kills it. The cost is two
+small Python processes next to DVC's.
 """
 
 import os
@@ -23,12 +22,14 @@ PROJECT_FILE = "dvc.yaml"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: DVC's."""
+    """Run the command. Returns DVC's exit code."""
     if not Path(PROJECT_FILE).is_file():
         print(
             f"{Path.cwd()}: no {PROJECT_FILE} here. Run from the project's root.", file=sys.stderr
         )
         return 1
+
+    # A wrong value is one line here; `guarded` would end with a traceback.
     try:
         number_of(SECONDS_TO_STOP)
     except ValueError as error:
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def guarded_run(command: Sequence[str]) -> int:
-    """Run a command that ends with this process; returns its exit code.
+    """Run a command that ends with this process. Returns its exit code.
 
     The first signal asks it to end, the second kills it.
     """
@@ -54,6 +55,7 @@ def guarded_run(command: Sequence[str]) -> int:
         signal.signal(number, end)
     process = subprocess.Popen(guarded(command), env=environment(), start_new_session=True)
     code = process.wait()
+    # A shell's convention: 128 and the number of the signal.
     if asked:
         return 128 + asked[0]
     return code if code >= 0 else 128 - code

@@ -1,12 +1,12 @@
-"""Make an item: a child process, `dvc repro --single-item`, that can be stopped with all it started.
+"""Make an item in a child process, `dvc repro --single-item`, that stops with its children.
 
-DVC decides and records. Each item has a process of its own, rather than DVC's Python API in this
-one: a child can be stopped, several can run at once, and a user can type the same command.
-dvc_repro.py loses neither a change nor an old output; forks.py starts it in a tenth of a second.
+DVC decides and records. Each item has a process of its own instead of a call of DVC's Python API: a
+child can be stopped, several can run at once, and a user can type the same command. The cost is a
+tenth of a second for each start (forks.py). dvc_repro.py loses neither a change nor an old output.
 
 Each child leads a process session, so stopping it stops the trainer inside it too. Killing DVC
-alone would orphan the trainer, which would go on writing while a second one starts. And each is
-guarded (guard.py): it is stopped the same way when this process is killed.
+alone would orphan the trainer, which would continue to write while a second one starts. Each child
+is also guarded (guard.py): it is stopped the same way when this process is killed.
 """
 
 import os
@@ -23,20 +23,22 @@ from core.environment import JOBS, PROGRESS, SECONDS_TO_STOP, number_of, text_of
 from orchestration import guard
 from orchestration.forks import Fork, Forks
 
-SECONDS_BETWEEN_LOOKS = 0.05
+# How often `stop` checks whether the children have ended. A user waits for it.
+SECONDS_BETWEEN_CHECKS = 0.05
 SECONDS_BETWEEN_TRIES, MOST_SECONDS_BETWEEN_TRIES = 0.1, 5.0
-"""The first, doubled from try to try up to the second: each try costs 0.15 s of CPU."""
+"""The pause doubles from the first to the second: each try costs 0.15 s of CPU."""
 PROGRESS_AS_JSON = {PROGRESS.name: "json", "TQDM_DISABLE": "1"}
-"""For a command: its progress as JSON (progress.py), without the progress bars of libraries."""
+"""For a command: progress as JSON (progress.py), without the progress bars of libraries."""
+# DVC has no exit code for a taken lock, so its words are searched.
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
 
 
 class Outcome(StrEnum):
-    """What became of an item."""
+    """How DVC brought an item up to date."""
 
     RAN = "ran"
     RESTORED = "restored"
-    """Made before from the same inputs: taken from DVC's cache."""
+    """Taken from DVC's cache: it was made before from the same inputs."""
     UNCHANGED = "unchanged"
 
 
@@ -49,19 +51,19 @@ class ItemFailed(Exception):
 
 
 def jobs() -> int:
-    """How many items to make at once: NEEDLEWORK_JOBS, or one for each processor. It never changes
-    the results. Raises ValueError.
+    """How many items to make at once: NEEDLEWORK_JOBS, or one for each processor.
+
+    It never changes the results. Raises ValueError.
     """
     return int(number_of(JOBS)) if text_of(JOBS) else os.cpu_count() or 1
 
 
-def make_item(children: "Children", address: str, tell: Callable[[str], None]) -> Outcome:
-    """Make one item, and pass each line that DVC or its command writes to `tell`. Raises
-    ItemFailed and Stopped.
+def make_item(children: "Children", address: str, show: Callable[[str], None]) -> Outcome:
+    """Make one item, and pass each line of DVC or its command to `show`.
 
-    DVC's global flag waits for the repository's lock. The locks of single paths have no such flag
-    and fail at once, so the item is tried again here.
+    Waits while another DVC process holds the item. Raises ItemFailed and Stopped.
     """
+    # DVC's flag to wait is for the repository's lock. The locks of single paths fail at once.
     pause, announced = SECONDS_BETWEEN_TRIES, False
     while True:
         outcome, busy = Outcome.UNCHANGED, False
@@ -70,9 +72,9 @@ def make_item(children: "Children", address: str, tell: Callable[[str], None]) -
                 outcome = outcome_of(line, address) or outcome
                 busy = busy or any(words in line for words in BUSY)
                 if not busy:
-                    tell(line)
+                    show(line)
                 elif not announced:
-                    tell(f"Waiting for another DVC process. {line}")
+                    show(f"Waiting for another DVC process. {line}")
                     announced = True
             return outcome
         except ChildProcessError as error:
@@ -80,6 +82,7 @@ def make_item(children: "Children", address: str, tell: Callable[[str], None]) -
         except subprocess.CalledProcessError as error:
             if children.stopped:
                 raise Stopped from None
+            # A command that began and then failed is not tried again, whatever it printed.
             if not busy or outcome is not Outcome.UNCHANGED:
                 raise ItemFailed(f"exit code {error.returncode}") from None
 
@@ -98,13 +101,15 @@ class Children:
         self._running = set[Fork]()
 
     def repro(self, address: str) -> Iterator[str]:
-        """Yield the output of one `dvc repro --single-item`, line by line. Raises Stopped,
-        ChildProcessError, and CalledProcessError when it fails.
+        """Yield the output of one `dvc repro --single-item`, line by line.
+
+        Raises Stopped, ChildProcessError if it does not start, and CalledProcessError if it fails.
         """
         return self.lines("orchestration.dvc_repro", ["--single-item", address])
 
     def lines(self, module: str, arguments: Sequence[str]) -> Iterator[str]:
-        """The same for the function `main` of any module."""
+        """Yield the output of the function `main` of a module; see `repro`."""
+        # Check and start under one lock: no child may start after `stop` has listed them.
         with self._lock:
             if self._stopped.is_set():
                 raise Stopped
@@ -116,6 +121,7 @@ class Children:
         with child.lines:
             yield from (line.rstrip() for line in child.lines)
         code = child.wait()
+
         with self._lock:
             self._running.discard(child)
         if code:
@@ -127,11 +133,11 @@ class Children:
         return self._stopped.is_set()
 
     def pause(self, seconds: float) -> None:
-        """Sleep, at most until stopped."""
+        """Sleep, but not after `stop`."""
         self._stopped.wait(seconds)
 
     def stop(self) -> None:
-        """End each child and all that it started: SIGTERM, then SIGKILL if it takes too long."""
+        """End each child and its descendants: SIGTERM, then SIGKILL after SECONDS_TO_STOP."""
         with self._lock:
             self._stopped.set()
             alive = list(self._running)
@@ -139,7 +145,7 @@ class Children:
         deadline = time.monotonic() + self._patience
         alive = _signal(alive, signal.SIGTERM)
         while alive and time.monotonic() < deadline:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_CHECKS)
             alive = _signal(alive, 0)
 
         _signal(alive, signal.SIGKILL)
@@ -158,14 +164,14 @@ def _signal(children: Sequence[Fork], number: int) -> list[Fork]:
 
 
 def environment() -> dict[str, str]:
-    """The environment of an item's command: its output is not buffered, and items share the cores."""
-    # RAYON_NUM_THREADS bounds the tokenizers' threads
+    """The environment of an item's command: items share the cores, and lines arrive at once."""
+    # RAYON_NUM_THREADS limits the tokenizers' threads. A user's own value comes later and wins.
     threads = {"RAYON_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs(), 1))}
     return {**threads, **guard.environment(), **PROGRESS_AS_JSON, "PYTHONUNBUFFERED": "1"}
 
 
 def outcome_of(line: str, address: str) -> Outcome | None:
-    """The outcome that a line of DVC's reports; None for all other lines."""
+    """The outcome that a line of DVC reports. None for all other lines."""
     if line == f"Running stage '{address}':":
         return Outcome.RAN
     if line.startswith(f"Stage '{address}' is cached - skipping run"):

@@ -1,13 +1,13 @@
 """The sensor `outside`, the sensor `changes`, and the schedule `nightly`.
 
-Sensors ask DVC, rather than Dagster's automation conditions: those work in waves, need observations,
-and see new code only after a reload. The cost is the `stat` of every file at each tick (status.py),
-and one `status` when one of them has changed (0.3 s, and the hashing of what changed).
+The sensors ask DVC. Dagster's automation conditions were not used: they work in waves, need
+observations, and see new code only after a reload. The cost is the `stat` of every file at each
+tick (status.py), and one `status` if a file has changed (0.3 s, and the hashing of the changes).
 
-`outside` runs nothing and is on: it reports what others made or lost (outside.py). `changes` and
-`nightly` are off until someone starts them. Both ask for one run of what is out of date
-(run_request.py). What is due and why is the sensor's cursor and in the tick's log; what waits for a
-person is the tick's message.
+`outside` runs nothing and is on: it reports what was made or lost outside Dagster (outside.py).
+`changes` and `nightly` are off until someone starts them. Both request one run of what is out of
+date (run_request.py). The sensor's cursor and the tick's log say what is due and why. The tick's
+message says what waits for a person.
 """
 
 import os
@@ -49,13 +49,12 @@ _instances: list[DagsterInstance] = []
 
 
 def instance_of(context: SensorEvaluationContext) -> DagsterInstance:
-    """The Dagster instance of a tick, kept for the next one.
-
-    Dagster opens one for each tick, and reads all revisions of its database for that: 0.14 s of CPU.
-    """
+    """The Dagster instance of a tick, kept for the next one."""
+    # Dagster opens one for each tick, and reads all revisions of its database: 0.14 s of CPU.
     ref = context.instance_ref
     if ref is None:
         return context.instance
+
     for kept in _instances:
         if kept.get_ref() == ref:
             return kept
@@ -64,7 +63,7 @@ def instance_of(context: SensorEvaluationContext) -> DagsterInstance:
 
 
 def seconds_between_ticks() -> int:
-    """NEEDLEWORK_TICK_SECONDS, or 30; Dagster's daemon looks every 5 s at most. Raises GraphError."""
+    """NEEDLEWORK_TICK_SECONDS, or 30. Values below the daemon's 5 s act as 5. Raises GraphError."""
     try:
         return int(number_of(TICK_SECONDS))
     except VariableError as error:
@@ -74,17 +73,21 @@ def seconds_between_ticks() -> int:
 def nightly_at() -> str:
     """NEEDLEWORK_NIGHTLY, or 3 o'clock. Raises GraphError."""
     value = text_of(NIGHTLY)
+    # Dagster checks it too, but its error does not name the variable.
     if not is_valid_cron_schedule(value):
         raise GraphError(
-            f"{NIGHTLY} is {value!r}: write a cron expression (minute, hour, day of the "
-            f"month, month, day of the week), as in {NIGHTLY.default!r}, which is every day at 3:00."
+            f"{NIGHTLY} is {value!r}: write a cron expression (minute, hour, day of the month, "
+            f"month, day of the week), as in {NIGHTLY.default!r}, which is every day at 3:00."
         )
     return value
 
 
 def time_zone() -> str:
-    """The machine's time zone by name, from TZ or /etc/localtime; UTC if neither names one."""
+    """The machine's time zone by name, from TZ or /etc/localtime. UTC if neither names one."""
+    # /etc/localtime is a link into a folder zoneinfo/, where the path is the name.
     linked = str(LOCALTIME.resolve()).partition("zoneinfo/")[2]
+
+    # TZ may begin with a colon (tzset(3)), or be a rule, which Dagster does not accept.
     for name in (os.environ.get("TZ", "").removeprefix(":"), linked):
         with suppress(ValueError, OSError, ZoneInfoNotFoundError):
             return ZoneInfo(name).key
@@ -112,8 +115,10 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
             return SkipReason(str(error))
 
         state, beside = seen.state, seen.beside
+        # Here too, because `changes` may be off.
         note_what_is_left(instance, state, beside)
         keys = report_once(instance, state, beside)
+
         names = ", ".join(key.to_user_string() for key in keys)
         words = f"Reported {names}." if names else "All as shown."
         if beside:
@@ -127,6 +132,7 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
 
 def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
     """The sensor `changes`. Raises GraphError."""
+    # A wrong budget stops the load of the project, and not each tick.
     check_budget()
 
     @sensor(
@@ -140,6 +146,7 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
         instance = instance_of(context)
         try:
             seen = look(instance, loaded.root)
+            # Here too, because the sensor `outside` may be off.
             report_once(instance, seen.state, seen.beside)
             found = answer(instance, loaded, seen)
         except NotNow as error:
@@ -174,9 +181,10 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
         instance = context.instance
         try:
             seen = look(instance, loaded.root, patient=True)
-            # an active run may be reading what a pin names
+            # An active run may be reading what a pin names.
             if not active_runs(instance) and (moved := move_pins(seen.state.graph)):
                 context.log.info("\n".join(moved))
+                # A moved pin makes its source out of date.
                 seen = look(instance, loaded.root, patient=True)
             found = answer(instance, loaded, seen)
         except NotNow as error:
@@ -189,7 +197,7 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
 
 
 def check_budget() -> None:
-    """Raise GraphError if NEEDLEWORK_BUDGET is wrong: when the project is loaded, not at a tick."""
+    """Raise GraphError if NEEDLEWORK_BUDGET is wrong."""
     try:
         budget()
     except ValueError as error:

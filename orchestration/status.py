@@ -1,14 +1,13 @@
-"""The state of the project (graph, dvc.lock, what is out of date), read only when a file has
-changed.
+"""Read the state of the project (graph, dvc.lock, what is out of date) only if a file has changed.
 
 Reading it costs more than a second of CPU and takes DVC's lock, and a sensor asks twice a minute.
-So the state is kept with a stamp: inode, size and times of every file that it was read from; of
-DVC's cache, those of the folders. A stamp costs one `stat` for each file, some milliseconds for the
+So the state is kept with a stamp: inode, size and times of every file that it was read from, and of
+the folders of DVC's cache. A stamp costs one `stat` for each file, some milliseconds for the
 sample, and no lock.
 
 A state is kept only if the stamp is the same before and after reading it, so the second reading
-after a change is kept. The stamp has the change time of the inode, so it notices a copy that sets
-back the modification time. It does not notice a change of a dependency that is not a local file.
+after a change is kept. The stamp has the change time of the inode, so it notices a copy that resets
+the modification time. It does not notice a change of a dependency that is not a local file.
 """
 
 import os
@@ -32,35 +31,38 @@ class State:
     graph: Graph
     lock: Mapping[str, Locked]
     stale: Mapping[str, Sequence[str]]
-    """Address -> reasons, of the items that are themselves out of date."""
+    """Items that are themselves out of date -> DVC's reasons."""
     digest: str
     """`Graph.digest` of the graph."""
     findings: Sequence[str]
-    """What `make check` finds."""
+    """The findings of `make check`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Kept:
-    """What was read last, and from what."""
+    """The last reading."""
 
     state: State
     busy: frozenset[str]
-    """Items that another DVC process held, so that their status was left out."""
+    """Items that another DVC process held. Their status was left out."""
     stamp: str
-    """Of the files, while they did not change; else ""."""
+    """The stamp of the files. "" if they changed while the state was read."""
 
 
 _kept: dict[Path, _Kept] = {}
-"""By project."""
+"""Project -> its last reading."""
 
 
 def read_state(root: Path, busy: set[str] | None = None) -> State:
-    """The state now. busy: as read_status has it. Raises GraphError and GraphBusy, as what it reads
-    does. To be called by one thread at a time.
+    """The state now. Only one thread at a time may call it. Raises GraphError and GraphBusy.
+
+    busy: gets the items that another DVC process holds; None to raise GraphBusy for them.
     """
     known = _kept.get(root)
+    # Otherwise an item of a killed process would stay held.
     if known and known.busy:
-        drop_dead_locks(root)  # or an item of a killed process would stay held
+        drop_dead_locks(root)
+
     before = stamp(known.state.graph, known.busy) if known else ""
     if known and before == known.stamp and (busy is not None or not known.busy):
         if busy is not None:
@@ -77,22 +79,25 @@ def read_state(root: Path, busy: set[str] | None = None) -> State:
     )
     if busy is not None:
         busy |= held
+
+    # The new graph may watch other files. Then the stamps differ, and the next call reads again.
     after = stamp(graph, held)
     _kept[root] = _Kept(state=state, busy=frozenset(held), stamp=after if after == before else "")
     return state
 
 
 def stamp(graph: Graph, busy: AbstractSet[str] = frozenset()) -> str:
-    """Changes with every file that the state was read from; "" is the stamp of no state.
+    """A text that changes with every file that the state was read from, and is never "".
 
     busy: items that were left out. If there are any, the stamp changes with DVC's list of path
-    locks too, so that they are looked at once they are free.
+    locks too, so that their status is read once they are free.
     """
     hasher = blake2b(digest_size=16)
     if busy:
         with suppress(OSError):
-            # its content, for DVC writes the list even to ask for a status
+            # The content and not the times: DVC writes the list even for a status.
             hasher.update((graph.root / PATH_LOCKS).read_bytes())
+
     for path in sorted(graph.watched):
         for line in _tree(Path(path), frozenset()):
             hasher.update(line)
@@ -103,16 +108,16 @@ def stamp(graph: Graph, busy: AbstractSet[str] = frozenset()) -> str:
 
 
 def _tree(path: Path, inside: frozenset[tuple[int, int]]) -> Iterator[bytes]:
-    """A line for a file, or for a folder and all that is in it. inside: the folders around it,
-    where links may lead.
-    """
+    """A line for a file, or for a folder and each path in it. inside: the folders around it."""
     try:
         found = path.stat()
         names = sorted(path.iterdir()) if stat.S_ISDIR(found.st_mode) else []
     except OSError as error:
         yield f"{path} error {error.errno}\n".encode(errors="surrogateescape")
         return
+
     yield _line(path, found)
+    # A link may lead to a folder around it, and the walk would never end.
     here = (found.st_dev, found.st_ino)
     if here not in inside:
         for name in names:
@@ -120,8 +125,9 @@ def _tree(path: Path, inside: frozenset[tuple[int, int]]) -> Iterator[bytes]:
 
 
 def _folders(path: Path) -> Iterator[bytes]:
-    """A line for a folder and each of the folders in it: DVC adds and removes files of its cache in
-    those.
+    """A line for a folder and each folder in it.
+
+    DVC adds and removes files of its cache only there, which changes the folder's times.
     """
     for folder in [path, *sorted(_inside(path))]:
         try:
@@ -138,5 +144,6 @@ def _inside(path: Path) -> Iterable[Path]:
 
 
 def _line(path: Path, found: os.stat_result) -> bytes:
+    # ctime: no program can set it back.
     facts = f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
     return f"{path} {facts}\n".encode(errors="surrogateescape")

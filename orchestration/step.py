@@ -1,13 +1,13 @@
-"""Every item is an asset with a step of its own.
+"""Every item is an asset with its own step.
 
-A step finds out whether its item is out of date, has DVC make it, and reports to Dagster what came
-out: the version, the metadata and the findings of the stage's checks. Dagster does the rest: order,
-pools, retries, and what waits for a failed step or check. The cost is 0.1 to 0.4 s of Dagster for
-each step.
+A step checks whether its item is out of date, has DVC make it, and reports the result to Dagster:
+the version, the metadata and the results of the stage's checks. Dagster does the rest: order,
+pools, retries, and skipping what depends on a failed step or check. The cost is 0.1 to 0.4 s of
+Dagster for each step.
 
-DVC's status is read once a run. An item is started only if it was out of date then, or if one of
-its inputs came out different in this run. So an early cut-off costs nothing. Steps in processes of
-their own (another executor) read the status for themselves.
+DVC's status is read once for each run. An item is made only if it was out of date then, or if one
+of its inputs changed in this run. So consumers of an unchanged output cost nothing. With another
+executor, steps are separate processes, and each reads the status itself.
 """
 
 import os
@@ -88,7 +88,7 @@ DVC_WORDS = (
     "Updating lock file",
     "Generating lock file",
 )
-"""How DVC's own lines around every item begin; they are for people at a terminal."""
+"""Beginnings of the lines that DVC prints around every item for people at a terminal."""
 MADE_ELSEWHERE = "another process makes it, or one of its inputs"
 DVC_FAILED = "ERROR: failed to reproduce"
 BAR = re.compile(
@@ -99,14 +99,14 @@ BAR = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AtStart:
-    """The project when the run began, or the process of the step."""
+    """The project when the run began, or when the step's own process began."""
 
     stale: Mapping[str, Sequence[str]]
-    """Address -> why it is out of date."""
+    """Items that are out of date -> DVC's reasons."""
     left_stale: AbstractSet[str]
-    """Items outside this run that are out of date, or depend on such an item."""
+    """Items outside this run that are out of date, and all downstream of them."""
     findings: Mapping[str, Sequence[str]]
-    """Address -> what `make check` finds about its settings."""
+    """Address -> the findings of `make check` about its settings."""
     wanted: AbstractSet[str]
     """The addresses that the run makes."""
     revision: str
@@ -115,17 +115,18 @@ class AtStart:
 
 
 class Work:
-    """What the steps of one run share in one process."""
+    """The state that the steps of one run share in one process."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.children = graph, Children(graph.root)
         self.changed = set[str]()
-        """Items that came out different in this run."""
+        """Items whose outputs changed in this run."""
         self._lock = Lock()
         self._at_start: AtStart | None = None
 
     def at_start(self, context: AssetExecutionContext) -> AtStart:
-        """Read by the first step, and the same for all steps. Raises Failure."""
+        """The project when the run began, read by its first step. Raises Failure."""
+        # The other steps wait for the first instead of asking DVC too.
         with self._lock:
             if self._at_start is None:
                 try:
@@ -141,6 +142,7 @@ class Work:
         found = findings.read_findings(graph)
         for text in found:
             announce(context, f"make check finds: {text}")
+
         return AtStart(
             stale=stale,
             left_stale=graph.downstream(stale) - wanted,
@@ -152,7 +154,7 @@ class Work:
         )
 
     def to_do(self, item: Item, stale: Mapping[str, Sequence[str]]) -> bool:
-        """Whether DVC must make it."""
+        """Whether DVC must make the item."""
         return item.address in stale or not item.upstream.isdisjoint(self.changed)
 
     def close(self) -> None:
@@ -172,14 +174,17 @@ class Bridge:
 
     @contextmanager
     def scope(self, instance: DagsterInstance, run_id: str) -> Iterator[Callable[[], None]]:
-        """Around a run whose steps are threads of this process. Yields a function that stops them.
-        Raises ValueError."""
+        """The frame of a run whose steps are threads of this process. Yields a function that stops
+        them. Raises ValueError.
+        """
+        # A wrong setting must end the run before its first step.
         work = Work(self.graph)
-        number_of(STALL_MINUTES)  # a wrong setting ends the run before its first step
+        number_of(STALL_MINUTES)
         set_places(instance, self.graph)
-        # The launcher finds out by this process id whether the run is alive.
+        # The launcher checks by this process id whether the run is alive.
         note_worker(instance, run_id, os.getpid())
         note_location(instance, run_id)
+
         self._works[run_id] = work
         try:
             yield work.children.stop
@@ -189,11 +194,12 @@ class Bridge:
 
     @contextmanager
     def _work(self, instance: DagsterInstance, run_id: str) -> Iterator[Work]:
-        """That of the run; a new one if this process is the step's own. Raises ValueError."""
+        """The run's work, or a new one if this process makes one step only. Raises ValueError."""
         shared = self._works.get(run_id)
         if shared is None:
             # No code of ours runs before the first step, so it may start before the pools are set.
             set_places(instance, self.graph)
+
         work = shared or Work(self.graph)
         try:
             yield work
@@ -214,7 +220,7 @@ class Bridge:
             pool=item.pool or None,
             op_tags=tags,
             retry_policy=RetryPolicy(max_retries=item.retries) if item.retries else None,
-            can_subset=True,  # so that a check may go without a result
+            can_subset=True,  # a check may then have no result
         )
         def step(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
             with self._work(context.instance, context.run.run_id) as work:
@@ -226,7 +232,7 @@ class Bridge:
 def make(
     context: AssetExecutionContext, work: Work, item: Item
 ) -> Iterator[MaterializeResult[None]]:
-    """Make one item if that is needed, and report it. Raises Failure."""
+    """Make one item if it is out of date, and report it. Raises Failure."""
     graph, address, start = work.graph, item.address, time.monotonic()
     at_start = work.at_start(context)
     before = read_lock(graph.root)
@@ -240,7 +246,7 @@ def make(
 
     lock = read_lock(graph.root)
     locked = lock.get(address)
-    # Not the outcome: an item that ran may come out the same, and its consumers need not run.
+    # Compare outputs, not the outcome: an item that ran may produce the same bytes as before.
     if outputs(locked) != outputs(before.get(address)):
         work.changed.add(address)
 
@@ -269,14 +275,17 @@ def make(
         check_results=results(item, verdicts, version),
         data_version=DataVersion(version) if version else None,
     )
-    # Dagster would stop here by itself, since the check is blocking. It would name it, no more.
+    # Dagster itself stops at a blocking check, but its message gives only the check's name.
     if broken := what_blocks(verdicts):
         raise Failure(broken, allow_retries=False)
 
 
 def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
-    """Have DVC make it. All lines go to the step's log; those of the item itself go to the run's
-    log too, and progress becomes observations. Raises Failure."""
+    """Have DVC make the item. Raises Failure.
+
+    All lines go to the step's log. The item's own lines go to the run's log too, and progress
+    becomes observations.
+    """
     pace, tail, log = Pace(), deque[str](maxlen=TAIL_LINES), step_log()
     watch = Watch(item)
 
@@ -288,7 +297,7 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
             if pace.due(item.address, step, time.monotonic()):
                 step = replace(step, what=without_name(item, step.what))
                 context.log_event(observation(asset_key(item), step))
-        elif worth_telling(line):
+        elif is_own_line(line):
             # The tail keeps the names: a failure is read outside its step too.
             tail.append(line)
             context.log.info(without_name(item, line))
@@ -302,21 +311,23 @@ def made(context: AssetExecutionContext, work: Work, item: Item) -> Outcome:
         raise Failure(cause(item.address, list(tail), error), allow_retries=False) from None
 
 
-def worth_telling(line: str) -> bool:
-    """Whether a line is of the item itself: no progress bar, and no line of DVC's own."""
-    return bool(line.strip()) and not line.lstrip().startswith(DVC_WORDS) and not BAR.search(line)
+def is_own_line(line: str) -> bool:
+    """Whether the item printed this line: it is no progress bar and no line of DVC's."""
+    if not line.strip() or line.lstrip().startswith(DVC_WORDS):
+        return False
+    return BAR.search(line) is None
 
 
 def without_name(item: Item, line: str) -> str:
-    """A line without the names that its step has anyway: `checkpoint@base: base: `."""
+    """A line without the prefix that its step shows anyway: `checkpoint@base: base: `."""
     stage, name = re.escape(item.stage), re.escape(item.name or item.stage)
     names = rf"(?:{re.escape(item.address)}|{stage} {name}|{stage}|{name}): +"
     return re.sub(rf"^(?:{names})+(?=\S)", "", line)
 
 
 def cause(address: str, tail: Sequence[str], error: Exception) -> str:
-    """The reason first, then the last lines."""
-    # A stage prints its error last, and after it DVC adds a line of its own.
+    """The message of a failed item: the reason first, then the last lines."""
+    # A stage prints its error last, and DVC adds one line after it.
     own = [line for line in tail if not line.startswith(DVC_FAILED)]
     first = own[-1].strip() if own else str(error)
     last_lines = "\n".join(tail)
@@ -324,8 +335,8 @@ def cause(address: str, tail: Sequence[str], error: Exception) -> str:
 
 
 def refuse_bad_inputs(graph: Graph, item: Item, at_start: AtStart) -> None:
-    """Raise Failure if an input that is not made in this run failed a blocking check. Within a
-    run, Dagster itself holds back the consumers of a failed check."""
+    """Raise Failure if an input that is not made in this run failed a blocking check."""
+    # Within a run, Dagster itself holds back the consumers of a failed check.
     for address in sorted(item.upstream - at_start.wanted):
         verdicts = read_checks(graph.root, graph.items[address])
         verdicts += findings.verdicts(graph.root, at_start.findings.get(address, ()))
@@ -335,6 +346,7 @@ def refuse_bad_inputs(graph: Graph, item: Item, at_start: AtStart) -> None:
 
 def wanted_by(context: AssetExecutionContext, graph: Graph) -> set[str]:
     """The addresses that the run makes."""
+    # Keys of the job's selection. A retry from a failure lists the steps to repeat.
     run = context.run
     keys = set(context.job_def.asset_layer.executable_asset_keys)
     steps = set(run.step_keys_to_execute or ())
@@ -346,7 +358,7 @@ def wanted_by(context: AssetExecutionContext, graph: Graph) -> set[str]:
 
 
 def outputs(locked: Locked | None) -> Mapping[str, str] | None:
-    """By path, the hash of each output."""
+    """Path -> hash, of each output. None if dvc.lock does not name the item."""
     return locked.outputs if locked else None
 
 
@@ -357,9 +369,10 @@ def announce(context: AssetExecutionContext, text: str) -> None:
 
 
 def status_once_free(root: Path, say: Callable[[str], Any]) -> dict[str, list[str]]:
-    """What is out of date, once no other DVC process locks the repository. An item that another
-    process makes counts as out of date, and so do its consumers: their steps wait for that process
-    and then read DVC's status again. Raises GraphError.
+    """What is out of date, once no other DVC process locks the repository. Raises GraphError.
+
+    An item that another process makes counts as out of date, and so do its consumers. Their steps
+    wait for that process and then read DVC's status again.
     """
     waits = False
     while True:
@@ -368,7 +381,9 @@ def status_once_free(root: Path, say: Callable[[str], Any]) -> dict[str, list[st
             stale = read_status(root, busy)
             return stale | {address: [MADE_ELSEWHERE] for address in sorted(busy)}
         except GraphBusy as error:
+            # Once, not at each try.
             if not waits:
                 say(f"{error} Waiting for it to end.")
+
             waits = True
             time.sleep(SECONDS_BETWEEN_TRIES)

@@ -1,11 +1,10 @@
-"""DVC's graph in Dagster's words: the only place where names, groups and kinds are mapped.
+"""Map DVC's graph to Dagster's assets: keys, groups, kinds and owners, all in this module.
 
-Each item is an asset of its own, `[stage, item]`. Partitions would be the other way, and were
-tried: one run covers one partition key, so a changed domain could not flow through to the recipes
-in one run.
+Each item is one asset, `[stage, item]`. Partitions were tried instead: one run covers one partition
+key, so a changed domain could not reach the recipes in the same run.
 
-Specs are what the graph was when the code location was loaded: after an edit of dvc.yaml or
-params.yaml, reload it.
+The cost: specs describe the graph at the time when the code location was loaded. After an edit of
+dvc.yaml or params.yaml it must be reloaded.
 """
 
 import re
@@ -15,47 +14,51 @@ from dagster import AssetKey, AssetSpec
 from orchestration.graph import Graph, GraphError, Item
 
 MODULE = re.compile(r"\bpython[\d.]* (?:-\S+ )*-m (\w+)\.(\w+)")
-"""A command that runs a stage's module: its package, and its name."""
+"""Finds the package and the name of the module that a command runs."""
 GROUPS = {"assets": "data", "training": "training", "evaluation": "evaluation"}
-"""By package, the heading under which the graph shows a stage."""
+"""Package -> the group under which Dagster's graph shows its stages."""
 REPORT = "report"
-"""The heading of stages that only make pages (`meta: {group: report}` in dvc.yaml)."""
+"""The group of stages that only make pages (`meta: {group: report}` in dvc.yaml)."""
 PYTORCH = {"training", "evaluation"}
 ARROW = {"raw_corpus", "tokenized_corpus", "mixed_dataset", "packed_shards"}
 """Packages whose stages run models, and modules of `assets` that write Arrow or Parquet."""
+# Dagster's own rule for owners. Its error would not name the stage.
 OWNER = re.compile(r"team:\w+|[^@\s]+@[^@\s]+\.\w+")
 
 
 def asset_key(item: Item) -> AssetKey:
-    """`packed_shards@per_source` is the asset packed_shards/per_source; a stage without items is an
-    asset by itself.
+    """The key of an item: packed_shards/per_source for `packed_shards@per_source`. The key of a
+    stage without items is its name.
     """
     return AssetKey([item.stage] if item.name is None else [item.stage, item.name])
 
 
 def job_name(stage: str) -> str:
-    """Dagster's job of a stage; it allows letters, digits and underscores alone."""
+    """The name of a stage's job."""
+    # Dagster allows only ASCII letters, digits and underscores.
     return re.sub(r"\W", "_", stage, flags=re.ASCII)
 
 
 def group_name(item: Item) -> str:
-    """Under which heading the graph shows it: what dvc.yaml says, else its module's package, else
-    its stage. Four headings are read more easily than fifteen.
-    """
+    """The group of an item: from dvc.yaml, else from its module's package, else its stage."""
+    # Four groups are easier to read than fifteen stages.
     package, _ = module_of(item)
     return job_name(item.group or GROUPS.get(package, item.stage))
 
 
 def step_name(item: Item) -> str:
-    """Of the item's step on a run's page: `packed_shards__per_source`, `comparison__all`. Unique:
-    graph.py refuses names that Dagster can't tell apart. A job has the stage's bare name."""
+    """The name of an item's step on a run's page: packed_shards__per_source, comparison__all."""
+    # Unique: graph.py refuses names that become equal here. `__all` keeps it apart from a job.
     return re.sub(r"\W", "_", f"{item.stage}__{item.name or 'all'}", flags=re.ASCII)
 
 
 def asset_spec(graph: Graph, item: Item, cost: str = "") -> AssetSpec:
-    """What Dagster shows of an item before it is made. cost: what making it is going to cost.
-    Raises GraphError."""
+    """What Dagster shows of an item before it is made. cost: the predicted cost, or "".
+
+    Raises GraphError.
+    """
     predicted = {"predicted cost": cost} if cost else {}
+
     return AssetSpec(
         key=asset_key(item),
         deps=[asset_key(graph.items[address]) for address in sorted(item.upstream)],
@@ -70,26 +73,28 @@ def asset_spec(graph: Graph, item: Item, cost: str = "") -> AssetSpec:
 
 
 def description(item: Item) -> str:
-    """Its stage first: on the graph, a node's name is the item's alone, and this line stands below
-    it. Two nodes `global` so are `checkpoint` and `packed_shards`.
-    """
+    """The text below an asset's name."""
+    # The stage comes first: on the graph a node has the item's name only, and both checkpoint and
+    # packed_shards have an item `global`.
     return f"**{item.stage}** {item.description}".strip() + f"\n\n`{item.command}`"
 
 
 def module_of(item: Item) -> tuple[str, str]:
-    """The package and the name of the module that its command runs; "" where it runs none."""
+    """The package and the name of the module that an item's command runs. "" if it runs none."""
     found = MODULE.search(item.command)
     return (found[1], found[2]) if found else ("", "")
 
 
 def kinds(item: Item) -> set[str]:
-    """The small labels on an asset: DVC always; Python, and what its module works with."""
+    """The small labels on an asset: DVC, Python, and the libraries of its module."""
     package, module = module_of(item)
     found = {"dvc"}
     if re.search(r"\bpython\b", item.command):
         found.add("python")
+    # Reports of `evaluation` only read results; they run no model.
     if group_name(item) == REPORT:
         return found
+
     if package in PYTORCH:
         found.add("pytorch")
     if package == "assets" and module in ARROW:
@@ -98,7 +103,7 @@ def kinds(item: Item) -> set[str]:
 
 
 def owners(item: Item) -> list[str]:
-    """Who answers for it. Raises GraphError."""
+    """The owners of an item. Raises GraphError."""
     for owner in item.owners:
         if not OWNER.fullmatch(owner):
             raise GraphError(

@@ -1,19 +1,19 @@
-"""`python -m orchestration.ui` (`make ui`): Dagster on http://127.0.0.1:3000, restarted when it dies.
+"""`python -m orchestration.ui` (`make ui`): Dagster on http://127.0.0.1:3000, restarted if it dies.
 
 Code server, webserver and daemon are three processes. Each is restarted when it ends. Runs are
-processes of their own (launcher.py) and go on meanwhile. Ctrl-C or SIGTERM ends everything that was
-started here, runs included. If this process is killed, guard.py ends the three; a run goes on, and
-the next `make ui` finds it.
+separate processes (launcher.py) and continue meanwhile. Ctrl-C or SIGTERM ends everything that was
+started here, runs included. If this process is killed, guard.py ends the three servers; a run
+continues, and the next `make ui` finds it.
 
 `dagster dev` does the same job, but it ends when its webserver or daemon dies, and it does not
 notice that a code server has lost its inner process. The package `supervisor` was considered: it
-restarts processes, but the rest of this module would stay as its plugins (runs are adopted and
-ended, a killed parent ends its children, the inner process is watched), beside a configuration file.
+restarts processes, but the rest of this module would remain as its plugins (adopt and end runs, end
+the children of a killed parent, check the inner process), plus a configuration file.
 
-The code server listens on a socket in a private folder. The sensor `outside` leaves a file there
-when the project is no longer as it was loaded; definitions.py leaves another when the project can't
-be loaded. Then this process reloads the code location, which costs a second or two of CPU. A thread
-does so, because a reload may take long and Ctrl-C must not wait for it.
+The code server listens on a socket in a private folder. The sensor `outside` creates a file there
+when the project has changed since it was loaded; definitions.py creates another when the project
+can't be loaded. Then this process reloads the code location, which costs a second or two of CPU. A
+thread does so, because a reload may take long and Ctrl-C must not wait for it.
 """
 
 import json
@@ -41,32 +41,38 @@ from core.environment import RELOAD, SECONDS_TO_STOP, number_of
 from orchestration.guard import adopt_orphans, guarded
 from orchestration.home import LOCATION, MODULE, NOT_LOADED, home
 
+# This host only: Dagster has no passwords.
 HOST, PORT = "127.0.0.1", 3000
-SECONDS_BETWEEN_LOOKS = 1.0
+# A reload request and a lost inner process send no signal, so they are checked for.
+SECONDS_BETWEEN_CHECKS = 1.0
+# A server that dies sooner failed at its start. Its pause doubles from try to try.
 SECONDS_OF_A_SHORT_LIFE = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 SECONDS_FOR_SERVERS = 15.0
-"""For the three servers, after the runs have had their time."""
+"""For the three servers to end, after the time for the runs."""
+# A shorter end needs no message.
 SECONDS_OF_SILENCE = 5.0
+# Many times what a start and a load take on a quiet machine, so that a busy one is not restarted.
 SECONDS_TO_BE_WHOLE, SECONDS_TO_LOAD = 30.0, 60.0
 SECONDS_BETWEEN_TRIES = 30.0
-"""Between two attempts to load a broken project whose two files stay as they are."""
+"""Between two attempts to load a broken project while WATCHED stay unchanged."""
 ENDING = (signal.SIGINT, signal.SIGTERM)
 WAKING = {signal.SIGCHLD, *ENDING}
 RELOADED = """mutation Reload($name: String!) {
   reloadRepositoryLocation(repositoryLocationName: $name) { __typename } }"""
 WATCHED = ("dvc.yaml", "params.yaml")
-LONG_LOOKS = {
+LONG_TICKS = {
     "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "21600",
     "DAGSTER_SCHEDULE_GRPC_TIMEOUT_SECONDS": "21600",
     "DAGSTER_DAEMON_HEARTBEAT_TOLERANCE": "25200",
     "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60",
 }
-"""For all three, where it is not set. A tick hashes what has changed, perhaps for hours. By default
-Dagster ends a tick after 60 s, and its daemon after half an hour. The last value is the default.
+"""For all three servers, if the variable is not set. A tick hashes what has changed, perhaps for
+hours. By default Dagster ends a tick after 60 s, and its daemon after half an hour. The last value
+is the default.
 """
 LONG_NIGHTS = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "21600"}
-"""For the code server alone: its outer process passes a schedule's tick on under this limit."""
+"""For the code server only: the limit of its outer process, which forwards a schedule's tick."""
 ELSEWHERE = "export DAGSTER_HOME=$PWD/.dagster; python -m orchestration.home; dagster dev"
 
 
@@ -77,28 +83,30 @@ class Service:
     name: str
     command: Sequence[str]
     needs: Path | None = None
-    """A file that must exist before the start, or Dagster logs errors until it does."""
+    """A file that must exist before the start. Without it Dagster logs errors until it appears."""
     guard: subprocess.Popen[bytes] | None = None
-    """Its guard, the leader of its session; None while it is not running."""
+    """Its guard, the leader of its session. None while it is not running."""
     begun: float = 0.0
     due: float = 0.0
-    """When to start it."""
+    """The time of the next start."""
     pause: float = FIRST_PAUSE
     was_whole: bool = False
-    """Whether its inner process has been seen."""
+    """Whether its inner process has existed since the start."""
 
     def start(self) -> None:
-        """Start it in a session of its own: Ctrl-C in a terminal reaches this process alone."""
+        """Start the server in a session of its own."""
+        # Ctrl-C in a terminal then reaches this process only, which ends the servers in order.
         self.guard = subprocess.Popen(
             guarded(self.command), stdin=subprocess.DEVNULL, start_new_session=True
         )
         self.begun, self.was_whole = time.monotonic(), False
 
     def broken(self) -> bool:
-        """Whether it has lost its inner process, which its outer process does not notice."""
+        """Whether the server has lost its inner process, which its outer one does not notice."""
         if self.guard is None:
             return False
 
+        # guard -> outer process -> inner process
         outer = first_child(self.guard.pid)
         inside = outer is not None and first_child(outer) is not None
         self.was_whole = self.was_whole or inside
@@ -106,7 +114,7 @@ class Service:
         return not inside and (self.was_whole or age > SECONDS_TO_BE_WHOLE)
 
     def ended(self, how: str) -> None:
-        """Kill what is left of it and schedule its restart, later if it was short-lived."""
+        """Kill the rest of the server and schedule its restart, later if it was short-lived."""
         assert self.guard is not None
         with suppress(ProcessLookupError):
             os.killpg(self.guard.pid, signal.SIGKILL)
@@ -139,7 +147,7 @@ def services(folder: Path, port: int) -> list[Service]:
 
 
 def keep(kept: Sequence[Service]) -> None:
-    """Restart the services until SIGINT or SIGTERM. The signals of WAKING must be blocked."""
+    """Restart the services until SIGINT or SIGTERM. The caller must block the signals of WAKING."""
     woken_by = None
     while woken_by not in ENDING:
         for service in kept:
@@ -151,16 +159,17 @@ def keep(kept: Sequence[Service]) -> None:
         codes = reap()
         for service in kept:
             if service.guard is not None and service.guard.pid in codes:
-                # or Popen would ask for a process that reap() has collected
+                # Popen must not wait for a process that reap() has collected.
                 service.guard.returncode = codes[service.guard.pid]
                 service.ended(f"ended with code {service.guard.returncode}")
+        # Only the code server has an inner process.
         if kept[0].broken():
             kept[0].ended("lost its inner process")
 
 
 def next_signal() -> int | None:
-    """Wait a moment for a signal of WAKING; its number, if one came."""
-    return getattr(signal.sigtimedwait(WAKING, SECONDS_BETWEEN_LOOKS), "si_signo", None)
+    """Wait a moment for a signal of WAKING. Returns its number, or None."""
+    return getattr(signal.sigtimedwait(WAKING, SECONDS_BETWEEN_CHECKS), "si_signo", None)
 
 
 def reap() -> dict[int, int]:
@@ -173,10 +182,8 @@ def reap() -> dict[int, int]:
 
 
 def first_child(pid: int) -> int | None:
-    """The number of a child of this process, if it has one.
-
-    The kernel's own list: psutil reads the whole process table, a CPU-second in a minute.
-    """
+    """The number of a child of this process. None if it has none."""
+    # The kernel's own list: psutil reads the whole process table, a CPU-second in a minute.
     with suppress(FileNotFoundError, ProcessLookupError):
         for listed in Path(f"/proc/{pid}/task").glob("*/children"):
             for found in listed.read_text().split():
@@ -185,25 +192,26 @@ def first_child(pid: int) -> int | None:
 
 
 def keep_loaded(reload_file: Path, port: int, ended: Event) -> None:
-    """Reload the code location when `reload_file` asks for it, and as long as it can't be loaded."""
+    """Reload the code location when `reload_file` exists, and as long as it can't be loaded."""
     not_loaded = reload_file.with_name(NOT_LOADED)
     seen, due = stamps(), time.monotonic() + SECONDS_BETWEEN_TRIES
-    while not ended.wait(SECONDS_BETWEEN_LOOKS):
+    while not ended.wait(SECONDS_BETWEEN_CHECKS):
         now = stamps()
         again = not_loaded.exists() and (now != seen or time.monotonic() >= due)
         if not (again or reload_file.exists()):
             continue
 
         seen, due = now, time.monotonic() + SECONDS_BETWEEN_TRIES
-        # before the request, so that one that is made meanwhile counts
+        # Before the request, so that a file that is created meanwhile counts.
         reload_file.unlink(missing_ok=True)
         not_loaded.unlink(missing_ok=True)
+        # A webserver that is being restarted refuses the connection: try again.
         if not load(port) and not ended.is_set():
             reload_file.touch()
 
 
 def stamps() -> list[int]:
-    """Modification times of the watched files; 0 for one that is missing."""
+    """Modification times of the watched files. 0 for a missing one."""
     found = []
     for name in WATCHED:
         try:
@@ -214,10 +222,8 @@ def stamps() -> list[int]:
 
 
 def load(port: int) -> bool:
-    """Ask the webserver to reload the code location. False if the connection was refused.
-
-    A webserver that accepted the request finishes it, whether its answer arrives or not.
-    """
+    """Reload the code location through the webserver. False if the connection was refused."""
+    # A webserver that accepted the request finishes it, whether its answer arrives or not.
     body = json.dumps({"query": RELOADED, "variables": {"name": LOCATION}}).encode()
     request = Request(f"http://{HOST}:{port}/graphql", body, {"Content-Type": "application/json"})
     try:
@@ -230,11 +236,9 @@ def load(port: int) -> bool:
 
 
 def end_all() -> None:
-    """End every process that was started from here: one SIGTERM each, then SIGKILL.
-
-    A process whose parent ends becomes a child of this one (adopt_orphans). So each round finds
-    what the round before has orphaned: first the servers, then runs, then what a run could not end.
-    """
+    """End every process that was started from here: one SIGTERM each, then SIGKILL."""
+    # A process whose parent ends becomes a child of this one (adopt_orphans). So each round finds
+    # what the round before has orphaned: the servers, then runs, then what a run could not end.
     asked: dict[int, float] = {}
     patience, announced = number_of(SECONDS_TO_STOP) + SECONDS_FOR_SERVERS, False
     me = psutil.Process()
@@ -247,16 +251,19 @@ def end_all() -> None:
         for pid in children:
             now = time.monotonic()
             waited = now - asked.setdefault(pid, now)
+            # Zero only in the round that first sees this process.
             if waited == 0:
                 end(pid, signal.SIGTERM)
             elif waited > patience:
                 end(pid, signal.SIGKILL)
             if waited > SECONDS_OF_SILENCE and not announced:
                 announced = True
-                print(
-                    f"Runs are ending. A second Ctrl-C kills them; so do {patience:.0f} s.",
-                    flush=True,
+                words = (
+                    f"A second Ctrl-C kills them now, and they are killed after {patience:.0f} s."
                 )
+                print(f"Runs are ending. {words}", flush=True)
+
+        # The second Ctrl-C.
         if next_signal() in ENDING:
             patience = 0.0
 
@@ -273,6 +280,7 @@ def end(pid: int, number: int) -> None:
 def free(port: int) -> bool:
     """Whether a server could listen on this port."""
     with socket.socket() as door:
+        # The port of a server that has ended seems taken for a minute (TIME_WAIT).
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             door.bind((HOST, port))
@@ -282,12 +290,13 @@ def free(port: int) -> bool:
 
 
 def main() -> None:
-    """Start the servers, restart them, end them."""
+    """Start the servers, restart them when they die, and end them."""
     parser = ArgumentParser(
         prog="python -m orchestration.ui", description="Dagster in the browser, kept running"
     )
     parser.add_argument("--port", type=int, default=PORT, help=f"on {HOST} only (default {PORT})")
     port = parser.parse_args().port
+
     if sys.platform != "linux":
         sys.exit(f"make ui needs Linux's process table; this is {sys.platform}. Use: {ELSEWHERE}")
     if not free(port):
@@ -296,10 +305,13 @@ def main() -> None:
             "another port: python -m orchestration.ui --port 3001"
         )
 
-    os.environ.update({**LONG_LOOKS, **os.environ, "DAGSTER_HOME": str(home(Path.cwd()))})
+    os.environ.update({**LONG_TICKS, **os.environ, "DAGSTER_HOME": str(home(Path.cwd()))})
+    # One process makes the database before three use it.
     if code := subprocess.run([sys.executable, "-m", "orchestration.home"]).returncode:
         sys.exit(code)
 
+    # Blocked signals wait for `next_signal`, so none interrupts a start. guard.py unblocks them
+    # for the servers.
     signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)
     adopt_orphans()
     with TemporaryDirectory(prefix="needlework-") as folder:

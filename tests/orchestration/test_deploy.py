@@ -24,7 +24,7 @@ from dvc_world import make_world, materialize, out_of_date_in_dagster
 from core.environment import SECONDS_TO_STOP
 from orchestration import ui
 from orchestration.retention import delete, expired
-from orchestration.ui import LONG_LOOKS, LONG_NIGHTS
+from orchestration.ui import LONG_NIGHTS, LONG_TICKS
 
 pytestmark = pytest.mark.slow
 
@@ -93,27 +93,25 @@ def test_a_look_has_hours_wherever_it_is_deployed(
 ) -> None:
     services, values = read("compose.yaml")["services"], read("values.yaml")
     assert isinstance(services, dict)
-    assert services["daemon"]["environment"].items() >= LONG_LOOKS.items()
-    assert services["code"]["environment"].items() >= {**LONG_LOOKS, **LONG_NIGHTS}.items()
+    assert services["daemon"]["environment"].items() >= LONG_TICKS.items()
+    assert services["code"]["environment"].items() >= {**LONG_TICKS, **LONG_NIGHTS}.items()
     daemon = values["dagsterDaemon"]
     assert isinstance(daemon, dict)
     of_the_chart = {
         **daemon["env"],
         "DAGSTER_DAEMON_HEARTBEAT_TOLERANCE": str(daemon["heartbeatTolerance"]),
     }
-    assert {**of_the_chart, "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60"} == LONG_LOOKS
-    for name, value in {**LONG_LOOKS, **LONG_NIGHTS}.items():
+    assert {**of_the_chart, "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60"} == LONG_TICKS
+    for name, value in {**LONG_TICKS, **LONG_NIGHTS}.items():
         monkeypatch.setenv(name, value)
-    look = int(LONG_LOOKS["DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"])
+    tick = int(LONG_TICKS["DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"])
     assert (
         limits.default_sensor_grpc_timeout(),
         limits.default_schedule_grpc_timeout(),
         limits.default_grpc_timeout(),
         limits.default_grpc_server_shutdown_grace_period(),
-    ) == (look, look, look, 60)
-    assert _get_heartbeat_tolerance() > look, (
-        "the daemon gives up on itself while it waits for a look"
-    )
+    ) == (tick, tick, tick, 60)
+    assert _get_heartbeat_tolerance() > tick, "the daemon counts as dead while it waits for a tick"
 
 
 def test_the_image_may_read_a_repository_of_another_user() -> None:

@@ -28,7 +28,7 @@ from orchestration.metrics import tables
 from orchestration.outside import report_once
 from orchestration.pictures import beside_the_logs, curve, inline, loss_over_tokens
 from orchestration.status import read_state
-from orchestration.step import cause, without_name, worth_telling
+from orchestration.step import cause, is_own_line, without_name
 from orchestration.translation import asset_spec, group_name, kinds
 
 pytestmark = pytest.mark.slow
@@ -238,7 +238,7 @@ def test_an_owner_is_shown_and_an_unknown_one_refused(tmp_path: Path) -> None:
     ],
 )
 def test_no_bar_and_none_of_dvcs_own_words_is_in_a_runs_log(line: str) -> None:
-    assert not worth_telling(line)
+    assert not is_own_line(line)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_no_bar_and_none_of_dvcs_own_words_is_in_a_runs_log(line: str) -> None:
     ["loss 3.2", "45% of the answers | are cut", "2/3 domains [book]", "Traceback (most recent"],
 )
 def test_what_an_item_says_is_in_the_log(line: str) -> None:
-    assert worth_telling(line)
+    assert is_own_line(line)
 
 
 def test_no_line_repeats_the_names_that_its_step_bears() -> None:

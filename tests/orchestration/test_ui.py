@@ -171,7 +171,7 @@ def test_a_reload_is_asked_for_once_however_long_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, seconds in (("SECONDS_TO_LOAD", 0.05), ("SECONDS_BETWEEN_LOOKS", 0.05)):
+    for name, seconds in (("SECONDS_TO_LOAD", 0.05), ("SECONDS_BETWEEN_CHECKS", 0.05)):
         monkeypatch.setattr(ui, name, seconds)
     wanted, ended, requests = tmp_path / "reload", Event(), list[socket.socket]()
     with socket.socket() as door:  # a webserver that takes requests and never answers
