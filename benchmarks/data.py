@@ -38,7 +38,7 @@ import yaml
 import zstandard
 
 ROOT = Path(__file__).parents[1]
-CHUNK = 81_920
+CHUNK = 81_920  # the paper's row for a 7B
 MIB = 1 << 20
 
 
@@ -67,7 +67,11 @@ def project(folder: Path, files: list[Path], tokenizer: Path) -> Path:
         "token_budget": 1,
         "recipes": {
             "first": {"cut": 131_072},
-            "further": {"cut": 131_072, "keep_ratio": 0.5, "as_far_as_possible": True},
+            "further": {
+                "cut": 131_072,
+                "keep_ratio": 0.5,
+                "as_far_as_possible": True,
+            },
         },
     }
     params["packed_shards"]["chunk_length"] = CHUNK
@@ -152,10 +156,20 @@ def ours(root: Path, files: list[Path], tokenizer: Path, workers: int) -> dict[s
     documents_to_tokens(root, files, workers, usage)
     tokens = budget_of_all(root)
     recipe(root, "first", usage)
-    return {"seconds": time.monotonic() - start, "tokens": tokens, "usage": usage}
+    return {
+        "seconds": time.monotonic() - start,
+        "tokens": tokens,
+        "usage": usage,
+    }
 
 
-def peer(name: str, files: list[Path], tokenizer: Path, workers: int, out: Path) -> float:
+def peer(
+    name: str,
+    files: list[Path],
+    tokenizer: Path,
+    workers: int,
+    out: Path,
+) -> float:
     """Seconds of wall clock of one peer, with the start of its process, as for ours."""
     command = [sys.executable, "-m", "benchmarks.data_peers", name]
     command += ["--tokenizer", str(tokenizer)]
@@ -164,7 +178,12 @@ def peer(name: str, files: list[Path], tokenizer: Path, workers: int, out: Path)
     command += [str(file) for file in files]
 
     start = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
     shutil.rmtree(out)
@@ -179,7 +198,11 @@ def bare_steps(files: list[Path], tokenizer: Path) -> dict[str, float]:
     # Imported here: only this part needs it, and it is an extra.
     import gigatoken
 
-    seconds = {"zstd": 0.0, "json": 0.0, "tokenizer": 0.0}
+    seconds = {
+        "zstd": 0.0,
+        "json": 0.0,
+        "tokenizer": 0.0,
+    }
     for file in files:
         # One for each file, as a stage opens one for each domain: it caches words.
         fast = gigatoken.Tokenizer(str(tokenizer / "tokenizer.json"))
@@ -268,7 +291,7 @@ def _batches(texts: list[str]) -> Iterator[list[str]]:
 
 def copies(files: list[Path], times: int, folder: Path) -> list[Path]:
     """Files of `times` as many documents, no two alike."""
-    # In a process of its own: a child starts as a copy of this one, and its peak memory counts that.
+    # In a process of its own: what this one holds would count in the peak of its children.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(write_copies, files, times, folder).result()
 
@@ -348,7 +371,12 @@ def main() -> None:
         default=4,
         help="times the corpus in the speed test; copies favour a tokenizer that caches words",
     )
-    parser.add_argument("--times", type=int, default=8, help="times the corpus in the memory test")
+    parser.add_argument(
+        "--times",
+        type=int,
+        default=8,
+        help="times the corpus in the memory test",
+    )
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--only", choices=["speed", "memory", "bytes"], help="one part of it")
     options = parser.parse_args()
@@ -362,7 +390,13 @@ def main() -> None:
             speed(folder, sized, tokenizer, options.workers)
             shutil.rmtree(folder / "copies", ignore_errors=True)
         if options.only in (None, "memory"):
-            memory(folder, files, tokenizer, options.workers, options.times)
+            memory(
+                folder,
+                files,
+                tokenizer,
+                options.workers,
+                options.times,
+            )
         if options.only in (None, "bytes"):
             same_bytes(folder, files, tokenizer, options.kills)
 
@@ -379,7 +413,13 @@ def speed(folder: Path, files: list[Path], tokenizer: Path, workers: int) -> Non
 
     others = {}
     for name in ("datatrove", "group_texts"):
-        others[name] = peer(name, files, tokenizer, workers, folder / name)
+        others[name] = peer(
+            name,
+            files,
+            tokenizer,
+            workers,
+            folder / name,
+        )
 
     tokens, whole = run["tokens"], run["seconds"]
     megabytes = sum(file.stat().st_size for file in files) / 1e6
@@ -413,7 +453,13 @@ def _list(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
 
 
-def memory(folder: Path, files: list[Path], tokenizer: Path, workers: int, times: int) -> None:
+def memory(
+    folder: Path,
+    files: list[Path],
+    tokenizer: Path,
+    workers: int,
+    times: int,
+) -> None:
     """Peak resident memory by stage, at 1 and `times` times the corpus."""
     print("\npeak resident memory, MiB, any process of the stage")
     peaks = {}

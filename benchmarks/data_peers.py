@@ -27,7 +27,13 @@ os.environ |= {
 }
 
 
-def group_texts(files: list[Path], tokenizer: Path, chunk: int, workers: int, out: Path) -> int:
+def group_texts(
+    files: list[Path],
+    tokenizer: Path,
+    chunk: int,
+    workers: int,
+    out: Path,
+) -> int:
     """Write rows by `datasets`. Returns how many."""
     import datasets
     from transformers import AutoTokenizer
@@ -71,7 +77,13 @@ def group_texts(files: list[Path], tokenizer: Path, chunk: int, workers: int, ou
     return len(rows)
 
 
-def datatrove(files: list[Path], tokenizer: Path, chunk: int, workers: int, out: Path) -> int:
+def datatrove(
+    files: list[Path],
+    tokenizer: Path,
+    chunk: int,
+    workers: int,
+    out: Path,
+) -> int:
     """Write token files by datatrove. Returns how many rows they hold."""
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.readers import JsonlReader
@@ -111,8 +123,22 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     work = {"group_texts": group_texts, "datatrove": datatrove}[options.peer]
     start = time.monotonic()
-    rows = work(options.files, options.tokenizer, options.chunk, options.workers, options.out)
-    print(json.dumps({"peer": options.peer, "rows": rows, "seconds": time.monotonic() - start}))
+    rows = work(
+        options.files,
+        options.tokenizer,
+        options.chunk,
+        options.workers,
+        options.out,
+    )
+    print(
+        json.dumps(
+            {
+                "peer": options.peer,
+                "rows": rows,
+                "seconds": time.monotonic() - start,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

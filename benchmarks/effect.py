@@ -42,7 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -79,9 +84,19 @@ def run_seed(root: Path, seed: int, changes: list[str]) -> pd.DataFrame:
     # A kept copy has it already.
     if not (root / ".dvc").exists():
         init = ["dvc", "init", "--no-scm", "--quiet"]
-        subprocess.run(init, cwd=root, env=environment, check=True)
+        subprocess.run(
+            init,
+            cwd=root,
+            env=environment,
+            check=True,
+        )
         share = ["dvc", "config", "cache.dir", str(ROOT / ".dvc" / "cache")]
-        subprocess.run(share, cwd=root, env=environment, check=True)
+        subprocess.run(
+            share,
+            cwd=root,
+            env=environment,
+            check=True,
+        )
 
     # Its table goes to stderr: stdout is for the table over all seeds.
     subprocess.run(
@@ -144,7 +159,11 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
     low, mean, high = grouped.min(), grouped.mean(), grouped.max()
 
     # Three seeds are too few for a standard deviation, so the whole range is shown.
-    shown = pd.DataFrame(index=mean.index, columns=columns, dtype=object)
+    shown = pd.DataFrame(
+        index=mean.index,
+        columns=columns,
+        dtype=object,
+    )
     for column in columns:
         for name in mean.index:
             ends = f"[{low.at[name, column]:.2f}, {high.at[name, column]:.2f}]"

@@ -82,7 +82,11 @@ def run_part(name: str, card: Card, seconds: float) -> int:
 
 def say(part: str, result: dict[str, Any], since: float) -> None:
     """Print a result as one line of JSON, with the seconds since `since`."""
-    line = {"part": part, **result, "seconds": round(time.monotonic() - since, 2)}
+    line = {
+        "part": part,
+        **result,
+        "seconds": round(time.monotonic() - since, 2),
+    }
     print(json.dumps(line), flush=True)
 
 
@@ -125,9 +129,24 @@ def main() -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="toy sizes, on a CPU too")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
-    parser.add_argument("--seconds", type=float, default=480, help="for all parts together")
-    parser.add_argument("--extend", type=Path, metavar="FOLDER", help="the convincing run")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="print kept results as Markdown")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=480,
+        help="for all parts together",
+    )
+    parser.add_argument(
+        "--extend",
+        type=Path,
+        metavar="FOLDER",
+        help="the convincing run",
+    )
+    parser.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="print kept results as Markdown",
+    )
     given = parser.parse_args()
 
     if given.table is not None:

@@ -52,6 +52,7 @@ def extend(folder: Path, seconds: float) -> None:
     """Train and test every model of params.yaml, in order. No model begins after `seconds`."""
     deadline = time.monotonic() + seconds
     os.chdir(folder)
+    # As if under an accelerate file with FSDP. On one device there is nothing to shard again.
     os.environ |= {LAUNCHED: "true", "FSDP_RESHARD_AFTER_FORWARD": "false"}
     if torch.cuda.is_available():
         os.environ.setdefault(SWITCHES.name, LIGER)
@@ -87,7 +88,11 @@ def examine(subject: Subject, config: NeedleReportConfig) -> Iterator[tuple[str,
     measured = {key: value for key, value in means.items() if value is not None}
     yield "needle", measured
     for score in ("exact_match", "word_overlap", "gain"):
-        table = cells.pivot(index="length", columns="depth", values=score).round(3)
+        table = cells.pivot(
+            index="length",
+            columns="depth",
+            values=score,
+        ).round(3)
         rows = {}
         for length, row in zip(table.index, table.values.tolist(), strict=True):
             rows[str(length)] = row
@@ -136,7 +141,11 @@ def pack(project: Path, parts: Path) -> None:
 
     # Weights hardly compress, so the fastest preset.
     memory = io.BytesIO()
-    with tarfile.open(fileobj=memory, mode="w:xz", preset=1) as archive:
+    with tarfile.open(
+        fileobj=memory,
+        mode="w:xz",
+        preset=1,
+    ) as archive:
         for name in TRAVELS:
             archive.add((project / name).resolve(), name)
 

@@ -93,9 +93,20 @@ class Card:
         if toy:
             # One thread, as in a training on a CPU.
             torch.set_num_threads(1)
-            sizes = {"lengths": (64, 128), "long": 128, "layers": 2}
+            sizes = {
+                "lengths": (64, 128),
+                "long": 128,
+                "layers": 2,
+            }
 
-        return cls(device=world.device, name=name, gib=gib, toy=toy, world=world, **sizes)
+        return cls(
+            device=world.device,
+            name=name,
+            gib=gib,
+            toy=toy,
+            world=world,
+            **sizes,
+        )
 
     @property
     def peak(self) -> float:
@@ -148,6 +159,7 @@ def seconds_of(card: Card, run: Callable[[], Any], repeats: int = 3) -> float:
 
     times = []
     for _ in range(repeats):
+        # The device works on after a call returns, so the clock waits for it on both sides.
         card.wait()
         begun = time.monotonic()
         run()
@@ -219,13 +231,43 @@ def attention_speed(card: Card) -> Iterator[Result]:
 
 
 def _attention_of(
-    card: Card, name: str, kernel: SDPBackend, length: int, heads: int, shared: int, width: int
+    card: Card,
+    name: str,
+    kernel: SDPBackend,
+    length: int,
+    heads: int,
+    shared: int,
+    width: int,
 ) -> Result:
     """TFLOP/s of one kernel, forward and backward."""
-    query = _random(card, 1, heads, length, width)
-    slope = _random(card, 1, heads, length, width)
-    key = _random(card, 1, shared, length, width)
-    value = _random(card, 1, shared, length, width)
+    query = _random(
+        card,
+        1,
+        heads,
+        length,
+        width,
+    )
+    slope = _random(
+        card,
+        1,
+        heads,
+        length,
+        width,
+    )
+    key = _random(
+        card,
+        1,
+        shared,
+        length,
+        width,
+    )
+    value = _random(
+        card,
+        1,
+        shared,
+        length,
+        width,
+    )
     parts = [part.requires_grad_() for part in (query, key, value)]
     # Two products of 2 FLOP a multiplication, over half of the square.
     work = 2.0 * heads * width * length**2
@@ -236,7 +278,11 @@ def _attention_of(
                 *parts, is_causal=True, enable_gqa=heads != shared
             )
 
-    result: Result = {"kernel": name, "length": length, "heads": f"{heads}/{shared} x {width}"}
+    result: Result = {
+        "kernel": name,
+        "length": length,
+        "heads": f"{heads}/{shared} x {width}",
+    }
     try:
         forwards = seconds_of(card, ahead)
         out = ahead()
@@ -286,7 +332,13 @@ def correct(card: Card) -> Iterator[Result]:
     for hardware, fp8 in ways:
         words = _words(hardware, fp8)
         try:
-            found = _ours(card, config, whole, hardware, fp8)
+            found = _ours(
+                card,
+                config,
+                whole,
+                hardware,
+                fp8,
+            )
             yield {
                 "what": f"{words} against plain",
                 **_differ(found, plain, fp8),
@@ -316,6 +368,7 @@ def _fused(card: Card) -> tuple[str, ...]:
 def _model(card: Card, config: LlamaConfig) -> PreTrainedModel:
     """A model with the same random weights at every call."""
     torch.manual_seed(0)
+    # A switch of an earlier model may have replaced it.
     modeling_llama.apply_rotary_pos_emb = ROTATE
     with card.device:
         model = shell_of(config)
@@ -336,6 +389,7 @@ def _fill_weights(model: PreTrainedModel) -> None:
 def _stock(card: Card, config: LlamaConfig, ids: np.ndarray) -> tuple[float, torch.Tensor]:
     """Loss and gradients of stock transformers in fp32, eager attention."""
     model = _model(card, config)
+    # Plain PyTorch operations, no fused kernel.
     model.set_attn_implementation("eager")
 
     inputs = torch.from_numpy(ids).to(card.device)
@@ -364,7 +418,13 @@ def _ours(
 
     # Checkpointing is active in training mode only.
     loss.train()
-    value = forward(loss, batch, world, document_mask, True)
+    value = forward(
+        loss,
+        batch,
+        world,
+        document_mask,
+        True,
+    )
     value.backward()
     gradients = [part.grad.to_local().flatten().float() for part in loss.parameters()]
     return value.item(), torch.cat(gradients).cpu()
@@ -390,10 +450,34 @@ def _cached_error(card: Card) -> dict[str, float]:
     known = 256 if card.toy else 8192
     errors = {}
     for name, asked in (("one", 1), ("some", 100), ("all", known)):
-        query = _random(card, 2, 8, asked, 64)
-        key = _random(card, 2, 2, known, 64)
-        value = _random(card, 2, 2, known, 64)
-        out, _ = attention.attend_cached(torch.nn.Module(), query, key, value, None)
+        query = _random(
+            card,
+            2,
+            8,
+            asked,
+            64,
+        )
+        key = _random(
+            card,
+            2,
+            2,
+            known,
+            64,
+        )
+        value = _random(
+            card,
+            2,
+            2,
+            known,
+            64,
+        )
+        out, _ = attention.attend_cached(
+            torch.nn.Module(),
+            query,
+            key,
+            value,
+            None,
+        )
 
         # By hand in fp64. Four heads share a key; 8 is the root of 64, the width of a head.
         keys = key.double().repeat_interleave(4, dim=1)
@@ -445,7 +529,13 @@ def switches(card: Card) -> Iterator[Result]:
         (with_names(keep, fused, TILED_MLP), False),
     ]
     for hardware, fp8 in ways:
-        yield one_training(card, card.long, card.layers, hardware, fp8)
+        yield one_training(
+            card,
+            card.long,
+            card.layers,
+            hardware,
+            fp8,
+        )
 
 
 def one_training(
@@ -471,7 +561,13 @@ def one_training(
         "optimizer": kind,
     }
     try:
-        times = _step_times(card, config, world, fp8, kind)
+        times = _step_times(
+            card,
+            config,
+            world,
+            fp8,
+            kind,
+        )
     except Exception as error:  # Out of memory, or something that is not installed: a result too.
         card.forget()
         return result | {"failed": _short(error)}
@@ -479,7 +575,13 @@ def one_training(
     shape = shape_of(config)
     speed = length / times[-1]
     flops = speed * shape.training_flops(length)
-    planned = on_device(shape, hardware, 1, length, kind)
+    planned = on_device(
+        shape,
+        hardware,
+        1,
+        length,
+        kind,
+    )
     return result | {
         "tokens/s": round(speed),
         "TFLOP/s": round(flops / 1e12, 1),
@@ -491,7 +593,13 @@ def one_training(
     }
 
 
-def _step_times(card: Card, config: LlamaConfig, world: World, fp8: bool, kind: Any) -> list[float]:
+def _step_times(
+    card: Card,
+    config: LlamaConfig,
+    world: World,
+    fp8: bool,
+    kind: Any,
+) -> list[float]:
     """Seconds of a step of two sequences, with compiling, and of a step of one sequence."""
     length = config.max_position_embeddings
     model = _model(card, config)
@@ -577,7 +685,11 @@ def _needle_at(card: Card, model: PreTrainedModel, length: int) -> Result:
 
 def _prompt(test: Needle, length: int, place: int | None) -> np.ndarray:
     """The prompt of a cell: int64[1, length - ANSWER]. place None: without a needle."""
-    cell = Cell(length=length, depth=0, place=place)
+    cell = Cell(
+        length=length,
+        depth=0,
+        place=place,
+    )
     return prompt(test, cell, ANSWER, ENDS)[None]
 
 
@@ -619,7 +731,11 @@ def _trained(card: Card, folder: Path | None) -> tuple[torch.Tensor, Result]:
         config.intermediate_size = 2816
         config.num_attention_heads = 8
         config.num_key_value_heads = 8
-    optimizer = OptimizerConfig(learning_rate=1e-3, batch_tokens=length, micro_batch_tokens=length)
+    optimizer = OptimizerConfig(
+        learning_rate=1e-3,
+        batch_tokens=length,
+        micro_batch_tokens=length,
+    )
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (4, length))
     world = dataclasses.replace(card.world, hardware=Hardware(checkpoint_activations=True))
 
@@ -631,7 +747,13 @@ def _trained(card: Card, folder: Path | None) -> tuple[torch.Tensor, Result]:
         loss = divide(TokenLoss(model), world, True)
         return loss, make_optimizer(loss, optimizer)
 
-    task = Task(what="resume", rows=RowsInMemory(ids=ids), steps=4, optimizer=optimizer, seed=0)
+    task = Task(
+        what="resume",
+        rows=RowsInMemory(ids=ids),
+        steps=4,
+        optimizer=optimizer,
+        seed=0,
+    )
     loss, moments = fresh()
 
     log, facts = [], {}
@@ -642,7 +764,13 @@ def _trained(card: Card, folder: Path | None) -> tuple[torch.Tensor, Result]:
 
     if folder is not None:
         begun = time.monotonic()
-        where = snapshots.save(folder, loss, moments, log, world)
+        where = snapshots.save(
+            folder,
+            loss,
+            moments,
+            log,
+            world,
+        )
         spent = time.monotonic() - begun
         size = sum(path.stat().st_size for path in where.rglob("*"))
         facts = {"snapshot GiB": round(size / GIB, 2), "GB/s": round(size / spent / 1e9, 2)}
@@ -651,14 +779,23 @@ def _trained(card: Card, folder: Path | None) -> tuple[torch.Tensor, Result]:
         del loss, moments
         loss, moments = fresh()
         log = load(where, loss, moments, world)
-        log += list(train(loss, moments, task, world, log))
+        log += list(
+            train(
+                loss,
+                moments,
+                task,
+                world,
+                log,
+            )
+        )
 
     weights = [part.to_local().flatten().cpu() for part in loss.parameters()]
     return torch.cat(weights), facts
 
 
 def whole(card: Card) -> Iterator[Result]:
-    """Two steps of a whole 7B at 80K, on a card with enough memory: 8-bit moments, attention kept."""
+    """Two steps of a whole 7B at 80K, if the card has the memory: 8-bit moments, attention kept."""
+    # An H200 has 140 GiB, the next smaller cards 80.
     if card.gib < 130 and not card.toy:
         yield {
             "skipped": f"a whole 7B at {card.long:,} tokens needs an H200; this card has "
@@ -670,8 +807,18 @@ def whole(card: Card) -> Iterator[Result]:
     kind = "adamw_8bit" if card.device.type == "cuda" else "adamw"
     # Without keeping attention's output only if it does not fit with it.
     for keep in (True, False):
-        hardware = Hardware(checkpoint_activations=True, keep_attention=keep, switches=fused)
-        result = one_training(card, card.long, 2 if card.toy else 32, hardware, kind=kind)
+        hardware = Hardware(
+            checkpoint_activations=True,
+            keep_attention=keep,
+            switches=fused,
+        )
+        result = one_training(
+            card,
+            card.long,
+            2 if card.toy else 32,
+            hardware,
+            kind=kind,
+        )
         yield result
         if "failed" not in result:
             return

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.idle --minutes 3`: what an idle `make ui` costs, in seconds of CPU a minute.
+"""`python -m benchmarks.idle --minutes 3`: the cost of an idle `make ui`, in CPU seconds a minute.
 
-The graph is the sample's, with every item and edge, in a folder of its own. Each command is replaced
-by one that writes a few bytes, so the whole graph is made in a minute or two. Both sensors are on.
-The CPU time of every process below `make ui` is counted, by process, over so many minutes. They
-begin after the first ticks.
+The graph is the sample's, with every item and edge, in a folder of its own. Each command is
+replaced by one that writes a few bytes, so the whole graph is made in a minute or two. Both sensors
+are on. The CPU time of every process below `make ui` is counted, by process, over so many minutes.
+They begin after the first ticks.
 """
 
 import argparse
@@ -72,15 +72,30 @@ def make_project(source: Path, target: Path) -> Path:
 
     variables = environment(target)
     init = [sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"]
-    subprocess.run(init, cwd=target, env=variables, check=True)
+    subprocess.run(
+        init,
+        cwd=target,
+        env=variables,
+        check=True,
+    )
     repro = [sys.executable, "-m", "orchestration.repro"]
-    subprocess.run(repro, cwd=target, env=variables, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        repro,
+        cwd=target,
+        env=variables,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return target
 
 
 def environment(root: Path) -> dict[str, str]:
     """The environment of a command in the project's folder, with the project's own code."""
-    return {**guard.environment(), "DAGSTER_HOME": str(root / ".dagster"), "PYTHONPATH": str(root)}
+    return {
+        **guard.environment(),
+        "DAGSTER_HOME": str(root / ".dagster"),
+        "PYTHONPATH": str(root),
+    }
 
 
 def free_port() -> int:

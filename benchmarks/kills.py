@@ -3,14 +3,14 @@
 A small real graph (a domain, two recipes, from raw documents to packed rows) in a folder of its own
 goes through states: a recipe changes, the domain gets other documents, both change back. In each
 state `dvc repro` or `python -m orchestration.repro` is started and killed at a random moment,
-several times in a row. Then the second one runs once to its end. It must end with code 0 and without
-help, and every byte must be as in a folder where nothing was ever killed. Every second round is in a
-state that comes back, so its kills hit restores from DVC's cache. The others are in new states, so
-their kills hit running stages.
+several times in a row. Then the second one runs once to its end. It must end with code 0 and
+without help, and every byte must be as in a folder where nothing was ever killed. Every second
+round is in a state that comes back, so its kills hit restores from DVC's cache. The others are in
+new states, so their kills hit running stages.
 
-Plain DVC is killed with all its child processes, as when the machine fails. Of our command the first
-process is killed, or all of them. After each kill of ours every output from before must still be
-there, and whole.
+Plain DVC is killed with all its child processes, as when the machine fails. Of our command the
+first process is killed, or all of them. After each kill of ours every output from before must still
+be there, and whole.
 
 The phase in which a kill fell is read a moment before, from the running processes and from DVC's
 last line: in a stage's command, in DVC's writes after it, or in a restore from the cache.
@@ -49,6 +49,7 @@ STAGES = [
 FOLDERS = ["core", "assets", "training", "evaluation", "orchestration", "sources", "models"]
 PLAIN = [sys.executable, "-m", "dvc", "repro"]
 OURS = [sys.executable, "-m", "orchestration.repro"]
+# Kills in a row, so that some fall on a repair of an earlier kill.
 MOST_IN_A_ROW = 8
 RESTORES, RUNS, LOCKS, LOOKS = (
     "is cached - skipping run",
@@ -80,6 +81,7 @@ def make_project(source: Path, target: Path) -> Path:
     shutil.copy(source / ".dvcignore", target)
 
     run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], target)
+    # As in this project's own .dvc/config: links where the file system has them.
     run([sys.executable, "-m", "dvc", "config", "cache.type", "reflink,hardlink,copy"], target)
     return target
 
@@ -87,8 +89,8 @@ def make_project(source: Path, target: Path) -> Path:
 def set_state(root: Path, state: int) -> None:
     """Write params.yaml and the source of a state.
 
-    States 0 to 3: two shares of long documents, two sizes of the domain. From 4 on, each four states
-    have sizes that no earlier state had.
+    States 0 to 3: two shares of long documents, two sizes of the domain. From 4 on, each four
+    states have sizes that no earlier state had.
     """
     params = yaml.safe_load((Path.cwd() / "profiles" / "sample.yaml").read_text())
     params["raw_corpus"] |= {
@@ -156,7 +158,7 @@ def outputs(root: Path) -> set[Path]:
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a part of the path begins with a dot: an unfinished output, which a kill may leave."""
+    """Whether a part of the path begins with a dot: an unfinished output that a kill left."""
     return any(part.startswith(".") for part in path.parts)
 
 
@@ -234,9 +236,11 @@ def command_line(pid: int) -> list[str]:
 def trial(root: Path, draw: random.Random, seconds: float, counts: Counter[str]) -> bool:
     """Start a command and kill it at a random moment. Returns whether it was still running then."""
     way = draw.choice(["plain dvc", "ours, first", "ours, all"])
+    # Read before the start: these outputs must survive a kill.
     before = outputs(root)
     log = root / "kills.log"
 
+    # Unbuffered, or DVC's last line would not be in the log when the kill falls.
     with log.open("wb") as file:
         process = subprocess.Popen(
             PLAIN if way == "plain dvc" else OURS,
@@ -255,6 +259,7 @@ def trial(root: Path, draw: random.Random, seconds: float, counts: Counter[str])
     counts[f"killed: {way}"] += 1
     counts[f"killed when: {phase}"] += 1
     counts["left: dvc.lock broken"] += lock_is_broken(root)
+    # DVC writes its list of locks in place, so a kill may leave half of it.
     with suppress(FileNotFoundError):
         try:
             json.loads((root / ".dvc" / "tmp" / "rwlock").read_text())
@@ -300,8 +305,8 @@ def main() -> None:
         # The third state has another domain. The last one was made before.
         change, restore = took[2], took[4]
         print(
-            f"{len(reference[0])} files; a change takes {change:.1f} s where nothing is killed, and "
-            f"{restore:.1f} s if all is in the cache",
+            f"{len(reference[0])} files; a change takes {change:.1f} s where nothing is killed, "
+            f"and {restore:.1f} s if all is in the cache",
             flush=True,
         )
         set_state(root, 0)
@@ -318,6 +323,7 @@ def main() -> None:
                 # Other work on this machine comes and goes: a restore slows down by as much.
                 restore *= change / last
             else:
+                # Another of the first four, which the cache holds.
                 state = (state + draw.randint(1, 3)) % 4
             set_state(root, state)
 
@@ -337,6 +343,7 @@ def main() -> None:
             rounds += 1
             counts["ended: stages run"] += text.count(RUNS)
             counts["ended: stages restored from the cache"] += text.count(RESTORES)
+            # locks.py keeps the broken file beside the repaired one.
             counts["ended: dvc.lock put back"] += (root / BROKEN).exists()
             (root / BROKEN).unlink(missing_ok=True)
             if made(root) != reference[state]:
@@ -349,7 +356,7 @@ def main() -> None:
 
 
 def report(kills: int, rounds: int, counts: Counter[str], failures: Sequence[Any]) -> None:
-    """Print the counts. Ends with exit code 1 if a round failed or a kill of ours lost an output."""
+    """Print the counts. Exit code 1 if a round failed, or a kill of ours lost an output."""
     print(f"\n{kills} kills in {rounds} rounds")
     for what, count in sorted(counts.items()):
         print(f"{what:60}{count:6}")

@@ -1,10 +1,10 @@
-"""The needle grid three ways: every prompt in full, exact depths with a prefix cache, and places that
-lengths share.
+"""The needle grid three ways: every prompt in full, exact depths with a prefix cache, and places
+that lengths share.
 
     python -m benchmarks.needle         the sample's base model, 40 lengths to 3,072 and 10 depths,
                                         one thread
-    python -m benchmarks.needle --gpu   a LLaMA-2-7B of random weights at 128K: some cells, projected
-                                        to the full grid
+    python -m benchmarks.needle --gpu   a LLaMA-2-7B of random weights at 128K: some cells,
+                                        projected to the full grid
 
 Prints cells, tokens read, FLOP, seconds, and the cost of a cell as a ratio to the naive way, all in
 one run. It also prints how far the answers with a prefix cache are from the naive ones.
@@ -53,7 +53,11 @@ def needle_for(vocabulary: int, longest: int) -> Needle:
         answer=answer,
         rivals=haystack[:0],
         guesses=haystack[:0],
-        said=Given(statement="s", question="q", answer="a"),
+        said=Given(
+            statement="s",
+            question="q",
+            answer="a",
+        ),
     )
 
 
@@ -108,7 +112,15 @@ def shared(
 
     # First the haystack without a needle, at every length: the answers that the gain is against.
     for length in sorted({cell.length for cell in wanted}):
-        score(cache, needle, Cell(length=length, depth=0, place=None))
+        score(
+            cache,
+            needle,
+            Cell(
+                length=length,
+                depth=0,
+                place=None,
+            ),
+        )
 
     # The last place first: each prompt then shares all tokens before its needle with the last one.
     answers = {}
@@ -130,7 +142,11 @@ def grids(
     rooms = [needle.room(length, ANSWER) for length in lengths]
     shares = np.linspace(0, 100, depths).round(2).tolist()
     percent = Grid(lengths=lengths, depths=tuple(shares))
-    apart = Grid(kind="shared", lengths=lengths, places=places)
+    apart = Grid(
+        kind="shared",
+        lengths=lengths,
+        places=places,
+    )
     return {"percent": cells(percent, rooms), "shared": cells(apart, rooms)}
 
 
@@ -190,7 +206,15 @@ def on_gpu() -> None:
     cache = Counting(model, 1, max(lengths), 4096)
     start = time.monotonic()
     for length in lengths[::8]:
-        score(cache, needle, Cell(length=length, depth=0, place=None))
+        score(
+            cache,
+            needle,
+            Cell(
+                length=length,
+                depth=0,
+                place=None,
+            ),
+        )
     torch.cuda.synchronize()
     speed = cache.flops / (time.monotonic() - start)
     card = torch.cuda.get_device_name()

@@ -39,6 +39,7 @@ COPIED = (
     ".dvcignore",
     "README.md",
 )
+# Snapshots are at a half and the whole of the smaller training.
 SMALLER = {
     "mixed_dataset.token_budget": 100_000,
     "checkpoint.tokens": 32_768,
@@ -95,6 +96,7 @@ def delete(root: Path, path: str) -> None:
 
 CHANGES: list[tuple[str, Callable[[Path], object]]] = [
     ("everything, for the first time", lambda root: None),
+    # Each of the following starts from what the one before it made.
     ("nothing", lambda root: None),
     ("a file that no stage lists", lambda root: append(root / "README.md", "\n")),
     ("the page's title", lambda root: set_param(root, "comparison.title", "Another")),
@@ -128,6 +130,7 @@ def answer(root: Path) -> tuple[Counter[str], float]:
     """Run once what is out of date and what follows. Returns items by outcome, and seconds."""
     start = time.monotonic()
     graph = read_graph(root)
+    # An item may turn out unchanged when its inputs give the same bytes; those below it then rest.
     wanted = graph.downstream(read_status(root))
     found = Counter({Outcome.UNCHANGED: len(graph.items) - len(wanted)})
     if not wanted:

@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 PUBLISHED = "torchtitan, 8B at 128K, fp8, 8 x H100: 1,071 tokens/s on each"
 LENGTHS = (4096, 16_384, 32_768, 81_920, 131_072)
 TOY_LENGTHS = (512, 1024, 2048)
+# 11 million parameters with a vocabulary of 32,000: a step takes seconds on one thread.
 SMALL = {
     "hidden_size": 256,
     "intermediate_size": 688,
@@ -60,7 +61,11 @@ def peak_gib() -> float:
 
 
 def one_loss(
-    how: str, tokens: int, width: int, vocabulary: int, repeats: int = 3
+    how: str,
+    tokens: int,
+    width: int,
+    vocabulary: int,
+    repeats: int = 3,
 ) -> dict[str, float]:
     """Forward and backward pass of the loss alone, in bf16.
 
@@ -68,6 +73,7 @@ def one_loss(
     """
     make_reproducible(0)
     hidden = torch.randn(tokens, width).bfloat16().requires_grad_()
+    # So scaled, the logits have a variance of one.
     weight = (torch.randn(vocabulary, width) / width**0.5).requires_grad_()
     targets = torch.randint(0, vocabulary, (tokens,))
 
@@ -134,7 +140,13 @@ def with_ours(
         betas=(0.9, 0.999),
         weight_decay=0.0,
     )
-    task = Task(what="ours", rows=RowsInMemory(ids=ids), steps=steps, optimizer=optimizer, seed=0)
+    task = Task(
+        what="ours",
+        rows=RowsInMemory(ids=ids),
+        steps=steps,
+        optimizer=optimizer,
+        seed=0,
+    )
     loss = divide(TokenLoss(model), alone(), True)
 
     times, losses = [time.monotonic()], []
@@ -188,7 +200,12 @@ def with_trainer(
             train_sampling_strategy="sequential",
             dataloader_pin_memory=False,
         )
-        Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[Clock()]).train()
+        Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            callbacks=[Clock()],
+        ).train()
     return times, losses
 
 
@@ -214,7 +231,11 @@ def one_length(length: int, steps: int = 3) -> dict[str, float | str]:
 
     words = attention.register(world.device, None)
     model.set_attn_implementation(attention.NAME)
-    optimizer = OptimizerConfig(learning_rate=1e-5, batch_tokens=length, micro_batch_tokens=length)
+    optimizer = OptimizerConfig(
+        learning_rate=1e-5,
+        batch_tokens=length,
+        micro_batch_tokens=length,
+    )
     ids = np.random.default_rng(0).integers(0, 32_000, (steps, length))
     task = Task(
         what=f"{length:,}", rows=RowsInMemory(ids=ids), steps=steps, optimizer=optimizer, seed=0
@@ -249,11 +270,16 @@ def read_llama(length: int) -> LlamaConfig:
 
 def toy_llama(length: int) -> LlamaConfig:
     """The config of a small Llama with that context."""
-    return LlamaConfig(vocab_size=32_000, max_position_embeddings=length, **SMALL)
+    return LlamaConfig(
+        vocab_size=32_000,
+        max_position_embeddings=length,
+        **SMALL,
+    )
 
 
 def ceiling() -> dict[str, float]:
     """TFLOP/s of a large matrix product in bf16 on this device."""
+    # Large enough that memory and launches do not limit it.
     size, device = (16_384, "cuda") if torch.cuda.is_available() else (2048, "cpu")
     make_reproducible(0)
     one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -325,8 +351,24 @@ def compare_trainers(repeats: int = 3) -> None:
         # In turns, so that other work on the machine slows both; then the best of each.
         theirs, own = [], []
         for _ in range(turns):
-            theirs.append(apart(one_training, "Trainer", length, 2, steps))
-            own.append(apart(one_training, "ours", length, 2, steps))
+            theirs.append(
+                apart(
+                    one_training,
+                    "Trainer",
+                    length,
+                    2,
+                    steps,
+                )
+            )
+            own.append(
+                apart(
+                    one_training,
+                    "ours",
+                    length,
+                    2,
+                    steps,
+                )
+            )
         trainer = min(theirs, key=lambda result: result["seconds a step"])
         ours = min(own, key=lambda result: result["seconds a step"])
 

@@ -180,7 +180,11 @@ def _known(kind: Any, path: Sequence[str | int]) -> list[str]:
         kind = _inside(kind, key) or kind
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return list(kind.model_fields)
-    return [name for part in get_args(kind) for name in _known(part, ())]
+    # A union, or a dict or list: the fields of all its parts.
+    names = []
+    for part in get_args(kind):
+        names += _known(part, ())
+    return names
 
 
 def _inside(kind: Any, key: str | int) -> Any:
