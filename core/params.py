@@ -181,7 +181,7 @@ def _known(kind: Any, path: Sequence[str | int]) -> list[str]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return list(kind.model_fields)
     # A union, or a dict or list: the fields of all its parts.
-    names = []
+    names = list[str]()
     for part in get_args(kind):
         names += _known(part, ())
     return names
