@@ -43,14 +43,14 @@ profile: $(READY) ## put profiles/NAME.yaml in place as params.yaml: make profil
 	python -m orchestration.profile $(NAME)
 	python -m evaluation.preflight
 
-check: $(READY)  ## look through params.yaml before anything runs
+check: $(READY)  ## check all of params.yaml before anything runs
 	python -m evaluation.preflight
 
 packed: $(if $(NAME),profile,check) ## make the packed rows of params.yaml as it is, or of a profile: make packed NAME=own-data
 	python -m orchestration.repro data_report
 	@echo data/data_report/report.html
 
-plan: $(READY)   ## what a training costs, before it is paid: make plan PROFILE=llama2-7b-80k ARGS="--gpu H100"
+plan: $(READY)   ## what a training costs, before it starts: make plan PROFILE=llama2-7b-80k ARGS="--gpu H100"
 	python -m training.plan $(PROFILE) $(ARGS)
 
 metrics: $(READY) ## the numbers of every stage that one compares, as tables of 100 columns
@@ -59,10 +59,10 @@ metrics: $(READY) ## the numbers of every stage that one compares, as tables of 
 preview: $(READY) ## what would run now, why, and what it costs; runs nothing
 	python -m orchestration.preview
 
-approve: $(READY) ## let sensor or schedule start what is beyond NEEDLEWORK_BUDGET: make approve [ITEM=checkpoint@global]
+approve: $(READY) ## let sensor and schedule start what is beyond NEEDLEWORK_BUDGET: make approve [ITEM=checkpoint@global]
 	python -m orchestration.approve $(ITEM)
 
-accept: $(READY) ## a change of code alters nothing that was made by it: make accept ITEM="checkpoint base_checkpoint"
+accept: $(READY) ## declare that a change of code alters nothing that was made by it: make accept ITEM="checkpoint base_checkpoint"
 	python -m orchestration.accept $(ITEM)
 
 clean:           ## remove what was made here (the DVC cache stays)

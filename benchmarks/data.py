@@ -1,13 +1,17 @@
 """`python -m benchmarks.data`: the whole data path from compressed JSON Lines to packed rows,
 beside two peers.
 
-Ours runs as a user's does, a process for each stage and item, two at a time, each with one
-tokenizer thread; so every start of Python is counted. The peers (benchmarks/data_peers.py) get the
-same files, cores and tokenizer, in the same run. Then: what a further recipe costs; which part of
-the CPU time is reading and tokenising, as the path does them and at the bare speed of the libraries
-(zstd, JSON, tokenizer) on one core; memory at 1 and N times the corpus; and whether the bytes are
-the same for one worker, for two, and after SIGKILL at random moments. Copies of the corpus differ
-in the first words of each document, or they would be duplicates.
+Ours runs as a user runs it: a process for each stage and item, two at a time, each with one
+tokenizer thread. So every start of Python is counted. The peers (benchmarks/data_peers.py) get the
+same files, cores and tokenizer, in the same run. Then it measures:
+
+- what a further recipe costs;
+- which part of the CPU time is reading and tokenising, as the path does them, and by the libraries
+  alone (zstd, JSON, tokenizer) on one core;
+- memory at 1 and N times the corpus;
+- whether the bytes are the same for one worker, for two, and after SIGKILL at random moments.
+
+Copies of the corpus differ in the first words of each document, or they would be duplicates.
 
 --corpus: a folder of *.jsonl.zst, one file a domain. --tokenizer: a folder with tokenizer.json.
 """
@@ -23,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,15 +38,13 @@ import yaml
 import zstandard
 
 ROOT = Path(__file__).parents[1]
-CHUNK = 81_920
+CHUNK = 81_920  # the paper's row for a 7B
 MIB = 1 << 20
 
 
 @dataclass(kw_only=True)
 class Usage:
-    """What processes took: CPU seconds by stage, and the highest resident memory of any of them in
-    MiB.
-    """
+    """CPU seconds by stage, and the highest resident memory of any of its processes in MiB."""
 
     cpu: dict[str, float] = field(default_factory=dict)
     peak: dict[str, float] = field(default_factory=dict)
@@ -52,18 +54,24 @@ def project(folder: Path, files: list[Path], tokenizer: Path) -> Path:
     """A folder with a params.yaml in which the stages can run."""
     folder.mkdir(parents=True)
     params = yaml.safe_load((ROOT / "profiles" / "seven-recipes.yaml").read_text())
-    params["raw_corpus"] |= {
-        "heldout_fraction": 0,
-        "domains": {file.name.split(".")[0]: {"source": str(file)} for file in files},
-    }
+
+    domains = {domain_of(file): {"source": str(file)} for file in files}
+    # Nothing is held out: the peers hold nothing out.
+    params["raw_corpus"] |= {"heldout_fraction": 0, "domains": domains}
     params["raw_corpus"]["decontamination"]["against"] = str(ROOT / "sources" / "evaluation.jsonl")
     params["tokenizer"]["source"] = str(tokenizer)
+
     params["mixed_dataset"] |= {
         "weights": "natural",
+        # Replaced by budget_of_all once the tokens are counted.
         "token_budget": 1,
         "recipes": {
             "first": {"cut": 131_072},
-            "further": {"cut": 131_072, "keep_ratio": 0.5, "as_far_as_possible": True},
+            "further": {
+                "cut": 131_072,
+                "keep_ratio": 0.5,
+                "as_far_as_possible": True,
+            },
         },
     }
     params["packed_shards"]["chunk_length"] = CHUNK
@@ -71,14 +79,20 @@ def project(folder: Path, files: list[Path], tokenizer: Path) -> Path:
     return folder
 
 
+def domain_of(file: Path) -> str:
+    """The domain that a file of the corpus holds: its name without the endings."""
+    return file.name.split(".")[0]
+
+
 def stage(root: Path, usage: Usage, module: str, *items: str) -> None:
-    """Run one stage as a process and note what it took."""
+    """Run one stage as a process and add what it took to `usage`."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "RAYON_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+
     with (root / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", f"assets.{module}", *items],
@@ -87,33 +101,38 @@ def stage(root: Path, usage: Usage, module: str, *items: str) -> None:
             stdout=log,
             stderr=log,
         )
+        # wait4 gives the usage of this one child; getrusage would add up all of them.
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+
     if process.returncode:
         sys.exit(f"{module} {' '.join(items)} failed:\n{(root / 'log.txt').read_text()[-2000:]}")
     usage.cpu[module] = usage.cpu.get(module, 0) + used.ru_utime + used.ru_stime
+    # Linux gives KiB.
     usage.peak[module] = max(usage.peak.get(module, 0), used.ru_maxrss / 1024)
 
 
 def documents_to_tokens(root: Path, files: list[Path], workers: int, usage: Usage) -> None:
-    """Every domain to token ids, the largest first."""
+    """Make the token ids of every domain."""
     stage(root, usage, "token_demand")
     stage(root, usage, "tokenizer")
 
     def domain(file: Path) -> None:
         for module in ("raw_corpus", "tokenized_corpus"):
-            stage(root, usage, module, file.name.split(".")[0])
+            stage(root, usage, module, domain_of(file))
 
+    # The largest first, so that no worker ends long after the others.
+    largest_first = sorted(files, key=lambda file: -file.stat().st_size)
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(domain, sorted(files, key=lambda file: -file.stat().st_size)))
+        list(pool.map(domain, largest_first))
 
 
 def budget_of_all(root: Path) -> int:
-    """Set the token budget to all there is, and return it."""
-    total = sum(
-        json.loads(path.read_text())["tokens"]
-        for path in (root / "metrics/tokenized_corpus").glob("*.json")
-    )
+    """Set the token budget to the tokens of the whole corpus, and return it."""
+    total = 0
+    for path in (root / "metrics/tokenized_corpus").glob("*.json"):
+        total += json.loads(path.read_text())["tokens"]
+
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["mixed_dataset"]["token_budget"] = total
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
@@ -121,7 +140,7 @@ def budget_of_all(root: Path) -> int:
 
 
 def recipe(root: Path, name: str, usage: Usage) -> tuple[float, float]:
-    """Mix and pack one recipe; returns seconds of the index, and of the rows."""
+    """Mix and pack one recipe. Returns the seconds of the index, and of the rows."""
     start = time.monotonic()
     stage(root, usage, "mixed_dataset", name)
     mixed = time.monotonic()
@@ -130,32 +149,37 @@ def recipe(root: Path, name: str, usage: Usage) -> tuple[float, float]:
 
 
 def ours(root: Path, files: list[Path], tokenizer: Path, workers: int) -> dict[str, Any]:
-    """The whole path once."""
+    """The whole path once: seconds, tokens and usage."""
     project(root, files, tokenizer)
+
     usage, start = Usage(), time.monotonic()
     documents_to_tokens(root, files, workers, usage)
     tokens = budget_of_all(root)
     recipe(root, "first", usage)
-    return {"seconds": time.monotonic() - start, "tokens": tokens, "usage": usage}
+    return {
+        "seconds": time.monotonic() - start,
+        "tokens": tokens,
+        "usage": usage,
+    }
 
 
-def peer(name: str, files: list[Path], tokenizer: Path, workers: int, out: Path) -> float:
-    """Seconds of wall clock of one peer, process start included as ours is."""
+def peer(
+    name: str,
+    files: list[Path],
+    tokenizer: Path,
+    workers: int,
+    out: Path,
+) -> float:
+    """Seconds of wall clock of one peer, with the start of its process, as for ours."""
+    command = [sys.executable, "-m", "benchmarks.data_peers", name]
+    command += ["--tokenizer", str(tokenizer)]
+    command += ["--workers", str(workers)]
+    command += ["--out", str(out)]
+    command += [str(file) for file in files]
+
     start = time.monotonic()
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.data_peers",
-            name,
-            "--tokenizer",
-            str(tokenizer),
-            "--workers",
-            str(workers),
-            "--out",
-            str(out),
-            *map(str, files),
-        ],
+        command,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -167,25 +191,30 @@ def peer(name: str, files: list[Path], tokenizer: Path, workers: int, out: Path)
 
 
 def bare_steps(files: list[Path], tokenizer: Path) -> dict[str, float]:
-    """Seconds on one core of each step alone, nothing written: what no path through these libraries
-    can beat.
+    """CPU seconds of each step alone on one core, with nothing written.
+
+    No path through these libraries can be faster.
     """
+    # Imported here: only this part needs it, and it is an extra.
     import gigatoken
 
-    seconds = {"zstd": 0.0, "json": 0.0, "tokenizer": 0.0}
+    seconds = {
+        "zstd": 0.0,
+        "json": 0.0,
+        "tokenizer": 0.0,
+    }
     for file in files:
+        # One for each file, as a stage opens one for each domain: it caches words.
         fast = gigatoken.Tokenizer(str(tokenizer / "tokenizer.json"))
+
         clock = time.process_time()
-        with file.open("rb") as compressed:
-            raw = (
-                zstandard.ZstdDecompressor()
-                .stream_reader(compressed, read_across_frames=True)
-                .read()
-            )
+        raw = _unpacked(file)
         seconds["zstd"] += time.process_time() - clock
+
         clock = time.process_time()
         texts = [orjson.loads(line)["text"] for line in raw.split(b"\n") if line]
         seconds["json"] += time.process_time() - clock
+
         del raw
         clock = time.process_time()
         for batch in _batches(texts):
@@ -194,16 +223,26 @@ def bare_steps(files: list[Path], tokenizer: Path) -> dict[str, float]:
     return seconds
 
 
+def _unpacked(file: Path) -> bytes:
+    """The bytes of a .zst file, of all its frames."""
+    with file.open("rb") as compressed:
+        reader = zstandard.ZstdDecompressor().stream_reader(compressed, read_across_frames=True)
+        return reader.read()
+
+
 def own_steps(root: Path, names: list[str]) -> dict[str, float]:
-    """CPU seconds of reading (decompressing, parsing) and of tokenising as the stages do them, with
-    every other thing they do left out. In a process of its own, for it goes into the folder `root`.
+    """CPU seconds of reading (decompressing, parsing) and of tokenising, as the stages do them.
+
+    All else that they do is left out.
     """
+    # In a process of its own, because it changes to the folder `root`.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_own_steps, root, names).result()
 
 
 def _own_steps(root: Path, names: list[str]) -> dict[str, float]:
     os.chdir(root)
+    # Before the imports: the libraries read these when they are loaded.
     os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     from assets import raw_corpus, tokenized_corpus
     from assets.document_store import read_documents, utf8_of
@@ -215,14 +254,17 @@ def _own_steps(root: Path, names: list[str]) -> dict[str, float]:
     seconds = {"reading": 0.0, "tokenising": 0.0}
     for name in names:
         tally = raw_corpus.Tally(list_skipped=lambda row: None)
+
         clock = time.process_time()
         for _ in raw_corpus.located(config, name, config.domains[name], tally):
             pass
         seconds["reading"] += time.process_time() - clock
+
         clock = time.process_time()
         reference = Reference(load_tokenizer(tokenized_corpus.TOKENIZER))
         fast = Fast(tokenized_corpus.TOKENIZER)
         seconds["tokenising"] += time.process_time() - clock
+
         for block in read_documents(Path("data/raw_corpus") / name):
             texts = utf8_of(block)
             clock = time.process_time()
@@ -233,6 +275,7 @@ def _own_steps(root: Path, names: list[str]) -> dict[str, float]:
 
 
 def _batches(texts: list[str]) -> Iterator[list[str]]:
+    """Texts of some 8 MiB at a time, or the ids of all of them would be in memory at once."""
     held: list[str] = []
     size = 0
     for text in texts:
@@ -241,14 +284,14 @@ def _batches(texts: list[str]) -> Iterator[list[str]]:
         if size > 8 * MIB:
             yield held
             held, size = [], 0
+
     if held:
         yield held
 
 
 def copies(files: list[Path], times: int, folder: Path) -> list[Path]:
-    """Files of `times` as many documents, no two alike. Made in a process of its own: what this one
-    holds would count in the peak memory of its children.
-    """
+    """Files of `times` as many documents, no two alike."""
+    # In a process of its own: what this one holds would count in the peak of its children.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(write_copies, files, times, folder).result()
 
@@ -259,31 +302,22 @@ def write_copies(files: list[Path], times: int, folder: Path) -> list[Path]:
     made = []
     for file in files:
         made.append(folder / file.name)
-        with file.open("rb") as compressed:
-            raw = (
-                zstandard.ZstdDecompressor()
-                .stream_reader(compressed, read_across_frames=True)
-                .read()
-            )
-        lines = [orjson.loads(line) for line in raw.split(b"\n") if line]
-        with (
-            made[-1].open("wb") as target,
-            zstandard.ZstdCompressor().stream_writer(target) as writer,
-        ):
+        records = [orjson.loads(line) for line in _unpacked(file).split(b"\n") if line]
+        compressor = zstandard.ZstdCompressor()
+        with made[-1].open("wb") as target, compressor.stream_writer(target) as writer:
             for number in range(times):
-                for record in lines:
-                    writer.write(
-                        orjson.dumps({**record, "text": f"copy {number}. {record['text']}"}) + b"\n"
-                    )
+                for record in records:
+                    copy = {**record, "text": f"copy {number}. {record['text']}"}
+                    writer.write(orjson.dumps(copy) + b"\n")
     return made
 
 
 def hashes(root: Path) -> dict[str, str]:
     """Every record, which holds the hash of every file: path -> content."""
-    return {
-        str(path.relative_to(root)): path.read_text()
-        for path in sorted((root / "data").rglob("record.json"))
-    }
+    found = {}
+    for path in sorted((root / "data").rglob("record.json")):
+        found[str(path.relative_to(root))] = path.read_text()
+    return found
 
 
 def killed_and_run_again(
@@ -291,34 +325,38 @@ def killed_and_run_again(
 ) -> dict[str, str]:
     """The path with SIGKILL at random moments, each stage run again until it ends."""
     project(root, files, tokenizer)
+    names = [domain_of(file) for file in files]
+    steps: list[tuple[str, ...]] = [("token_demand",), ("tokenizer",)]
+    steps += [("raw_corpus", name) for name in names]
+    steps += [("tokenized_corpus", name) for name in names]
+    steps += [("mixed_dataset", "first"), ("packed_shards", "first")]
+
     draw = random.Random(0)
-    names = [file.name.split(".")[0] for file in files]
-    steps = [
-        ("token_demand",),
-        ("tokenizer",),
-        *(("raw_corpus", name) for name in names),
-        *(("tokenized_corpus", name) for name in names),
-        ("mixed_dataset", "first"),
-        ("packed_shards", "first"),
-    ]
-    struck = draw.choices(range(len(steps)), k=kills)
+    killed = draw.choices(range(len(steps)), k=kills)
     for number, step in enumerate(steps):
         if step[0] == "mixed_dataset":
             budget_of_all(root)
-        for _ in range(struck.count(number)):
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"assets.{step[0]}", *step[1:]],
-                cwd=root,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stderr=subprocess.DEVNULL,
-            )
-            try:
-                process.wait(draw.uniform(0.2, 1.5))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+        for _ in range(killed.count(number)):
+            # Python starts in 0.2 s, and the longest stage of one domain takes some seconds.
+            kill_after(root, step, draw.uniform(0.2, 1.5))
         stage(root, Usage(), *step)
     return hashes(root)
+
+
+def kill_after(root: Path, step: tuple[str, ...], seconds: float) -> None:
+    """Start a stage and kill it after some seconds, if it has not ended."""
+    module, *items = step
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"assets.{module}", *items],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
 
 def main() -> None:
@@ -331,17 +369,20 @@ def main() -> None:
         "--size",
         type=int,
         default=4,
-        help="times the corpus in the speed test: copies, which flatter "
-        "a tokenizer that remembers words",
+        help="times the corpus in the speed test; copies favour a tokenizer that caches words",
     )
-    parser.add_argument("--times", type=int, default=8, help="times the corpus in the memory test")
+    parser.add_argument(
+        "--times",
+        type=int,
+        default=8,
+        help="times the corpus in the memory test",
+    )
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--only", choices=["speed", "memory", "bytes"], help="one part of it")
     options = parser.parse_args()
-    files, tokenizer = (
-        sorted(options.corpus.resolve().glob("*.jsonl.zst")),
-        options.tokenizer.resolve(),
-    )
+
+    files = sorted(options.corpus.resolve().glob("*.jsonl.zst"))
+    tokenizer = options.tokenizer.resolve()
     with tempfile.TemporaryDirectory(prefix="needlework-") as name:
         folder = Path(name)
         if options.only in (None, "speed"):
@@ -349,7 +390,13 @@ def main() -> None:
             speed(folder, sized, tokenizer, options.workers)
             shutil.rmtree(folder / "copies", ignore_errors=True)
         if options.only in (None, "memory"):
-            memory(folder, files, tokenizer, options.workers, options.times)
+            memory(
+                folder,
+                files,
+                tokenizer,
+                options.workers,
+                options.times,
+            )
         if options.only in (None, "bytes"):
             same_bytes(folder, files, tokenizer, options.kills)
 
@@ -358,45 +405,61 @@ def speed(folder: Path, files: list[Path], tokenizer: Path, workers: int) -> Non
     """Ours, the peers, a further recipe, and where the time goes."""
     run = ours(folder / "ours", files, tokenizer, workers)
     usage: Usage = run["usage"]
+    # The better of two: other work on the machine comes and goes.
     index, rows = min(recipe(folder / "ours", "further", Usage()) for _ in range(2))
     bare = bare_steps(files, tokenizer)
-    own = own_steps(folder / "ours", [file.name.split(".")[0] for file in files])
+    own = own_steps(folder / "ours", [domain_of(file) for file in files])
     shutil.rmtree(folder / "ours")
-    others = {
-        name: peer(name, files, tokenizer, workers, folder / name)
-        for name in ("datatrove", "group_texts")
-    }
+
+    others = {}
+    for name in ("datatrove", "group_texts"):
+        others[name] = peer(
+            name,
+            files,
+            tokenizer,
+            workers,
+            folder / name,
+        )
+
+    tokens, whole = run["tokens"], run["seconds"]
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
     print(
-        f"{run['tokens']:,} tokens from {sum(file.stat().st_size for file in files) / 1e6:.0f} MB "
-        "of .jsonl.zst to "
-        f"rows of {CHUNK:,}, {workers} workers, wall clock"
+        f"{tokens:,} tokens from {megabytes:.0f} MB of .jsonl.zst to rows of {CHUNK:,}, "
+        f"{workers} workers, wall clock"
     )
-    print(
-        f"{'ours':16}{run['seconds']:8.1f} s{run['tokens'] / run['seconds'] / 1e6:8.2f} M tokens/s"
-    )
+    print(_rate_line("ours", whole, tokens))
     for name, seconds in others.items():
-        print(
-            f"{name:16}{seconds:8.1f} s{run['tokens'] / seconds / 1e6:8.2f} M tokens/s   ours is "
-            f"{seconds / run['seconds']:.1f} times as fast"
-        )
+        times = seconds / whole
+        print(f"{_rate_line(name, seconds, tokens)}   ours is {times:.1f} times as fast")
     print(
-        f"a further recipe: its index {index:.1f} s ({index / run['seconds']:.1%} of the first), "
-        f"its rows {rows:.1f} s ({rows / run['seconds']:.1%})"
+        f"a further recipe: its index {index:.1f} s ({index / whole:.1%} of the first), "
+        f"its rows {rows:.1f} s ({rows / whole:.1%})"
     )
+
     cpu = sum(usage.cpu.values())
-    print(
-        "\nCPU seconds by stage: "
-        f"{', '.join(f'{name} {value:.1f}' for name, value in usage.cpu.items())}; {cpu:.1f}"
-    )
+    print(f"\nCPU seconds by stage: {_list(usage.cpu)}; {cpu:.1f}")
     for title, steps in (("as the path does them", own), ("bare, by the libraries alone", bare)):
-        print(
-            f"{title}: {', '.join(f'{name} {value:.1f}' for name, value in steps.items())}; "
-            "together "
-            f"{sum(steps.values()):.1f} = {sum(steps.values()) / cpu:.0%} of the path's CPU"
-        )
+        together = sum(steps.values())
+        share = together / cpu
+        print(f"{title}: {_list(steps)}; together {together:.1f} = {share:.0%} of the path's CPU")
 
 
-def memory(folder: Path, files: list[Path], tokenizer: Path, workers: int, times: int) -> None:
+def _rate_line(name: str, seconds: float, tokens: int) -> str:
+    rate = tokens / seconds / 1e6
+    return f"{name:16}{seconds:8.1f} s{rate:8.2f} M tokens/s"
+
+
+def _list(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+
+
+def memory(
+    folder: Path,
+    files: list[Path],
+    tokenizer: Path,
+    workers: int,
+    times: int,
+) -> None:
     """Peak resident memory by stage, at 1 and `times` times the corpus."""
     print("\npeak resident memory, MiB, any process of the stage")
     peaks = {}
@@ -406,25 +469,28 @@ def memory(folder: Path, files: list[Path], tokenizer: Path, workers: int, times
         peaks[number] = run["usage"].peak
         shutil.rmtree(folder / f"ours{number}")
         shutil.rmtree(folder / f"copies{number}")
-        print(
-            f"  {number} x: {run['tokens']:,} tokens, {run['seconds']:.1f} s, "
-            f"{run['tokens'] / run['seconds'] / 1e6:.2f} M tokens/s"
-        )
+        tokens, seconds = run["tokens"], run["seconds"]
+        rate = tokens / seconds / 1e6
+        print(f"  {number} x: {tokens:,} tokens, {seconds:.1f} s, {rate:.2f} M tokens/s")
+
     for module, low in peaks[1].items():
         print(f"  {module:18}{low:8.0f}{peaks[times][module]:8.0f}")
 
 
 def same_bytes(folder: Path, files: list[Path], tokenizer: Path, kills: int) -> None:
-    """One worker, two workers, and a path struck down again and again."""
+    """Compare one worker, two workers, and a path with kills."""
     results = []
     for workers in (1, 2):
-        ours(folder / f"workers{workers}", files, tokenizer, workers)
-        results.append(hashes(folder / f"workers{workers}"))
-        shutil.rmtree(folder / f"workers{workers}")
-    results.append(killed_and_run_again(folder / "killed", files, tokenizer, kills))
+        root = folder / f"workers{workers}"
+        ours(root, files, tokenizer, workers)
+        results.append(hashes(root))
+        shutil.rmtree(root)
+
+    one, two = results
+    killed = killed_and_run_again(folder / "killed", files, tokenizer, kills)
     print(
-        f"\nsame bytes: 1 and 2 workers {results[0] == results[1]}, after {kills} SIGKILLs "
-        f"{results[0] == results[2]} ({len(results[0])} artefacts)"
+        f"\nsame bytes: 1 and 2 workers {one == two}, after {kills} SIGKILLs {one == killed} "
+        f"({len(one)} artefacts)"
     )
 
 

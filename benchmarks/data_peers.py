@@ -2,12 +2,12 @@
 Lines to token rows.
 
 group_texts: `datasets.map` with the fast `transformers` tokenizer, then `map` with the function
-that joins and chops lists, as language-model training scripts have it. datatrove: its reader and
-its document tokenizer, one task a file; its rows are windows of the file that it writes, so they
-cost nothing more. Both get `--workers` processes with one tokenizer thread each, batches that suit
-long documents, and nothing to do that ours does not do; ours also removes duplicates,
-decontaminates, splits, mixes and hashes what it writes. Prints one line of JSON. datatrove is none
-of this project's dependencies: pip install --no-deps datatrove==0.10.1 loguru humanize
+that joins and chops lists, as in the usual training scripts. datatrove: its reader and its document
+tokenizer, one task a file; its rows are windows of the file that it writes, so they cost no more.
+Both get `--workers` processes with one tokenizer thread each, and batches that suit long documents.
+They do only what ours does too. Ours also removes duplicates, decontaminates, splits, mixes, and
+hashes what it writes. Prints one line of JSON. datatrove is no dependency of this project:
+pip install --no-deps datatrove==0.10.1 loguru humanize
 """
 
 import argparse
@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+# Before the imports below: the libraries read these when they are loaded.
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -26,33 +27,41 @@ os.environ |= {
 }
 
 
-def group_texts(files: list[Path], tokenizer: Path, chunk: int, workers: int, out: Path) -> int:
-    """Rows on disk by `datasets`; returns how many."""
+def group_texts(
+    files: list[Path],
+    tokenizer: Path,
+    chunk: int,
+    workers: int,
+    out: Path,
+) -> int:
+    """Write rows by `datasets`. Returns how many."""
     import datasets
     from transformers import AutoTokenizer
 
     fast = AutoTokenizer.from_pretrained(str(tokenizer))
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, Any]:
-        return {
-            "input_ids": fast(
-                batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False
-            )["input_ids"]
-        }
+        encoded = fast(
+            batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+        return {"input_ids": encoded["input_ids"]}
 
     def group(batch: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         joined = list(chain.from_iterable(batch["input_ids"]))
+        # What is left of a batch is dropped, as those scripts do.
         total = len(joined) // chunk * chunk
-        return {"input_ids": [joined[start : start + chunk] for start in range(0, total, chunk)]}
+        rows = [joined[start : start + chunk] for start in range(0, total, chunk)]
+        return {"input_ids": rows}
 
-    texts = datasets.concatenate_datasets(
-        [
-            datasets.load_dataset(
-                "json", data_files=str(file), split="train", cache_dir=str(out / "cache")
-            ).select_columns("text")
-            for file in files
-        ]
-    )  # one by one, for their `meta` differ
+    # One by one: their `meta` differ, and one schema would not fit all.
+    parts = []
+    for file in files:
+        part = datasets.load_dataset(
+            "json", data_files=str(file), split="train", cache_dir=str(out / "cache")
+        )
+        parts.append(part.select_columns("text"))
+
+    texts = datasets.concatenate_datasets(parts)
     tokenized = texts.map(
         tokenize,
         batched=True,
@@ -68,8 +77,14 @@ def group_texts(files: list[Path], tokenizer: Path, chunk: int, workers: int, ou
     return len(rows)
 
 
-def datatrove(files: list[Path], tokenizer: Path, chunk: int, workers: int, out: Path) -> int:
-    """Token files by datatrove; returns how many rows they hold."""
+def datatrove(
+    files: list[Path],
+    tokenizer: Path,
+    chunk: int,
+    workers: int,
+    out: Path,
+) -> int:
+    """Write token files by datatrove. Returns how many rows they hold."""
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.tokens import DocumentTokenizer
@@ -88,7 +103,9 @@ def datatrove(files: list[Path], tokenizer: Path, chunk: int, workers: int, out:
     LocalPipelineExecutor(
         pipeline=pipeline, tasks=len(files), workers=workers, logging_dir=str(out / "logs")
     ).run()
+
     size = sum(path.stat().st_size for path in (out / "tokens").glob("*.ds"))
+    # Two bytes a token, for a vocabulary below 65,536.
     return size // 2 // chunk
 
 
@@ -102,11 +119,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args()
+
     options.out.mkdir(parents=True, exist_ok=True)
     work = {"group_texts": group_texts, "datatrove": datatrove}[options.peer]
     start = time.monotonic()
-    rows = work(options.files, options.tokenizer, options.chunk, options.workers, options.out)
-    print(json.dumps({"peer": options.peer, "rows": rows, "seconds": time.monotonic() - start}))
+    rows = work(
+        options.files,
+        options.tokenizer,
+        options.chunk,
+        options.workers,
+        options.out,
+    )
+    print(
+        json.dumps(
+            {
+                "peer": options.peer,
+                "rows": rows,
+                "seconds": time.monotonic() - start,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

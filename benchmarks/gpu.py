@@ -52,12 +52,15 @@ def run_part(name: str, card: Card, seconds: float) -> int:
     part, limit = PARTS[name]
     begun = time.monotonic()
     results = part(card)
+
+    # `next` by hand: the limit is checked, and the time taken, before each result.
     while True:
         before = time.monotonic()
         if before - begun > min(limit, seconds):
             say(name, {"stopped": "the time of this part is over"}, begun)
             results.close()  # type: ignore[attr-defined]  # parts are generators
             break
+
         try:
             result = next(results)
         except StopIteration:
@@ -65,63 +68,97 @@ def run_part(name: str, card: Card, seconds: float) -> int:
         except Exception as error:  # A part that fails must not end the others.
             where = traceback.extract_tb(error.__traceback__)[-1]
             text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-            say(
-                name,
-                {"failed": text, "where": f"{Path(where.filename).name}:{where.lineno}"},
-                begun,
-            )
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            say(name, {"failed": text, "where": place}, begun)
             failures += 1
             break
+
         failures += "failed" in result
         say(name, result, before)
+
     card.forget()
     return failures
 
 
 def say(part: str, result: dict[str, Any], since: float) -> None:
-    """One line of JSON."""
-    line = {"part": part, **result, "seconds": round(time.monotonic() - since, 2)}
+    """Print a result as one line of JSON, with the seconds since `since`."""
+    line = {
+        "part": part,
+        **result,
+        "seconds": round(time.monotonic() - since, 2),
+    }
     print(json.dumps(line), flush=True)
 
 
 def tables(lines: Sequence[str]) -> str:
     """Lines of results as Markdown: a table for each part and for each set of columns in it."""
     results = [json.loads(line) for line in lines if line.strip()]
+
     text = []
-    for (part, columns), group in groupby(results, lambda each: (each["part"], tuple(each)[1:-1])):
-        text += [f"| {' | '.join((part, *columns))} |", "|---" * (len(columns) + 1) + "|"]
-        text += [
-            f"| {' | '.join(['', *map(_cell, tuple(each.values())[1:-1])])} |" for each in group
-        ]
+    for (part, columns), group in groupby(results, _part_and_columns):
+        text.append(_row([part, *columns]))
+        text.append("|---" * (len(columns) + 1) + "|")
+        for each in group:
+            cells = [_cell(each[column]) for column in columns]
+            text.append(_row(["", *cells]))
         text.append("")
     return "\n".join(text)
+
+
+def _part_and_columns(result: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """What the results of one table share. `say` puts the part first and the seconds last."""
+    return result["part"], tuple(result)[1:-1]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {inner}" for key, inner in value.items())
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    # A bool is an int, too.
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if is_count else str(value)
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the requested parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dry-run", action="store_true", help="toy sizes, on a CPU too")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
-    parser.add_argument("--seconds", type=float, default=480, help="for all parts together")
-    parser.add_argument("--extend", type=Path, metavar="FOLDER", help="the convincing run")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="print kept results as Markdown")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=480,
+        help="for all parts together",
+    )
+    parser.add_argument(
+        "--extend",
+        type=Path,
+        metavar="FOLDER",
+        help="the convincing run",
+    )
+    parser.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="print kept results as Markdown",
+    )
     given = parser.parse_args()
+
     if given.table is not None:
         print(tables(given.table.read_text().splitlines()))
         return
     if given.extend is not None:
+        # Here, because it imports pandas and matplotlib, and itself imports this module.
         from benchmarks.gpu_extend import extend
 
         extend(given.extend, given.seconds)
         return
+
     names = [name.strip() for name in given.only.split(",")]
     unknown = [name for name in names if name not in PARTS]
     if unknown:
@@ -130,14 +167,17 @@ def main() -> None:
         sys.exit("gpu: no GPU here. `--dry-run` does all of it on a CPU with toy sizes.")
     if given.dry_run and not torch.cuda.is_available():
         torch.compiler.set_stance("force_eager")  # A C++ compiler takes a minute for nothing new.
+
     deadline = time.monotonic() + given.seconds
-    card, failures = Card.of_here(given.dry_run), 0
+    card = Card.of_here(given.dry_run)
+    failures = 0
     for name in names:
         left = deadline - time.monotonic()
         if left <= 0:
             say(name, {"stopped": "--seconds is over"}, time.monotonic())
             continue
         failures += run_part(name, card, left)
+
     if failures:
         sys.exit(f"gpu: {failures} results failed. Each says so in its line.")
 

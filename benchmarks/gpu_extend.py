@@ -41,30 +41,39 @@ from training.hardware import LIGER
 from training.parallel import LAUNCHED, join_world
 
 PART = 55 << 20
+"""Bytes of each file that travels."""
 HELDOUT = "heldout.npz"
+"""By domain, the held-out rows: an array of (rows, tokens) each."""
 ROWS_PER_DOMAIN = 4
 TRAVELS = ("params.yaml", HELDOUT, "haystack", "data/base_checkpoint", "data/packed_shards")
 
 
 def extend(folder: Path, seconds: float) -> None:
-    """Run it: every model of params.yaml, in order. Nothing new begins after `seconds`."""
+    """Train and test every model of params.yaml, in order. No model begins after `seconds`."""
     deadline = time.monotonic() + seconds
     os.chdir(folder)
+    # As if under an accelerate file with FSDP. On one device there is nothing to shard again.
     os.environ |= {LAUNCHED: "true", "FSDP_RESHARD_AFTER_FORWARD": "false"}
     if torch.cuda.is_available():
         os.environ.setdefault(SWITCHES.name, LIGER)
     world = join_world()
+
     needle = read_params("needle_report", NeedleReportConfig)
-    for name, model in read_params("checkpoint", CheckpointConfig).models.items():
+    models = read_params("checkpoint", CheckpointConfig).models
+    for name, model in models.items():
         if time.monotonic() > deadline:
             say(name, {"stopped": "--seconds is over"}, time.monotonic())
             continue
+
         begun = time.monotonic()
+        # Others are copied by the stage; only a folder of rows is trained on.
         if model.source.is_relative_to("data/packed_shards"):
             train_model(name, world)
         checkpoint.run(name)
+
         record = read_json(Path("data/checkpoint") / name / "record.json")
-        say(name, {"tokens": record["tokens_trained"], "rope base": record["rope_base"]}, begun)
+        facts = {"tokens": record["tokens_trained"], "rope base": record["rope_base"]}
+        say(name, facts, begun)
         for what, result in examine(of_graph(name), needle):
             say(name, {"what": what, **result}, begun)
 
@@ -75,16 +84,24 @@ def examine(subject: Subject, config: NeedleReportConfig) -> Iterator[tuple[str,
         means = measure(subject, config, Path(place))
         cells = pd.read_csv(Path(place) / "cells.csv")
         trials = pd.read_csv(Path(place) / "trials.csv")
-    yield "needle", {key: value for key, value in means.items() if value is not None}
+
+    measured = {key: value for key, value in means.items() if value is not None}
+    yield "needle", measured
     for score in ("exact_match", "word_overlap", "gain"):
-        table = cells.pivot(index="length", columns="depth", values=score).round(3)
-        rows = {
-            str(length): list(row)
-            for length, row in zip(table.index, table.values.tolist(), strict=True)
-        }
+        table = cells.pivot(
+            index="length",
+            columns="depth",
+            values=score,
+        ).round(3)
+        rows = {}
+        for length, row in zip(table.index, table.values.tolist(), strict=True):
+            rows[str(length)] = row
         yield score, {"depths": list(table.columns), **rows}
+
+    # The longest prompts are where a model fails first.
     longest = trials[trials["length"] == trials["length"].max()]
-    yield "said", {"said": [str(text)[:80] for text in longest["said"].head(4)]}
+    said = [str(text)[:80] for text in longest["said"].head(4)]
+    yield "said", {"said": said}
     yield "loss", _loss_by_position(subject)
 
 
@@ -96,31 +113,42 @@ def _loss_by_position(subject: Subject) -> dict[str, Any]:
         for domain in sorted(kept.files):
             losses += [token_losses(subject.model, row.astype(np.int64)) for row in kept[domain]]
     stacked = np.stack(losses)
-    edges = [0, *(stacked.shape[1] * share // 16 for share in (1, 2, 4, 8, 16))]
-    return {
-        "rows": len(losses),
-        **{
-            f"{low}-{high}": round(float(stacked[:, low:high].mean()), 4)
-            for low, high in zip(edges, edges[1:], strict=False)
-        },
-    }
+
+    # Ranges of doubling width: the first sixteenth, the second, then an eighth, a quarter, a half.
+    result: dict[str, Any] = {"rows": len(losses)}
+    low = 0
+    for share in (1, 2, 4, 8, 16):
+        high = stacked.shape[1] * share // 16
+        mean = float(stacked[:, low:high].mean())
+        result[f"{low}-{high}"] = round(mean, 4)
+        low = high
+    return result
 
 
 def pack(project: Path, parts: Path) -> None:
     """Write what the run needs from a project into files of at most PART bytes."""
     length = _row_length(project)
+
     rows = {}
     for folder in sorted((project / "data/tokenized_corpus").iterdir()):
         store = open_tokens(folder)
         documents = [store.document(int(number)) for number in np.flatnonzero(store.heldout)]
-        long = [ids[:length] for ids in documents if len(ids) >= length][:ROWS_PER_DOMAIN]
+        # Whole rows only: the loss is compared by position.
+        long = [ids[:length] for ids in documents if len(ids) >= length]
         if long:
-            rows[folder.name] = np.stack(long).astype(np.uint32)
+            rows[folder.name] = np.stack(long[:ROWS_PER_DOMAIN]).astype(np.uint32)
     np.savez_compressed(project / HELDOUT, **rows)
+
+    # Weights hardly compress, so the fastest preset.
     memory = io.BytesIO()
-    with tarfile.open(fileobj=memory, mode="w:xz", preset=1) as archive:
+    with tarfile.open(
+        fileobj=memory,
+        mode="w:xz",
+        preset=1,
+    ) as archive:
         for name in TRAVELS:
             archive.add((project / name).resolve(), name)
+
     whole = memory.getvalue()
     parts.mkdir(parents=True, exist_ok=True)
     for number, start in enumerate(range(0, len(whole), PART)):
@@ -131,6 +159,7 @@ def unpack(parts: Path, folder: Path) -> None:
     """Put the parts together and open them in `folder`."""
     whole = b"".join(path.read_bytes() for path in sorted(parts.glob("part-*")))
     with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        # "data" refuses paths that lead out of the folder.
         archive.extractall(folder, filter="data")
 
 
@@ -138,7 +167,9 @@ def _row_length(project: Path) -> int:
     """Tokens in a packed row."""
     from training.batches import open_rows
 
-    return open_rows(sorted((project / "data/packed_shards").iterdir())[0]).length
+    # All recipes have rows of one length.
+    recipes = sorted((project / "data/packed_shards").iterdir())
+    return open_rows(recipes[0]).length
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """`python -m benchmarks.reruns`: for each kind of change, how many items ran, came from the cache,
 or were not touched.
 
-The whole sample graph (every stage and item of profiles/sample.yaml) with sizes cut down so that it
-takes minutes, in a temporary copy with a cache of its own. Changes follow one another; each is
-answered by one run, as the sensor's would. Prints a Markdown table.
+The whole sample graph (every stage and item of profiles/sample.yaml) with smaller sizes, so that it
+takes minutes, in a temporary copy with a cache of its own. Changes follow one another. Each is
+answered by one run, as by the sensor. Prints a Markdown table.
 """
 
 import os
@@ -39,6 +39,7 @@ COPIED = (
     ".dvcignore",
     "README.md",
 )
+# Snapshots are at a half and the whole of the smaller training.
 SMALLER = {
     "mixed_dataset.token_budget": 100_000,
     "checkpoint.tokens": 32_768,
@@ -53,25 +54,27 @@ SMALLER = {
 
 
 def copy(target: Path) -> Path:
-    """The project, nothing made, with the smaller sample."""
+    """The project with the smaller sample and nothing made."""
     target.mkdir()
+    caches = shutil.ignore_patterns("__pycache__")
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, target / name, ignore=caches)
         else:
             shutil.copyfile(source, target / name)
+
     shutil.copyfile(ROOT / "profiles/sample.yaml", target / "params.yaml")
     for key, value in SMALLER.items():
         set_param(target, key, value)
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=target, check=True
-    )
+
+    init = [sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"]
+    subprocess.run(init, cwd=target, check=True)
     return target
 
 
 def set_param(root: Path, key: str, value: object) -> None:
-    """One parameter, its place given by dots."""
+    """Set one parameter. key: dots go deeper."""
     params = yaml.safe_load((root / "params.yaml").read_text())
     *path, last = key.split(".")
     node = params
@@ -82,17 +85,18 @@ def set_param(root: Path, key: str, value: object) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """To the end of a file."""
+    """Append text to a file."""
     path.write_text(path.read_text() + text)
 
 
 def delete(root: Path, path: str) -> None:
-    """An output."""
+    """Delete an output."""
     shutil.rmtree(root / path)
 
 
 CHANGES: list[tuple[str, Callable[[Path], object]]] = [
     ("everything, for the first time", lambda root: None),
+    # Each of the following starts from what the one before it made.
     ("nothing", lambda root: None),
     ("a file that no stage lists", lambda root: append(root / "README.md", "\n")),
     ("the page's title", lambda root: set_param(root, "comparison.title", "Another")),
@@ -123,20 +127,23 @@ CHANGES: list[tuple[str, Callable[[Path], object]]] = [
 
 
 def answer(root: Path) -> tuple[Counter[str], float]:
-    """One run of what is out of date and what follows: items by outcome, seconds."""
+    """Run once what is out of date and what follows. Returns items by outcome, and seconds."""
     start = time.monotonic()
     graph = read_graph(root)
+    # An item may turn out unchanged when its inputs give the same bytes; those below it then rest.
     wanted = graph.downstream(read_status(root))
     found = Counter({Outcome.UNCHANGED: len(graph.items) - len(wanted)})
     if not wanted:
         return found, time.monotonic() - start
+
+    # Loaded for each change, because a change may add items.
     job = build_definitions(root).resolve_job_def(WHOLE_GRAPH)
+    keys = [asset_key(graph.items[name]) for name in wanted]
     with DagsterInstance.ephemeral() as instance:
-        _, events = run_here(
-            job, instance, [asset_key(graph.items[name]) for name in wanted], QUIET
-        )
+        _, events = run_here(job, instance, keys, QUIET)
         for event in events:
             if event.is_step_failure:
+                # A failed item would make all later counts wrong.
                 sys.exit(reason(event))
             if event.is_step_materialization:
                 found[str(event.materialization.metadata["outcome"].value)] += 1
@@ -152,12 +159,9 @@ def main() -> None:
         for name, change in CHANGES:
             change(root)
             found, seconds = answer(root)
-            print(
-                f"| {name} | {found[Outcome.RAN]} | {found[Outcome.RESTORED]} | "
-                f"{found[Outcome.UNCHANGED]} "
-                f"| {seconds:.0f} |",
-                flush=True,
-            )
+            outcomes = (Outcome.RAN, Outcome.RESTORED, Outcome.UNCHANGED)
+            counts = " | ".join(str(found[outcome]) for outcome in outcomes)
+            print(f"| {name} | {counts} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""How fast training is, and how much memory it takes: ratios taken side by side, each part in a
+"""How fast training is, and how much memory it takes: ratios measured side by side, each part in a
 process of its own.
 
-    python -m benchmarks.training loss       the chunked loss against plain cross-entropy: time, memory, difference
-    python -m benchmarks.training trainer    this loop against transformers.Trainer, same model, rows and optimizer
-    python -m benchmarks.training lengths    one device, row after row longer: tokens/s, MFU, peak memory
+    python -m benchmarks.training loss      the chunked loss against plain cross-entropy: time,
+                                            memory, difference
+    python -m benchmarks.training trainer   this loop against transformers.Trainer, with the same
+                                            model, rows and optimizer
+    python -m benchmarks.training lengths   one device, longer and longer rows: tokens/s, MFU, peak
+                                            memory
 
 `lengths` trains a LLaMA-2-7B of random weights on one GPU, by the path that the stage takes (FSDP2,
-chunked loss, activation checkpointing with offload); where there is no GPU, a toy on the CPU, to
-see that it runs.
+chunked loss, activation checkpointing with offload). Without a GPU it trains a toy on the CPU, to
+check that it runs.
 """
 
 import argparse
@@ -42,6 +45,7 @@ ROOT = Path(__file__).parents[1]
 PUBLISHED = "torchtitan, 8B at 128K, fp8, 8 x H100: 1,071 tokens/s on each"
 LENGTHS = (4096, 16_384, 32_768, 81_920, 131_072)
 TOY_LENGTHS = (512, 1024, 2048)
+# 11 million parameters with a vocabulary of 32,000: a step takes seconds on one thread.
 SMALL = {
     "hidden_size": 256,
     "intermediate_size": 688,
@@ -51,20 +55,28 @@ SMALL = {
 
 
 def peak_gib() -> float:
-    """The most memory this process has had."""
+    """The peak resident memory of this process, in GiB."""
+    # Linux gives KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
 
 def one_loss(
-    how: str, tokens: int, width: int, vocabulary: int, repeats: int = 3
+    how: str,
+    tokens: int,
+    width: int,
+    vocabulary: int,
+    repeats: int = 3,
 ) -> dict[str, float]:
-    """Forward and backward pass of the loss alone, in bf16; its value, seconds and memory above
-    what went in.
+    """Forward and backward pass of the loss alone, in bf16.
+
+    how: "plain" or "chunked". Returns loss, norm of a gradient, seconds, and GiB above the inputs.
     """
     make_reproducible(0)
     hidden = torch.randn(tokens, width).bfloat16().requires_grad_()
+    # So scaled, the logits have a variance of one.
     weight = (torch.randn(vocabulary, width) / width**0.5).requires_grad_()
     targets = torch.randint(0, vocabulary, (tokens,))
+
     before, spent = peak_gib(), []
     for _ in range(repeats):
         start = time.monotonic()
@@ -76,6 +88,7 @@ def one_loss(
                 loss = summed_loss(hidden, weight, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         spent.append(time.monotonic() - start)
+
     assert weight.grad is not None
     return {
         "loss": loss.item() / tokens,
@@ -86,7 +99,7 @@ def one_loss(
 
 
 def small_model(length: int) -> LlamaForCausalLM:
-    """Ten million parameters under a vocabulary of 32,000."""
+    """A Llama of 11 million parameters, with a vocabulary of 32,000."""
     make_reproducible(0)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -96,14 +109,15 @@ def small_model(length: int) -> LlamaForCausalLM:
 
 
 def one_training(how: str, length: int, rows_per_step: int, steps: int) -> dict[str, float]:
-    """Seconds a step after the first, the last loss and peak memory, on the same rows in the same
-    order.
+    """Seconds a step after the first, the last loss and peak memory.
+
+    how: "Trainer" or "ours". Both train on the same rows in the same order.
     """
     ids = np.random.default_rng(0).integers(0, 32_000, (rows_per_step * steps, length))
     model = small_model(length)
-    times, losses = (with_trainer if how == "Trainer" else with_ours)(
-        model, ids, rows_per_step, steps
-    )
+    train_with = with_trainer if how == "Trainer" else with_ours
+    times, losses = train_with(model, ids, rows_per_step, steps)
+    # The first step allocates, and is left out.
     return {
         "seconds a step": float(np.median(np.diff(times)[1:])),
         "last loss": losses[-1],
@@ -114,10 +128,11 @@ def one_training(how: str, length: int, rows_per_step: int, steps: int) -> dict[
 def with_ours(
     model: LlamaForCausalLM, ids: np.ndarray, rows_per_step: int, steps: int
 ) -> tuple[list[float], list[float]]:
-    """This project's loop, one row a pass."""
+    """This project's loop, one row a micro-batch. Returns times, of start and steps, and losses."""
     attention.register(alone().device, None)
     model.set_attn_implementation(attention.NAME)
     length = ids.shape[1]
+    # The betas and the decay of transformers.Trainer.
     optimizer = OptimizerConfig(
         learning_rate=1e-4,
         batch_tokens=rows_per_step * length,
@@ -125,8 +140,15 @@ def with_ours(
         betas=(0.9, 0.999),
         weight_decay=0.0,
     )
-    task = Task(what="ours", rows=RowsInMemory(ids=ids), steps=steps, optimizer=optimizer, seed=0)
+    task = Task(
+        what="ours",
+        rows=RowsInMemory(ids=ids),
+        steps=steps,
+        optimizer=optimizer,
+        seed=0,
+    )
     loss = divide(TokenLoss(model), alone(), True)
+
     times, losses = [time.monotonic()], []
     for line in train(loss, make_optimizer(loss, optimizer), task, alone()):
         times.append(time.monotonic())
@@ -137,16 +159,16 @@ def with_ours(
 def with_trainer(
     model: LlamaForCausalLM, ids: np.ndarray, rows_per_step: int, steps: int
 ) -> tuple[list[float], list[float]]:
-    """transformers.Trainer, one row a pass, rows in the order that this project's loop takes them."""
+    """transformers.Trainer, one row a micro-batch, with the rows in the order of this loop."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from training.batches import row_order
 
-    order = row_order(len(ids), len(ids), 0)
-    rows = [
-        {"input_ids": torch.from_numpy(ids[number]), "labels": torch.from_numpy(ids[number])}
-        for number in order
-    ]
+    rows = []
+    for number in row_order(len(ids), len(ids), 0):
+        row = torch.from_numpy(ids[number])
+        # transformers shifts the labels itself.
+        rows.append({"input_ids": row, "labels": row})
     times, losses = [time.monotonic()], []
 
     class Clock(TrainerCallback):
@@ -156,7 +178,9 @@ def with_trainer(
         def on_log(
             self, arguments: Any, state: Any, control: Any, logs: dict[str, float], **more: Any
         ) -> None:
-            losses.extend([logs["loss"]] if "loss" in logs else [])
+            # The last line is a summary without a loss.
+            if "loss" in logs:
+                losses.append(logs["loss"])
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -176,14 +200,17 @@ def with_trainer(
             train_sampling_strategy="sequential",
             dataloader_pin_memory=False,
         )
-        Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[Clock()]).train()
+        Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            callbacks=[Clock()],
+        ).train()
     return times, losses
 
 
 def one_length(length: int, steps: int = 3) -> dict[str, float | str]:
-    """A few steps of one row each at that length, on the device at hand, as the stage would take
-    them.
-    """
+    """A few steps of one row each at that length, on this device, as in the stage."""
     gpu = torch.cuda.is_available()
     os.environ |= {
         LAUNCHED: "true",
@@ -193,29 +220,35 @@ def one_length(length: int, steps: int = 3) -> dict[str, float | str]:
     }
     world = join_world()
     make_reproducible(0)
-    config = (
-        read_llama(length)
-        if gpu
-        else LlamaConfig(vocab_size=32_000, max_position_embeddings=length, **SMALL)
-    )
+
+    config = read_llama(length) if gpu else toy_llama(length)
     with world.device:
         model = shell_of(config)
         with torch.no_grad():
             for part in model.parameters():
+                # Matrices are random; norms are one, as at the start of a pretraining.
                 part.normal_(0, 0.02) if part.ndim > 1 else part.fill_(1)
+
     words = attention.register(world.device, None)
     model.set_attn_implementation(attention.NAME)
-    optimizer = OptimizerConfig(learning_rate=1e-5, batch_tokens=length, micro_batch_tokens=length)
+    optimizer = OptimizerConfig(
+        learning_rate=1e-5,
+        batch_tokens=length,
+        micro_batch_tokens=length,
+    )
     ids = np.random.default_rng(0).integers(0, 32_000, (steps, length))
     task = Task(
         what=f"{length:,}", rows=RowsInMemory(ids=ids), steps=steps, optimizer=optimizer, seed=0
     )
     loss = divide(TokenLoss(model), world, True)
+
     times = [time.monotonic()]
     for _ in train(loss, make_optimizer(loss, optimizer), task, world):
+        # Kernels run on after the call returns.
         if gpu:
             torch.cuda.synchronize()
         times.append(time.monotonic())
+
     speed = length / min(np.diff(times)[1:])
     flops = shape_of(config).training_flops(length)
     peak = torch.cuda.max_memory_allocated() / GIB if gpu else peak_gib()
@@ -229,17 +262,28 @@ def one_length(length: int, steps: int = 3) -> dict[str, float | str]:
 
 
 def read_llama(length: int) -> LlamaConfig:
-    """LLaMA-2-7B's figures, its RoPE base as the paper raises it."""
+    """The config of LLaMA-2-7B with that context."""
     config = LlamaConfig.from_json_file(ROOT / "models/llama-2-7b.json")
     config.max_position_embeddings = length
     return config
 
 
+def toy_llama(length: int) -> LlamaConfig:
+    """The config of a small Llama with that context."""
+    return LlamaConfig(
+        vocab_size=32_000,
+        max_position_embeddings=length,
+        **SMALL,
+    )
+
+
 def ceiling() -> dict[str, float]:
-    """TFLOP/s of a large product of matrices in bf16 on the device at hand."""
+    """TFLOP/s of a large matrix product in bf16 on this device."""
+    # Large enough that memory and launches do not limit it.
     size, device = (16_384, "cuda") if torch.cuda.is_available() else (2048, "cpu")
     make_reproducible(0)
     one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+
     best = float("inf")
     for _ in range(10):
         start = time.monotonic()
@@ -247,6 +291,8 @@ def ceiling() -> dict[str, float]:
         if device == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.monotonic() - start)
+
+    # Two for each of size^3 multiplications: a product and a sum.
     return {"TFLOP/s": 2 * size**3 / best / 1e12}
 
 
@@ -256,7 +302,10 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def apart(part: Callable[..., dict[str, Any]], *arguments: str | int) -> dict[str, Any]:
-    """What `part` gives in a process of its own, or {"failed": its last line}."""
+    """The result of `part` in a process of its own, or {"failed": the last line on stderr}.
+
+    In a process of its own, because peak memory never falls within one.
+    """
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.training", "part", part.__name__, json.dumps(arguments)],
         capture_output=True,
@@ -285,54 +334,76 @@ def compare_losses() -> None:
             }
         )
     print(
-        "loss and its gradients, width 256, vocabulary 32,000, bf16, one thread; ratios: chunked to plain"
+        "loss and its gradients, width 256, vocabulary 32,000, bf16, one thread; "
+        "ratios: chunked to plain"
     )
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
 
 
 def compare_trainers(repeats: int = 3) -> None:
-    """Print seconds a step and memory of this loop as ratios to transformers.Trainer, taken in
-    turns.
-    """
+    """Print seconds a step and memory of this loop as ratios to transformers.Trainer."""
     rows = []
     for length in (512, 2048, 8192):
+        # A step of the longest rows takes half a minute.
         steps = 6 if length < 8192 else 4
-        both = [
-            {how: apart(one_training, how, length, 2, steps) for how in ("Trainer", "ours")}
-            for _ in range(repeats if length < 8192 else 1)
-        ]
-        best = {
-            how: min((turn[how] for turn in both), key=lambda result: result["seconds a step"])
-            for how in ("Trainer", "ours")
-        }
+        turns = repeats if length < 8192 else 1
+
+        # In turns, so that other work on the machine slows both; then the best of each.
+        theirs, own = [], []
+        for _ in range(turns):
+            theirs.append(
+                apart(
+                    one_training,
+                    "Trainer",
+                    length,
+                    2,
+                    steps,
+                )
+            )
+            own.append(
+                apart(
+                    one_training,
+                    "ours",
+                    length,
+                    2,
+                    steps,
+                )
+            )
+        trainer = min(theirs, key=lambda result: result["seconds a step"])
+        ours = min(own, key=lambda result: result["seconds a step"])
+
         rows.append(
             {
                 "row length": length,
-                **{f"{how}, s a step": best[how]["seconds a step"] for how in best},
-                "time ratio": best["ours"]["seconds a step"] / best["Trainer"]["seconds a step"],
-                "memory ratio": best["ours"]["GiB"] / best["Trainer"]["GiB"],
-                "last losses": f"{best['ours']['last loss']:.4f} {best['Trainer']['last loss']:.4f}",
+                "Trainer, s a step": trainer["seconds a step"],
+                "ours, s a step": ours["seconds a step"],
+                "time ratio": ours["seconds a step"] / trainer["seconds a step"],
+                "memory ratio": ours["GiB"] / trainer["GiB"],
+                "last losses": f"{ours['last loss']:.4f} {trainer['last loss']:.4f}",
             }
         )
     print(
-        "a Llama of 11M parameters, 2 rows a step, bf16 products, one thread; ratios: ours to transformers.Trainer"
+        "a Llama of 11M parameters, 2 rows a step, bf16 products, one thread; "
+        "ratios: ours to transformers.Trainer"
     )
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
 
 
 def measure_lengths(lengths: Sequence[int]) -> None:
-    """Print a line for each length; one that does not fit says so."""
+    """Print a line for each length, or why it failed, e.g. out of memory."""
     gpu = torch.cuda.is_available()
     best = apart(ceiling)["TFLOP/s"]
     where = torch.cuda.get_device_name() if gpu else "CPU, one thread, a toy"
-    print(f"{where}: {best:,.3g} TFLOP/s in a large product of matrices, bf16")
+    print(f"{where}: {best:,.3g} TFLOP/s in a large matrix product, bf16")
+
     for length in lengths or (LENGTHS if gpu else TOY_LENGTHS):
         found = apart(one_length, length)
         if "failed" in found:
             print(f"{length:>9,}  {found['failed']}", flush=True)
             continue
+        mfu = found["TFLOP/s"] / best
         print(
-            f"{length:>9,}  {found['tokens/s']:>9,.0f} tokens/s  MFU {found['TFLOP/s'] / best:>5.1%} of that  "
+            f"{length:>9,}  {found['tokens/s']:>9,.0f} tokens/s  MFU {mfu:>5.1%} of that  "
             f"peak {found['GiB']:>6.1f} GiB  {found['attention']}",
             flush=True,
         )
@@ -340,13 +411,15 @@ def measure_lengths(lengths: Sequence[int]) -> None:
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the requested comparison."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["loss", "trainer", "lengths", "part"])
     parser.add_argument("more", nargs="*")
     given = parser.parse_args()
+
+    # "part" is how `apart` starts this module again.
     if given.what == "part":
         print(json.dumps(PARTS[given.more[0]](*json.loads(given.more[1]))))
     elif given.what == "lengths":

@@ -7,13 +7,14 @@ it knows, so dvc.lock is the same wherever a stage ran.
 
 A signal at an ssh or kubectl client doesn't reach the other machine. But both carry standard input,
 as srun does. So `here` keeps the launcher's input open and closes it to have the stage end; a lost
-client or connection closes it too. `there` then sends SIGTERM to the stage, once, waits until it has
-ended (a trainer writes a snapshot), and SIGKILL follows after NEEDLEWORK_SECONDS_TO_STOP. The
-launcher leads a session of its own, so that who signals the session of `here` doesn't end the
-client before the stage.
+client or connection closes it too. `there` then sends SIGTERM to the stage, once, waits until it
+has ended (a trainer writes a snapshot), and SIGKILL follows after NEEDLEWORK_SECONDS_TO_STOP. The
+launcher leads a session of its own, so a signal to the session of `here` doesn't end the client
+before the stage.
 
-srun hands arguments on as they are; ssh joins them and has a shell read them again. So each word is
-written such that both give the same: letters, digits and `_./:,+@=-`, all else as in a URL. The
+srun hands arguments on as they are; ssh joins them, and a shell splits them again. So each word is
+written in letters, digits and `_./:,+@=-`, with every other character encoded as in a URL. Then
+both give the same. The
 cost: the paths of the folder and of Python must be such words, and the same on both machines.
 
 This file imports nothing of the project: both frames start it by its path, without site-packages.
@@ -35,22 +36,23 @@ from types import FrameType
 from urllib.parse import quote, unquote
 
 VARIABLE = "NEEDLEWORK_RUN_"
-"""Of the environment, followed by a pool: what is put before the commands of its stages."""
+"""The variable's name begins so and ends with a pool: the launcher of the pool's stages."""
 INSIDE = "NEEDLEWORK_ELSEWHERE"
 """In the environment of a stage that runs on the other machine: its pool."""
 PATIENCE = "NEEDLEWORK_SECONDS_TO_STOP"
 """Always passed on: its default is in core/environment.py, which is not at hand over there."""
 ALSO = ("PYTHONPATH", "PYTHONUNBUFFERED", "TQDM_DISABLE", "HF_HUB_OFFLINE")
-"""What goes along of the environment, beside the variables of this project."""
+"""Variables that are passed on beside those of this project."""
 SECRET = re.compile(r"URL|KEY|TOKEN|SECRET|PASSWORD")
-"""In a variable's name: it stays here, for everyone on a machine can read its command lines."""
+"""A variable named so is not passed on: everyone on a machine can read its command lines."""
 SAFE = "/_.:,+@-"
+# Without =, which ends the name in NAME=VALUE.
 PLAIN = re.compile(r"[A-Za-z0-9/_.:,+@-]+")
 HELLO = b"needlework\n"
 """The first line of the launcher's input. Without it the launcher carries none."""
 NO_INPUT = (
-    "needlework: standard input does not reach this machine, so a stop will not either. End the job "
-    "by its launcher's own command. (kubectl exec carries it with -i.)"
+    "needlework: standard input does not reach this machine, so a stop will not either. End the "
+    "job by its launcher's own command. (kubectl exec carries it with -i.)"
 )
 PR_SET_PDEATHSIG = 1
 """Linux: <sys/prctl.h>."""
@@ -68,15 +70,16 @@ def prefixes(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def variable_of(pool: str) -> str:
-    """The end of its variable's name: a pool's name with _ for what a variable's can't have."""
+    """The end of the variable's name: the pool's, with _ for what no variable's name may have."""
     return re.sub(r"\W", "_", pool, flags=re.ASCII)
 
 
 def command(
     prefix: str, pool: str, module: str, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> list[str]:
-    """What this process is to become, so that `python -m module arguments` runs behind the prefix
-    in the current folder. Raises ValueError, which says what is wrong with the prefix or a path.
+    """The words that run `python -m module arguments` behind the prefix, in the current folder.
+
+    This process becomes them. Raises ValueError if the prefix or a path will not do.
     """
     try:
         launcher = shlex.split(prefix)
@@ -84,6 +87,7 @@ def command(
         raise ValueError(f"{error}. Write it as in a shell.") from None
     if shutil.which(launcher[0]) is None:
         raise ValueError(f"no program {launcher[0]!r} on this machine. Install it, or unset it.")
+
     frame, folder = Path(__file__).resolve(), Path.cwd()
     for path in (sys.executable, frame, folder):
         if not PLAIN.fullmatch(str(path)):
@@ -91,8 +95,11 @@ def command(
                 f"the path {str(path)!r} would be read as something else by a shell on the other "
                 f"machine. Move it to one of letters, digits and {SAFE}"
             )
+
+    # Sorted, so that the same environment gives the same command line.
     passed = {INSIDE: pool, **_passed_on(environment)}
     words = ["there", str(folder), *(f"{name}={_written(passed[name])}" for name in sorted(passed))]
+    # -I and -S: the frame needs the standard library alone, and starts in a third of the time.
     python = [sys.executable, "-I", "-S", str(frame)]
     return [*python, "here", *launcher, *python, *words, "--", module, *map(_written, arguments)]
 
@@ -112,11 +119,13 @@ def _written(word: str) -> str:
 
 
 def here(launcher: Sequence[str]) -> int:
-    """Run the launcher and return its code, a signal as a shell has it. The first signal to end
-    closes the launcher's input; a further one is sent to the launcher itself.
+    """Run the launcher and return its exit code, 128 + n for a signal n as in a shell.
+
+    The first signal closes the launcher's input. A second one is sent to the launcher itself.
     """
     reads, writes = os.pipe()
-    os.write(writes, HELLO)  # before there is a launcher, so that no input means that it has none
+    # Before the launcher starts: if the other side then reads nothing, input is not carried.
+    os.write(writes, HELLO)
     held_open = [writes]
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -126,6 +135,7 @@ def here(launcher: Sequence[str]) -> int:
             started[0].terminate()
 
     started = list[subprocess.Popen[bytes]]()
+    # Before the start, so that no signal falls between the two.
     _on_signals(end)
     started.append(_start(launcher, stdin=reads))
     os.close(reads)
@@ -133,12 +143,14 @@ def here(launcher: Sequence[str]) -> int:
 
 
 def there(words: Sequence[str]) -> int:
-    """Run the stage on this machine and return its code, a signal as a shell has it."""
+    """Run the stage on this machine and return its exit code, 128 + n for a signal n."""
     folder, *rest = words
     split = rest.index("--")
     variables = dict(word.split("=", 1) for word in rest[:split])
     module, *arguments = map(unquote, rest[split + 1 :])
-    environment = {**os.environ, **{name: unquote(text) for name, text in variables.items()}}
+    passed = {name: unquote(text) for name, text in variables.items()}
+    environment = {**os.environ, **passed}
+    # ssh and srun start without the activated environment; stages call its programs by name.
     own = str(Path(sys.executable).parent)
     environment["PATH"] = os.pathsep.join([own, os.environ.get("PATH", os.defpath)])
     patience = float(environment[PATIENCE])
@@ -147,7 +159,8 @@ def there(words: Sequence[str]) -> int:
 
     def end(why: str) -> None:
         asked.append(why)
-        if started and len(asked) == 1:  # once: a trainer asked again while it writes may leave it
+        # Once: a trainer that gets a second signal while it writes a snapshot may give up.
+        if started and len(asked) == 1:
             _stop(started[0], patience)
 
     _on_signals(lambda number, frame: end("signal"))
@@ -155,14 +168,16 @@ def there(words: Sequence[str]) -> int:
     started.append(
         _start(start, stdin=subprocess.DEVNULL, folder=_folder(folder), environment=environment)
     )
+    # A signal may have come before there was a process to stop.
     if asked:
         _stop(started[0], patience)
+    # A daemon, because it blocks in read() for as long as the launcher lives.
     Thread(target=_listen, args=(end,), daemon=True).start()
     return _code(started[0])
 
 
 def _folder(path: str) -> str:
-    """The folder, if it is there. Ends the process where it isn't."""
+    """The folder. Ends the process if it isn't there."""
     if not Path(path).is_dir():
         sys.exit(
             f"needlework: {path}: no such folder on {os.uname().nodename}. Mount the project's "
@@ -172,7 +187,7 @@ def _folder(path: str) -> str:
 
 
 def _listen(end: Callable[[str], None]) -> None:
-    """End the stage when the input closes, if it ever was open."""
+    """End the stage when the input closes, if the launcher carries input at all."""
     with os.fdopen(0, "rb", closefd=False) as source:
         if source.readline() != HELLO:
             print(NO_INPUT, file=sys.stderr, flush=True)
@@ -187,7 +202,7 @@ def _start(
     folder: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a command as the leader of a session, which is asked to end if this process dies."""
+    """Start a command as the leader of a session. It gets SIGTERM if this process dies."""
     return subprocess.Popen(
         words,
         stdin=stdin,
@@ -204,10 +219,10 @@ def _end_with_parent() -> None:
 
 
 def _stop(process: subprocess.Popen[bytes], patience: float) -> None:
-    """SIGTERM to the session of a process, and SIGKILL if it takes longer than it may."""
+    """SIGTERM to the session of a process, and SIGKILL after `patience` seconds."""
     _send(process, signal.SIGTERM)
     timer = Timer(patience, _send, (process, signal.SIGKILL))
-    timer.daemon = True
+    timer.daemon = True  # or this process would outlive the stage by the patience
     timer.start()
 
 
@@ -224,6 +239,7 @@ def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
 
 def _code(process: subprocess.Popen[bytes]) -> int:
     code = process.wait()
+    # Popen gives -n for a signal n.
     return code if code >= 0 else 128 - code
 
 

@@ -1,10 +1,10 @@
 """Every environment variable of the project, in one table: its name, its default, what it says.
 
-The environment says where and how work runs. It never changes what comes out: that is
-params.yaml's. All variables are read by `text_of` and `number_of`, so an empty one is as if unset, and a
-value that is no number is refused with the same message everywhere. docs/environment.md shows the
-same table, and tests/core/test_environment.py compares the two. The cost: a module that needs a
-variable must add it here.
+The environment says where and how work runs. It never changes an artefact: params.yaml does. All
+variables are read by `text_of` and `number_of`. So an empty one counts as unset, and a value that
+is not a number is refused with the same message everywhere. docs/environment.md shows the same
+table, and tests/core/test_environment.py compares the two. The cost: a module that needs a variable
+must add it here.
 
 Two files are started by their path, without the project: orchestration/guard.py and
 core/elsewhere.py. Whoever starts them reads the variable and passes the number on.
@@ -24,7 +24,7 @@ class Variable:
 
     name: str
     meaning: str
-    """What it says, in a phrase."""
+    """What it sets, in a phrase."""
     default: str = ""
     """Its text where it is unset or empty."""
     shown: str = ""
@@ -39,7 +39,7 @@ class Variable:
 
 
 class VariableError(UserError, ValueError):
-    """A variable has a value that cannot be meant. Dagster's side treats it as a ValueError."""
+    """A variable has a value that makes no sense. Dagster's side treats it as a ValueError."""
 
 
 # How much at once
@@ -77,7 +77,7 @@ SECONDS_TO_STOP = Variable(
 TICK_SECONDS = Variable(
     name="NEEDLEWORK_TICK_SECONDS",
     default="30",
-    meaning="how often the sensor `changes` looks",
+    meaning="time between two ticks of the sensor `changes`",
     whole=True,
     positive=True,
 )
@@ -96,12 +96,12 @@ BUDGET = Variable(
 ALERT_URL = Variable(
     name="NEEDLEWORK_ALERT_URL",
     shown="none",
-    meaning="the webhook that is told of failures",
+    meaning="the webhook that failures are sent to",
 )
 STALL_MINUTES = Variable(
     name="NEEDLEWORK_STALL_MINUTES",
     default="30",
-    meaning="work without a line of progress for so long is told",
+    meaning="time without a line of progress after which an alert is sent",
     positive=True,
 )
 
@@ -195,11 +195,14 @@ def text_of(variable: Variable, environment: Mapping[str, str] = os.environ) -> 
 def number_of(variable: Variable, environment: Mapping[str, str] = os.environ) -> float:
     """The number in a variable. Raises VariableError for a text that is none, or out of range."""
     text = text_of(variable, environment)
+
     try:
         value = float(text)
     except ValueError:
-        value = -1.0  # refused below
+        value = -1.0  # no number at all is refused below, with the others
+
     least_is_met = value > 0 if variable.positive else value >= 0
+    # float() reads "inf" and "nan", and neither is a time or a count.
     is_whole = value.is_integer() or not variable.whole
     if not (isfinite(value) and least_is_met and is_whole):
         kind = "a whole number" if variable.whole else "a plain number"

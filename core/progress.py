@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+# Live enough for the UI; a day of training is 17,000 lines.
 SECONDS_BETWEEN_LOG_LINES = 5.0
 
 
@@ -35,8 +36,9 @@ class Progress:
         self._noted: dict[str, float] = {}
 
     def add(self, count: int, **noted: float) -> None:
-        """Count `count` more units. noted: numbers of now by name, say loss=3.2."""
+        """Count `count` more units. noted: current numbers by name, say loss=3.2."""
         self._done, self._noted = self._done + count, noted
+
         if self._bar is not None:
             self._bar.update(count)
             if noted:
@@ -53,8 +55,10 @@ class Progress:
 
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
+        # Work may end within one tick of the clock.
         rate = self._done / max(self._last_line - self._start, 1e-9)
         left = max(self._total - self._done, 0) / rate if self._total and rate else None
+
         line = self._json(rate, left) if text_of(PROGRESS) == "json" else self._text(rate, left)
         print(line, file=sys.stderr, flush=True)
 
@@ -99,7 +103,7 @@ def _bar(what: str, total: int | None, unit: str) -> "tqdm[Any]":
 
 
 def tracked(items: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:
-    """Yield the items, showing progress by one unit each."""
+    """Yield the items and show progress, one unit each."""
     progress = Progress(what, total, unit)
     for item in items:
         yield item

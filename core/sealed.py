@@ -60,6 +60,7 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
     """Yields where to write. It is put in place only if the body ends without an error."""
     target = DATA / stage / item if item else DATA / stage
     metrics_file = METRICS / stage / f"{item}.json" if item else METRICS / f"{stage}.json"
+
     facts: dict[str, Any] = {"stage": stage, "item": item}
     with sealed(target, facts) as folder:
         out = Output(folder=folder)
@@ -68,12 +69,15 @@ def output(stage: str, item: str | None = None) -> Iterator[Output]:
         if out.checks:
             write_json(folder / CHECKS, [asdict(check) for check in out.checks])
             report(out.checks, f"{stage} {item}" if item else stage)
+
         facts |= out.facts
         versions = package_versions(stage)
         used = {name: versions[name] for name in versions if name not in out.unused}
         if used:
             facts[MADE_WITH] = metrics_file.as_posix()
             out.metrics = {**out.metrics, MADE_WITH: _in_one_line(used)}
+
+        # Before the folder is put in place, whose record names this file.
         metrics_file.parent.mkdir(parents=True, exist_ok=True)
         write_json(metrics_file, out.metrics)
 
@@ -90,14 +94,17 @@ def sealed(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
     Its record holds `facts`, which are read at the end, and the hash of every file.
     """
     aside = beside(target)
+    # A kill may have left one.
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         yield aside
-    except BaseException:
+    except BaseException:  # Ctrl-C too
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
     write_json(aside / RECORD, {**facts, "files": _hashes(aside)})
+    # On disk before the rename: after a power cut, a folder in place must not be empty.
     _fsync_folder(aside)
     _replace_folder(aside, target)
 
@@ -114,6 +121,7 @@ def is_whole(folder: Path) -> bool:
         found = _hashes(folder)
     except (OSError, ValueError, KeyError):
         return False
+    # The record cannot hold its own hash.
     found.pop(RECORD)
     return bool(recorded == found)
 
@@ -123,7 +131,9 @@ def write_json(path: Path, value: Any) -> None:
 
     Never in place, because the old file may be a read-only link into DVC's cache.
     """
+    # In the same folder, because a rename is atomic within one file system only.
     aside = path.with_name(f".{path.name}.partial")
+
     with aside.open("w") as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
@@ -144,11 +154,13 @@ def _hashes(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _hash_and_fsync(path: Path) -> dict[str, Any]:
     hasher, size = sha256(), 0
+
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             hasher.update(block)
             size += len(block)
         os.fsync(file.fileno())
+
     return {"bytes": size, "sha256": hasher.hexdigest()}
 
 
@@ -161,7 +173,8 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def _replace_folder(aside: Path, target: Path) -> None:
-    """Two renames. Between them there is no output, which the next run sees as missing, not half."""
+    """Two renames. Between them there is no output; the next run sees it as missing, never half."""
+    # rename() replaces no folder that holds files, so the old one steps aside first.
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

@@ -1,8 +1,8 @@
 """The versions of the packages that decide an artefact's bytes.
 
-Each stage has a short list, because a record that named all of 150 packages would tell nobody what
-matters. The cost: the lists are kept by hand. tests/test_architecture.py compares them with the
-imports of each stage.
+Each stage has a short list: a record of all 150 packages would not show which of them matter. The
+cost: the lists are kept by hand. tests/test_architecture.py compares them with the imports of each
+stage.
 """
 
 import platform
