@@ -24,7 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from core.environment import BUDGET
-from orchestration.costs import Hours, budget, in_words
+from orchestration.costs import Hours, as_setting, budget
 from orchestration.graph import Graph
 from orchestration.locks import OURS, write_whole
 from orchestration.preview import COLUMNS, Outlook, cut, lines, listed, read, total
@@ -78,7 +78,7 @@ def waiting(view: Outlook, waits: Sequence[str]) -> str:
     named = ", ".join(f"{address} ({view.cost[address]})" for address in waits[:NAMED])
     more = f" and {len(waits) - NAMED} more" if len(waits) > NAMED else ""
     return (
-        f"Beyond {BUDGET} ({in_words(budget())}), so it waits for a person: {named}{more}. "
+        f"Beyond {BUDGET} ({as_setting(budget())}), so it waits for a person: {named}{more}. "
         f"Approve it: {COMMAND}. Or start it by hand."
     )
 
@@ -90,7 +90,7 @@ def waiting_lines(graph: Graph, view: Outlook) -> list[str]:
         return []
 
     most = 2 * NAMED  # a line for each item, so more fit than in a paragraph
-    first = f"Beyond {BUDGET} ({in_words(budget())}), so sensor and schedule wait for a person:"
+    first = f"Beyond {BUDGET} ({as_setting(budget())}), so sensor and schedule wait for a person:"
     rows = [cut(f"  {address}  [{view.cost[address]}]", COLUMNS) for address in waits[:most]]
     more = [f"  and {len(waits) - most} more"] if len(waits) > most else []
     return [cut(first, COLUMNS), *rows, *more, f"Approve it: {COMMAND}"]

@@ -127,6 +127,11 @@ def in_words(hours: Hours) -> str:
     return " and ".join(filter(None, (gpu, cpu))) or "nothing"
 
 
+def as_setting(hours: Hours) -> str:
+    """Hours as NEEDLEWORK_BUDGET has them: "gpu=1,cpu=4"."""
+    return f"gpu={hours.gpu:g},cpu={hours.cpu:g}"
+
+
 def note_seconds(root: Path, address: str, seconds: float) -> None:
     """Store how long an item's command took."""
     write_whole(root / SECONDS / _file(address), json.dumps({"seconds": seconds}).encode())

@@ -168,6 +168,9 @@ def item(
         os.write(status, f"{os.getpid()}\n".encode())
         patience = number_of(SECONDS_TO_STOP)
         code = guard.watch(server, patience, lambda: forked(wanted, module, arguments, status))
+    except BaseException:
+        # Nobody above would print it.
+        sys.excepthook(*sys.exc_info())
     finally:
         # OSError: the run has ended, so nobody reads the code.
         with suppress(OSError):
@@ -198,7 +201,10 @@ def forked(
         fork_commands(wanted)
         code = import_module(module).main(arguments)
     except SystemExit as ended:
-        code = int(ended.code or 0)
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        # As Python does it: `sys.exit("why")` prints its text.
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -22,6 +22,8 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from orchestration.home import home
 
+MOST_DAYS = 36_500
+"""A hundred years: a date cannot lie much further back."""
 FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 
 
@@ -65,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--delete", action="store_true", help="delete them; without it they are only counted"
     )
     given = parser.parse_args(arguments)
-    if given.days < 0:
-        parser.error(f"DAYS is {given.days:g}: 0 or more.")
+    if not 0 <= given.days <= MOST_DAYS:
+        parser.error(f"DAYS is {given.days:g}: 0 to {MOST_DAYS:,}.")
 
     # Dagster reports a missing folder with a traceback.
     folder = home(Path.cwd())

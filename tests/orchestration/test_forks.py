@@ -82,7 +82,8 @@ import sys, time
 from pathlib import Path
 from orchestration.forks import Forks
 from orchestration.running import environment
-fork = Forks(Path.cwd()).repro(["--single-item", "raw@c4"], environment())
+forks = Forks(Path.cwd())  # kept: its socket closes when nobody holds it, and that ends the forks
+fork = forks.repro(["--single-item", "raw@c4"], environment())
 print(fork.pid, flush=True)
 fork.lines.read()
 """
