@@ -31,10 +31,10 @@ lint: $(READY)   ## lint and types
 	mypy
 
 test: lint       ## lint, types, tests
-	pytest --numprocesses 3 --dist loadgroup
+	pytest --numprocesses 3 --dist worksteal
 
 test-fast: lint  ## the same without servers, browser and long trainings: for daily work
-	pytest --numprocesses 2 --dist loadgroup -m 'not slow'
+	pytest --numprocesses 2 --dist worksteal -m 'not slow'
 
 ui: $(READY)     ## Dagster on http://127.0.0.1:3000, kept up until Ctrl-C
 	python -m orchestration.ui

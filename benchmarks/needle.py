@@ -112,15 +112,7 @@ def shared(
 
     # First the haystack without a needle, at every length: the answers that the gain is against.
     for length in sorted({cell.length for cell in wanted}):
-        score(
-            cache,
-            needle,
-            Cell(
-                length=length,
-                depth=0,
-                place=None,
-            ),
-        )
+        score(cache, needle, Cell(length=length, depth=0, place=None))
 
     # The last place first: each prompt then shares all tokens before its needle with the last one.
     answers = {}
@@ -206,15 +198,7 @@ def on_gpu() -> None:
     cache = Counting(model, 1, max(lengths), 4096)
     start = time.monotonic()
     for length in lengths[::8]:
-        score(
-            cache,
-            needle,
-            Cell(
-                length=length,
-                depth=0,
-                place=None,
-            ),
-        )
+        score(cache, needle, Cell(length=length, depth=0, place=None))
     torch.cuda.synchronize()
     speed = cache.flops / (time.monotonic() - start)
     card = torch.cuda.get_device_name()

@@ -32,6 +32,7 @@ from dagster import (
 from pydantic import Field
 
 from orchestration.launcher import note_worker
+from orchestration.nested import leaves
 from orchestration.running import Children, environment
 
 PLAIN = re.compile(r"[\w.+\-/ :@%]*")
@@ -142,12 +143,10 @@ def example(root: Path) -> Experiment:
 
 def numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
     """(dotted key, number) for each number in nested maps."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from numbers(inner, f"{key}.{name}")
-    # In Python a bool is an int too.
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield key, value
+    for name, inner in leaves(value, key):
+        # In Python a bool is an int too.
+        if isinstance(inner, int | float) and not isinstance(inner, bool):
+            yield name, inner
 
 
 def experiment_job(root: Path) -> JobDefinition:

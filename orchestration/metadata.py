@@ -21,6 +21,7 @@ from dagster import MetadataValue
 from orchestration import units
 from orchestration.graph import Graph, Item, Locked
 from orchestration.lineage import came_out, made_from, sources, table
+from orchestration.nested import leaves
 from orchestration.pictures import Show, inline, loss_over_tokens
 
 # Every materialisation keeps its own copy. These limits allow 3.2 MB of pictures beside the logs,
@@ -133,7 +134,7 @@ def readable(name: str, value: Any) -> str:
 def numbers(path: Path) -> Iterator[tuple[str, Any]]:
     """Each value of a metrics file, nested keys joined by dots."""
     if path.suffix == ".json" and path.is_file():
-        yield from _flat(json.loads(path.read_text()))
+        yield from leaves(json.loads(path.read_text()))
 
 
 def pictures(folder: Path, show: Show = inline) -> Entries:
@@ -162,14 +163,6 @@ def _table(path: Path) -> str:
     with path.open(newline="") as file:
         rows = [row for row in csv.reader(file) if row]
     return table(rows[0], rows[1:], TABLE_ROWS) if rows else "(empty)"
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        yield name, value
-        return
-    for key, inner in value.items():
-        yield from _flat(inner, f"{name}.{key}" if name else str(key))
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

@@ -10,7 +10,7 @@ params.yaml changed.
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from orchestration.graph import (
     Locked,
     restorable,
 )
+from orchestration.nested import leaves
 from orchestration.status import State, read_state
 
 # The width of a terminal beside an editor, and of this project's lines.
@@ -177,8 +178,8 @@ def _plain(item: Item, reason: str, locked: Locked, graph: Graph) -> str:
 
 def _values(item: Item, locked: Locked, file: str, key: str) -> str:
     """How a parameter differs: ".cut 1 -> 7", or the number of values that differ."""
-    before = dict(_flat((locked.params.get(file) or {}).get(key)))
-    now = dict(_flat(item.params[file].get(key)))
+    before = dict(leaves((locked.params.get(file) or {}).get(key)))
+    now = dict(leaves(item.params[file].get(key)))
     differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if not differ:
         return " changed"
@@ -186,20 +187,13 @@ def _values(item: Item, locked: Locked, file: str, key: str) -> str:
         return f" changed in {len(differ)} values"
 
     name = differ[0]
+    # It follows the parameter's own key. Without a name it is the parameter itself.
+    shown = f".{name}" if name else ""
     if name not in before:
-        return f"{name} new"
+        return f"{shown} new"
     if name not in now:
-        return f"{name} gone"
-    return f"{name} {_short(before[name])} -> {_short(now[name])}"
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value in nested maps, with its path: ".recipes.cut"."""
-    if not isinstance(value, Mapping):
-        yield name, value
-        return
-    for key, inner in value.items():
-        yield from _flat(inner, f"{name}.{key}")
+        return f"{shown} gone"
+    return f"{shown} {_short(before[name])} -> {_short(now[name])}"
 
 
 def _short(value: Any) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import starts
 import yaml
@@ -107,6 +108,24 @@ def make_checked_world(root: Path) -> Path:
     declared = GRAPH.replace(line, f"{line}      meta: {{checks: {DECLARED}}}\n")
     (root / "dvc.yaml").write_text(declared)
     return root
+
+
+def an_item(address: str, /, **fields: Any) -> Item:
+    """An item that reads and makes nothing, but for these fields."""
+    stage, _, name = address.partition("@")
+    plain: dict[str, Any] = {
+        "address": address,
+        "stage": stage,
+        "name": name or None,
+        "command": "",
+        "description": "",
+        "upstream": frozenset(),
+        "inputs": {},
+        "params": {},
+        "outputs": (),
+        "metrics": (),
+    }
+    return Item(**(plain | fields))
 
 
 def dvc(root: Path, *arguments: str, check: bool = True) -> str:

@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 from dagster import DagsterInstance, DefaultSensorStatus, build_run_status_sensor_context
-from dvc_world import make_checked_world, make_world, materialize
+from dvc_world import an_item, make_checked_world, make_world, materialize
 
 from core.environment import ALERT_URL
 from orchestration.alerts import Losses, Watch, alert, alert_of_checks, failure_sensor
@@ -51,19 +51,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def item(pool: str = "") -> Item:
-    return Item(
-        address="checkpoint@x",
-        stage="checkpoint",
-        name="x",
-        command="",
-        description="",
-        upstream=frozenset(),
-        inputs={},
-        params={},
-        outputs=(),
-        metrics=(),
-        pool=pool,
-    )
+    return an_item("checkpoint@x", pool=pool)
 
 
 def line(**noted: float) -> Step:

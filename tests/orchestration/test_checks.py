@@ -12,7 +12,7 @@ from dagster import (
     DagsterInstance,
     MetadataValue,
 )
-from dvc_world import FAILED, SKIPPED, dvc, make_checked_world, materialize
+from dvc_world import FAILED, SKIPPED, an_item, dvc, make_checked_world, materialize
 
 from core.checks import CHECKS
 from orchestration.checks import (
@@ -95,18 +95,9 @@ def test_what_plain_dvc_made_has_its_checks_in_dagster(
 
 def item(**checks: DeclaredCheck) -> Item:
     """One whose stage declares these checks."""
-    return Item(
-        address="report@x",
-        stage="report",
-        name="x",
-        command="",
-        description="",
-        upstream=frozenset(),
-        inputs={},
-        params={},
-        outputs=("data/report/x", "metrics/report/x.json"),
-        metrics=("metrics/report/x.json",),
-        checks=checks,
+    metrics = "metrics/report/x.json"
+    return an_item(
+        "report@x", outputs=("data/report/x", metrics), metrics=(metrics,), checks=checks
     )
 
 

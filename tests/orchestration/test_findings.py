@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from dagster import AssetCheckKey, AssetKey, DagsterInstance, SkipReason, build_sensor_context
-from dvc_world import FAILED, PARAMS, SKIPPED, dvc, make_world, materialize
+from dvc_world import FAILED, PARAMS, SKIPPED, an_item, dvc, make_world, materialize
 
 from orchestration import findings, status
 from orchestration.definitions import build_definitions
-from orchestration.graph import Graph, Item, read_graph
+from orchestration.graph import Graph, read_graph
 from orchestration.running import Outcome
 
 SETTINGS = """import json, pathlib, sys
@@ -121,19 +121,7 @@ def test_a_make_check_that_does_not_work_is_a_finding_itself(world: Path) -> Non
 
 def test_a_finding_is_about_the_narrowest_thing_it_names() -> None:
     items = {
-        address: Item(
-            address=address,
-            stage=address.partition("@")[0],
-            name=address.partition("@")[2] or None,
-            command="",
-            description="",
-            upstream=frozenset(),
-            inputs={},
-            params={},
-            outputs=(),
-            metrics=(),
-        )
-        for address in ("checkpoint@x", "checkpoint@y", "comparison")
+        address: an_item(address) for address in ("checkpoint@x", "checkpoint@y", "comparison")
     }
     graph = Graph(root=Path(), items=items)
     for text, concerned in (

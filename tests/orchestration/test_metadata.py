@@ -15,7 +15,7 @@ from dagster import (
     IntMetadataValue,
     RunsFilter,
 )
-from dvc_world import dvc, make_world, materialize, path_of
+from dvc_world import an_item, dvc, make_world, materialize, path_of
 
 from orchestration import units
 from orchestration.definitions import build_definitions
@@ -41,19 +41,14 @@ PIXEL = b64decode(
 
 def item(command: str, **changes: object) -> Item:
     """An item that runs this command."""
+    metrics = "metrics/thing/one.json"
     fields: dict[str, object] = {
-        "address": "thing@one",
-        "stage": "thing",
-        "name": "one",
         "command": command,
         "description": "Says what it is",
-        "upstream": frozenset(),
-        "inputs": {},
-        "params": {},
-        "outputs": ("data/thing/one", "metrics/thing/one.json"),
-        "metrics": ("metrics/thing/one.json",),
+        "outputs": ("data/thing/one", metrics),
+        "metrics": (metrics,),
     }
-    return Item(**(fields | changes))  # type: ignore[arg-type]
+    return an_item("thing@one", **(fields | changes))
 
 
 @pytest.mark.parametrize(
