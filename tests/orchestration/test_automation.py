@@ -286,7 +286,7 @@ def test_a_silent_hub_is_a_message_and_the_pin_stays(world: Path) -> None:
     (world / "sources" / "hub.yaml").write_text(source)
     (world / "params.yaml").write_text(PARAMS.replace("sources/c4", "sources/hub.yaml"))
     told = move_pins(read_graph(world), seconds=0)
-    assert len(told) == 1 and "sources/hub.yaml" in told[0] and "stay as they are pinned" in told[0]
+    assert len(told) == 1 and "sources/hub.yaml" in told[0] and "keep their pins" in told[0]
     assert (world / "sources" / "hub.yaml").read_text() == source
 
 
