@@ -19,7 +19,7 @@ setup: $(READY)  ## make .venv with the pinned versions
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,fast,eval,deploy]'
+	$(VENV)/bin/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,fast,eval,deploy]'
 	touch $(READY)
 
 demo: $(READY)   ## the whole graph on the sample, through Dagster, and a table of results

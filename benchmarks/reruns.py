@@ -39,14 +39,13 @@ COPIED = (
     ".dvcignore",
     "README.md",
 )
-# Snapshots are at a half and the whole of the smaller training.
+# The snapshot is at a half of the smaller training.
 SMALLER = {
     "mixed_dataset.token_budget": 100_000,
     "checkpoint.tokens": 32_768,
     "needle_report.trials": 1,
-    "checkpoint.models.per_source.snapshots": [16_384, 32_768],
-    "checkpoint.models.per_source_82k.at": 16_384,
-    "checkpoint.models.per_source_164k.at": 32_768,
+    "checkpoint.models.per_source.snapshots": [16_384],
+    "checkpoint.models.per_source_131k.at": 16_384,
     "loss_report.tokens_per_domain": 2000,
     "book_qa_report.count": 2,
     "short_context_report.tasks.choice.count": 8,
