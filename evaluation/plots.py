@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -171,13 +172,13 @@ def lines(
     """Named curves over one axis. series: name -> x and y values."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
     colours = _colours(len(series))
-    for number, (name, (x, y)) in enumerate(series.items()):
+    drawn: list[Artist] = []
+    for number, (x, y) in enumerate(series.values()):
         # When the colours are used up, they repeat with another dash.
         dash = DASHES[number // len(COLOURS) % len(DASHES)]
-        axes.plot(
+        drawn += axes.plot(
             x,
             y,
-            label=name,
             color=colours[number],
             lw=1.8,
             ls=dash,
@@ -191,7 +192,7 @@ def lines(
     )
     if log_x:
         axes.set_xscale("log", base=2)
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes, drawn, list(series), columns=1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", lw=0.3)
     return figure
@@ -211,13 +212,17 @@ def bars(table: pd.DataFrame, y_label: str, title: str) -> Figure:
         title=title,
         xlabel="",
     )
-    axes.legend(
-        frameon=False,
-        fontsize=8,
-        ncols=min(table.shape[1], 4),
-    )
+    _legend(axes, axes.containers, list(table.columns), columns=min(table.shape[1], 4))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _legend(axes: Axes, drawn: Sequence[Artist], names: Sequence[str], columns: int) -> None:
+    """Name what is drawn. Without anything drawn there is no legend."""
+    if not drawn:
+        return
+    # With explicit names: a label would lose a name that begins with an underscore.
+    axes.legend(drawn, names, frameon=False, fontsize=8, ncols=columns)
 
 
 def _colours(count: int) -> list[str]:
