@@ -126,8 +126,8 @@ def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[
         warn(
             "book_qa_report",
             subject.name,
-            f"prompts of up to {context:,} tokens are read in full, beyond its "
-            f"context of {subject.context:,}",
+            f"prompts of up to {context:,} tokens are read in full, "
+            f"beyond its context of {subject.context:,}",
         )
 
     summary = {
@@ -320,8 +320,8 @@ def _files(path: Path) -> list[Path]:
         return [fetch(source, name) for name in hub_files(source)]
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file. Name a .jsonl file, a YAML file of the Hub, or "
-            "data/raw_corpus/DOMAIN."
+            f"{path}: no such file. "
+            "Name a .jsonl file, a YAML file of the Hub, or data/raw_corpus/DOMAIN."
         )
     return [path]
 

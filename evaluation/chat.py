@@ -89,8 +89,8 @@ def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: st
         )
     if not has_template(subject.folder):
         raise UserError(
-            f"{report}.chat = always, but {subject.folder} holds no chat template. Put "
-            f"the model's {TEMPLATE} there, or set {report}.chat to auto."
+            f"{report}.chat = always, but {subject.folder} holds no chat template. "
+            f"Put the model's {TEMPLATE} there, or set {report}.chat to auto."
         )
     return Asking(
         chat=True,
@@ -136,8 +136,8 @@ def chat_turn(folder: Path, options: dict[str, Any], before: str, after: str, pr
     parts = rendered(folder, message, options).split(MARK)
     if len(parts) != 2:
         raise UserError(
-            f"{folder}: its chat template shows a message {len(parts) - 1} times, not "
-            "once. Set chat to never."
+            f"{folder}: its chat template shows a message {len(parts) - 1} times, not once. "
+            "Set chat to never."
         )
     return begun(parts[0], parts[1], _opening(folder, options, parts[1]), prefix)
 

@@ -147,8 +147,8 @@ def small_drop(models: Mapping[str, Any], config: ShortContextReportConfig) -> C
         name="small_drop",
         passed=not large if drops else None,
         blocking=False,
-        expected=f"no model more than {config.drop:g} points below {config.against or 'another'} "
-        "in any task",
+        expected=f"no model more than {config.drop:g} points "
+        f"below {config.against or 'another'} in any task",
         found=found or "none",
         advice="Train on fewer tokens, at a lower rate, or mix in short rows.",
     )

@@ -200,8 +200,9 @@ def check_read(reply: Reply, tokens: int, endpoint: EndpointConfig) -> None:
     if reply.read is not None and reply.read < LEAST_READ * tokens:
         raise UserError(
             f"{endpoint.endpoint}: it read {reply.read:,} of a prompt's {tokens:,} tokens, so it "
-            f"cuts prompts, or {endpoint.tokenizer} is not its tokenizer. Raise the server's "
-            "context (Ollama: num_ctx), leave out longer contexts, or name its own tokenizer."
+            f"cuts prompts, or {endpoint.tokenizer} is not its tokenizer. "
+            "Raise the server's context (Ollama: num_ctx), leave out longer contexts, "
+            "or name its own tokenizer."
         )
 
 

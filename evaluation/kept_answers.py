@@ -85,8 +85,8 @@ def read_kept(kept: Path) -> Answered:
     changed = note(origin_file(kept), "needle_report", len(found))
     if changed:
         print(
-            f"the answers at {len(found)} places so far were given under {changed}. They are "
-            f"kept; to ask everything again, remove {kept}",
+            f"the answers at {len(found)} places so far were given under {changed}. "
+            f"They are kept; to ask everything again, remove {kept}",
             file=sys.stderr,
         )
     return found

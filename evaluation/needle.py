@@ -189,8 +189,8 @@ class Haystacks:
         if len(joined) < longest:
             self.repeated = (
                 f"The haystack's texts are {len(joined):,} tokens and {longest:,} are asked for, "
-                "so they are repeated, which makes the needle stand out. Name more text as "
-                "needle_report.haystack, or leave out long lengths."
+                "so they are repeated, which makes the needle stand out. "
+                "Name more text as needle_report.haystack, or leave out long lengths."
             )
         return np.resize(joined, longest)
 

@@ -138,8 +138,8 @@ def _beyond(subject: Subject, lengths: list[int]) -> str | None:
     if subject.endpoint is None:
         done = "read in full, beyond what it was trained to"
     return (
-        f"lengths {', '.join(map(str, lengths))} are beyond its context of {subject.context:,} "
-        f"tokens: {done}"
+        f"lengths {', '.join(map(str, lengths))} are beyond "
+        f"its context of {subject.context:,} tokens: {done}"
     )
 
 

@@ -77,8 +77,8 @@ def make_trials(subject: Subject, config: NeedleReportConfig) -> Trials:
     if min(rooms) < 1:
         raise UserError(
             f"needle_report.grid.lengths: {min(lengths)} tokens leave no room for a haystack "
-            f"beside frame, statement, question and {reserve} tokens of answer. Leave such lengths "
-            "out."
+            f"beside frame, statement, question and {reserve} tokens of answer. "
+            "Leave such lengths out."
         )
     return Trials(
         config=config,

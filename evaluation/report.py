@@ -88,8 +88,8 @@ def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConf
             node = node[part]
             if not isinstance(node, dict):
                 raise UserError(
-                    f"--set {change}: {'.'.join(path[:depth])} is no section but a value or list: "
-                    "set all of it."
+                    f"--set {change}: {'.'.join(path[:depth])} is no section "
+                    "but a value or list: set all of it."
                 )
 
         try:
@@ -97,8 +97,8 @@ def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConf
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"--set {change}: the value is not valid YAML: {reason}. Close its brackets and "
-                "quotes."
+                f"--set {change}: the value is not valid YAML: {reason}. "
+                "Close its brackets and quotes."
             ) from None
     return validated(type(config), values, f"{stage} after --set")
 

@@ -55,8 +55,8 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
                     "short_context_report",
                     subject.name,
                     f"{name}: the harness cut {cut[name]:,} prompts that are longer than "
-                    f"{_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task "
-                    "out.",
+                    f"{_longest(subject, task):,} tokens. "
+                    "Set fewer `shots`, or leave the task out.",
                 )
     finally:
         checked.remove()
@@ -235,8 +235,8 @@ def _why(name: str, task: Task, error: BaseException) -> str:
     lines = str(error).splitlines()
     problem = f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}"
     reason = (
-        f"short_context_report.tasks.{name}: the harness cannot run "
-        f"{task.harness or task.file}: {problem}."
+        f"short_context_report.tasks.{name}: "
+        f"the harness cannot run {task.harness or task.file}: {problem}."
     )
     if task.harness and _of_hub(error):
         return f"{reason} Without the Hub, give a local `file`; with it, set HF_HUB_OFFLINE=0."

@@ -101,8 +101,8 @@ def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
     if not config.acts:
         raise UserError(
             f"base_checkpoint.source = {config.source}: a base is pretrained on it, but "
-            "base_checkpoint.acts is empty. Give acts (profiles/sample-base.yaml), or name a model "
-            "folder."
+            "base_checkpoint.acts is empty. "
+            "Give acts (profiles/sample-base.yaml), or name a model folder."
         )
 
     tokenizer = load_tokenizer(TOKENIZER)

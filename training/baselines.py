@@ -84,8 +84,8 @@ def described(source: Path) -> HubConfig | EndpointConfig:
     if isinstance(values, dict) and "endpoint" in values:
         return validated(EndpointConfig, values, str(source))
     raise UserError(
-        f"{source}: names no model. Write `hub: owner/name`, or `endpoint: http://...` with "
-        "`model`, `tokenizer` and `context`."
+        f"{source}: names no model. Write `hub: owner/name`, "
+        "or `endpoint: http://...` with `model`, `tokenizer` and `context`."
     )
 
 
@@ -104,8 +104,8 @@ def bring(source: Path, folder: Path) -> int:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (endpoint.tokenizer / name).is_file():
             raise UserError(
-                f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. It is needed to "
-                "count tokens. Name a folder that has it."
+                f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. "
+                "It is needed to count tokens. Name a folder that has it."
             )
         shutil.copyfile(endpoint.tokenizer / name, folder / name)
     if (endpoint.tokenizer / TEMPLATE).is_file():

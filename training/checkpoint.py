@@ -156,8 +156,8 @@ def _copy_trained(source: Path, folder: Path) -> Made:
             raise missing(source.parent.parent)
         known = ", ".join(sorted(path.name for path in source.parent.glob("*"))) or "none"
         raise UserError(
-            f"checkpoint.models: no {source}. Its model has these snapshots: {known}. Name one in "
-            "`at`, or add it to that model's `snapshots`."
+            f"checkpoint.models: no {source}. Its model has these snapshots: {known}. "
+            "Name one in `at`, or add it to that model's `snapshots`."
         )
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD))
     facts: dict[str, Any] = read_json(source / RECORD)

@@ -82,13 +82,13 @@ class Hardware:
         if size("CP") > 1:
             raise UserError(
                 "parallelism_config_cp_size > 1: context parallelism drops attention masks, so "
-                "with checkpoint.document_mask documents would silently see each other. Divide "
-                "rows with parallelism_config_sp_size instead (Ulysses)."
+                "with checkpoint.document_mask documents would silently see each other. "
+                "Divide rows with parallelism_config_sp_size instead (Ulysses)."
             )
         if size("TP") > 1:
             raise UserError(
-                "parallelism_config_tp_size > 1: tensor parallelism is not offered; weights are "
-                "sharded over all processes anyway (FSDP2). Remove it."
+                "parallelism_config_tp_size > 1: tensor parallelism is not offered; "
+                "weights are sharded over all processes anyway (FSDP2). Remove it."
             )
 
         switches = switches_of(environment)

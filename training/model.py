@@ -101,13 +101,13 @@ def load_model(folder: Path, config: PretrainedConfig | None = None) -> PreTrain
         )
     except SafetensorError as error:
         raise UserError(
-            f"{folder}: a .safetensors file there is broken or cut short ({error}). Copy or "
-            "download it again."
+            f"{folder}: a .safetensors file there is broken or cut short ({error}). "
+            "Copy or download it again."
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder}: transformers cannot load it: {str(error).rstrip('.')}. A base model is a "
-            "transformers folder: config.json, *.safetensors, tokenizer.json."
+            f"{folder}: transformers cannot load it: {str(error).rstrip('.')}. "
+            "A base model is a transformers folder: config.json, *.safetensors, tokenizer.json."
         ) from None
 
     model, found = loaded
@@ -232,8 +232,8 @@ def transformers_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         )
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{folder}: transformers cannot open the tokenizer there: {error}. Copy "
-            "tokenizer.json and tokenizer_config.json from the model again."
+            f"{folder}: transformers cannot open the tokenizer there: {error}. "
+            "Copy tokenizer.json and tokenizer_config.json from the model again."
         ) from None
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -264,7 +264,7 @@ def _begin_once(folder: Path, tokenizer: Tokenizer) -> None:
         single=f"{text} $A", special_tokens=[(text, bos)]
     )
     print(
-        f"{folder}/tokenizer.json: its template begins a text with {text} twice; here it does so "
-        "once",
+        f"{folder}/tokenizer.json: its template begins a text with {text} twice; "
+        "here it does so once",
         file=sys.stderr,
     )

@@ -123,8 +123,8 @@ def _work(job: Job) -> list[str]:
         f"FLOP/token   {linear:.2e} linear + {attention:.2e} attention = {total:.2e} "
         f"({attention / total:.0%} attention)",
         f"devices      {job.gpus} x {job.gpu}, rows along {job.hardware.sp}, "
-        f"{job.micro_batches} micro-batches a step of {job.micro_batch // job.hardware.sp:,} "
-        "tokens a device",
+        f"{job.micro_batches} micro-batches a step "
+        f"of {job.micro_batch // job.hardware.sp:,} tokens a device",
     ]
 
 
