@@ -3,7 +3,7 @@
 `python -m evaluation.needle_report NAME` makes the artefact of the graph.
 `python -m evaluation.needle_report --model MODEL --out FOLDER` measures any model with the same
 section of params.yaml, in which `--set` can change keys. All reports share this command line. The
-cost: each must be one function `measure(subject, config, folder)`.
+cost: each must be one function `measure(tested, config, folder)`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from core.command import go_elsewhere, plain_errors
 from core.errors import UserError
 from core.params import Config, check_item, read_params, validated
 from core.sealed import output, sealed, write_json
-from evaluation.model_under_test import Subject, of_graph, of_user
+from evaluation.model_under_test import ModelUnderTest, of_graph, of_user
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -42,29 +42,31 @@ class Arguments(Config):
 
 
 def report(
-    stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyConfig, Path], dict[str, Any]]
+    stage: str,
+    kind: type[AnyConfig],
+    measure: Callable[[ModelUnderTest, AnyConfig, Path], dict[str, Any]],
 ) -> None:
     """Run a report from the command line.
 
     stage: its name, also of its module and section. kind: the class of the section.
-    measure: `measure(subject, config, folder)` writes the files and returns the metrics.
+    measure: `measure(tested, config, folder)` writes the files and returns the metrics.
     """
     given = _arguments(stage)
     with plain_errors(stage):
         if given.name is not None:
             check_item("model", given.name)
             go_elsewhere(f"evaluation.{stage}", [given.name])
-            subject, config = of_graph(given.name), read_params(stage, kind)
+            tested, config = of_graph(given.name), read_params(stage, kind)
             with output(stage, given.name) as out:
-                out.metrics = measure(subject, config, out.folder)
-                out.facts = subject.facts
+                out.metrics = measure(tested, config, out.folder)
+                out.facts = tested.facts
         else:
             assert given.model is not None and given.out is not None
             config = _changed(read_params(stage, kind, given.params), given.set, stage)
-            subject = of_user(given.model)
-            facts = {"stage": stage, "model": given.model, **subject.facts}
+            tested = of_user(given.model)
+            facts = {"stage": stage, "model": given.model, **tested.facts}
             with sealed(given.out, facts) as folder:
-                metrics = measure(subject, config, folder)
+                metrics = measure(tested, config, folder)
                 write_json(folder / "metrics.json", metrics)
             print(json.dumps(metrics, indent=2))
 

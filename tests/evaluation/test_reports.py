@@ -19,7 +19,7 @@ from evaluation import needle_asking, short_context_report
 from evaluation.book_qa_report import Question, ask, read_questions
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import asking
-from evaluation.model_under_test import Subject, of_user
+from evaluation.model_under_test import of_user
 from evaluation.needle_report import measure
 from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.prefix_cache import cache_bytes
@@ -93,8 +93,8 @@ def test_a_killed_report_resumes_to_the_same_bytes(
     whole, resumed = folder.parent / "whole", folder.parent / "resumed"
     whole.mkdir()
     resumed.mkdir()
-    config, subject = needle_config(folder.parent / "texts"), of_user(str(folder))
-    measure(subject, config, whole)
+    config, tested = needle_config(folder.parent / "texts"), of_user(str(folder))
+    measure(tested, config, whole)
     kept, asked = needle_asking.keep, []
 
     def killed(path: Path, key: str, records: list[dict[str, object]]) -> None:
@@ -107,8 +107,8 @@ def test_a_killed_report_resumes_to_the_same_bytes(
 
     monkeypatch.setattr(needle_asking, "keep", killed)
     with pytest.raises(KeyboardInterrupt):
-        measure(subject, config, resumed)
-    measure(subject, config, resumed)
+        measure(tested, config, resumed)
+    measure(tested, config, resumed)
     assert len(asked) == len(set(asked)), "nothing is asked twice"
     for file in ("trials.csv", "cells.csv", "needle.json", "heatmap.png"):
         assert (whole / file).read_bytes() == (resumed / file).read_bytes()
@@ -118,11 +118,11 @@ def test_one_trial_at_a_time_gives_what_trials_side_by_side_give(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    subject, found = of_user(str(folder)), []
+    tested, found = of_user(str(folder)), []
     for rows in (1, 2):
         out = folder.parent / f"out{rows}"
         out.mkdir()
-        measure(subject, needle_config(folder.parent / "texts", side_by_side=rows), out)
+        measure(tested, needle_config(folder.parent / "texts", side_by_side=rows), out)
         found.append(pd.read_csv(out / "trials.csv"))
     pd.testing.assert_frame_equal(*found, atol=1e-4)  # sums in another order
 
@@ -131,18 +131,18 @@ def test_memory_decides_refusal_and_no_byte_of_a_report(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    subject, config, found = of_user(str(folder)), needle_config(folder.parent / "texts"), []
-    two_rows = 2 * cache_bytes(subject.model.config, 200, 4) / 2**30
+    tested, config, found = of_user(str(folder)), needle_config(folder.parent / "texts"), []
+    two_rows = 2 * cache_bytes(tested.model.config, 200, 4) / 2**30
     for limit in (two_rows, 1.0):
         monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", f"{limit:.12f}")
         out = folder.parent / f"out{limit}"
         out.mkdir()
-        measure(subject, config, out)
+        measure(tested, config, out)
         found.append((out / "trials.csv").read_bytes())
     assert found[0] == found[1]
     monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", f"{two_rows * 0.6:.12f}")
     with pytest.raises(UserError, match="Set needle_report.side_by_side to 1"):
-        measure(subject, config, folder.parent)
+        measure(tested, config, folder.parent)
 
 
 @pytest.fixture
@@ -235,28 +235,23 @@ def test_any_model_is_measured_by_one_command(folder: Path) -> None:
     )
 
 
-def subject_of(folder: Path) -> Subject:
-    """Opened as a user would name it."""
-    return of_user(str(folder))
-
-
 def test_a_book_loses_its_middle_and_nothing_else(folder: Path) -> None:
-    subject = subject_of(folder)
+    tested = of_user(str(folder))
     question = Question(id=1, context=TEXT, input="Who sat?", answer=("the cat",))
     config = BookQaReportConfig(
         questions=Path("x"), context=120, new_tokens=10, frame="Read: {context} Q: {question}"
     )
-    how = asking(subject, "never", {}, "book_qa_report")
-    asked = ask(subject, question, config, how)
-    said = subject.decode(asked.ids)
+    how = asking(tested, "never", {}, "book_qa_report")
+    asked = ask(tested, question, config, how)
+    said = tested.decode(asked.ids)
     assert len(asked.ids) == 110 and asked.cut == asked.book - (
-        110 - len(subject.encode(" Q: Who sat?")) - len(subject.encode("Read: ")) - 1
+        110 - len(tested.encode(" Q: Who sat?")) - len(tested.encode("Read: ")) - 1
     )
     assert said.startswith(" Read:  The cat sat") and said.endswith(
         "where the bird was.  Q: Who sat?"
     )
-    whole = ask(subject, question, config.model_copy(update={"context": 4000}), how)
-    assert whole.cut == 0 and TEXT.strip() in subject.decode(whole.ids)
+    whole = ask(tested, question, config.model_copy(update={"context": 4000}), how)
+    assert whole.cut == 0 and TEXT.strip() in tested.decode(whole.ids)
 
 
 def test_a_line_that_is_no_question_is_named(tmp_path: Path) -> None:
