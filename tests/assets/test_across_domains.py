@@ -13,18 +13,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from data_world import make_corpus
 from dvc_world import dvc, empty_repository
 
-from assets import (
-    data_report,
-    length_histograms,
-    mixed_dataset,
-    packed_shards,
-    raw_corpus,
-    token_demand,
-    tokenized_corpus,
-    tokenizer,
-)
+from assets import data_report, mixed_dataset, packed_shards
 from assets.tables import read_table
 from assets.token_store import open_tokens
 from core.errors import UserError
@@ -69,17 +61,6 @@ def write_world(folder: Path, order: tuple[str, ...] = DOMAINS, **recipe: object
             sort_keys=False,
         )
     )
-
-
-def make_corpus() -> None:
-    """Every stage before the recipes."""
-    token_demand.run()
-    for domain in DOMAINS:
-        raw_corpus.run(domain)
-    tokenizer.run()
-    for domain in DOMAINS:
-        tokenized_corpus.run(domain)
-        length_histograms.run(domain)
 
 
 def ask_for_all() -> int:
