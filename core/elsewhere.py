@@ -14,8 +14,8 @@ before the stage.
 
 srun hands arguments on as they are; ssh joins them, and a shell splits them again. So each word is
 written in letters, digits and `_./:,+@=-`, with every other character encoded as in a URL. Then
-both give the same. The
-cost: the paths of the folder and of Python must be such words, and the same on both machines.
+both give the same. The cost: the paths of the folder and of Python must be such words, and the same
+on both machines.
 
 This file imports nothing of the project: both frames start it by its path, without site-packages.
 """

@@ -31,7 +31,7 @@ from assets.randomness import generator
 from assets.records import checked_records
 from assets.sample_corpus import NAMES
 from assets.source_files import shown
-from core.errors import UserError
+from core.errors import UserError, one_line
 from core.params import Config, validated
 from core.progress import Progress
 from core.sealed import write_json
@@ -315,9 +315,7 @@ def _files(path: Path) -> list[Path]:
         try:
             named = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{path}: can't be read as YAML: {' '.join(str(error).split())}. Fix it."
-            ) from None
+            raise UserError(f"{path}: can't be read as YAML: {one_line(error)}. Fix it.") from None
         source = validated(HubSource, named, str(path))
         return [fetch(source, name) for name in hub_files(source)]
     if not path.is_file():

@@ -22,7 +22,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from assets.tokenizer import config_of
-from core.errors import UserError
+from core.errors import UserError, one_line
 from evaluation.frame import ChatMode
 from evaluation.model_under_test import ModelUnderTest
 from training.baselines import TEMPLATE, EndpointConfig
@@ -312,8 +312,7 @@ def rendered(
             )
         )
     except (TemplateError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{folder}: its chat template refuses the prompt: {reason}. "
+            f"{folder}: its chat template refuses the prompt: {one_line(error)}. "
             "Set chat to never, or chat_options to what it needs."
         ) from None

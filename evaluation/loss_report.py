@@ -128,7 +128,7 @@ def of_domain(
 
 def longest(config: LossReportConfig) -> int:
     """The last position that a band or point needs, in tokens."""
-    return max(*config.bands, *config.points)
+    return max([*config.bands, *config.points])
 
 
 def chosen_documents(domain: str, store: TokenStore, config: LossReportConfig) -> list[int]:

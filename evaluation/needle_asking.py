@@ -99,7 +99,9 @@ def _ask_cell(
     without: NDArray[np.float32],
     first: int,
 ) -> Records:
-    """without: float32[trials, answer, vocabulary], the answers' log-probabilities without the
+    """The records of one cell, one per trial.
+
+    without: float32[trials, answer, vocabulary], the answers' log-probabilities without the
     statement.
     """
     prompts = trials.prompts(cell)

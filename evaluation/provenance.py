@@ -54,7 +54,7 @@ def versions(items: Mapping[str, Sequence[str]], lock: Path = LOCK) -> dict[str,
 
 
 def _version(address: str, body: dict[str, Any], root: Path) -> Version:
-    """body: the stage's entry in dvc.lock. root: the project's folder."""
+    """The version of one artefact. body: its entry in dvc.lock. root: the project's folder."""
     data = next(out for out in body["outs"] if out["path"].startswith("data/"))
     params: dict[str, Any] = {}
     for file in body.get("params", {}).values():

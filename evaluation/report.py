@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field
 
 from core.command import go_elsewhere, plain_errors
-from core.errors import UserError
+from core.errors import UserError, one_line
 from core.params import Config, check_item, read_params, validated
 from core.sealed import output, sealed, write_json
 from evaluation.model_under_test import ModelUnderTest, of_graph, of_user
@@ -97,9 +97,8 @@ def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConf
         try:
             node[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
             raise UserError(
-                f"--set {change}: the value is not valid YAML: {reason}. "
+                f"--set {change}: the value is not valid YAML: {one_line(error)}. "
                 "Close its brackets and quotes."
             ) from None
     return validated(type(config), values, f"{stage} after --set")

@@ -234,8 +234,8 @@ def _judge(tested: ModelUnderTest, batch: int, longest: int) -> Any:
 
 def _why(name: str, task: Task, error: BaseException) -> str:
     """Why the harness could not run a task. The Hub is named only if it was the reason."""
-    lines = str(error).splitlines()
-    problem = f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}"
+    first_line = str(error).strip().partition("\n")[0] or "no reason given"
+    problem = f"{type(error).__name__}: {first_line[:200]}"
     reason = (
         f"short_context_report.tasks.{name}: "
         f"the harness cannot run {task.harness or task.file}: {problem}."

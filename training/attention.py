@@ -306,8 +306,8 @@ def _varlen(
         return _causal(query, key, value, scale, order)
     from torch.nn.attention.varlen import varlen_attn
 
-    # torch 2.11 has no `enable_gqa` here, so grouped heads are repeated. The copies live for one
-    # layer only.
+    # torch 2.11, with which the GPU was measured (docs/benchmarks/gpu.md), has no `enable_gqa` here.
+    # So grouped heads are repeated. The copies live for one layer only.
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))

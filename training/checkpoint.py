@@ -95,8 +95,10 @@ def run(name: str) -> None:
 
 
 def loads_in_transformers(folder: Path, served: bool) -> Check:
-    """Whether plain transformers loads the model, with no weight missing or left over; served:
-    it is behind an endpoint."""
+    """Whether plain transformers loads the model, with no weight missing or left over.
+
+    served: the model is behind an endpoint, so there is nothing to load.
+    """
     problem = "" if served else loading_problem(folder)
     return Check(
         name="loads_in_transformers",

@@ -232,7 +232,7 @@ def grid_line(path: Path, job: Job, mfu: float) -> str:
 
 def main() -> None:
     """Print the plan."""
-    # The prices are read by a program, before argparse has its say.
+    # For a program. argparse would ask for a profile.
     if sys.argv[1:] == ["--json"]:
         try:
             print(json.dumps(prices_in_force()))

@@ -212,6 +212,7 @@ def test_a_template_that_refuses_or_drops_the_prompt_is_a_line(tmp_path: Path) -
     for number, (template, message) in enumerate(
         (
             ("{{ raise_exception('System first') }}", "refuses the prompt: System first"),
+            ("{{ raise_exception('') }}", "refuses the prompt: TemplateError"),
             ("Hello.", "shows a message 0 times"),
             ("{{ messages[0]['content'] * 2 }}", "shows a message 2 times"),
         )

@@ -1,4 +1,7 @@
-"""Every question of a local set is scored right, or refused with its line and reason."""
+"""Every question of a local set is scored right, or refused with its line and reason.
+
+Also through lm-eval (evaluation/short_context_report.py), which must ask it unchanged.
+"""
 
 import gzip
 import json
