@@ -157,7 +157,7 @@ def test_a_comparison_without_recipes_has_no_section_of_recipes(tmp_path: Path) 
     assert not (tmp_path / "mixture.png").exists()
 
 
-def test_without_a_model_of_ours_endpoints_set_the_longest_context(
+def test_with_endpoints_only_the_longest_context_is_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
