@@ -109,19 +109,10 @@ def measure(tested: ModelUnderTest, config: BookQaReportConfig, folder: Path) ->
     answers = pd.DataFrame(records)
     answers.to_csv(folder / "answers.csv", index=False, lineterminator="\n")
 
-    error = answers["f1"].std() / len(answers) ** 0.5 if len(answers) > 1 else np.nan
-    shares = {flaw: round(float(answers[flaw].mean()), 5) for flaw in FLAWS}
-    lost = float(((answers["truncated"] == 1) & (answers["occurs"] == 0)).mean())
-    drawn = not all(reply.greedy for reply in replies)
-    contents = []
-    for question in questions:
-        contents += [question.context, question.input]
-    warned = joined(
-        warning(shares, lost, "book_qa_report.new_tokens", drawn, cure(tested)),
-        may_be_read_as_tokens(tested, contents),
-    )
-    warn("book_qa_report", tested.name, warned)
     context = _context(tested, config)
+    drawn = not all(reply.greedy for reply in replies)
+    warned = _warning(tested, questions, answers, drawn)
+    warn("book_qa_report", tested.name, warned)
     if tested.endpoint is None and context > tested.context:
         warn(
             "book_qa_report",
@@ -131,11 +122,7 @@ def measure(tested: ModelUnderTest, config: BookQaReportConfig, folder: Path) ->
         )
 
     summary = {
-        "f1": round(float(answers["f1"].mean()), 5),
-        "questions": len(answers),
-        "standard_error": None if np.isnan(error) else round(float(error), 5),
-        "occurs": round(float(answers["occurs"].mean()), 5),
-        **shares,
+        **_means(answers),
         "context": context,
         "books_cut": int((answers["cut_tokens"] > 0).sum()),
         "chat": how.chat,
@@ -144,6 +131,36 @@ def measure(tested: ModelUnderTest, config: BookQaReportConfig, folder: Path) ->
     write_json(folder / "book_qa.json", summary)
     # A warning is a metric only if there is one.
     return {key: value for key, value in summary.items() if value is not None or key != "warning"}
+
+
+def _means(answers: pd.DataFrame) -> dict[str, Any]:
+    """The means over all questions. answers: rows as of `_record`."""
+    error = answers["f1"].std() / len(answers) ** 0.5 if len(answers) > 1 else np.nan
+    return {
+        "f1": round(float(answers["f1"].mean()), 5),
+        "questions": len(answers),
+        "standard_error": None if np.isnan(error) else round(float(error), 5),
+        "occurs": round(float(answers["occurs"].mean()), 5),
+        **{flaw: round(float(answers[flaw].mean()), 5) for flaw in FLAWS},
+    }
+
+
+def _warning(
+    tested: ModelUnderTest, questions: list[Question], answers: pd.DataFrame, drawn: bool
+) -> str | None:
+    """What makes the scores doubtful; None if nothing does.
+
+    answers: rows as of `_record`. drawn: whether an endpoint refused temperature 0.
+    """
+    shares = {flaw: float(answers[flaw].mean()) for flaw in FLAWS}
+    lost = float(((answers["truncated"] == 1) & (answers["occurs"] == 0)).mean())
+    contents = []
+    for question in questions:
+        contents += [question.context, question.input]
+    return joined(
+        warning(shares, lost, "book_qa_report.new_tokens", drawn, cure(tested)),
+        may_be_read_as_tokens(tested, contents),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

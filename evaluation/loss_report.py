@@ -54,13 +54,7 @@ def measure(tested: ModelUnderTest, config: LossReportConfig, folder: Path) -> d
     documents = pd.DataFrame(records, columns=COLUMNS).sort_values(
         "band", key=lambda names: names.map(order.index), kind="stable"
     )
-    documents.round({"sum": 4}).to_csv(folder / "documents.csv", index=False, lineterminator="\n")
-    table = by_domain(documents)
-    table.to_csv(folder / "loss.csv", index=False, lineterminator="\n")
-    losses = {}
-    for key, part in table.groupby("domain", sort=False):
-        losses[str(key)] = dict(zip(part["band"], part["loss"], strict=True))
-    write_json(folder / "loss.json", losses)
+    _write(documents, folder)
 
     sums = documents.groupby("band", sort=False)[["sum", "tokens"]].sum()
     metrics: dict[str, Any] = {}
@@ -69,6 +63,17 @@ def measure(tested: ModelUnderTest, config: LossReportConfig, folder: Path) -> d
     if reason:
         metrics["not_measured"] = reason
     return metrics
+
+
+def _write(documents: pd.DataFrame, folder: Path) -> None:
+    """Write documents.csv, loss.csv and loss.json. documents: columns COLUMNS."""
+    documents.round({"sum": 4}).to_csv(folder / "documents.csv", index=False, lineterminator="\n")
+    table = by_domain(documents)
+    table.to_csv(folder / "loss.csv", index=False, lineterminator="\n")
+    losses = {}
+    for key, part in table.groupby("domain", sort=False):
+        losses[str(key)] = dict(zip(part["band"], part["loss"], strict=True))
+    write_json(folder / "loss.json", losses)
 
 
 def by_domain(documents: pd.DataFrame) -> pd.DataFrame:

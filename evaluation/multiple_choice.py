@@ -307,8 +307,9 @@ def made_questions(texts: list[str], count: int, seed: int, words: int = 40) -> 
         absent = [name for name in NAMES if name not in passage]
         key, *values = (absent[i] for i in draw.choice(len(absent), 9, replace=False))
         choices = [" ".join(values[i : i + 2]) for i in range(0, 8, 2)]
-        right, at = int(draw.integers(4)), int(draw.integers(len(passage) + 1))
 
+        right = int(draw.integers(4))
+        at = int(draw.integers(len(passage) + 1))
         stated = f"the answer is the name {key} {choices[right]} ."
         asked = f"the answer is the name {key}"
         question = " ".join([*passage[:at], stated, *passage[at:], asked])

@@ -31,6 +31,7 @@ from evaluation.needle_trials import Trials
 from evaluation.prefix_cache import PrefixCache, check_room
 
 Records = Iterator[dict[str, Any]]
+Asked = tuple[Cell, int, str]  # cell, number of the trial, key of the kept answer
 
 
 def ask_model(tested: ModelUnderTest, trials: Trials, kept: Path) -> Records:
@@ -130,11 +131,8 @@ def ask_endpoint(tested: ModelUnderTest, trials: Trials, kept: Path) -> Records:
     endpoint = tested.endpoint
     assert endpoint is not None
     done = read_kept(kept)
-    wanted = []
-    for cell in trials.cells:
-        for trial in range(len(trials.needles)):
-            wanted.append((cell, trial, f"{trial}: {cell.length} {cell.depth}"))
-    inside = [(cell, trial, key) for cell, trial, key in wanted if cell.length <= endpoint.context]
+    wanted = _wanted(trials)
+    inside = [asked for asked in wanted if asked[0].length <= endpoint.context]
     if not inside:
         raise UserError(
             f"needle_report.grid.lengths: all are beyond the context of {endpoint.model}, "
@@ -144,7 +142,7 @@ def ask_endpoint(tested: ModelUnderTest, trials: Trials, kept: Path) -> Records:
     progress = Progress(tested.name, len(inside), "cell")
     progress.add(sum(key in done for _, _, key in inside))
 
-    def keep_reply(asked: tuple[Cell, int, str], reply: Reply) -> None:
+    def keep_reply(asked: Asked, reply: Reply) -> None:
         """Score a reply and keep it. Raises UserError if the server cut the prompt."""
         cell, trial, key = asked
         check_read(reply, cell.length - trials.reserve, endpoint)
@@ -152,12 +150,13 @@ def ask_endpoint(tested: ModelUnderTest, trials: Trials, kept: Path) -> Records:
         keep(kept, key, done[key])
         progress.add(1)
 
-    def prompts() -> Iterator[tuple[tuple[Cell, int, str], str | list[int]]]:
-        """What is not answered yet: cell, trial and key, and the prompt."""
-        for cell, trial, key in inside:
+    def prompts() -> Iterator[tuple[Asked, str | list[int]]]:
+        """What is not answered yet, and the prompt."""
+        for asked in inside:
+            cell, trial, key = asked
             if key not in done:
                 ids = prompt(trials.needles[trial], cell, trials.reserve, trials.ends)
-                yield (cell, trial, key), written(tested, ids.tolist(), trials.asking)
+                yield asked, written(tested, ids.tolist(), trials.asking)
 
     complete_all(endpoint, prompts(), trials.reserve, keep_reply)
     progress.close()
@@ -166,6 +165,15 @@ def ask_endpoint(tested: ModelUnderTest, trials: Trials, kept: Path) -> Records:
             yield from done[key]
         else:
             yield _not_asked(cell, trial)
+
+
+def _wanted(trials: Trials) -> list[Asked]:
+    """Every cell of every trial, cell by cell."""
+    found = []
+    for cell in trials.cells:
+        for trial in range(len(trials.needles)):
+            found.append((cell, trial, f"{trial}: {cell.length} {cell.depth}"))
+    return found
 
 
 def _record_of_reply(reply: Reply, needle: Needle, cell: Cell, trial: int) -> dict[str, Any]:

@@ -104,11 +104,11 @@ def _run(
             "short_context_report needs lm-eval: pip install 'needlework[eval]'"
         ) from None
 
-    judge = _judge(tested, config.batch, _longest(tested, task))
+    harness = _harness_model(tested, config.batch, _longest(tested, task))
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     with tempfile.TemporaryDirectory() as scratch:
         ours = Path(scratch) / "tokenizer"  # RULER opens a tokenizer of its own, by name
-        judge.tokenizer.save_pretrained(ours)
+        harness.tokenizer.save_pretrained(ours)
         lengths = {"tokenizer": str(ours), "max_seq_lengths": list(task.lengths)}
         if sets is None:
             tasks: list[Any] = [task.harness]
@@ -119,7 +119,7 @@ def _run(
             manager = TaskManager(include_defaults=False)
         try:
             found = simple_evaluate(
-                judge,
+                harness,
                 tasks=tasks,
                 task_manager=manager,
                 num_fewshot=task.shots,
@@ -137,7 +137,7 @@ def _run(
             AssertionError,
         ) as error:
             raise UserError(_why(name, task, error)) from None
-    return _rows(name, task, sets or {}, found), judge.cut
+    return _rows(name, task, sets or {}, found), harness.cut
 
 
 def _rows(name: str, task: Task, sets: dict[str, Set], found: dict[str, Any]) -> list[Row]:
@@ -163,7 +163,7 @@ def _longest(tested: ModelUnderTest, task: Task) -> int:
     return max([tested.context, *task.lengths])
 
 
-def _judge(tested: ModelUnderTest, batch: int, longest: int) -> Any:
+def _harness_model(tested: ModelUnderTest, batch: int, longest: int) -> Any:
     """The harness's class for a transformers model; its prompts begin as the tested model's do.
 
     batch: requests in one forward pass. longest: tokens of a prompt that is not cut.
@@ -174,7 +174,7 @@ def _judge(tested: ModelUnderTest, batch: int, longest: int) -> Any:
     # find special tokens in a question; here their text is text.
     from lm_eval.models.huggingface import HFLM
 
-    class Judge(HFLM):  # type: ignore[misc]  # lm_eval is untyped
+    class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         cut = 0
 
         def _loglikelihood_tokens(self, requests: Any, *given: Any, **named: Any) -> Any:
@@ -223,7 +223,7 @@ def _judge(tested: ModelUnderTest, batch: int, longest: int) -> Any:
     # Padding needs a token; which one does not matter, as it is masked.
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
-    return Judge(
+    return HarnessModel(
         pretrained=tested.model,
         tokenizer=tokenizer,
         batch_size=batch,

@@ -1,6 +1,6 @@
-"""A text of two domains trains once, in the first of them.
+"""A text of two domains trains once, in the first of them: from mixed_dataset to data_report.
 
-Domains and recipes may have names that look like numbers.
+Domains and recipes may have names that look like numbers, in every table.
 """
 
 import doctest
@@ -29,8 +29,10 @@ Settings = dict[str, object]
 
 
 def write_world(folder: Path, order: tuple[str, ...] = DOMAINS, **recipe: object) -> None:
-    """Three domains of 20 texts of their own; the shared ones stand in 1e5 and NA; one recipe that
-    uses all once."""
+    """Three domains of 20 texts of their own, and one recipe that uses all once.
+
+    The shared texts are in 1e5 and NA.
+    """
     folder.mkdir(exist_ok=True)
     for domain in DOMAINS:
         own = [f"[{domain}] text {number} " + "word for word " * 8 for number in range(20)]

@@ -1,4 +1,4 @@
-"""The data half from files to rows.
+"""The data half from files to rows, through all of its stages.
 
 Every token of a row comes from a training document, rows open with stock `datasets`, and the same
 world gives the same bytes every time.

@@ -16,7 +16,7 @@ from core.errors import UserError
 from evaluation import short_context_report
 from evaluation.model_under_test import of_user
 from evaluation.multiple_choice import labels, made_questions, place, read_sets
-from evaluation.short_context_report import _judge, _why
+from evaluation.short_context_report import _harness_model, _why
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
 
 TREES = [
@@ -236,12 +236,12 @@ def test_harness_prompts_begin_with_bos_and_never_end_with_eos(
 ) -> None:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
     tested = of_user(str(write_speaker(tmp_path / "model", {}, "a b c", around=around)))
-    judge = _judge(tested, 2, 4)
+    harness = _harness_model(tested, 2, 4)
     ids = [tested.tokenizer.token_to_id(token) for token in ("<|begin|>", "a", "b", "c")]
-    assert judge.tok_encode("a b c") == ids
-    assert judge._encode_pair("a b", " c") == (ids[:3], ids[3:])
-    rows, mask = judge.tok_batch_encode(["a b c a", "a"], left_truncate_len=4)
-    assert rows[0].tolist() == [*ids[1:], ids[1]] and judge.cut == 1
+    assert harness.tok_encode("a b c") == ids
+    assert harness._encode_pair("a b", " c") == (ids[:3], ids[3:])
+    rows, mask = harness.tok_batch_encode(["a b c a", "a"], left_truncate_len=4)
+    assert rows[0].tolist() == [*ids[1:], ids[1]] and harness.cut == 1
     assert rows[1, 2:].tolist() == ids[:2] and mask[1].tolist() == [0, 0, 1, 1]
 
 
