@@ -210,3 +210,9 @@ def test_the_plan_prices_the_places_that_a_grid_has(given: dict[str, object]) ->
     grid: dict[str, object] = {"lengths": [100, 200], **given}
     found = cells(Grid.model_validate(grid), [100, 200])
     assert set(places_of(grid)) == {cell.place for cell in found}
+
+
+@pytest.mark.parametrize("word", ["", " "])
+def test_a_word_of_spaces_is_no_word_to_draw(word: str) -> None:
+    with pytest.raises(ValueError, match="should match pattern"):
+        Drawn(words=(word, *"abcdefgh"), statement="{key} {value}", question="{key}")
