@@ -9,7 +9,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo lint test test-fast ui setup profile check packed plan metrics preview approve accept clean help
+.PHONY: demo lint test test-fast ui setup profile check packed plan metrics preview approve accept pictures clean help
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -64,6 +64,9 @@ approve: $(READY) ## let sensor and schedule start what is beyond NEEDLEWORK_BUD
 
 accept: $(READY) ## declare that a change of code alters nothing that was made by it: make accept ITEM="checkpoint base_checkpoint"
 	python -m orchestration.accept $(ITEM)
+
+pictures: $(READY) ## every picture of README and docs, made anew
+	python -m benchmarks.pictures
 
 clean:           ## remove what was made here (the DVC cache stays)
 	rm -rf data metrics .dagster .training

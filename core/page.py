@@ -31,6 +31,7 @@ th:first-child, td:first-child, td.words { text-align: left; } \
 td.words { overflow-wrap: anywhere; }
 td a { color: inherit; text-decoration: underline dotted #9aa4af; } \
 img { max-width: 100%; height: auto; }
+.lead { font-size: 1.15rem; line-height: 1.45; max-width: 46rem; }
 .note { color: #5b6570; font-size: .88rem; }
 @media (max-width: 40rem) { body { font-size: 14px; margin: 1rem auto; } \
 th, td { padding: .2rem .4rem; } }
@@ -55,6 +56,11 @@ def page(title: str, parts: list[str]) -> str:
 def heading(text: str) -> str:
     """The heading of a section."""
     return f"<h2>{escape(text)}</h2>"
+
+
+def lead(text: str) -> str:
+    """The paragraph that says it all, set larger."""
+    return f"<p class='lead'>{escape(text)}</p>"
 
 
 def paragraph(text: str, note: bool = False) -> str:

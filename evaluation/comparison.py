@@ -52,6 +52,10 @@ def run() -> None:
         raise UserError(
             f"comparison.baseline = {config.baseline!r}: known models are {', '.join(models)}."
         )
+    if config.result is not None and config.result not in models:
+        raise UserError(
+            f"comparison.result = {config.result!r}: known models are {', '.join(models)}."
+        )
 
     summary = collect(models)
     with output("comparison") as out:
@@ -61,6 +65,7 @@ def run() -> None:
             table.to_csv(out.folder / f"{name}.csv", index=False, lineterminator="\n")
 
         comparison_page.draw(
+            config,
             out.folder,
             tables,
             cells={
@@ -80,7 +85,7 @@ def run() -> None:
                 **dict.fromkeys(OF_DOMAINS, domains),
             }
         )
-        html = comparison_page.report(config, out.folder, tables, summary, known)
+        html = comparison_page.report(config, out.folder, tables, summary, trained, known)
         (out.folder / "report.html").write_text(html)
         for row in tables["results"].to_dict("records"):
             out.metrics[f"needle_{row['model']}"] = row["needle"]

@@ -12,3 +12,5 @@ class ComparisonConfig(Config):
     """The model that losses are shown as differences to."""
     untrained: str = "base"
     """The model that the short-context drop is measured against."""
+    result: str | None = None
+    """The model that the verdict at the top is about; default the one with the best needle."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from core import page
 from core.figures import save_figure
-from evaluation import paper, plots, provenance
+from evaluation import paper, plots, provenance, verdict
 from evaluation.bands import is_point, position_of
 from evaluation.bootstrap import marked
 from evaluation.comparison_config import ComparisonConfig
@@ -43,6 +43,7 @@ Series = dict[str, tuple[list[float], list[float]]]
 
 
 def draw(
+    config: ComparisonConfig,
     folder: Path,
     tables: Tables,
     cells: dict[str, pd.DataFrame],
@@ -56,6 +57,9 @@ def draw(
     cells: model -> cells.csv of its needle report. lengths: histograms of all domains.
     trained, base_context: in tokens. notes: model -> a warning about its answers to the needle.
     """
+    result = verdict.chosen(tables["results"], config.result)
+    figure = plots.verdict(tables["needle"], result, config.untrained, base_context, trained)
+    save_figure(figure, folder / "verdict.png")
     save_figure(plots.heatmaps(cells, trained, base_context, notes), folder / "heatmaps.png")
     _draw_curves(folder, tables)
     _draw_lengths(folder, lengths)
@@ -142,12 +146,17 @@ def report(
     folder: Path,
     tables: Tables,
     summary: dict[str, Any],
+    trained: int,
     known: dict[str, provenance.Version],
 ) -> str:
-    """The page as HTML. Pictures are read from `folder`. known: address -> version."""
+    """The page as HTML. Pictures are read from `folder`. known: address -> version.
+
+    trained: the longest context that a model was trained to, in tokens.
+    """
     return page.page(
         f"Needlework: {config.title}",
         [
+            *_verdict(config, folder, tables, summary["base_context"], trained),
             *_results(config, folder, tables),
             *_quantity(folder, tables["quantity"]),
             *_losses(config, folder, tables["differences"]),
@@ -163,6 +172,20 @@ def report(
             ),
         ],
     )
+
+
+def _verdict(
+    config: ComparisonConfig, folder: Path, tables: Tables, base_context: int, trained: int
+) -> list[str]:
+    """Three sentences and one picture."""
+    results = tables["results"]
+    facts = {"base_context": base_context, "trained": trained}
+    result = verdict.chosen(results, config.result)
+    said = verdict.sentences(results, tables["needle"], facts, result, config.untrained)
+    return [
+        page.lead(" ".join(said)),
+        page.picture(folder / "verdict.png", "Needles found by context length"),
+    ]
 
 
 def _results(config: ComparisonConfig, folder: Path, tables: Tables) -> list[str]:

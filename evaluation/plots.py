@@ -162,6 +162,52 @@ def _mark(axes: Axes, lengths: Sequence[int], limit: int, label: str) -> None:
         axes.text(position + 0.04, -0.62, label, fontsize=6.5, va="bottom")
 
 
+def verdict(
+    needle: pd.DataFrame, result: str, untrained: str, base_context: int, trained: int
+) -> Figure:
+    """Exact match by length: the extended model and the one before it stand out of the others.
+
+    needle: one row per model and length: model, length, exact_match (0 to 1). base_context,
+    trained: in tokens, marked by lines.
+    """
+    figure, axes = plt.subplots(figsize=(9.5, 3.8), layout="constrained")
+    order = sorted(needle["model"].unique(), key=lambda name: (name == result, name == untrained))
+    for name in order:
+        rows = needle[needle["model"] == name].sort_values("length")
+        # Few curves in colour, the others as a grey background: one comparison at a glance.
+        colour, width = {result: ("#0072b2", 3.2), untrained: ("#d55e00", 3.2)}.get(
+            name, ("#c4c9cf", 1.2)
+        )
+        axes.plot(rows["length"], 100 * rows["exact_match"], color=colour, lw=width)
+        label = name if name in (result, untrained) else "others"
+        axes.plot([], [], color=colour, lw=width, label=label)
+
+    for place, words in ((base_context, "base context"), (trained, "trained")):
+        axes.axvline(place, color="#5b6570", lw=1, ls=":")
+        axes.annotate(
+            f"{words}, {place:,}",
+            (place, 105),
+            fontsize=9,
+            color="#5b6570",
+            ha="center",
+            annotation_clip=False,  # it stands above the axes
+        )
+    axes.set(xlabel="context length (tokens)", ylabel="needles found, %", ylim=(-3, 103))
+    axes.set_xscale("log", base=2)
+    lengths = sorted(needle["length"].unique())
+    axes.set_xticks(lengths[:: -(-len(lengths) // MANY_LENGTHS)])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", lw=0.3)
+
+    handles, labels = axes.get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))  # "others" once
+    names = [name for name in (result, untrained, "others") if name in shown]
+    axes.legend([shown[name] for name in names], names, frameon=False, loc="lower left")
+    return figure
+
+
 def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     x_label: str,

@@ -121,7 +121,12 @@ def _check_across(valid: dict[str, Any], found: list[str]) -> None:
     for name in models:
         with noted(found):
             check_model(name, models)
-    for section, key in (("comparison", "baseline"), ("short_context_report", "against")):
+    named = (
+        ("comparison", "baseline"),
+        ("comparison", "result"),
+        ("short_context_report", "against"),
+    )
+    for section, key in named:
         if section in valid:
             with noted(found):
                 check_named(f"{section}.{key}", getattr(valid[section], key), models)

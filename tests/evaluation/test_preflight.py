@@ -71,9 +71,9 @@ def test_a_profile_lacks_nothing_but_files_that_the_user_brings(
             "packed_shards makes no 'x', only cut_at_base",
         ),
         (
-            "checkpoint.models.per_source_164k.at",
+            "checkpoint.models.per_source_82k.at",
             1,
-            "checkpoint.models.per_source_164k.at = 1: per_source has the snaps",
+            "checkpoint.models.per_source_82k.at = 1: per_source has the snaps",
         ),
         (
             "comparison.baseline",
