@@ -172,15 +172,19 @@ def verdict(
     """
     figure, axes = plt.subplots(figsize=(9.5, 3.8), layout="constrained")
     order = sorted(needle["model"].unique(), key=lambda name: (name == result, name == untrained))
+    shown: dict[str, Artist] = {}
+    others: list[Artist] = []
     for name in order:
         rows = needle[needle["model"] == name].sort_values("length")
         # Few curves in colour, the others as a grey background: one comparison at a glance.
         colour, width = {result: ("#0072b2", 3.2), untrained: ("#d55e00", 3.2)}.get(
             name, ("#c4c9cf", 1.2)
         )
-        axes.plot(rows["length"], 100 * rows["exact_match"], color=colour, lw=width)
-        label = name if name in (result, untrained) else "others"
-        axes.plot([], [], color=colour, lw=width, label=label)
+        (line,) = axes.plot(rows["length"], 100 * rows["exact_match"], color=colour, lw=width)
+        if name in (result, untrained):
+            shown[name] = line
+        else:
+            others.append(line)
 
     for place, words in ((base_context, "base context"), (trained, "trained")):
         axes.axvline(place, color="#5b6570", lw=1, ls=":")
@@ -201,10 +205,10 @@ def verdict(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", lw=0.3)
 
-    handles, labels = axes.get_legend_handles_labels()
-    shown = dict(zip(labels, handles, strict=True))  # "others" once
-    names = [name for name in (result, untrained, "others") if name in shown]
-    axes.legend([shown[name] for name in names], names, frameon=False, loc="lower left")
+    # The extended model first. One entry stands for all others.
+    drawn = [*reversed(shown.values()), *others[:1]]
+    names = [*reversed(shown), "others"]
+    axes.legend(drawn, names[: len(drawn)], frameon=False, loc="lower left")
     return figure
 
 

@@ -151,8 +151,9 @@ def test_a_comparison_without_recipes_has_no_section_of_recipes(tmp_path: Path) 
         {"length": [64, 128], "depth": 0.0, "exact_match": 0.5, "occurs": 1.0, "gain": float("nan")}
     )
     lengths = pd.DataFrame({"domain": "book", "lower": [1, 2], "tokens": [3, 4]})
-    comparison_page.draw(tmp_path, tables, {"base": cells, "mute": cells}, lengths, 64, 64, {})
-    html = comparison_page.report(ComparisonConfig(), tmp_path, tables, SUMMARY, {})
+    config, by_model = ComparisonConfig(), {"base": cells, "mute": cells}
+    comparison_page.draw(config, tmp_path, tables, by_model, lengths, 64, 64, {})
+    html = comparison_page.report(config, tmp_path, tables, SUMMARY, 64, {})
     assert "Every model" in html and "What the recipes did" not in html
     assert not (tmp_path / "mixture.png").exists()
 

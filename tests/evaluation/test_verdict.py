@@ -76,11 +76,14 @@ def test_without_an_untrained_model_nothing_is_compared() -> None:
     assert own[0].startswith("base was not trained") and own[1].count("finds") == 1
 
 
-def test_the_picture_has_every_model_and_two_in_colour() -> None:
-    more = pd.concat([NEEDLE, NEEDLE[:4].assign(model="x"), NEEDLE[:4].assign(model="y")])
-    axes = picture(more, "long", "base", 64, 256).axes[0]
+@pytest.mark.parametrize("other", ["x", "others", "_x"])
+@pytest.mark.parametrize("result", ["long", "_long"])
+def test_the_picture_has_every_model_and_two_in_colour(result: str, other: str) -> None:
+    needle = NEEDLE.replace({"model": {"long": result}})
+    more = pd.concat([needle, NEEDLE[:4].assign(model=other), NEEDLE[:4].assign(model="y")])
+    axes = picture(more, result, "base", 64, 256).axes[0]
     drawn = [line for line in axes.lines if len(line.get_xdata()) == 4]
     assert len(drawn) == 4
     legend = axes.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["long", "base", "others"]
+    assert [text.get_text() for text in legend.get_texts()] == [result, "base", "others"]
