@@ -69,6 +69,13 @@ def test_a_missing_or_better_short_score_is_said_so(
     assert sentences(results, NEEDLE, FACTS, "long", "base")[2] == said
 
 
+def test_a_needle_that_was_not_asked_for_is_said_so() -> None:
+    """As of an endpoint, if all lengths are beyond its context."""
+    results = RESULTS.assign(needle=[35.0, None])
+    found = sentences(results, NEEDLE, FACTS, "long", "base")[1]
+    assert "it was asked for no needle; base finds 35 %" in found and "nan" not in found
+
+
 def test_without_an_untrained_model_nothing_is_compared() -> None:
     found = sentences(RESULTS[1:], NEEDLE, FACTS, "long", "base")
     assert "base" not in found[1]
