@@ -144,8 +144,8 @@ def _evaluation_texts(source: Path, text_field: str) -> Iterator[str]:
             if isinstance(text, Skipped):
                 why = text.detail if text.reason == FIELD_MISSING else text.reason
                 raise UserError(
-                    f"{path}, record {number}: {why}. Documents can't be compared with it: fix the "
-                    "record or remove it."
+                    f"{path}, record {number}: {why}. Documents can't be compared with it: "
+                    "fix the record or remove it."
                 )
             yield text
 
@@ -159,8 +159,8 @@ def build_index(texts: Sequence[str], run: int) -> Index:
     """
     if run < 2 * LANE - 1:
         raise ValueError(
-            f"run = {run}, but fewer than {2 * LANE - 1} letters in common are no sign of "
-            "contamination"
+            f"run = {run}, but fewer than {2 * LANE - 1} letters in common "
+            "are no sign of contamination"
         )
     folded = []
     for text in texts:

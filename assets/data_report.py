@@ -129,28 +129,29 @@ def stacked(
 
     figure, axes = plt.subplots(figsize=(1.6 + 1.1 * len(columns), 4), layout="constrained")
     bottom = np.zeros(len(columns))
-    for number, (name, row) in enumerate(table.iterrows()):
+    bars = []
+    for number, (_, row) in enumerate(table.iterrows()):
         hatch = HATCHES[number // len(COLOURS) % len(HATCHES)]
-        axes.bar(
+        drawn = axes.bar(
             list(table.columns),
             row,
             bottom=bottom,
-            label=str(name),
             edgecolor="white",
             linewidth=0.6,
             width=0.72,
             color=shades[number] if ordered else COLOURS[number % len(COLOURS)],
             hatch="" if ordered else hatch,
         )
+        bars.append(drawn)
         bottom += row.to_numpy()
 
     axes.set(ylabel="share of tokens", ylim=(0, 1))
     axes.tick_params(axis="x", rotation=30)
     axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
+    # With explicit names: a label would lose a name that begins with an underscore.
     figure.legend(
-        handles[::-1],  # from the top, as in the bars
-        labels[::-1],
+        bars[::-1],  # from the top, as in the bars
+        [str(name) for name in table.index[::-1]],
         loc="outside right upper",
         frameon=False,
         fontsize=8,

@@ -91,8 +91,8 @@ def list_hub(source: HubSource) -> HubFiles:
         more = ", ..." if len(paths) > EXAMPLES else ""
         raise UserError(
             f"{source.hub} at {source.revision[:8]}: no file matches {source.files!r} and ends "
-            f"with one of {', '.join(DOCUMENTS)}. There are: {', '.join(paths[:EXAMPLES])}{more}. "
-            "Change `files`."
+            f"with one of {', '.join(DOCUMENTS)}. Change `files`. "
+            f"There are: {', '.join(paths[:EXAMPLES])}{more}."
         )
     return HubFiles(read=read, ignored=ignored)
 
@@ -124,13 +124,13 @@ def explained(where: str, error: Exception) -> Exception:
         )
     if isinstance(error, errors.GatedRepoError):
         return UserError(
-            f"{where}: it needs permission. Ask for access on its page, then put your token into "
-            "HF_TOKEN."
+            f"{where}: it needs permission. "
+            "Ask for access on its page, then put your token into HF_TOKEN."
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return UserError(
-            f"{where}: no such dataset, or it is private. Check `hub`, or put your token into "
-            "HF_TOKEN."
+            f"{where}: no such dataset, or it is private. "
+            "Check `hub`, or put your token into HF_TOKEN."
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return UserError(f"{where}: no such revision. Take the commit from the dataset's page.")
@@ -138,7 +138,7 @@ def explained(where: str, error: Exception) -> Exception:
     # server answers (requests or httpx, by version).
     if isinstance(error, (errors.EntryNotFoundError, *errors.HfHubHTTPError.__bases__)):
         return UserError(
-            f"{where}: could not be fetched ({type(error).__name__}: {error}). Run again: the "
-            "cache keeps what is fetched."
+            f"{where}: could not be fetched ({type(error).__name__}: {error}). Run again: "
+            "the cache keeps what is fetched."
         )
     return error

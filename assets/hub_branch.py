@@ -48,8 +48,8 @@ def move_pin(path: Path) -> str:
     source = validated(HubSource, values, str(path))
     if source.follow is None:
         raise UserError(
-            f"{path}: there is no `follow` with the branch to follow. Add `follow: main`, or leave "
-            "it pinned."
+            f"{path}: there is no `follow` with the branch to follow. "
+            "Add `follow: main`, or leave it pinned."
         )
     newest = newest_commit(source, source.follow)
     if newest == source.revision:
@@ -59,8 +59,8 @@ def move_pin(path: Path) -> str:
     moved = re.sub(rf"(?m)^(revision:\s*['\"]?){source.revision}", rf"\g<1>{newest}", text)
     if yaml.safe_load(moved) != {**values, "revision": newest}:
         raise UserError(
-            f"{path}: its revision is written in a form that cannot be replaced. Write it on a "
-            f"line of its own: revision: {newest}"
+            f"{path}: its revision is written in a form that cannot be replaced. "
+            f"Write it on a line of its own: revision: {newest}"
         )
     # Written aside and renamed: a reader sees the old file or the new one, never a part.
     aside = path.with_name(f".{path.name}.partial")

@@ -77,8 +77,8 @@ def run(name: str) -> None:
     if total < config.chunk_length:
         raise UserError(
             f"packed_shards.chunk_length = {config.chunk_length:,}, but recipe {name!r} holds "
-            f"{total:,} tokens: not one row. Raise mixed_dataset.token_budget or lower the chunk "
-            "length."
+            f"{total:,} tokens: not one row. "
+            "Raise mixed_dataset.token_budget or lower the chunk length."
         )
 
     spans = _spans(index)

@@ -169,8 +169,8 @@ def little_contamination(tally: Tally, limit: float) -> Check:
         passed=shares.get(worst, 0) <= limit,
         expected=f"at most {limit:.0%} of the records of one file",
         found=f"{share:.2%} of all, all of them dropped{of_file}",
-        advice="Look at skipped.csv: the source may hold the benchmark itself. Take that file out, "
-        "or raise raw_corpus.limits.contaminated.",
+        advice="Look at skipped.csv: the source may hold the benchmark itself. "
+        "Take that file out, or raise raw_corpus.limits.contaminated.",
     )
 
 
@@ -186,8 +186,8 @@ def _no_document(name: str, source: Path, config: RawCorpusConfig, tally: Tally)
     if tally.others:
         names = ", ".join(map(repr, sorted(tally.others)))
         return (
-            f"{problem} The field {config.domain_field!r} holds {names}: set "
-            f"raw_corpus.domains.{name}.only to the name of this domain."
+            f"{problem} The field {config.domain_field!r} holds {names}: "
+            f"set raw_corpus.domains.{name}.only to the name of this domain."
         )
     return f"{problem} Check the source, text_field and domain_field."
 

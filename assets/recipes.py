@@ -126,14 +126,14 @@ def domain_weights(mixing: Mixing, tokens: Mapping[str, int]) -> dict[str, float
     missing = [domain for domain in tokens if domain not in weights]
     if missing:
         raise UserError(
-            f"{named}: no share for {', '.join(missing)}. Use natural, or a map with every domain "
-            "of raw_corpus.domains."
+            f"{named}: no share for {', '.join(missing)}. "
+            "Use natural, or a map with every domain of raw_corpus.domains."
         )
     total = sum(weights[domain] for domain in tokens)
     if total <= 0:
         raise UserError(
-            f"{named}: the shares of {', '.join(tokens)} sum to {total}. Give one of them a "
-            "positive share."
+            f"{named}: the shares of {', '.join(tokens)} sum to {total}. "
+            "Give one of them a positive share."
         )
     return {domain: weights[domain] / total for domain in tokens}
 
@@ -147,8 +147,8 @@ def _unraised(mixing: Mixing, tokens: Mapping[str, int]) -> Shares:
         return _known(f"mixed_dataset.weights = {weights!r}", weights, tokens)
     if weights not in MIXTURES:
         raise UserError(
-            f"mixed_dataset.weights = {weights!r}: unknown. Use natural, {', '.join(MIXTURES)}, or "
-            "a map from domain to share."
+            f"mixed_dataset.weights = {weights!r}: unknown. "
+            f"Use natural, {', '.join(MIXTURES)}, or a map from domain to share."
         )
     return MIXTURES[weights]
 
@@ -220,8 +220,8 @@ def _across_domains(mixing: Mixing, weights: Shares, long_of: Shares) -> Wanted:
     if share != pooled and not 0 < pooled < 1:
         raise UserError(
             f"long_share = {share} across domains, but {pooled:.0%} of all tokens are in long "
-            "documents, so there is nothing to exchange. Change mixed_dataset.long_over or the "
-            "recipe's cut."
+            "documents, so there is nothing to exchange. "
+            "Change mixed_dataset.long_over or the recipe's cut."
         )
     # One factor for the long tokens of all domains, and one for the short ones.
     raise_long = share / pooled if pooled else 1.0

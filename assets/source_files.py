@@ -116,8 +116,8 @@ def _check_single(source: Path, mode: int, endings: tuple[str, ...], setting: st
         )
     if not source.name.lower().endswith(endings):
         raise UserError(
-            f"{shown(source)}: unknown format. Known endings: {', '.join(endings)}. Rename or "
-            "convert it."
+            f"{shown(source)}: unknown format. Known endings: {', '.join(endings)}. "
+            "Rename or convert it."
         )
 
 
@@ -287,6 +287,6 @@ def _nothing_to_read(
     more = ", ..." if len(ignored) > len(first) else ""
     examples = f" Ignored: {', '.join(first)}{more}." if first else ""
     return (
-        f"{shown(source)}: holds no {', '.join(endings)} file.{examples} Set {setting} to a folder "
-        "that has some."
+        f"{shown(source)}: holds no {', '.join(endings)} file.{examples} "
+        f"Set {setting} to a folder that has some."
     )

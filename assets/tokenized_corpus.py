@@ -61,8 +61,8 @@ def run(name: str) -> None:
                 break
             except IdsDiffer as error:
                 print(
-                    f"gigatoken gives other ids than tokenizers ({error}): starting again with "
-                    "tokenizers",
+                    f"gigatoken gives other ids than tokenizers ({error}): "
+                    "starting again with tokenizers",
                     file=sys.stderr,
                 )
         out.facts = out.metrics = counts

@@ -98,8 +98,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         ) from None
 
     note = (
-        f"{path}: saved with {', '.join(switched_off)}; switched off here, so that every text "
-        "keeps all its tokens"
+        f"{path}: saved with {', '.join(switched_off)}; "
+        "switched off here, so that every text keeps all its tokens"
     )
     if switched_off and note not in _printed:
         _printed.add(note)
@@ -205,8 +205,8 @@ def _train(config: TokenizerConfig, folder: Path) -> None:
     """Train a tokenizer on the raw corpus and write it into `folder`."""
     if config.source != RAW_CORPUS:
         raise UserError(
-            f"tokenizer.source = {config.source}: no tokenizer.json there. Name the base model's "
-            f"folder, or {RAW_CORPUS} to train one."
+            f"tokenizer.source = {config.source}: no tokenizer.json there. "
+            f"Name the base model's folder, or {RAW_CORPUS} to train one."
         )
     folders = [RAW_CORPUS / name for name in sorted(names_of("domain"))]
     tokenizer = train_bpe(_train_texts(folders), config.vocab_size)
@@ -265,8 +265,8 @@ def _no_special(folder: Path, name: str, text: str | None) -> UserError:
     if text is not None:
         why = f"names {text!r} as {name}_token, which is not a token of tokenizer.json beside it"
     return UserError(
-        f"tokenized_corpus.{name} = true, but {folder}/tokenizer_config.json {why}. Set "
-        f"tokenized_corpus.{name} to false, or name a token of tokenizer.json there."
+        f"tokenized_corpus.{name} = true, but {folder}/tokenizer_config.json {why}. "
+        f"Set tokenized_corpus.{name} to false, or name a token of tokenizer.json there."
     )
 
 
@@ -292,8 +292,8 @@ def config_of(path: Path) -> dict[str, Any]:
         return dict(config.items())
     except FileNotFoundError:
         raise UserError(
-            f"{path.parent}: tokenizer.json without tokenizer_config.json. Copy both "
-            "from the base model."
+            f"{path.parent}: tokenizer.json without tokenizer_config.json. "
+            "Copy both from the base model."
         ) from None
     except (ValueError, AttributeError) as error:
         raise UserError(

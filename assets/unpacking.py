@@ -156,8 +156,8 @@ def _check_archive(path: Path, file: Any, wanted: str) -> None:
     found = _format_of(head)
     if found != wanted:
         raise UserError(
-            f"{shown(path)}: holds {found or 'other data'}, but its ending says {wanted}. Correct "
-            "the ending, or fetch the file again."
+            f"{shown(path)}: holds {found or 'other data'}, but its ending says {wanted}. "
+            "Correct the ending, or fetch the file again."
         )
 
 

@@ -30,7 +30,7 @@ from benchmarks.gpu import say
 from core.environment import SWITCHES
 from core.params import read_params
 from core.sealed import read_json
-from evaluation.model_under_test import Subject, of_graph
+from evaluation.model_under_test import ModelUnderTest, of_graph
 from evaluation.needle_report import measure
 from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.scoring import token_losses
@@ -78,10 +78,12 @@ def extend(folder: Path, seconds: float) -> None:
             say(name, {"what": what, **result}, begun)
 
 
-def examine(subject: Subject, config: NeedleReportConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+def examine(
+    tested: ModelUnderTest, config: NeedleReportConfig
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The needle by length and depth, and the held-out loss by position."""
     with tempfile.TemporaryDirectory() as place:
-        means = measure(subject, config, Path(place))
+        means = measure(tested, config, Path(place))
         cells = pd.read_csv(Path(place) / "cells.csv")
         trials = pd.read_csv(Path(place) / "trials.csv")
 
@@ -102,16 +104,16 @@ def examine(subject: Subject, config: NeedleReportConfig) -> Iterator[tuple[str,
     longest = trials[trials["length"] == trials["length"].max()]
     said = [str(text)[:80] for text in longest["said"].head(4)]
     yield "said", {"said": said}
-    yield "loss", _loss_by_position(subject)
+    yield "loss", _loss_by_position(tested)
 
 
-def _loss_by_position(subject: Subject) -> dict[str, Any]:
+def _loss_by_position(tested: ModelUnderTest) -> dict[str, Any]:
     """Mean loss of held-out documents in nats, by range of positions."""
-    assert subject.model is not None
+    assert tested.model is not None
     losses = []
     with np.load(HELDOUT) as kept:
         for domain in sorted(kept.files):
-            losses += [token_losses(subject.model, row.astype(np.int64)) for row in kept[domain]]
+            losses += [token_losses(tested.model, row.astype(np.int64)) for row in kept[domain]]
     stacked = np.stack(losses)
 
     # Ranges of doubling width: the first sixteenth, the second, then an eighth, a quarter, a half.

@@ -72,8 +72,8 @@ def go_elsewhere(module: str, arguments: Sequence[str]) -> None:
     known = {elsewhere.variable_of(pool) for pool in pools.values()}
     for name in sorted(prefixes.keys() - known):
         raise UserError(
-            f"{elsewhere.VARIABLE}{name}: no stage of {GRAPH} is in a pool {name!r}. There are "
-            f"{', '.join(sorted(known)) or 'none'}. Name one of those, or unset it."
+            f"{elsewhere.VARIABLE}{name}: no stage of {GRAPH} is in a pool {name!r}. "
+            f"There are {', '.join(sorted(known)) or 'none'}. Name one of those, or unset it."
         )
 
     pool = pools.get(module.split(".")[-1], "")

@@ -14,8 +14,8 @@ before the stage.
 
 srun hands arguments on as they are; ssh joins them, and a shell splits them again. So each word is
 written in letters, digits and `_./:,+@=-`, with every other character encoded as in a URL. Then
-both give the same. The
-cost: the paths of the folder and of Python must be such words, and the same on both machines.
+both give the same. The cost: the paths of the folder and of Python must be such words, and the same
+on both machines.
 
 This file imports nothing of the project: both frames start it by its path, without site-packages.
 """
@@ -51,8 +51,8 @@ PLAIN = re.compile(r"[A-Za-z0-9/_.:,+@-]+")
 HELLO = b"needlework\n"
 """The first line of the launcher's input. Without it the launcher carries none."""
 NO_INPUT = (
-    "needlework: standard input does not reach this machine, so a stop will not either. End the "
-    "job by its launcher's own command. (kubectl exec carries it with -i.)"
+    "needlework: standard input does not reach this machine, so a stop will not either. "
+    "End the job by its launcher's own command. (kubectl exec carries it with -i.)"
 )
 PR_SET_PDEATHSIG = 1
 """Linux: <sys/prctl.h>."""
@@ -180,8 +180,8 @@ def _folder(path: str) -> str:
     """The folder. Ends the process if it isn't there."""
     if not Path(path).is_dir():
         sys.exit(
-            f"needlework: {path}: no such folder on {os.uname().nodename}. Mount the project's "
-            "folder there, at the same path."
+            f"needlework: {path}: no such folder on {os.uname().nodename}. "
+            "Mount the project's folder there, at the same path."
         )
     return path
 

@@ -208,7 +208,7 @@ def number_of(variable: Variable, environment: Mapping[str, str] = os.environ) -
         kind = "a whole number" if variable.whole else "a plain number"
         least = "above 0" if variable.positive else "0 or more"
         raise VariableError(
-            f"{variable.name} = {text}: not {kind}, {least}, without a unit. It says "
-            f"{variable.meaning}. Set such a number, or unset it."
+            f"{variable.name} = {text}: not {kind}, {least}, without a unit. "
+            f"It says {variable.meaning}. Set such a number, or unset it."
         )
     return value

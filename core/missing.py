@@ -51,8 +51,8 @@ def explained(error: FileNotFoundError) -> UserError | None:
         # The whole path only: "a/b" must not match "a/bc" or "x/a/b".
         if re.search(rf"(?<![\w./-]){re.escape(path)}(?![\w.-])", text):
             return UserError(
-                f"{PARAMS}: {key} = {path}: no such file or folder ({text}). Name one that is "
-                "there."
+                f"{PARAMS}: {key} = {path}: no such file or folder ({text}). "
+                "Name one that is there."
             )
     return None
 

@@ -63,8 +63,8 @@ def names_of(what: str) -> list[str]:
     items = _section(ITEMS[what], PARAMS) or {}
     if not isinstance(items, dict):
         raise UserError(
-            f"{PARAMS}: {ITEMS[what]} = {items!r}: not a map from names. profiles/sample.yaml "
-            "shows one."
+            f"{PARAMS}: {ITEMS[what]} = {items!r}: not a map from names. "
+            "profiles/sample.yaml shows one."
         )
     return list(items)
 
@@ -74,8 +74,8 @@ def check_item(what: str, name: str) -> None:
     known = names_of(what)
     if name not in known:
         raise UserError(
-            f"{PARAMS}: {ITEMS[what]} has no {name!r}, only {', '.join(known) or 'nothing'}. Add "
-            "it, or use one of those."
+            f"{PARAMS}: {ITEMS[what]} has no {name!r}, only {', '.join(known) or 'nothing'}. "
+            "Add it, or use one of those."
         )
 
 
@@ -88,8 +88,8 @@ def read_all_params(path: Path) -> dict[str, Any]:
         sections = parse_yaml(path.read_text())
     except FileNotFoundError:
         raise UserError(
-            f"{path.resolve()}: no such file. Run from the project's root, or put a profile in "
-            "place: make profile NAME=sample"
+            f"{path.resolve()}: no such file. "
+            "Run from the project's root, or put a profile in place: make profile NAME=sample"
         ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}. Fix the line it names.") from None
@@ -125,13 +125,13 @@ def _check_name(name: Any, where: str) -> None:
     """A name is a folder, a word of a command and a part of a dotted key: plain in all three."""
     if not isinstance(name, str):
         raise UserError(
-            f"{where}: YAML reads a name there as {name!r}, not as text. Write it in quotes, as in "
-            '"2024": or "no":.'
+            f"{where}: YAML reads a name there as {name!r}, not as text. "
+            'Write it in quotes, as in "2024": or "no":.'
         )
     if not NAME.fullmatch(name):
         raise UserError(
-            f"{where}: {name!r} cannot be a name: it is a folder and a word of a command. Use "
-            "letters, digits, _ and -."
+            f"{where}: {name!r} cannot be a name: it is a folder and a word of a command. "
+            "Use letters, digits, _ and -."
         )
 
 
@@ -143,8 +143,8 @@ def _section(section: str, path: Path) -> Any:
             known = ", ".join(map(str, node)) if isinstance(node, dict) else "nothing"
             where = ".".join(section.split(".")[:depth]) or "the file"
             raise UserError(
-                f"{path}: no section {section!r}: {where} holds {known}. Add {key!r}, or use one "
-                "of those."
+                f"{path}: no section {section!r}: {where} holds {known}. "
+                f"Add {key!r}, or use one of those."
             )
         node = node[key]
     return node

@@ -1,2 +1,1 @@
-"""The proof half: what the models can do. May import `core`, `assets` and
-`training`."""
+"""The proof half: what the models can do. May import `core`, `assets` and `training`."""

@@ -31,7 +31,7 @@ from assets.randomness import generator
 from assets.records import checked_records
 from assets.sample_corpus import NAMES
 from assets.source_files import shown
-from core.errors import UserError
+from core.errors import UserError, one_line
 from core.params import Config, validated
 from core.progress import Progress
 from core.sealed import write_json
@@ -47,7 +47,7 @@ from evaluation.chat import (
     written,
 )
 from evaluation.endpoint import Reply, check_read, complete_all
-from evaluation.model_under_test import Subject
+from evaluation.model_under_test import ModelUnderTest
 from evaluation.prefix_cache import PrefixCache, check_room
 from evaluation.report import report, warn
 from evaluation.texts import read_texts
@@ -95,47 +95,34 @@ class Prompt:
     """Tokens that were cut out of its middle."""
 
 
-def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[str, Any]:
+def measure(tested: ModelUnderTest, config: BookQaReportConfig, folder: Path) -> dict[str, Any]:
     """Write answers.csv and book_qa.json; returns the means, and how many books were cut."""
     make_reproducible(config.seed)
-    how = asking(subject, config.chat, config.chat_options, "book_qa_report")
+    how = asking(tested, config.chat, config.chat_options, "book_qa_report")
     questions = read_questions(config)
-    ask_all = _ask_model if subject.endpoint is None else _ask_endpoint
-    progress = Progress(subject.name, len(questions), "question")
-    replies = ask_all(subject, questions, config, how, progress)
+    ask_all = _ask_model if tested.endpoint is None else _ask_endpoint
+    progress = Progress(tested.name, len(questions), "question")
+    replies = ask_all(tested, questions, config, how, progress)
     progress.close()
 
     records = [_record(question, reply) for question, reply in zip(questions, replies, strict=True)]
     answers = pd.DataFrame(records)
     answers.to_csv(folder / "answers.csv", index=False, lineterminator="\n")
 
-    error = answers["f1"].std() / len(answers) ** 0.5 if len(answers) > 1 else np.nan
-    shares = {flaw: round(float(answers[flaw].mean()), 5) for flaw in FLAWS}
-    lost = float(((answers["truncated"] == 1) & (answers["occurs"] == 0)).mean())
+    context = _context(tested, config)
     drawn = not all(reply.greedy for reply in replies)
-    contents = []
-    for question in questions:
-        contents += [question.context, question.input]
-    warned = joined(
-        warning(shares, lost, "book_qa_report.new_tokens", drawn, cure(subject)),
-        may_be_read_as_tokens(subject, contents),
-    )
-    warn("book_qa_report", subject.name, warned)
-    context = _context(subject, config)
-    if subject.endpoint is None and context > subject.context:
+    warned = _warning(tested, questions, answers, drawn)
+    warn("book_qa_report", tested.name, warned)
+    if tested.endpoint is None and context > tested.context:
         warn(
             "book_qa_report",
-            subject.name,
-            f"prompts of up to {context:,} tokens are read in full, beyond its "
-            f"context of {subject.context:,}",
+            tested.name,
+            f"prompts of up to {context:,} tokens are read in full, "
+            f"beyond its context of {tested.context:,}",
         )
 
     summary = {
-        "f1": round(float(answers["f1"].mean()), 5),
-        "questions": len(answers),
-        "standard_error": None if np.isnan(error) else round(float(error), 5),
-        "occurs": round(float(answers["occurs"].mean()), 5),
-        **shares,
+        **_means(answers),
         "context": context,
         "books_cut": int((answers["cut_tokens"] > 0).sum()),
         "chat": how.chat,
@@ -144,6 +131,36 @@ def measure(subject: Subject, config: BookQaReportConfig, folder: Path) -> dict[
     write_json(folder / "book_qa.json", summary)
     # A warning is a metric only if there is one.
     return {key: value for key, value in summary.items() if value is not None or key != "warning"}
+
+
+def _means(answers: pd.DataFrame) -> dict[str, Any]:
+    """The means over all questions. answers: rows as of `_record`."""
+    error = answers["f1"].std() / len(answers) ** 0.5 if len(answers) > 1 else np.nan
+    return {
+        "f1": round(float(answers["f1"].mean()), 5),
+        "questions": len(answers),
+        "standard_error": None if np.isnan(error) else round(float(error), 5),
+        "occurs": round(float(answers["occurs"].mean()), 5),
+        **{flaw: round(float(answers[flaw].mean()), 5) for flaw in FLAWS},
+    }
+
+
+def _warning(
+    tested: ModelUnderTest, questions: list[Question], answers: pd.DataFrame, drawn: bool
+) -> str | None:
+    """What makes the scores doubtful; None if nothing does.
+
+    answers: rows as of `_record`. drawn: whether an endpoint refused temperature 0.
+    """
+    shares = {flaw: float(answers[flaw].mean()) for flaw in FLAWS}
+    lost = float(((answers["truncated"] == 1) & (answers["occurs"] == 0)).mean())
+    contents = []
+    for question in questions:
+        contents += [question.context, question.input]
+    return joined(
+        warning(shares, lost, "book_qa_report.new_tokens", drawn, cure(tested)),
+        may_be_read_as_tokens(tested, contents),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,25 +198,27 @@ def first_line(text: str) -> str:
     return text.strip().split("\n")[0].strip()
 
 
-def _context(subject: Subject, config: BookQaReportConfig) -> int:
+def _context(tested: ModelUnderTest, config: BookQaReportConfig) -> int:
     """Tokens of prompt and answer together; no more than an endpoint has."""
-    if subject.endpoint is None:
+    if tested.endpoint is None:
         return config.context
-    return min(config.context, subject.endpoint.context)
+    return min(config.context, tested.endpoint.context)
 
 
-def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: Asking) -> Prompt:
+def ask(
+    tested: ModelUnderTest, question: Question, config: BookQaReportConfig, how: Asking
+) -> Prompt:
     """The prompt of a question, with its book cut in the middle to fit.
 
     Raises UserError if not even an empty book fits.
     """
     before, after = config.frame.split("{context}")
-    asked = subject.as_content(question.input)
+    asked = tested.as_content(question.input)
     turn = how.turn(before, after.replace("{question}", asked), config.answer_prefix)
-    first = [*how.begin, *(subject.encode(turn.before) if turn.before else [])]
-    last = last_ids(subject, turn)
+    first = [*how.begin, *(tested.encode(turn.before) if turn.before else [])]
+    last = last_ids(tested, turn)
 
-    context = _context(subject, config)
+    context = _context(tested, config)
     room = context - config.new_tokens - len(first) - len(last)
     if room < 2:
         raise UserError(
@@ -207,7 +226,7 @@ def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: A
             f"{len(first) + len(last)} tokens. Raise it."
         )
 
-    book = subject.encode(question.context, as_text=True)  # a "</s>" in it ends nothing
+    book = tested.encode(question.context, as_text=True)  # a "</s>" in it ends nothing
     kept = book
     if len(book) > room:
         beginning, end = room // 2, room - room // 2
@@ -220,24 +239,24 @@ def ask(subject: Subject, question: Question, config: BookQaReportConfig, how: A
 
 
 def _ask_model(
-    subject: Subject,
+    tested: ModelUnderTest,
     questions: list[Question],
     config: BookQaReportConfig,
     how: Asking,
     progress: Progress,
 ) -> list[Answer]:
     """Ask a local model, one question at a time. Raises UserError if its cache does not fit."""
-    assert subject.model is not None
-    check_room(subject.model, config.context, 1)
+    assert tested.model is not None
+    check_room(tested.model, config.context, 1)
     answers = []
     for question in questions:
-        asked = ask(subject, question, config, how)
+        asked = ask(tested, question, config, how)
         # Books have no common prefix, so each one gets a cache of its own size.
         room = len(asked.ids) + config.new_tokens
-        cache = PrefixCache(subject.model, 1, room, config.tokens_at_once)
+        cache = PrefixCache(tested.model, 1, room, config.tokens_at_once)
         prompt = np.array([asked.ids], np.int64)
         ids = cache.generate(prompt, config.new_tokens)[0].tolist()
-        text, truncated = spoken(subject, ids, how)
+        text, truncated = spoken(tested, ids, how)
         answers.append(
             Answer(
                 book=asked.book,
@@ -251,14 +270,14 @@ def _ask_model(
 
 
 def _ask_endpoint(
-    subject: Subject,
+    tested: ModelUnderTest,
     questions: list[Question],
     config: BookQaReportConfig,
     how: Asking,
     progress: Progress,
 ) -> list[Answer]:
     """Ask an endpoint. Raises UserError if a request fails or a prompt is cut there."""
-    endpoint = subject.endpoint
+    endpoint = tested.endpoint
     assert endpoint is not None
     asked: dict[int, Prompt] = {}
     answers: dict[int, Answer] = {}
@@ -266,8 +285,8 @@ def _ask_endpoint(
     def prompts() -> Iterator[tuple[int, str | list[int]]]:
         """Number and prompt of each question."""
         for number, question in enumerate(questions):  # one at a time: a book is long
-            asked[number] = ask(subject, question, config, how)
-            yield number, written(subject, asked[number].ids, how)
+            asked[number] = ask(tested, question, config, how)
+            yield number, written(tested, asked[number].ids, how)
 
     def keep(number: int, reply: Reply) -> None:
         """Store the answer to question `number`."""
@@ -313,15 +332,13 @@ def _files(path: Path) -> list[Path]:
         try:
             named = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{path}: can't be read as YAML: {' '.join(str(error).split())}. Fix it."
-            ) from None
+            raise UserError(f"{path}: can't be read as YAML: {one_line(error)}. Fix it.") from None
         source = validated(HubSource, named, str(path))
         return [fetch(source, name) for name in hub_files(source)]
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file. Name a .jsonl file, a YAML file of the Hub, or "
-            "data/raw_corpus/DOMAIN."
+            f"{path}: no such file. "
+            "Name a .jsonl file, a YAML file of the Hub, or data/raw_corpus/DOMAIN."
         )
     return [path]
 

@@ -22,9 +22,9 @@ from typing import Any
 from jinja2 import TemplateError
 
 from assets.tokenizer import config_of
-from core.errors import UserError
+from core.errors import UserError, one_line
 from evaluation.frame import ChatMode
-from evaluation.model_under_test import Subject
+from evaluation.model_under_test import ModelUnderTest
 from training.baselines import TEMPLATE, EndpointConfig
 
 MARK = "@@needlework@@"  # stands for the context while a template is rendered
@@ -61,47 +61,47 @@ class Asking:
     """Ids that end an answer."""
 
 
-def cure(subject: Subject) -> str:
+def cure(tested: ModelUnderTest) -> str:
     """What may help against empty and repetitive answers, as a phrase for a warning."""
-    if subject.endpoint is not None and subject.endpoint.kind == "chat":
+    if tested.endpoint is not None and tested.endpoint.kind == "chat":
         return "set the endpoint's `options`, for it takes no answer_prefix"
     return "set chat or answer_prefix"
 
 
-def asking(subject: Subject, mode: ChatMode, options: dict[str, Any], report: str) -> Asking:
-    """How `subject` is asked under `mode`.
+def asking(tested: ModelUnderTest, mode: ChatMode, options: dict[str, Any], report: str) -> Asking:
+    """How `tested` is asked under `mode`.
 
     options: variables for the template. report: the section of params.yaml, for messages.
     Raises UserError if the mode is not possible.
     """
-    endpoint = subject.endpoint
+    endpoint = tested.endpoint
     if endpoint is not None and endpoint.kind == "chat":
-        return _through_chat_endpoint(subject, endpoint, mode, report)
+        return _through_chat_endpoint(tested, endpoint, mode, report)
 
     # With an endpoint of kind completions the user chose plain text, unless `chat` is always.
-    by_itself = mode == "auto" and endpoint is None and has_template(subject.folder)
+    by_itself = mode == "auto" and endpoint is None and has_template(tested.folder)
     if not (by_itself or mode == "always"):
         return Asking(
             chat=False,
             turn=plain_turn,
-            begin=subject.begin,
-            ends=subject.ends,
+            begin=tested.begin,
+            ends=tested.ends,
         )
-    if not has_template(subject.folder):
+    if not has_template(tested.folder):
         raise UserError(
-            f"{report}.chat = always, but {subject.folder} holds no chat template. Put "
-            f"the model's {TEMPLATE} there, or set {report}.chat to auto."
+            f"{report}.chat = always, but {tested.folder} holds no chat template. "
+            f"Put the model's {TEMPLATE} there, or set {report}.chat to auto."
         )
     return Asking(
         chat=True,
-        turn=partial(chat_turn, subject.folder, options),
+        turn=partial(chat_turn, tested.folder, options),
         begin=[],  # the template writes the begin token
-        ends=subject.ends | closing(subject, options),
+        ends=tested.ends | closing(tested, options),
     )
 
 
 def _through_chat_endpoint(
-    subject: Subject, endpoint: EndpointConfig, mode: ChatMode, report: str
+    tested: ModelUnderTest, endpoint: EndpointConfig, mode: ChatMode, report: str
 ) -> Asking:
     """The server applies its own template and begin token. Raises UserError under `never`."""
     if mode == "never":
@@ -115,7 +115,7 @@ def _through_chat_endpoint(
         # A prefix of the answer would count as the user's text, so it is left out.
         turn=lambda before, after, _: plain_turn(before, after, ""),
         begin=[],
-        ends=subject.ends,
+        ends=tested.ends,
     )
 
 
@@ -136,8 +136,8 @@ def chat_turn(folder: Path, options: dict[str, Any], before: str, after: str, pr
     parts = rendered(folder, message, options).split(MARK)
     if len(parts) != 2:
         raise UserError(
-            f"{folder}: its chat template shows a message {len(parts) - 1} times, not "
-            "once. Set chat to never."
+            f"{folder}: its chat template shows a message {len(parts) - 1} times, not once. "
+            "Set chat to never."
         )
     return begun(parts[0], parts[1], _opening(folder, options, parts[1]), prefix)
 
@@ -164,53 +164,53 @@ def begun(before: str, after: str, gap: str, prefix: str) -> Turn:
     )
 
 
-def seam(subject: Subject, turn: Turn, answer: str) -> tuple[list[int], list[int]]:
+def seam(tested: ModelUnderTest, turn: Turn, answer: str) -> tuple[list[int], list[int]]:
     """Ids of the text after the context, and ids of the answer that continues it.
 
     Joined, they are the ids of the joined text. answer: text, whose special tokens are text.
     """
-    answered = turn.after + turn.joined(subject.as_content(answer))
-    alone, whole = subject.encode(turn.after), subject.encode(answered)
+    answered = turn.after + turn.joined(tested.as_content(answer))
+    alone, whole = tested.encode(turn.after), tested.encode(answered)
     shared = 0
     while shared < min(len(alone), len(whole)) and alone[shared] == whole[shared]:
         shared += 1
     return whole[:shared], whole[shared:]
 
 
-def last_ids(subject: Subject, turn: Turn) -> list[int]:
+def last_ids(tested: ModelUnderTest, turn: Turn) -> list[int]:
     """Ids of the text after the context, if the answer is unknown."""
     # A space at the end belongs to the answer's first token.
-    return subject.encode(turn.after.rstrip(" "))
+    return tested.encode(turn.after.rstrip(" "))
 
 
-def written(subject: Subject, ids: list[int], how: Asking) -> str | list[int]:
+def written(tested: ModelUnderTest, ids: list[int], how: Asking) -> str | list[int]:
     """A prompt for an endpoint, as text without the tokens that the server adds in front.
 
     As ids, if the server would find special tokens in the content.
     """
-    endpoint = subject.endpoint
+    endpoint = tested.endpoint
     assert endpoint is not None
     completes = endpoint.kind == "completions"
-    front = subject.added if how.chat and completes else how.begin
+    front = tested.added if how.chat and completes else how.begin
     bare = ids[len(front) :] if ids[: len(front)] == front else ids
-    text = subject.decode(bare, special=True)
+    text = tested.decode(bare, special=True)
 
     # A server finds every special token that is written in a text, also in a haystack. If these are
     # not exactly the ones that are meant, only ids are unambiguous.
-    special = frozenset(subject.specials.ids.values())
+    special = frozenset(tested.specials.ids.values())
     meant = [number for number in bare if number in special]
-    found = [subject.specials.ids[token] for token in subject.specials.in_text(text)]
+    found = [tested.specials.ids[token] for token in tested.specials.in_text(text)]
     if completes and found != meant:
-        return [*(how.begin or subject.added), *bare]
+        return [*(how.begin or tested.added), *bare]
     return text
 
 
-def may_be_read_as_tokens(subject: Subject, contents: Iterable[str]) -> str | None:
+def may_be_read_as_tokens(tested: ModelUnderTest, contents: Iterable[str]) -> str | None:
     """A warning if a chat endpoint may find special tokens in the contents; else None."""
     # Only a chat endpoint gets nothing but text.
-    if subject.endpoint is None or subject.endpoint.kind != "chat":
+    if tested.endpoint is None or tested.endpoint.kind != "chat":
         return None
-    found = [tokens for text in contents if (tokens := subject.specials.in_text(text))]
+    found = [tokens for text in contents if (tokens := tested.specials.in_text(text))]
     if not found:
         return None
     return (
@@ -219,10 +219,10 @@ def may_be_read_as_tokens(subject: Subject, contents: Iterable[str]) -> str | No
     )
 
 
-def spoken(subject: Subject, generated: list[int], how: Asking) -> tuple[str, bool]:
+def spoken(tested: ModelUnderTest, generated: list[int], how: Asking) -> tuple[str, bool]:
     """The answer up to a token that ends it, and whether the token limit ended it instead."""
     end = next((place for place, token in enumerate(generated) if token in how.ends), None)
-    response = subject.decode(generated[:end])
+    response = tested.decode(generated[:end])
     # Few base models end a text. In plain text a line end after the first word is an end too.
     line_ended = not how.chat and "\n" in response.lstrip()
     return response, end is None and not line_ended
@@ -241,12 +241,12 @@ def has_template(folder: Path) -> bool:
     return path.is_file() and bool(config_of(path).get("chat_template"))
 
 
-def closing(subject: Subject, options: dict[str, Any]) -> frozenset[int]:
+def closing(tested: ModelUnderTest, options: dict[str, Any]) -> frozenset[int]:
     """The special token with which the template ends the model's turn, if there is one."""
-    _, found, after = _exchange(subject.folder, options).rpartition(MARK)
-    ids = subject.tokenizer.encode(after.lstrip(), add_special_tokens=False).ids
+    _, found, after = _exchange(tested.folder, options).rpartition(MARK)
+    ids = tested.tokenizer.encode(after.lstrip(), add_special_tokens=False).ids
     first = ids[:1] if found else []
-    special = subject.tokenizer.get_added_tokens_decoder()
+    special = tested.tokenizer.get_added_tokens_decoder()
     return frozenset(token for token in first if token in special and special[token].special)
 
 
@@ -312,8 +312,7 @@ def rendered(
             )
         )
     except (TemplateError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{folder}: its chat template refuses the prompt: {reason}. "
+            f"{folder}: its chat template refuses the prompt: {one_line(error)}. "
             "Set chat to never, or chat_options to what it needs."
         ) from None

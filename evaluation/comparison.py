@@ -16,7 +16,7 @@ from core.checks import Check
 from core.command import command
 from core.errors import UserError
 from core.params import Config, names_of, read_params
-from core.sealed import DATA, output, read_json, write_json
+from core.sealed import DATA, RECORD, output, read_json, write_json
 from evaluation import comparison_page, provenance
 from evaluation.bootstrap import differences
 from evaluation.comparison_config import ComparisonConfig
@@ -111,8 +111,15 @@ def _tables(
         "differences": differences(documents, config.baseline),
         "quantity": quantity_table(summary, chosen, losses, trained),
         "training": read_all("checkpoint", "log.csv", models, "model"),
-        "shares": read_all("mixed_dataset", "shares.csv", recipes, "recipe"),
+        "shares": _shares(recipes),
     }
+
+
+def _shares(recipes: list[str]) -> pd.DataFrame:
+    """What each recipe did to each domain; no row without recipes."""
+    if not recipes:
+        return pd.DataFrame(columns=["domain", "recipe", "realised", "long_share"])
+    return read_all("mixed_dataset", "shares.csv", recipes, "recipe")
 
 
 def _histograms(domains: list[str]) -> pd.DataFrame:
@@ -152,8 +159,8 @@ def small_drop(models: Mapping[str, Any], config: ShortContextReportConfig) -> C
         name="small_drop",
         passed=not large if drops else None,
         blocking=False,
-        expected=f"no model more than {config.drop:g} points below {config.against or 'another'} "
-        "in any task",
+        expected=f"no model more than {config.drop:g} points "
+        f"below {config.against or 'another'} in any task",
         found=found or "none",
         advice="Train on fewer tokens, at a lower rate, or mix in short rows.",
     )
@@ -192,14 +199,19 @@ def collect(models: list[str]) -> dict[str, Any]:
 
 
 def trained_length(models: list[str]) -> int:
-    """The longest context that any model was trained to, in tokens."""
-    contexts = []
+    """The longest context that any model was trained to, in tokens.
+
+    If all models are behind endpoints: the longest that one of them reads.
+    """
+    contexts, served = [], []
     for name in models:
-        file = DATA / "checkpoint" / name / "config.json"
-        if file.is_file():  # a model behind an endpoint has none
-            config = read_json(file)
+        folder = DATA / "checkpoint" / name
+        if (folder / "config.json").is_file():
+            config = read_json(folder / "config.json")
             contexts.append(int(config.get("text_config", config)["max_position_embeddings"]))
-    return max(contexts)
+        else:
+            served.append(int(read_json(folder / RECORD)["base_context"]))
+    return max(contexts or served)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def draw(
     save_figure(plots.heatmaps(cells, trained, base_context, notes), folder / "heatmaps.png")
     _draw_curves(folder, tables)
     _draw_lengths(folder, lengths)
-    _draw_shares(folder, tables["shares"])
+    if len(tables["shares"]):
+        _draw_shares(folder, tables["shares"])
 
 
 def _draw_curves(folder: Path, tables: Tables) -> None:
@@ -159,7 +160,7 @@ def report(
             *_results(config, folder, tables),
             *_quantity(folder, tables["quantity"]),
             *_losses(config, folder, tables["differences"]),
-            *_recipes(folder, tables["shares"]),
+            *(_recipes(folder, tables["shares"]) if len(tables["shares"]) else []),
             page.heading("Training"),
             page.picture(folder / "training.png", "Loss while training"),
             *_origins(known),

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.environment import REQUESTS, number_of
-from core.errors import UserError
+from core.errors import UserError, one_line
 from training.baselines import EndpointConfig
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-"""Environment variable: the number of concurrent requests."""
 TIMEOUT = 600  # seconds for one answer
 # After a lost connection, 429 or 5xx: pauses of half a minute in total, or as the server requests.
 RETRIES = 8
@@ -31,6 +30,7 @@ AS_IDS = (
 # The share of a prompt's tokens, as counted here, that the server must report. Counts may differ a
 # little; a server that counts a third less cuts prompts or has another tokenizer.
 LEAST_READ = 0.7
+LONGEST = 300  # characters of a server's message
 
 Key = TypeVar("Key")
 Prompt = str | list[int]  # a text; or token ids, for an endpoint of kind completions
@@ -132,12 +132,12 @@ class _Dialect:
                 break
             except APIStatusError as error:
                 if self.body is body and not self._learn(error):
-                    problem = f"{error.status_code}: {_first_line(error)}"
+                    problem = f"{error.status_code}: {_words(error)}"
                     if isinstance(prompt, list):
                         problem += AS_IDS
                     raise self._refused(problem) from None
             except (OpenAIError, ValueError) as error:
-                raise self._refused(f"{type(error).__name__}: {_first_line(error)}") from None
+                raise self._refused(f"{type(error).__name__}: {_words(error)}") from None
         return self._read(answer, greedy=body.get("temperature") == 0)
 
     async def _send(self, prompt: Prompt, body: dict[str, Any]) -> Any:
@@ -200,11 +200,12 @@ def check_read(reply: Reply, tokens: int, endpoint: EndpointConfig) -> None:
     if reply.read is not None and reply.read < LEAST_READ * tokens:
         raise UserError(
             f"{endpoint.endpoint}: it read {reply.read:,} of a prompt's {tokens:,} tokens, so it "
-            f"cuts prompts, or {endpoint.tokenizer} is not its tokenizer. Raise the server's "
-            "context (Ollama: num_ctx), leave out longer contexts, or name its own tokenizer."
+            f"cuts prompts, or {endpoint.tokenizer} is not its tokenizer. "
+            "Raise the server's context (Ollama: num_ctx), leave out longer contexts, "
+            "or name its own tokenizer."
         )
 
 
-def _first_line(error: Exception) -> str:
+def _words(error: Exception) -> str:
     """The error's text on one line, of a length to read."""
-    return " ".join(str(error).split())[:300]
+    return one_line(error)[:LONGEST]

@@ -20,7 +20,7 @@ import numpy as np
 
 from assets.origin import note
 from core.sealed import RECORD, read_json
-from evaluation.model_under_test import Subject
+from evaluation.model_under_test import ModelUnderTest
 from evaluation.needle_trials import Trials
 from training.model import MODEL_SUFFIXES
 
@@ -29,7 +29,7 @@ FORM = 1  # of a record; raise it when a record gets, loses or redefines a field
 Answered = dict[str, list[dict[str, Any]]]  # key of what was asked -> records
 
 
-def kept_file(subject: Subject, trials: Trials) -> Path:
+def kept_file(tested: ModelUnderTest, trials: Trials) -> Path:
     """The file of this report's answers; it need not exist.
 
     Two reports share it exactly if they ask the same model the same prompts.
@@ -44,27 +44,27 @@ def kept_file(subject: Subject, trials: Trials) -> Path:
     digest.update(trials.ends.tobytes())
     how = trials.asking
     digest.update(repr((how.chat, how.begin, sorted(how.ends))).encode())
-    digest.update(repr(_identity(subject)).encode())
+    digest.update(repr(_identity(tested)).encode())
 
     # A Hub id has a slash, and a name that begins with a point would be hidden.
-    folder = subject.name.replace("/", "-").strip(".-")
+    folder = tested.name.replace("/", "-").strip(".-")
     return SCRATCH / folder / f"{digest.hexdigest()[:16]}.jsonl"
 
 
-def _identity(subject: Subject) -> list[Any]:
+def _identity(tested: ModelUnderTest) -> list[Any]:
     """What distinguishes this model from others: its files, its endpoint and its dtype.
 
     Files count by their hashes where a record lists them, else by name, size and time.
     """
-    record = subject.folder / RECORD
+    record = tested.folder / RECORD
     files: Any = read_json(record).get("files") if record.is_file() else None
     if files is None:
         files = []
-        for path in sorted(subject.folder.glob("*")):
+        for path in sorted(tested.folder.glob("*")):
             if path.suffix in MODEL_SUFFIXES:
                 files.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
-    endpoint = subject.endpoint.model_dump_json() if subject.endpoint else None
-    return [files, endpoint, str(getattr(subject.model, "dtype", None))]
+    endpoint = tested.endpoint.model_dump_json() if tested.endpoint else None
+    return [files, endpoint, str(getattr(tested.model, "dtype", None))]
 
 
 def origin_file(kept: Path) -> Path:
@@ -85,8 +85,8 @@ def read_kept(kept: Path) -> Answered:
     changed = note(origin_file(kept), "needle_report", len(found))
     if changed:
         print(
-            f"the answers at {len(found)} places so far were given under {changed}. They are "
-            f"kept; to ask everything again, remove {kept}",
+            f"the answers at {len(found)} places so far were given under {changed}. "
+            f"They are kept; to ask everything again, remove {kept}",
             file=sys.stderr,
         )
     return found

@@ -27,7 +27,7 @@ from core.progress import Progress
 from core.sealed import write_json
 from evaluation.bands import in_span, spans
 from evaluation.loss_report_config import LossReportConfig
-from evaluation.model_under_test import Subject
+from evaluation.model_under_test import ModelUnderTest
 from evaluation.report import report
 from evaluation.scoring import token_losses
 from training.model import make_reproducible
@@ -37,30 +37,24 @@ TOKENIZER = Path("data/tokenizer")
 COLUMNS = ["domain", "document", "band", "sum", "tokens"]
 
 
-def measure(subject: Subject, config: LossReportConfig, folder: Path) -> dict[str, Any]:
+def measure(tested: ModelUnderTest, config: LossReportConfig, folder: Path) -> dict[str, Any]:
     """Write documents.csv, loss.csv and loss.json; returns the mean loss of each band and point."""
     domains = names_of("domain")
     make_reproducible(config.seed)
-    reason = _why_not(subject)
-    progress = Progress(subject.name, config.tokens_per_domain * len(domains), "tok")
+    reason = _why_not(tested)
+    progress = Progress(tested.name, config.tokens_per_domain * len(domains), "tok")
     records: list[dict[str, Any]] = []
     if reason is None:
         for domain in domains:
             store = open_tokens(CORPUS / domain)
-            records += of_domain(subject, domain, store, config, progress)
+            records += of_domain(tested, domain, store, config, progress)
     progress.close()
 
     order = [span.name for span in spans(config.bands, config.points)]
     documents = pd.DataFrame(records, columns=COLUMNS).sort_values(
         "band", key=lambda names: names.map(order.index), kind="stable"
     )
-    documents.round({"sum": 4}).to_csv(folder / "documents.csv", index=False, lineterminator="\n")
-    table = by_domain(documents)
-    table.to_csv(folder / "loss.csv", index=False, lineterminator="\n")
-    losses = {}
-    for key, part in table.groupby("domain", sort=False):
-        losses[str(key)] = dict(zip(part["band"], part["loss"], strict=True))
-    write_json(folder / "loss.json", losses)
+    _write(documents, folder)
 
     sums = documents.groupby("band", sort=False)[["sum", "tokens"]].sum()
     metrics: dict[str, Any] = {}
@@ -69,6 +63,17 @@ def measure(subject: Subject, config: LossReportConfig, folder: Path) -> dict[st
     if reason:
         metrics["not_measured"] = reason
     return metrics
+
+
+def _write(documents: pd.DataFrame, folder: Path) -> None:
+    """Write documents.csv, loss.csv and loss.json. documents: columns COLUMNS."""
+    documents.round({"sum": 4}).to_csv(folder / "documents.csv", index=False, lineterminator="\n")
+    table = by_domain(documents)
+    table.to_csv(folder / "loss.csv", index=False, lineterminator="\n")
+    losses = {}
+    for key, part in table.groupby("domain", sort=False):
+        losses[str(key)] = dict(zip(part["band"], part["loss"], strict=True))
+    write_json(folder / "loss.json", losses)
 
 
 def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
@@ -83,29 +88,33 @@ def by_domain(documents: pd.DataFrame) -> pd.DataFrame:
     return sums[["domain", "band", "loss", "tokens"]]
 
 
-def _why_not(subject: Subject) -> str | None:
+def _why_not(tested: ModelUnderTest) -> str | None:
     """Why this model has no loss per token of the corpus; None if it has."""
-    if subject.model is None:
+    if tested.model is None:
         return "an endpoint gives no probabilities"
     if not (TOKENIZER / "tokenizer.json").is_file():
         raise UserError(
             f"{TOKENIZER}: not there, and the loss is of its tokens. Make the corpus first: "
             "python -m orchestration.repro tokenized_corpus"
         )
-    why = disagreement(subject.tokenizer, load_tokenizer(TOKENIZER), as_in_corpus=True)
+    why = disagreement(tested.tokenizer, load_tokenizer(TOKENIZER), as_in_corpus=True)
     return f"its tokenizer is not that of data/tokenized_corpus: {why}" if why else None
 
 
 def of_domain(
-    subject: Subject, domain: str, store: TokenStore, config: LossReportConfig, progress: Progress
+    tested: ModelUnderTest,
+    domain: str,
+    store: TokenStore,
+    config: LossReportConfig,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """One record per document and span with a token in it: sum of losses in nats, and tokens."""
-    assert subject.model is not None
+    assert tested.model is not None
     wanted = spans(config.bands, config.points)
     records = []
     for number in chosen_documents(domain, store, config):
         tokens = store.document(number)[: longest(config)].astype(np.int64)
-        losses = token_losses(subject.model, tokens)
+        losses = token_losses(tested.model, tokens)
         for span in wanted:
             total, count = in_span(losses, span)
             if count:
@@ -124,7 +133,7 @@ def of_domain(
 
 def longest(config: LossReportConfig) -> int:
     """The last position that a band or point needs, in tokens."""
-    return max(*config.bands, *config.points)
+    return max([*config.bands, *config.points])
 
 
 def chosen_documents(domain: str, store: TokenStore, config: LossReportConfig) -> list[int]:

@@ -29,7 +29,7 @@ SPACE_MARKS = ("Ġ", "▁")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class ModelUnderTest:
     """A model and its tokenizer. Exactly one of `model` and `endpoint` is set."""
 
     name: str
@@ -133,7 +133,7 @@ class Subject:
         return plain == spaced or str(first).startswith(SPACE_MARKS)
 
 
-def of_graph(name: str) -> Subject:
+def of_graph(name: str) -> ModelUnderTest:
     """A model of the comparison, from data/checkpoint/NAME. Raises UserError if it is not made."""
     folder = Path("data/checkpoint") / name
     if not (folder / RECORD).is_file():
@@ -145,7 +145,7 @@ def of_graph(name: str) -> Subject:
     return _open(name, folder, facts["base_context"], kept)
 
 
-def of_user(model: str) -> Subject:
+def of_user(model: str) -> ModelUnderTest:
     """Any model: a folder, a YAML file that names a Hub model or an endpoint, or a Hub id.
 
     Raises UserError if there is no such model.
@@ -156,7 +156,7 @@ def of_user(model: str) -> Subject:
     if folder.suffix in (".yaml", ".yml"):
         named = described(folder)
         if isinstance(named, EndpointConfig):
-            return Subject(
+            return ModelUnderTest(
                 name=named.model,
                 folder=named.tokenizer,
                 endpoint=named,
@@ -170,11 +170,11 @@ def of_user(model: str) -> Subject:
     return _open(model, folder, trained, {"base_context": trained})
 
 
-def _open(name: str, folder: Path, base_context: int, facts: dict[str, Any]) -> Subject:
+def _open(name: str, folder: Path, base_context: int, facts: dict[str, Any]) -> ModelUnderTest:
     """The model in a checkpoint's folder, which may be an endpoint's description."""
     if (folder / ENDPOINT).is_file():
         endpoint = EndpointConfig.model_validate(read_json(folder / ENDPOINT))
-        return Subject(
+        return ModelUnderTest(
             name=name,
             folder=folder,
             tokenizer=load_tokenizer(folder),
@@ -184,7 +184,7 @@ def _open(name: str, folder: Path, base_context: int, facts: dict[str, Any]) -> 
             facts=facts,
         )
     model = open_model(folder)
-    return Subject(
+    return ModelUnderTest(
         name=name,
         folder=folder,
         tokenizer=load_tokenizer(folder),

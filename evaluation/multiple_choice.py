@@ -178,8 +178,8 @@ def _records(path: Path) -> dict[str, Set]:
     _refuse(path, problems)
     if not sets:
         raise UserError(
-            f"{shown(path)}: no question there. Name a .jsonl file of {{question, choices, "
-            f"answer}}."
+            f"{shown(path)}: no question there. "
+            "Name a .jsonl file of {question, choices, answer}."
         )
     return dict(sets)
 
@@ -197,8 +197,8 @@ def _mmlu(folder: Path) -> dict[str, Set]:
     """The questions of dev/SUBJECT_dev.csv and test/SUBJECT_test.csv. Raises UserError."""
     if not (folder / "test").is_dir():
         raise UserError(
-            f"{folder}: no folder test/ there. Name a folder with MMLU's dev/ and test/, or a "
-            ".jsonl file."
+            f"{folder}: no folder test/ there. "
+            "Name a folder with MMLU's dev/ and test/, or a .jsonl file."
         )
     tests = _by_subject(folder / "test", "_test")
     examples = _by_subject(folder / "dev", "_dev") if (folder / "dev").is_dir() else {}
@@ -242,8 +242,8 @@ def _rows(path: Path) -> list[Item]:
                 twice = sorted({name for name in columns if name and columns.count(name) > 1})
                 if twice:
                     raise UserError(
-                        f"{shown(path)}, line {line}: two columns {twice[0]!r}, and either may be "
-                        "meant. Rename one of them."
+                        f"{shown(path)}, line {line}: two columns {twice[0]!r}, "
+                        "and either may be meant. Rename one of them."
                     )
             elif row:
                 try:
@@ -307,8 +307,9 @@ def made_questions(texts: list[str], count: int, seed: int, words: int = 40) -> 
         absent = [name for name in NAMES if name not in passage]
         key, *values = (absent[i] for i in draw.choice(len(absent), 9, replace=False))
         choices = [" ".join(values[i : i + 2]) for i in range(0, 8, 2)]
-        right, at = int(draw.integers(4)), int(draw.integers(len(passage) + 1))
 
+        right = int(draw.integers(4))
+        at = int(draw.integers(len(passage) + 1))
         stated = f"the answer is the name {key} {choices[right]} ."
         asked = f"the answer is the name {key}"
         question = " ".join([*passage[:at], stated, *passage[at:], asked])

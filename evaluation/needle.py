@@ -28,7 +28,7 @@ from assets.randomness import generator
 from assets.sample_corpus import NAMES
 from core.errors import UserError
 from evaluation.chat import Asking, Turn, seam
-from evaluation.model_under_test import Subject
+from evaluation.model_under_test import ModelUnderTest
 from evaluation.needle_report_config import TOUCHING, Drawn, Given, Grid
 
 Ids = NDArray[np.int64]
@@ -156,12 +156,12 @@ def insertion_point(body: Ids, place: int, sentence_ends: Ids) -> int:
 class Haystacks:
     """The user's texts, each tokenized at most once. A "</s>" in one is text and ends nothing."""
 
-    def __init__(self, subject: Subject, texts: Sequence[str]) -> None:
+    def __init__(self, tested: ModelUnderTest, texts: Sequence[str]) -> None:
         self.texts = texts
         self.repeated: str | None = None
         """A line about texts that `draw` had to repeat."""
         self.ids = cache(
-            lambda number: np.array(subject.encode(texts[number], as_text=True), np.int64)
+            lambda number: np.array(tested.encode(texts[number], as_text=True), np.int64)
         )
 
     def draw(self, longest: int, seed: int, trial: int) -> Ids:
@@ -189,14 +189,14 @@ class Haystacks:
         if len(joined) < longest:
             self.repeated = (
                 f"The haystack's texts are {len(joined):,} tokens and {longest:,} are asked for, "
-                "so they are repeated, which makes the needle stand out. Name more text as "
-                "needle_report.haystack, or leave out long lengths."
+                "so they are repeated, which makes the needle stand out. "
+                "Name more text as needle_report.haystack, or leave out long lengths."
             )
         return np.resize(joined, longest)
 
 
 def make_needle(
-    subject: Subject,
+    tested: ModelUnderTest,
     kind: Drawn | Sequence[Given],
     frame: str,
     haystacks: Haystacks,
@@ -213,25 +213,25 @@ def make_needle(
     haystack = haystacks.draw(longest, seed, trial)
     words: list[str] = []
     if isinstance(kind, Drawn):
-        said, words = _draw(subject, kind, haystack, seed, trial)
+        said, words = _draw(tested, kind, haystack, seed, trial)
     else:
         said = kind[trial % len(kind)]
 
     before, after = frame.split("{context}")
-    asked = subject.as_content(said.question)
+    asked = tested.as_content(said.question)
     turn = asking.turn(before, after.replace("{question}", asked), said.answer_prefix)
-    question, answer = seam(subject, turn, said.answer)
+    question, answer = seam(tested, turn, said.answer)
     begin = asking.begin
     if turn.before:
-        begin = begin + subject.encode(turn.before)
+        begin = begin + tested.encode(turn.before)
 
-    rivals = [subject.encode(" " + word, as_text=True)[0] for word in words]
-    guesses = [_guess(subject, turn, word, len(question)) for word in words]
+    rivals = [tested.encode(" " + word, as_text=True)[0] for word in words]
+    guesses = [_guess(tested, turn, word, len(question)) for word in words]
     return Needle(
         before=np.array(begin, np.int64),
         haystack=haystack,
         said=said,
-        statement=np.array(subject.encode(_spaced(said.statement), as_text=True), np.int64),
+        statement=np.array(tested.encode(_spaced(said.statement), as_text=True), np.int64),
         question=np.array(question, np.int64),
         answer=np.array(answer, np.int64),
         rivals=np.array(rivals, np.int64),
@@ -239,25 +239,25 @@ def make_needle(
     )
 
 
-def _guess(subject: Subject, turn: Turn, word: str, prompt_tokens: int) -> int:
+def _guess(tested: ModelUnderTest, turn: Turn, word: str, prompt_tokens: int) -> int:
     """The first token of `word` in the answer's place. prompt_tokens: those after the haystack."""
-    whole = subject.encode(turn.after + turn.joined(subject.as_content(word)))
+    whole = tested.encode(turn.after + turn.joined(tested.as_content(word)))
     return whole[min(prompt_tokens, len(whole) - 1)]
 
 
-def sentence_ends(subject: Subject) -> Ids:
+def sentence_ends(tested: ModelUnderTest) -> Ids:
     """Ids of the tokens whose text ends with ".", "?", "!" or a line end: int64[n], ascending."""
     # "Ċ" is a line end in byte-level BPE; "<0x0A>" is one in SentencePiece.
     ends = (".", "?", "!", "Ċ", "\n")
     found = []
-    for text, token in subject.tokenizer.get_vocab().items():
+    for text, token in tested.tokenizer.get_vocab().items():
         if text.endswith(ends) or text == "<0x0A>":
             found.append(token)
     return np.array(sorted(found))
 
 
 def _draw(
-    subject: Subject, kind: Drawn, haystack: Ids, seed: int, trial: int
+    tested: ModelUnderTest, kind: Drawn, haystack: Ids, seed: int, trial: int
 ) -> tuple[Given, list[str]]:
     """A needle of absent words, and the words that are present in the haystack.
 
@@ -265,7 +265,7 @@ def _draw(
     """
     draw = generator(seed, "needle words", trial)
     words = list(NAMES) if kind.words == "sample" else list(kind.words)
-    first_tokens = np.array([subject.encode(" " + word, as_text=True)[0] for word in words])
+    first_tokens = np.array([tested.encode(" " + word, as_text=True)[0] for word in words])
     is_present = np.isin(first_tokens, haystack).tolist()
     absent = [word for word, present in zip(words, is_present, strict=True) if not present]
     present_words = [word for word, present in zip(words, is_present, strict=True) if present]

@@ -24,42 +24,48 @@ from evaluation.answers import FLAWS
 from evaluation.chat import written
 from evaluation.endpoint import Reply, check_read, complete_all
 from evaluation.kept_answers import Answered, keep, read_kept
-from evaluation.model_under_test import Subject
+from evaluation.model_under_test import ModelUnderTest
 from evaluation.needle import Cell, Needle, prompt
 from evaluation.needle_scores import SCORES, judge, judge_ids, judge_text
 from evaluation.needle_trials import Trials
 from evaluation.prefix_cache import PrefixCache, check_room
 
 Records = Iterator[dict[str, Any]]
+Asked = tuple[Cell, int, str]  # cell, number of the trial, key of the kept answer
 
 
-def ask_model(subject: Subject, trials: Trials, kept: Path) -> Records:
+def ask_model(tested: ModelUnderTest, trials: Trials, kept: Path) -> Records:
     """Ask a local model, `side_by_side` trials at a time.
 
     kept: the file of the answers so far. Raises UserError if their caches do not fit.
     """
-    assert subject.model is not None
+    assert tested.model is not None
     config = trials.config
     at_once = min(config.side_by_side, len(trials.needles))
     longest = max(config.grid.lengths)
-    check_room(subject.model, longest, at_once, "needle_report.side_by_side")
+    check_room(tested.model, longest, at_once, "needle_report.side_by_side")
     done = read_kept(kept)
 
-    progress = Progress(subject.name, len(trials.needles) * len(trials.cells), "cell")
+    progress = Progress(tested.name, len(trials.needles) * len(trials.cells), "cell")
     for first in range(0, len(trials.needles), at_once):
         some = replace(trials, needles=trials.needles[first : first + at_once])
-        yield from _ask_together(subject, some, first, done, kept, progress)
+        yield from _ask_together(tested, some, first, done, kept, progress)
     progress.close()
 
 
 def _ask_together(
-    subject: Subject, trials: Trials, first: int, done: Answered, kept: Path, progress: Progress
+    tested: ModelUnderTest,
+    trials: Trials,
+    first: int,
+    done: Answered,
+    kept: Path,
+    progress: Progress,
 ) -> Records:
     """Ask some trials in one batch. first: the number of the first of them."""
-    assert subject.model is not None
+    assert tested.model is not None
     config = trials.config
     longest = max(config.grid.lengths)
-    cache = PrefixCache(subject.model, len(trials.needles), longest, config.tokens_at_once)
+    cache = PrefixCache(tested.model, len(trials.needles), longest, config.tokens_at_once)
 
     without = {}
     for length in sorted(config.grid.lengths):
@@ -79,7 +85,7 @@ def _ask_together(
         if key not in done:
             records: list[dict[str, Any]] = []
             for cell in group:
-                records += _ask_cell(subject, trials, cell, cache, without[cell.length], first)
+                records += _ask_cell(tested, trials, cell, cache, without[cell.length], first)
             done[key] = records
             keep(kept, key, records)
         yield from done[key]
@@ -87,14 +93,16 @@ def _ask_together(
 
 
 def _ask_cell(
-    subject: Subject,
+    tested: ModelUnderTest,
     trials: Trials,
     cell: Cell,
     cache: PrefixCache,
     without: NDArray[np.float32],
     first: int,
 ) -> Records:
-    """without: float32[trials, answer, vocabulary], the answers' log-probabilities without the
+    """The records of one cell, one per trial.
+
+    without: float32[trials, answer, vocabulary], the answers' log-probabilities without the
     statement.
     """
     prompts = trials.prompts(cell)
@@ -110,34 +118,31 @@ def _ask_cell(
             "depth": cell.depth,
             "trial": first + number,
             **judge(log_probs[number], without[number], needle.answer, rivals),
-            **judge_ids(subject, needle, ids, trials.asking),
+            **judge_ids(tested, needle, ids, trials.asking),
         }
 
 
-def ask_endpoint(subject: Subject, trials: Trials, kept: Path) -> Records:
+def ask_endpoint(tested: ModelUnderTest, trials: Trials, kept: Path) -> Records:
     """Ask an endpoint. Its exact match is the answer standing in the text, letter by letter.
 
     Lengths beyond its context are not asked: a server may cut such a prompt silently. Raises
     UserError if no length is within it, or a request fails.
     """
-    endpoint = subject.endpoint
+    endpoint = tested.endpoint
     assert endpoint is not None
     done = read_kept(kept)
-    wanted = []
-    for cell in trials.cells:
-        for trial in range(len(trials.needles)):
-            wanted.append((cell, trial, f"{trial}: {cell.length} {cell.depth}"))
-    inside = [(cell, trial, key) for cell, trial, key in wanted if cell.length <= endpoint.context]
+    wanted = _wanted(trials)
+    inside = [asked for asked in wanted if asked[0].length <= endpoint.context]
     if not inside:
         raise UserError(
             f"needle_report.grid.lengths: all are beyond the context of {endpoint.model}, "
             f"{endpoint.context} tokens. Add shorter lengths, or set its context right."
         )
 
-    progress = Progress(subject.name, len(inside), "cell")
+    progress = Progress(tested.name, len(inside), "cell")
     progress.add(sum(key in done for _, _, key in inside))
 
-    def keep_reply(asked: tuple[Cell, int, str], reply: Reply) -> None:
+    def keep_reply(asked: Asked, reply: Reply) -> None:
         """Score a reply and keep it. Raises UserError if the server cut the prompt."""
         cell, trial, key = asked
         check_read(reply, cell.length - trials.reserve, endpoint)
@@ -145,12 +150,13 @@ def ask_endpoint(subject: Subject, trials: Trials, kept: Path) -> Records:
         keep(kept, key, done[key])
         progress.add(1)
 
-    def prompts() -> Iterator[tuple[tuple[Cell, int, str], str | list[int]]]:
-        """What is not answered yet: cell, trial and key, and the prompt."""
-        for cell, trial, key in inside:
+    def prompts() -> Iterator[tuple[Asked, str | list[int]]]:
+        """What is not answered yet, and the prompt."""
+        for asked in inside:
+            cell, trial, key = asked
             if key not in done:
                 ids = prompt(trials.needles[trial], cell, trials.reserve, trials.ends)
-                yield (cell, trial, key), written(subject, ids.tolist(), trials.asking)
+                yield asked, written(tested, ids.tolist(), trials.asking)
 
     complete_all(endpoint, prompts(), trials.reserve, keep_reply)
     progress.close()
@@ -159,6 +165,15 @@ def ask_endpoint(subject: Subject, trials: Trials, kept: Path) -> Records:
             yield from done[key]
         else:
             yield _not_asked(cell, trial)
+
+
+def _wanted(trials: Trials) -> list[Asked]:
+    """Every cell of every trial, cell by cell."""
+    found = []
+    for cell in trials.cells:
+        for trial in range(len(trials.needles)):
+            found.append((cell, trial, f"{trial}: {cell.length} {cell.depth}"))
+    return found
 
 
 def _record_of_reply(reply: Reply, needle: Needle, cell: Cell, trial: int) -> dict[str, Any]:

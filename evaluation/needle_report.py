@@ -38,7 +38,7 @@ from core.sealed import write_json
 from evaluation.answers import FLAWS, joined, warning
 from evaluation.chat import cure, may_be_read_as_tokens
 from evaluation.kept_answers import kept_file, origin_file
-from evaluation.model_under_test import Subject
+from evaluation.model_under_test import ModelUnderTest
 from evaluation.needle_asking import ask_endpoint, ask_model
 from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.needle_scores import SCORES, mean_of, summarise
@@ -48,13 +48,13 @@ from evaluation.report import report, warn
 from training.model import make_reproducible
 
 
-def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[str, Any]:
+def measure(tested: ModelUnderTest, config: NeedleReportConfig, folder: Path) -> dict[str, Any]:
     """Write trials.csv, cells.csv, needle.json and heatmap.png; returns the means."""
     make_reproducible(config.seed)
-    trials = make_trials(subject, config)
-    kept = kept_file(subject, trials)
-    ask = ask_endpoint if subject.model is None else ask_model
-    records = pd.DataFrame(list(ask(subject, trials, kept)))
+    trials = make_trials(tested, config)
+    kept = kept_file(tested, trials)
+    ask = ask_endpoint if tested.model is None else ask_model
+    records = pd.DataFrame(list(ask(tested, trials, kept)))
     by_other_code = done_by_others(origin_file(kept))
 
     # Only an endpoint's records have this column; it is empty for lengths that were not asked.
@@ -63,13 +63,13 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
 
     shares = {flaw: mean_of(table[flaw].dropna().tolist()) for flaw in FLAWS}
     warned = joined(
-        warning(shares, _lost(table), "needle_report.new_tokens", drawn, cure(subject)),
-        may_be_read_as_tokens(subject, _contents(subject, trials)),
+        warning(shares, _lost(table), "needle_report.new_tokens", drawn, cure(tested)),
+        may_be_read_as_tokens(tested, _contents(tested, trials)),
         trials.repeated,
     )
-    beyond = [length for length in config.grid.lengths if length > subject.context]
-    warn("needle_report", subject.name, warned)
-    warn("needle_report", subject.name, _beyond(subject, beyond))
+    beyond = [length for length in config.grid.lengths if length > tested.context]
+    warn("needle_report", tested.name, warned)
+    warn("needle_report", tested.name, _beyond(tested, beyond))
 
     summary = {
         **summarise(table),
@@ -78,8 +78,8 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
         "warning": warned,
     }
     write_json(folder / "needle.json", summary)
-    notes = {subject.name: warned} if warned else {}
-    figure = heatmaps({subject.name: by_cell}, subject.context, subject.base_context, notes)
+    notes = {tested.name: warned} if warned else {}
+    figure = heatmaps({tested.name: by_cell}, tested.context, tested.base_context, notes)
     save_figure(figure, folder / "heatmap.png")
     # All files are there, so the kept answers are not needed any more.
     shutil.rmtree(kept.parent, ignore_errors=True)
@@ -87,7 +87,7 @@ def measure(subject: Subject, config: NeedleReportConfig, folder: Path) -> dict[
     metrics: dict[str, Any] = {f"mean_{score}": mean_of(summary[score]) for score in SCORES}
     metrics["mean_gain_standard_error"] = summary["gain_standard_error"]
     metrics["trials"] = config.trials
-    metrics["within_base_context"] = _within(summary, subject.base_context)
+    metrics["within_base_context"] = _within(summary, tested.base_context)
     metrics |= {**shares, "chat": trials.asking.chat}
     if warned:
         metrics["warning"] = warned
@@ -123,23 +123,23 @@ def _within(summary: dict[str, Any], base_context: int) -> float | None:
     return mean_of(scores)
 
 
-def _contents(subject: Subject, trials: Trials) -> Iterator[str]:
+def _contents(tested: ModelUnderTest, trials: Trials) -> Iterator[str]:
     """What each trial puts into the frame, as text."""
     for needle in trials.needles:
         said = needle.said
-        yield "\n".join([subject.decode(needle.haystack.tolist()), said.statement, said.question])
+        yield "\n".join([tested.decode(needle.haystack.tolist()), said.statement, said.question])
 
 
-def _beyond(subject: Subject, lengths: list[int]) -> str | None:
+def _beyond(tested: ModelUnderTest, lengths: list[int]) -> str | None:
     """A line about the lengths beyond the model's context; None if there are none."""
     if not lengths:
         return None
     done = "not asked"
-    if subject.endpoint is None:
+    if tested.endpoint is None:
         done = "read in full, beyond what it was trained to"
     return (
-        f"lengths {', '.join(map(str, lengths))} are beyond its context of {subject.context:,} "
-        f"tokens: {done}"
+        f"lengths {', '.join(map(str, lengths))} are beyond "
+        f"its context of {tested.context:,} tokens: {done}"
     )
 
 

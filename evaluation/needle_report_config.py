@@ -16,7 +16,7 @@ TOUCHING = 100  # depth in percent at which the statement touches the question
 class Drawn(Config):
     """Needles that are drawn for each trial."""
 
-    words: Literal["sample"] | Annotated[tuple[str, ...], Field(min_length=8)]
+    words: Literal["sample"] | Annotated[tuple[Words, ...], Field(min_length=8)]
     """Keys and values are drawn from these: the sample's names, or your own words."""
     value_words: Annotated[int, Field(ge=1, le=8)] = 2
     """Words in a value."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evaluation.answers import FLAWS, flaws, occurs, rouge_1, word_overlap
 from evaluation.chat import Asking, spoken
-from evaluation.model_under_test import Subject
+from evaluation.model_under_test import ModelUnderTest
 from evaluation.needle import Ids, Needle
 from evaluation.needle_report_config import TOUCHING
 
@@ -45,12 +45,12 @@ def judge(
 
 
 def judge_ids(
-    subject: Subject, needle: Needle, generated: list[int] | None, how: Asking
+    tested: ModelUnderTest, needle: Needle, generated: list[int] | None, how: Asking
 ) -> dict[str, Any]:
     """The scores of generated token ids; empty if nothing was generated (`new_tokens: 0`)."""
     if generated is None:
         return {**dict.fromkeys(("occurs", "word_overlap", "rouge_1", *FLAWS)), "said": ""}
-    text, truncated = spoken(subject, generated, how)
+    text, truncated = spoken(tested, generated, how)
     return judge_text(text, truncated, needle)
 
 

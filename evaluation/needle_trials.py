@@ -11,7 +11,7 @@ import numpy as np
 
 from core.errors import UserError
 from evaluation.chat import Asking, asking
-from evaluation.model_under_test import Subject
+from evaluation.model_under_test import ModelUnderTest
 from evaluation.needle import (
     Cell,
     Haystacks,
@@ -60,14 +60,14 @@ class Trials:
         return tuple(statement_at(needle, cell, self.reserve, self.ends) for needle in self.needles)
 
 
-def make_trials(subject: Subject, config: NeedleReportConfig) -> Trials:
+def make_trials(tested: ModelUnderTest, config: NeedleReportConfig) -> Trials:
     """Draw all needles. Raises UserError if a length leaves no room for a haystack."""
-    haystacks = Haystacks(subject, read_texts(config.haystack))
+    haystacks = Haystacks(tested, read_texts(config.haystack))
     lengths = config.grid.lengths
-    how = asking(subject, config.chat, config.chat_options, "needle_report")
+    how = asking(tested, config.chat, config.chat_options, "needle_report")
     kind = config.drawn or config.needles
     needles = [
-        make_needle(subject, kind, config.frame, haystacks, max(lengths), config.seed, trial, how)
+        make_needle(tested, kind, config.frame, haystacks, max(lengths), config.seed, trial, how)
         for trial in range(config.trials)
     ]
 
@@ -77,13 +77,13 @@ def make_trials(subject: Subject, config: NeedleReportConfig) -> Trials:
     if min(rooms) < 1:
         raise UserError(
             f"needle_report.grid.lengths: {min(lengths)} tokens leave no room for a haystack "
-            f"beside frame, statement, question and {reserve} tokens of answer. Leave such lengths "
-            "out."
+            f"beside frame, statement, question and {reserve} tokens of answer. "
+            "Leave such lengths out."
         )
     return Trials(
         config=config,
         needles=needles,
-        ends=sentence_ends(subject),
+        ends=sentence_ends(tested),
         asking=how,
         reserve=reserve,
         cells=cells(config.grid, rooms),

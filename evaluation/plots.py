@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -171,15 +172,19 @@ def verdict(
     """
     figure, axes = plt.subplots(figsize=(9.5, 3.8), layout="constrained")
     order = sorted(needle["model"].unique(), key=lambda name: (name == result, name == untrained))
+    shown: dict[str, Artist] = {}
+    others: list[Artist] = []
     for name in order:
         rows = needle[needle["model"] == name].sort_values("length")
         # Few curves in colour, the others as a grey background: one comparison at a glance.
         colour, width = {result: ("#0072b2", 3.2), untrained: ("#d55e00", 3.2)}.get(
             name, ("#c4c9cf", 1.2)
         )
-        axes.plot(rows["length"], 100 * rows["exact_match"], color=colour, lw=width)
-        label = name if name in (result, untrained) else "others"
-        axes.plot([], [], color=colour, lw=width, label=label)
+        (line,) = axes.plot(rows["length"], 100 * rows["exact_match"], color=colour, lw=width)
+        if name in (result, untrained):
+            shown[name] = line
+        else:
+            others.append(line)
 
     for place, words in ((base_context, "base context"), (trained, "trained")):
         axes.axvline(place, color="#5b6570", lw=1, ls=":")
@@ -200,10 +205,10 @@ def verdict(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", lw=0.3)
 
-    handles, labels = axes.get_legend_handles_labels()
-    shown = dict(zip(labels, handles, strict=True))  # "others" once
-    names = [name for name in (result, untrained, "others") if name in shown]
-    axes.legend([shown[name] for name in names], names, frameon=False, loc="lower left")
+    # The extended model first. One entry stands for all others.
+    drawn = [*reversed(shown.values()), *others[:1]]
+    names = [*reversed(shown), "others"]
+    axes.legend(drawn, names[: len(drawn)], frameon=False, loc="lower left")
     return figure
 
 
@@ -217,13 +222,13 @@ def lines(
     """Named curves over one axis. series: name -> x and y values."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
     colours = _colours(len(series))
-    for number, (name, (x, y)) in enumerate(series.items()):
+    drawn: list[Artist] = []
+    for number, (x, y) in enumerate(series.values()):
         # When the colours are used up, they repeat with another dash.
         dash = DASHES[number // len(COLOURS) % len(DASHES)]
-        axes.plot(
+        drawn += axes.plot(
             x,
             y,
-            label=name,
             color=colours[number],
             lw=1.8,
             ls=dash,
@@ -237,7 +242,7 @@ def lines(
     )
     if log_x:
         axes.set_xscale("log", base=2)
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes, drawn, list(series), columns=1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", lw=0.3)
     return figure
@@ -257,13 +262,17 @@ def bars(table: pd.DataFrame, y_label: str, title: str) -> Figure:
         title=title,
         xlabel="",
     )
-    axes.legend(
-        frameon=False,
-        fontsize=8,
-        ncols=min(table.shape[1], 4),
-    )
+    _legend(axes, axes.containers, list(table.columns), columns=min(table.shape[1], 4))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _legend(axes: Axes, drawn: Sequence[Artist], names: Sequence[str], columns: int) -> None:
+    """Name what is drawn. Without anything drawn there is no legend."""
+    if not drawn:
+        return
+    # With explicit names: a label would lose a name that begins with an underscore.
+    axes.legend(drawn, names, frameon=False, fontsize=8, ncols=columns)
 
 
 def _colours(count: int) -> list[str]:

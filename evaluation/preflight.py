@@ -212,8 +212,8 @@ def check_model(name: str, models: Mapping[str, ModelConfig]) -> None:
     if at is not None and of in models and at not in models[of].snapshots:
         raise UserError(
             f"{PARAMS}: checkpoint.models.{name}.at = {at}: {of} has the snapshots "
-            f"{', '.join(map(str, models[of].snapshots)) or 'none'}. Name one of them, or add it "
-            "there."
+            f"{', '.join(map(str, models[of].snapshots)) or 'none'}. "
+            "Name one of them, or add it there."
         )
 
 
@@ -221,8 +221,8 @@ def check_named(key: str, model: str | None, models: Mapping[str, ModelConfig]) 
     """Raise UserError if the parameter `key` names a model that is not declared."""
     if model is not None and model not in models:
         raise UserError(
-            f"{PARAMS}: {key} = {model!r}: checkpoint.models has only {', '.join(models)}. Name "
-            "one of those."
+            f"{PARAMS}: {key} = {model!r}: checkpoint.models has only {', '.join(models)}. "
+            "Name one of those."
         )
 
 

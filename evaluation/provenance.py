@@ -37,7 +37,7 @@ class Version:
 
 
 def versions(items: Mapping[str, Sequence[str]], lock: Path = LOCK) -> dict[str, Version]:
-    """Address -> version, of every artefact in dvc.lock. Empty without a lock.
+    """Address -> version, of every artefact of data/ in dvc.lock. Empty without a lock.
 
     items: stage -> the names that it has now. dvc.lock still has those that were removed from
     params.yaml.
@@ -48,14 +48,18 @@ def versions(items: Mapping[str, Sequence[str]], lock: Path = LOCK) -> dict[str,
     found = {}
     for address, body in stages.items():
         stage, _, item = address.partition("@")
-        if not item or item in items.get(stage, [item]):
-            found[address] = _version(address, body, lock.parent)
+        # A stage that a user added may have no output in data/.
+        data = next((out for out in body.get("outs", []) if out["path"].startswith("data/")), None)
+        if data is not None and (not item or item in items.get(stage, [item])):
+            found[address] = _version(address, data, body, lock.parent)
     return found
 
 
-def _version(address: str, body: dict[str, Any], root: Path) -> Version:
-    """body: the stage's entry in dvc.lock. root: the project's folder."""
-    data = next(out for out in body["outs"] if out["path"].startswith("data/"))
+def _version(address: str, data: dict[str, Any], body: dict[str, Any], root: Path) -> Version:
+    """The version of one artefact.
+
+    data: its output in data/. body: its entry in dvc.lock. root: the project's folder.
+    """
     params: dict[str, Any] = {}
     for file in body.get("params", {}).values():
         params |= file

@@ -3,7 +3,7 @@
 `python -m evaluation.needle_report NAME` makes the artefact of the graph.
 `python -m evaluation.needle_report --model MODEL --out FOLDER` measures any model with the same
 section of params.yaml, in which `--set` can change keys. All reports share this command line. The
-cost: each must be one function `measure(subject, config, folder)`.
+cost: each must be one function `measure(tested, config, folder)`.
 """
 
 import argparse
@@ -17,10 +17,10 @@ import yaml
 from pydantic import Field
 
 from core.command import go_elsewhere, plain_errors
-from core.errors import UserError
+from core.errors import UserError, one_line
 from core.params import Config, check_item, read_params, validated
 from core.sealed import output, sealed, write_json
-from evaluation.model_under_test import Subject, of_graph, of_user
+from evaluation.model_under_test import ModelUnderTest, of_graph, of_user
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -42,29 +42,31 @@ class Arguments(Config):
 
 
 def report(
-    stage: str, kind: type[AnyConfig], measure: Callable[[Subject, AnyConfig, Path], dict[str, Any]]
+    stage: str,
+    kind: type[AnyConfig],
+    measure: Callable[[ModelUnderTest, AnyConfig, Path], dict[str, Any]],
 ) -> None:
     """Run a report from the command line.
 
     stage: its name, also of its module and section. kind: the class of the section.
-    measure: `measure(subject, config, folder)` writes the files and returns the metrics.
+    measure: `measure(tested, config, folder)` writes the files and returns the metrics.
     """
     given = _arguments(stage)
     with plain_errors(stage):
         if given.name is not None:
             check_item("model", given.name)
             go_elsewhere(f"evaluation.{stage}", [given.name])
-            subject, config = of_graph(given.name), read_params(stage, kind)
+            tested, config = of_graph(given.name), read_params(stage, kind)
             with output(stage, given.name) as out:
-                out.metrics = measure(subject, config, out.folder)
-                out.facts = subject.facts
+                out.metrics = measure(tested, config, out.folder)
+                out.facts = tested.facts
         else:
             assert given.model is not None and given.out is not None
             config = _changed(read_params(stage, kind, given.params), given.set, stage)
-            subject = of_user(given.model)
-            facts = {"stage": stage, "model": given.model, **subject.facts}
+            tested = of_user(given.model)
+            facts = {"stage": stage, "model": given.model, **tested.facts}
             with sealed(given.out, facts) as folder:
-                metrics = measure(subject, config, folder)
+                metrics = measure(tested, config, folder)
                 write_json(folder / "metrics.json", metrics)
             print(json.dumps(metrics, indent=2))
 
@@ -88,17 +90,16 @@ def _changed(config: AnyConfig, changes: tuple[str, ...], stage: str) -> AnyConf
             node = node[part]
             if not isinstance(node, dict):
                 raise UserError(
-                    f"--set {change}: {'.'.join(path[:depth])} is no section but a value or list: "
-                    "set all of it."
+                    f"--set {change}: {'.'.join(path[:depth])} is no section "
+                    "but a value or list: set all of it."
                 )
 
         try:
             node[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
             raise UserError(
-                f"--set {change}: the value is not valid YAML: {reason}. Close its brackets and "
-                "quotes."
+                f"--set {change}: the value is not valid YAML: {one_line(error)}. "
+                "Close its brackets and quotes."
             ) from None
     return validated(type(config), values, f"{stage} after --set")
 

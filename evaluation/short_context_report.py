@@ -21,7 +21,7 @@ import pandas as pd
 
 from core.errors import UserError
 from core.sealed import write_json
-from evaluation.model_under_test import Subject
+from evaluation.model_under_test import ModelUnderTest
 from evaluation.multiple_choice import Item, Set, read_sets
 from evaluation.prefix_cache import check_numbers
 from evaluation.report import report, warn
@@ -33,30 +33,32 @@ COLUMNS = ["task", "subject", "score", "questions"]
 ABOUT = "The following are multiple choice questions (with answers) about {}.\n\n"
 
 
-def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) -> dict[str, Any]:
+def measure(
+    tested: ModelUnderTest, config: ShortContextReportConfig, folder: Path
+) -> dict[str, Any]:
     """Write scores.csv and short_context.json; returns each task's score in percent."""
-    if subject.model is None:
+    if tested.model is None:
         write_json(folder / "short_context.json", {})
         pd.DataFrame(columns=COLUMNS).to_csv(folder / "scores.csv", index=False)
         return {"not_measured": "an endpoint gives no probabilities"}
 
     make_reproducible(config.seed)
-    head = subject.model.get_output_embeddings()
+    head = tested.model.get_output_embeddings()
     assert head is not None
     # The harness would take the first of several NaN for the model's choice.
     checked = head.register_forward_hook(lambda _module, _given, scores: check_numbers(scores))
     rows, cut = [], {}
     try:
         for name, task in config.tasks.items():
-            found, cut[name] = _run(subject, name, task, config)
+            found, cut[name] = _run(tested, name, task, config)
             rows += found
             if cut[name]:
                 warn(
                     "short_context_report",
-                    subject.name,
+                    tested.name,
                     f"{name}: the harness cut {cut[name]:,} prompts that are longer than "
-                    f"{_longest(subject, task):,} tokens. Set fewer `shots`, or leave the task "
-                    "out.",
+                    f"{_longest(tested, task):,} tokens. "
+                    "Set fewer `shots`, or leave the task out.",
                 )
     finally:
         checked.remove()
@@ -80,7 +82,7 @@ def measure(subject: Subject, config: ShortContextReportConfig, folder: Path) ->
 
 
 def _run(
-    subject: Subject, name: str, task: Task, config: ShortContextReportConfig
+    tested: ModelUnderTest, name: str, task: Task, config: ShortContextReportConfig
 ) -> tuple[list[Row], int]:
     """The scores of one task by subject, and the number of prompts that the harness cut.
 
@@ -102,11 +104,11 @@ def _run(
             "short_context_report needs lm-eval: pip install 'needlework[eval]'"
         ) from None
 
-    judge = _judge(subject, config.batch, _longest(subject, task))
+    harness = _harness_model(tested, config.batch, _longest(tested, task))
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     with tempfile.TemporaryDirectory() as scratch:
         ours = Path(scratch) / "tokenizer"  # RULER opens a tokenizer of its own, by name
-        judge.tokenizer.save_pretrained(ours)
+        harness.tokenizer.save_pretrained(ours)
         lengths = {"tokenizer": str(ours), "max_seq_lengths": list(task.lengths)}
         if sets is None:
             tasks: list[Any] = [task.harness]
@@ -117,7 +119,7 @@ def _run(
             manager = TaskManager(include_defaults=False)
         try:
             found = simple_evaluate(
-                judge,
+                harness,
                 tasks=tasks,
                 task_manager=manager,
                 num_fewshot=task.shots,
@@ -135,7 +137,7 @@ def _run(
             AssertionError,
         ) as error:
             raise UserError(_why(name, task, error)) from None
-    return _rows(name, task, sets or {}, found), judge.cut
+    return _rows(name, task, sets or {}, found), harness.cut
 
 
 def _rows(name: str, task: Task, sets: dict[str, Set], found: dict[str, Any]) -> list[Row]:
@@ -156,13 +158,13 @@ def _rows(name: str, task: Task, sets: dict[str, Set], found: dict[str, Any]) ->
     return rows
 
 
-def _longest(subject: Subject, task: Task) -> int:
+def _longest(tested: ModelUnderTest, task: Task) -> int:
     """The longest prompt that the harness does not cut, in tokens."""
-    return max([subject.context, *task.lengths])
+    return max([tested.context, *task.lengths])
 
 
-def _judge(subject: Subject, batch: int, longest: int) -> Any:
-    """The harness's class for a transformers model, with prompts that begin as the subject's do.
+def _harness_model(tested: ModelUnderTest, batch: int, longest: int) -> Any:
+    """The harness's class for a transformers model; its prompts begin as the tested model's do.
 
     batch: requests in one forward pass. longest: tokens of a prompt that is not cut.
     The attribute `cut` of the result counts the prompts that were cut.
@@ -172,7 +174,7 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
     # find special tokens in a question; here their text is text.
     from lm_eval.models.huggingface import HFLM
 
-    class Judge(HFLM):  # type: ignore[misc]  # lm_eval is untyped
+    class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval is untyped
         cut = 0
 
         def _loglikelihood_tokens(self, requests: Any, *given: Any, **named: Any) -> Any:
@@ -216,27 +218,27 @@ def _judge(subject: Subject, batch: int, longest: int) -> Any:
             batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
             return batch["input_ids"], batch["attention_mask"]
 
-    begin = subject.begin
-    tokenizer = transformers_tokenizer(subject.folder)
+    begin = tested.begin
+    tokenizer = transformers_tokenizer(tested.folder)
     # Padding needs a token; which one does not matter, as it is masked.
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
-    return Judge(
-        pretrained=subject.model,
+    return HarnessModel(
+        pretrained=tested.model,
         tokenizer=tokenizer,
         batch_size=batch,
         max_length=longest,
-        add_bos_token=bool(subject.begin),
+        add_bos_token=bool(tested.begin),
     )
 
 
 def _why(name: str, task: Task, error: BaseException) -> str:
     """Why the harness could not run a task. The Hub is named only if it was the reason."""
-    lines = str(error).splitlines()
-    problem = f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}"
+    first_line = str(error).strip().partition("\n")[0] or "no reason given"
+    problem = f"{type(error).__name__}: {first_line[:200]}"
     reason = (
-        f"short_context_report.tasks.{name}: the harness cannot run "
-        f"{task.harness or task.file}: {problem}."
+        f"short_context_report.tasks.{name}: "
+        f"the harness cannot run {task.harness or task.file}: {problem}."
     )
     if task.harness and _of_hub(error):
         return f"{reason} Without the Hub, give a local `file`; with it, set HF_HUB_OFFLINE=0."

@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 
 from core.params import Config
 
+RULER_LENGTHS = (4096, 8192, 16_384, 32_768, 65_536, 131_072)
+"""lm-eval's RULER has a score for these lengths. It would silently leave out all others."""
+
 
 class Task(Config):
     """One task: of lm-eval, or local."""
@@ -22,14 +25,20 @@ class Task(Config):
     """Examples before each question; null: as many as the task itself uses (gsm8k: 5; local: 0)."""
     count: Annotated[int, Field(ge=1)] | None = None
     """Use the first `count` questions of each subject; or make that many."""
-    lengths: tuple[Annotated[int, Field(ge=64)], ...] = ()
-    """Context lengths of RULER's tasks, in tokens."""
+    lengths: tuple[int, ...] = ()
+    """Context lengths of RULER's tasks, in tokens: some of RULER_LENGTHS."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        """Refuse none and both of `harness` and `file`."""
+        """Refuse none and both of `harness` and `file`, and lengths without a score."""
         if (self.harness is None) == (self.file is None):
             raise ValueError("give either `harness`, a task's name there, or `file`")
+        if self.lengths and self.file is not None:
+            raise ValueError("lengths are for RULER's tasks, and `file` is none")
+        odd = [length for length in self.lengths if length not in RULER_LENGTHS]
+        if odd:
+            known = ", ".join(map(str, RULER_LENGTHS))
+            raise ValueError(f"lengths: RULER has no score for {odd[0]}, only for {known}")
         return self
 
 

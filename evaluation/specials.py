@@ -44,7 +44,7 @@ class Specials:
         """The text with marks, to be put into a prompt as content."""
         marked = re.sub(f"{MARK}|{self._written.pattern}", lambda found: f"{MARK}{found[0]}", text)
         if marked == text:
-            # Nothing to mark, yet the tokenizer treats it differently (Subject.as_content).
+            # Nothing to mark, yet the tokenizer treats it differently (ModelUnderTest.as_content).
             marked = f"{text[:1]}{MARK}{PLAIN}{text[1:]}"
         return marked
 

@@ -40,8 +40,8 @@ def _text_files(path: Path, setting: str) -> list[Path]:
     if path.is_file():
         if path.name.lower().endswith(DOCUMENTS):
             raise UserError(
-                f"{shown(path)}: holds records, not a text. Name a .txt file; or make it a domain, "
-                "and name data/raw_corpus/DOMAIN."
+                f"{shown(path)}: holds records, not a text. Name a .txt file; "
+                "or make it a domain, and name data/raw_corpus/DOMAIN."
             )
         return [path]
     return source_files(path, TEXTS, setting).read

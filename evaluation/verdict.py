@@ -69,13 +69,21 @@ def sentences(
             f"the longest context here {facts['trained']:,}."
         )
 
-    found = (
-        f"Up to {facts['trained']:,} tokens it finds {after['needle']:.0f} % of the needles, "
-        f"{_reach(reach(needle, result))}"
-    )
+    found = f"Up to {facts['trained']:,} tokens {_found('it', after, needle, ' of the needles')}"
     if before is not None:
-        found += f"; {untrained} finds {before['needle']:.0f} %, {_reach(reach(needle, untrained))}"
+        found += f"; {_found(untrained, before, needle)}"
     return [extension, f"{found}.", _short_context(after, before, untrained)]
+
+
+def _found(who: str, row: Mapping[Hashable, Any], needle: pd.DataFrame, what: str = "") -> str:
+    """What a model finds and how far, as a part of a sentence.
+
+    who: the model, as the subject. row: of the results. what: said of the first share.
+    """
+    if pd.isna(row["needle"]):
+        return f"{who} was asked for no needle"
+    far = _reach(reach(needle, str(row["model"])))
+    return f"{who} finds {row['needle']:.0f} %{what}, {far}"
 
 
 def _reach(length: int | None) -> str:

@@ -8,12 +8,12 @@ What is compared:
 - Data half: the SHA-256 of each file. Of a page, without its pictures.
 - Model half: floating-point sums differ between processors. So its numbers are compared to one
   part in a thousand, and of tables the columns, the number of rows and the mean of each column.
-- Pictures (PNG): that they are there. Their bytes hang on the version of matplotlib.
-- Left out: the versions of packages. But another version of Arrow or tokenizers may give other bytes,
-  so `make setup` and constraints.txt come first when this fails.
+- Pictures (PNG): that they are there. Their bytes depend on the version of matplotlib.
+- Left out: the versions of packages. But another version of Arrow or tokenizers may give other
+  bytes, so when this fails, first install what constraints.txt names (`make setup`).
 
-After a change that is meant to alter artefacts: `python tests/test_golden.py` writes the file anew.
-Read its diff before you commit it.
+After a change that is meant to alter artefacts, `python tests/test_golden.py` writes the file
+again. Read its diff before you commit it.
 """
 
 import csv
@@ -48,8 +48,6 @@ RELATIVE, ABSOLUTE = 1e-3, 1e-4
 """How far a number of the model half may be off. Gains are differences of larger numbers."""
 COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 """Files of a model that hold no sums: compared by their hash too."""
-DOMAINS = ("book", "c4", "mine")
-RECIPES = ("original", "per_source")
 MODELS = ("base", "per_source")
 OPTIMIZER = {"learning_rate": 1e-3, "batch_tokens": 512, "micro_batch_tokens": 512}
 
@@ -163,16 +161,8 @@ def make_all() -> None:
 
     The report of short tasks stays empty, because lm-eval alone takes as long as all the rest.
     """
-    from assets import (
-        data_report,
-        length_histograms,
-        mixed_dataset,
-        packed_shards,
-        raw_corpus,
-        token_demand,
-        tokenized_corpus,
-        tokenizer,
-    )
+    from data_world import make_data_half
+
     from core.sealed import output, write_json
     from evaluation import (
         book_qa_report,
@@ -183,18 +173,7 @@ def make_all() -> None:
     from evaluation.report import report
     from training import base_checkpoint, checkpoint
 
-    token_demand.run()
-    for domain in DOMAINS:
-        raw_corpus.run(domain)
-    tokenizer.run()
-    for domain in DOMAINS:
-        tokenized_corpus.run(domain)
-        length_histograms.run(domain)
-    for recipe in RECIPES:
-        mixed_dataset.run(recipe)
-        packed_shards.run(recipe)
-    data_report.run()
-
+    make_data_half()
     base_checkpoint.run()
     for model in MODELS:
         checkpoint.run(model)

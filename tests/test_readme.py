@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     path: path.read_text()
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    if path.name != "log.md"  # tells of the past
+    if path.name != "log.md"  # about the past
 }
 README = "\n".join(PAGES.values())
 MOST_LINES = 160
@@ -53,8 +53,9 @@ def test_every_dvc_command_in_the_readme_exists(command: str) -> None:
 
 
 def test_no_documented_command_makes_anything_with_plain_dvc() -> None:
-    """It would lose what changes meanwhile, and the old output: every command goes by
-    orchestration.repro.
+    """Plain `dvc repro` loses a change that is made while a stage runs (orchestration/dvc_repro.py).
+
+    So every command that makes something is orchestration.repro.
     """
     texts = [
         *COMMANDS,

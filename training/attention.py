@@ -214,8 +214,8 @@ def _refuse_options(module: torch.nn.Module, others: dict[str, Any], dropout: fl
     if odd or dropout:
         raise UserError(
             f"{type(module).__name__}: {', '.join(odd) or 'dropout'} is not part of the attention "
-            "used here (full and causal). Switch it off in the base's config.json, or choose "
-            "another base."
+            "used here (full and causal). "
+            "Switch it off in the base's config.json, or choose another base."
         )
 
 
@@ -306,8 +306,8 @@ def _varlen(
         return _causal(query, key, value, scale, order)
     from torch.nn.attention.varlen import varlen_attn
 
-    # torch 2.11 has no `enable_gqa` here, so grouped heads are repeated. The copies live for one
-    # layer only.
+    # torch 2.11, with which the GPU was measured (docs/benchmarks/gpu.md), has no `enable_gqa` here.
+    # So grouped heads are repeated. The copies live for one layer only.
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
@@ -329,8 +329,8 @@ def _enough_heads(part: torch.Tensor, devices: int) -> torch.Tensor:
         return part
     if devices % heads:
         raise UserError(
-            f"{heads} key-value heads can't be divided over {devices} devices: set "
-            "parallelism_config_sp_size to a divisor or a multiple of them."
+            f"{heads} key-value heads can't be divided over {devices} devices: "
+            "set parallelism_config_sp_size to a divisor or a multiple of them."
         )
     return part.repeat_interleave(devices // heads, dim=1)
 
@@ -343,8 +343,8 @@ def _heads_to_device(part: torch.Tensor, group: dist.ProcessGroup) -> torch.Tens
     devices = dist.get_world_size(group)
     if part.shape[1] % devices:
         raise UserError(
-            f"{part.shape[1]} heads can't be divided over {devices} devices: set "
-            "parallelism_config_sp_size to a divisor of them."
+            f"{part.shape[1]} heads can't be divided over {devices} devices: "
+            "set parallelism_config_sp_size to a divisor of them."
         )
     split = torch.stack(part.chunk(devices, dim=1))
     return torch.cat(_exchange(split, group).unbind(), dim=2)

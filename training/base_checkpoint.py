@@ -27,7 +27,7 @@ from core.errors import UserError
 from core.params import names_of, read_params
 from core.sealed import output
 from training import attention
-from training.base_checkpoint_config import Act, Architecture, BaseCheckpointConfig
+from training.base_checkpoint_config import Architecture, BaseCheckpointConfig, Phase
 from training.batches import RowsInMemory, document_rows, with_repeats
 from training.curves import write_log
 from training.loss import TokenLoss
@@ -51,7 +51,7 @@ def run() -> None:
     """Make data/base_checkpoint."""
     config = read_params("base_checkpoint", BaseCheckpointConfig)
     with output("base_checkpoint") as out:
-        if not any(act.optimizer.kind == "adamw_8bit" for act in config.acts):
+        if not any(phase.optimizer.kind == "adamw_8bit" for phase in config.acts):
             out.unused.add("torchao")
         make = _pretrain if config.source == CORPUS else _copy_base
         model = make(config, out.folder)
@@ -101,8 +101,8 @@ def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
     if not config.acts:
         raise UserError(
             f"base_checkpoint.source = {config.source}: a base is pretrained on it, but "
-            "base_checkpoint.acts is empty. Give acts (profiles/sample-base.yaml), or name a model "
-            "folder."
+            "base_checkpoint.acts is empty. "
+            "Give acts (profiles/sample-base.yaml), or name a model folder."
         )
 
     tokenizer = load_tokenizer(TOKENIZER)
@@ -115,8 +115,8 @@ def _pretrain(config: BaseCheckpointConfig, folder: Path) -> PreTrainedModel:
     model.set_attn_implementation(attention.NAME)
 
     log: list[StepLog] = []
-    for number, act in enumerate(config.acts):
-        log += _train_phase(model, act, config, number)
+    for number, phase in enumerate(config.acts):
+        log += _train_phase(model, phase, config, number)
     write_log(folder, log)
     save_model(dict(model.named_parameters()), model.config, TOKENIZER, folder)
     return model
@@ -144,23 +144,23 @@ def _llama_config(shape: Architecture, vocabulary: int, bos: int | None) -> Llam
 
 
 def _train_phase(
-    model: PreTrainedModel, act: Act, config: BaseCheckpointConfig, number: int
+    model: PreTrainedModel, phase: Phase, config: BaseCheckpointConfig, number: int
 ) -> list[StepLog]:
     """Train one phase of the curriculum; `number` counts from 0. Returns a line for each step."""
-    plain = document_rows(config.source, names_of("domain"), act.row_length, config.seed)
+    plain = document_rows(config.source, names_of("domain"), phase.row_length, config.seed)
     # Repeated spans are made of tokens that occur in the corpus; others would never be read again.
     seen = np.flatnonzero(np.bincount(plain.ravel(), minlength=1)).astype(np.int64)
-    rows = RowsInMemory(ids=with_repeats(plain, act.repeated_share, seen, config.seed))
+    rows = RowsInMemory(ids=with_repeats(plain, phase.repeated_share, seen, config.seed))
 
     loss = TokenLoss(model)
     task = Task(
         what=f"pretrain, phase {number + 1} of {len(config.acts)}",
         rows=rows,
-        optimizer=act.optimizer,
-        steps=max(act.tokens // act.optimizer.batch_tokens, 1),
+        optimizer=phase.optimizer,
+        steps=max(phase.tokens // phase.optimizer.batch_tokens, 1),
         seed=config.seed + number,
     )
-    return list(train(loss, make_optimizer(loss, act.optimizer), task, alone()))
+    return list(train(loss, make_optimizer(loss, phase.optimizer), task, alone()))
 
 
 if __name__ == "__main__":

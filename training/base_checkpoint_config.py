@@ -25,7 +25,7 @@ class Architecture(Config):
     """The base context C, in tokens."""
 
 
-class Act(Config):
+class Phase(Config):
     """One phase of the curriculum."""
 
     row_length: Annotated[int, Field(ge=16)]
@@ -46,5 +46,5 @@ class BaseCheckpointConfig(Config):
     seed: int = 0
     """Of the initial weights, the order of documents and rows, and the repeats."""
     architecture: Architecture = Architecture()
-    acts: tuple[Act, ...] = ()
+    acts: tuple[Phase, ...] = ()
     """The phases of the curriculum, in order."""

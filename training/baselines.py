@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field
 
 from assets.tokenizer import clear_use
-from core.errors import UserError
+from core.errors import UserError, one_line
 from core.params import Config, validated
 from core.sealed import write_json
 from training.model import MODEL_SUFFIXES
@@ -65,7 +65,8 @@ def hub_folder(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        # The first line alone: the Hub adds general advice below it.
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
             f"{name}: neither a folder nor a model that can be fetched from the Hub: {reason} "
             "Name a folder, or set HF_HUB_OFFLINE=0 and check the name."
@@ -77,15 +78,14 @@ def described(source: Path) -> HubConfig | EndpointConfig:
     try:
         values = yaml.safe_load(source.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{source}: can't be read as YAML: {reason}. Fix it.") from None
+        raise UserError(f"{source}: can't be read as YAML: {one_line(error)}. Fix it.") from None
     if isinstance(values, dict) and "hub" in values:
         return validated(HubConfig, values, str(source))
     if isinstance(values, dict) and "endpoint" in values:
         return validated(EndpointConfig, values, str(source))
     raise UserError(
-        f"{source}: names no model. Write `hub: owner/name`, or `endpoint: http://...` with "
-        "`model`, `tokenizer` and `context`."
+        f"{source}: names no model. Write `hub: owner/name`, "
+        "or `endpoint: http://...` with `model`, `tokenizer` and `context`."
     )
 
 
@@ -104,8 +104,8 @@ def bring(source: Path, folder: Path) -> int:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (endpoint.tokenizer / name).is_file():
             raise UserError(
-                f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. It is needed to "
-                "count tokens. Name a folder that has it."
+                f"{source}: tokenizer = {endpoint.tokenizer}: no {name} there. "
+                "It is needed to count tokens. Name a folder that has it."
             )
         shutil.copyfile(endpoint.tokenizer / name, folder / name)
     if (endpoint.tokenizer / TEMPLATE).is_file():

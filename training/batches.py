@@ -123,8 +123,8 @@ def open_rows(folder: Path) -> PackedRows:
 
     if not blocks:
         raise UserError(
-            f"{folder}: no packed row there. Raise mixed_dataset.token_budget to at least "
-            "packed_shards.chunk_length."
+            f"{folder}: no packed row there. "
+            "Raise mixed_dataset.token_budget to at least packed_shards.chunk_length."
         )
     lengths = {block.schema.field("input_ids").type.list_size for block in blocks}
     if len(lengths) > 1:
@@ -156,8 +156,8 @@ def document_rows(corpus: Path, domains: Sequence[str], row_length: int, seed: i
     tokens = np.concatenate([documents[i] for i in order])
     if len(tokens) < row_length:
         raise UserError(
-            f"{corpus}: {len(tokens)} training tokens do not fill one row of {row_length}. Add "
-            "documents."
+            f"{corpus}: {len(tokens)} training tokens do not fill one row of {row_length}. "
+            "Add documents."
         )
     whole_rows = len(tokens) // row_length
     return tokens[: whole_rows * row_length].reshape(-1, row_length)

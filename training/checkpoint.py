@@ -95,8 +95,10 @@ def run(name: str) -> None:
 
 
 def loads_in_transformers(folder: Path, served: bool) -> Check:
-    """Whether plain transformers loads the model, with no weight missing or left over; served:
-    it is behind an endpoint."""
+    """Whether plain transformers loads the model, with no weight missing or left over.
+
+    served: the model is behind an endpoint, so there is nothing to load.
+    """
     problem = "" if served else loading_problem(folder)
     return Check(
         name="loads_in_transformers",
@@ -156,8 +158,8 @@ def _copy_trained(source: Path, folder: Path) -> Made:
             raise missing(source.parent.parent)
         known = ", ".join(sorted(path.name for path in source.parent.glob("*"))) or "none"
         raise UserError(
-            f"checkpoint.models: no {source}. Its model has these snapshots: {known}. Name one in "
-            "`at`, or add it to that model's `snapshots`."
+            f"checkpoint.models: no {source}. Its model has these snapshots: {known}. "
+            "Name one in `at`, or add it to that model's `snapshots`."
         )
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD))
     facts: dict[str, Any] = read_json(source / RECORD)

@@ -43,8 +43,8 @@ def agrees_with_stock(model: PreTrainedModel) -> None:
 
     if not math.isfinite(stock):
         raise UserError(
-            f"{model.config.model_type}: on {LENGTH} tokens transformers' own loss is {stock}: a "
-            "weight of the base is not a number. Fetch the base again; nothing was trained."
+            f"{model.config.model_type}: on {LENGTH} tokens transformers' own loss is {stock}: "
+            "a weight of the base is not a number. Fetch the base again; nothing was trained."
         )
     if not abs(ours - stock) <= CLOSE * abs(stock):
         raise UserError(
@@ -92,13 +92,13 @@ def check_sight(loss: TokenLoss, world: World, document_mask: bool, bf16: bool) 
 
     if not seen_in_document:
         raise UserError(
-            "probe: a token does not change what follows it in its own document. The attention is "
-            "broken; nothing was trained."
+            "probe: a token does not change what follows it in its own document. "
+            "The attention is broken; nothing was trained."
         )
     if seen_before:
         raise UserError(
-            "probe: a token changes what stands before it. The attention is not causal; nothing "
-            "was trained."
+            "probe: a token changes what stands before it. "
+            "The attention is not causal; nothing was trained."
         )
     if document_mask and seen_across:
         raise UserError(
@@ -107,8 +107,8 @@ def check_sight(loss: TokenLoss, world: World, document_mask: bool, bf16: bool) 
         )
     if not document_mask and not seen_across:
         raise UserError(
-            "probe: with checkpoint.document_mask = false a document does not see the one before "
-            "it. Nothing was trained."
+            "probe: with checkpoint.document_mask = false "
+            "a document does not see the one before it. Nothing was trained."
         )
     return f"documents see {'only themselves' if document_mask else 'each other'}, as asked"
 

@@ -182,8 +182,8 @@ def _leave_snapshot(run: Run) -> None:
         return
     where = snapshots.save(run.scratch, run.loss, run.optimizer, run.log, run.world)
     run.say(
-        f"stopped after step {run.log[-1].step}, as requested; the same command resumes from "
-        f"{where}"
+        f"stopped after step {run.log[-1].step}, as requested; "
+        f"the same command resumes from {where}"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from core.environment import SWITCHES, text_of
-from core.errors import UserError
+from core.errors import UserError, one_line
 
 CHECKPOINT, KEEP_ATTENTION, OFFLOAD = "checkpoint", "keep_attention", "offload"
 LIGER, COMPILE, TILED_MLP = "liger", "compile", "tiled_mlp"
@@ -48,19 +48,25 @@ class Hardware:
     def of_file(cls, path: Path) -> tuple["Hardware", int]:
         """The hardware of an accelerate file, and the number of processes that it starts.
 
-        Raises UserError if the file can't be read.
+        Raises UserError if the file can't be read, or is not a file of accelerate's.
         """
         try:
             values = yaml.safe_load(path.read_text())
+            # `accelerate launch` passes these sections on as environment variables, in upper case.
+            environment = {}
+            for section in ("fsdp_config", "parallelism_config"):
+                for name, value in (values.get(section) or {}).items():
+                    environment[name.upper()] = str(value)
+            return cls.of_environment(environment), int(values["num_processes"])
         except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: {error}. training/accelerate/ has valid ones.") from None
-
-        # `accelerate launch` passes these sections on as environment variables, in upper case.
-        environment = {}
-        for section in ("fsdp_config", "parallelism_config"):
-            for name, value in (values.get(section) or {}).items():
-                environment[name.upper()] = str(value)
-        return cls.of_environment(environment), int(values["num_processes"])
+            raise UserError(
+                f"{path}: {one_line(error)}. training/accelerate/ has valid ones."
+            ) from None
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path}: not as `accelerate config` writes it ({type(error).__name__}: "
+                f"{one_line(error)}). training/accelerate/ has valid ones."
+            ) from None
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> "Hardware":
@@ -82,13 +88,13 @@ class Hardware:
         if size("CP") > 1:
             raise UserError(
                 "parallelism_config_cp_size > 1: context parallelism drops attention masks, so "
-                "with checkpoint.document_mask documents would silently see each other. Divide "
-                "rows with parallelism_config_sp_size instead (Ulysses)."
+                "with checkpoint.document_mask documents would silently see each other. "
+                "Divide rows with parallelism_config_sp_size instead (Ulysses)."
             )
         if size("TP") > 1:
             raise UserError(
-                "parallelism_config_tp_size > 1: tensor parallelism is not offered; weights are "
-                "sharded over all processes anyway (FSDP2). Remove it."
+                "parallelism_config_tp_size > 1: tensor parallelism is not offered; "
+                "weights are sharded over all processes anyway (FSDP2). Remove it."
             )
 
         switches = switches_of(environment)

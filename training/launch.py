@@ -32,8 +32,8 @@ def train_in_scratch(name: str, scratch: Path) -> Path:
 
     if not Path(file).is_file():
         raise UserError(
-            f"{ACCELERATE} = {file}: no such file. training/accelerate/ has some; `accelerate "
-            "config` writes others."
+            f"{ACCELERATE} = {file}: no such file. training/accelerate/ has some; "
+            "`accelerate config` writes others."
         )
     _launch(file, name)
     if not is_whole(scratch / "final"):
@@ -61,8 +61,8 @@ def _launch(file: str, name: str) -> None:
         if STOPPED in codes:
             sys.exit(STOPPED)
         raise UserError(
-            f"training under {file} ended with exit status {', '.join(map(str, codes))}; the "
-            "reason is above."
+            f"training under {file} ended with exit status {', '.join(map(str, codes))}; "
+            "the reason is above."
         ) from None
 
 

@@ -20,7 +20,7 @@ from training.loss import IGNORED, TokenLoss, next_tokens
 from training.parallel import World
 
 
-def shares(
+def own_rows(
     numbers: NDArray[np.int64], rows_per_micro_batch: int, world: World
 ) -> Iterator[tuple[NDArray[np.int64], bool]]:
     """For each micro-batch: the rows that this process runs, int64[n], and whether they count.

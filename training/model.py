@@ -28,7 +28,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from assets.tokenizer import allow_length, bos_eos_ids, clear_use, load_tokenizer
-from core.errors import UserError
+from core.errors import UserError, one_line
 from training.config_json import config_file
 from training.rope import RopeConfig, stretched
 
@@ -70,8 +70,9 @@ def read_config(
         raise UserError(f"{folder}/config.json: transformers cannot read it: {error}") from None
     except StrictDataclassError as error:
         # A value of a wrong type. The message has two lines; a user's mistake gets one.
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder}/config.json: transformers cannot read it: {reason}") from None
+        raise UserError(
+            f"{folder}/config.json: transformers cannot read it: {one_line(error)}"
+        ) from None
 
     if rope is not None and context is not None:
         config.rope_parameters = stretched(config, rope, context)
@@ -101,13 +102,13 @@ def load_model(folder: Path, config: PretrainedConfig | None = None) -> PreTrain
         )
     except SafetensorError as error:
         raise UserError(
-            f"{folder}: a .safetensors file there is broken or cut short ({error}). Copy or "
-            "download it again."
+            f"{folder}: a .safetensors file there is broken or cut short ({error}). "
+            "Copy or download it again."
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder}: transformers cannot load it: {str(error).rstrip('.')}. A base model is a "
-            "transformers folder: config.json, *.safetensors, tokenizer.json."
+            f"{folder}: transformers cannot load it: {str(error).rstrip('.')}. "
+            "A base model is a transformers folder: config.json, *.safetensors, tokenizer.json."
         ) from None
 
     model, found = loaded
@@ -142,10 +143,10 @@ def loading_problem(folder: Path) -> str:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are told by name
+            ignore_mismatched_sizes=True,  # so that they are reported by name
         )
     except Exception as error:  # whatever it raises, the model does not load
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return f"{type(error).__name__}: {one_line(error)}"
     finally:
         transformers_logging.set_verbosity(verbosity)
     _, found = loaded
@@ -232,8 +233,8 @@ def transformers_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         )
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{folder}: transformers cannot open the tokenizer there: {error}. Copy "
-            "tokenizer.json and tokenizer_config.json from the model again."
+            f"{folder}: transformers cannot open the tokenizer there: {error}. "
+            "Copy tokenizer.json and tokenizer_config.json from the model again."
         ) from None
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -264,7 +265,7 @@ def _begin_once(folder: Path, tokenizer: Tokenizer) -> None:
         single=f"{text} $A", special_tokens=[(text, bos)]
     )
     print(
-        f"{folder}/tokenizer.json: its template begins a text with {text} twice; here it does so "
-        "once",
+        f"{folder}/tokenizer.json: its template begins a text with {text} twice; "
+        "here it does so once",
         file=sys.stderr,
     )

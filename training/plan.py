@@ -123,8 +123,8 @@ def _work(job: Job) -> list[str]:
         f"FLOP/token   {linear:.2e} linear + {attention:.2e} attention = {total:.2e} "
         f"({attention / total:.0%} attention)",
         f"devices      {job.gpus} x {job.gpu}, rows along {job.hardware.sp}, "
-        f"{job.micro_batches} micro-batches a step of {job.micro_batch // job.hardware.sp:,} "
-        "tokens a device",
+        f"{job.micro_batches} micro-batches a step "
+        f"of {job.micro_batch // job.hardware.sp:,} tokens a device",
     ]
 
 
@@ -232,7 +232,7 @@ def grid_line(path: Path, job: Job, mfu: float) -> str:
 
 def main() -> None:
     """Print the plan."""
-    # The prices are read by a program, before argparse has its say.
+    # For a program. argparse would ask for a profile.
     if sys.argv[1:] == ["--json"]:
         try:
             print(json.dumps(prices_in_force()))

@@ -111,8 +111,9 @@ def clear_others(scratch: Path, now: dict[str, Any]) -> None:
     furthest, step = others[-1], _furthest(others[-1])
     if step:
         print(
-            f"{furthest} holds a training up to step {step} {_other_decision(furthest, now)}. This "
-            f"one starts from step 0 in {scratch}; that folder stays until this training has ended",
+            f"{furthest} holds a training up to step {step} {_other_decision(furthest, now)}. "
+            f"This one starts from step 0 in {scratch}; "
+            "that folder stays until this training has ended",
             file=sys.stderr,
         )
 

@@ -94,8 +94,8 @@ def _use_liger(model: PreTrainedModel, device: torch.device) -> None:
         from liger_kernel.transformers import monkey_patch
     except ImportError:
         raise UserError(
-            f"{SWITCHES}: {LIGER} needs liger-kernel: pip install 'needlework[gpu]', or leave it "
-            "out."
+            f"{SWITCHES}: {LIGER} needs liger-kernel: "
+            "pip install 'needlework[gpu]', or leave it out."
         ) from None
     kind = model.config.model_type
     if kind not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:

@@ -22,7 +22,7 @@ from core.progress import Progress
 from training.batches import Rows, row_order
 from training.flops import PEAK_BF16, named_gpu, shape_of
 from training.loss import TokenLoss
-from training.micro_batches import counted, forward, shares
+from training.micro_batches import counted, forward, own_rows
 from training.optimizer import clip, learning_rate_at, set_rate
 from training.optimizer_config import OptimizerConfig
 from training.parallel import World
@@ -149,7 +149,7 @@ def accumulate(loss: TokenLoss, numbers: np.ndarray, task: Task, world: World) -
     # without a mask, and corrected at the end.
     nominal = len(numbers) * (task.rows.length - 1)
     total, predicted = 0.0, 0
-    for mine, counts in shares(numbers, task.rows_per_micro_batch, world):
+    for mine, counts in own_rows(numbers, task.rows_per_micro_batch, world):
         batch = task.rows.take(mine)
         value = forward(loss, batch, world, task.document_mask, task.bf16, None if counts else ())
         # FSDP averages gradients over the processes; here they must be summed.

@@ -40,8 +40,8 @@ def check_vocabulary(source: Path, tokenizer: Path = TOKENIZER) -> None:
             advice = f"Set tokenizer.source to {source}."
         else:
             advice = (
-                f"Put its tokenizer.json there, or remove {file} if you know that the ids are "
-                "equal."
+                "Put its tokenizer.json there, "
+                f"or remove {file} if you know that the ids are equal."
             )
         raise UserError(
             f"{file} is not the tokenizer that made {CORPUS} ({tokenizer}): {why}. {advice}"
@@ -57,8 +57,8 @@ def check_vocabulary(source: Path, tokenizer: Path = TOKENIZER) -> None:
     if highest >= rows:
         raise UserError(
             f"its config.json says vocab_size = {rows}, but the tokenizer of tokenizer.source "
-            f"gives ids up to {highest}. Set tokenizer.source to this model's tokenizer, or name "
-            "the model it is of."
+            f"gives ids up to {highest}. "
+            "Set tokenizer.source to this model's tokenizer, or name the model it is of."
         )
 
 
@@ -95,7 +95,7 @@ def _other_ends(source: Path, theirs: Tokenizer, folder: Path, ours: Tokenizer) 
     for place, name in enumerate(("bos_token", "eos_token")):
         if there[place] != here[place]:
             return (
-                f"tokenizer_config.json there names the id {there[place]} as {name}, and here "
-                f"{here[place]}"
+                f"tokenizer_config.json there names the id {there[place]} as {name}, "
+                f"and here {here[place]}"
             )
     return None

@@ -1,6 +1,6 @@
-"""A text of two domains trains once, in the first of them.
+"""A text of two domains trains once, in the first of them: from mixed_dataset to data_report.
 
-Domains and recipes may have names that look like numbers.
+Domains and recipes may have names that look like numbers, in every table.
 """
 
 import doctest
@@ -13,18 +13,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from data_world import make_corpus
 from dvc_world import dvc, empty_repository
 
-from assets import (
-    data_report,
-    length_histograms,
-    mixed_dataset,
-    packed_shards,
-    raw_corpus,
-    token_demand,
-    tokenized_corpus,
-    tokenizer,
-)
+from assets import data_report, mixed_dataset, packed_shards
 from assets.tables import read_table
 from assets.token_store import open_tokens
 from core.errors import UserError
@@ -37,8 +29,10 @@ Settings = dict[str, object]
 
 
 def write_world(folder: Path, order: tuple[str, ...] = DOMAINS, **recipe: object) -> None:
-    """Three domains of 20 texts of their own; the shared ones stand in 1e5 and NA; one recipe that
-    uses all once."""
+    """Three domains of 20 texts of their own, and one recipe that uses all once.
+
+    The shared texts are in 1e5 and NA.
+    """
     folder.mkdir(exist_ok=True)
     for domain in DOMAINS:
         own = [f"[{domain}] text {number} " + "word for word " * 8 for number in range(20)]
@@ -69,17 +63,6 @@ def write_world(folder: Path, order: tuple[str, ...] = DOMAINS, **recipe: object
             sort_keys=False,
         )
     )
-
-
-def make_corpus() -> None:
-    """Every stage before the recipes."""
-    token_demand.run()
-    for domain in DOMAINS:
-        raw_corpus.run(domain)
-    tokenizer.run()
-    for domain in DOMAINS:
-        tokenized_corpus.run(domain)
-        length_histograms.run(domain)
 
 
 def ask_for_all() -> int:

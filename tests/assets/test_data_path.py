@@ -1,4 +1,4 @@
-"""The data half from files to rows.
+"""The data half from files to rows, through all of its stages.
 
 Every token of a row comes from a training document, rows open with stock `datasets`, and the same
 world gives the same bytes every time.
@@ -16,18 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 import zstandard
+from data_world import make_corpus, make_data_half
 
-from assets import (
-    data_report,
-    ingestion,
-    length_histograms,
-    mixed_dataset,
-    packed_shards,
-    raw_corpus,
-    token_demand,
-    tokenized_corpus,
-    tokenizer,
-)
+from assets import ingestion, mixed_dataset, raw_corpus, token_demand, tokenizer
 from assets.document_store import read_documents
 from assets.token_store import open_tokens
 from core.errors import UserError
@@ -106,17 +97,7 @@ def params(domains: dict[str, dict[str, object]]) -> dict[str, object]:
 
 def make(world: Path) -> dict[str, str]:
     """Run every stage of the data half. Returns the records, with the hash of every file."""
-    token_demand.run()
-    for domain in DOMAINS:
-        raw_corpus.run(domain)
-    tokenizer.run()
-    for domain in DOMAINS:
-        tokenized_corpus.run(domain)
-        length_histograms.run(domain)
-    for recipe in ("original", "per_source", "kept", "mine_up"):
-        mixed_dataset.run(recipe)
-        packed_shards.run(recipe)
-    data_report.run()
+    make_data_half()
     return {
         str(path.relative_to(world)): path.read_text()
         for path in sorted((world / "data").rglob("record.json"))
@@ -279,13 +260,7 @@ def test_a_recipe_out_of_reach_is_named_and_leaves_nothing(world: Path) -> None:
     settings = yaml.safe_load((world / "params.yaml").read_text())
     settings["mixed_dataset"]["token_budget"] = 10**6
     (world / "params.yaml").write_text(yaml.safe_dump(settings))
-    for stage in (
-        token_demand.run,
-        lambda: [raw_corpus.run(domain) for domain in DOMAINS],
-        tokenizer.run,
-        lambda: [tokenized_corpus.run(domain) for domain in DOMAINS],
-    ):
-        stage()
+    make_corpus()
     with pytest.raises(UserError, match=r"recipe 'per_source': \w+: .*reaches token_budget"):
         mixed_dataset.run("per_source")
     assert not (world / "data/mixed_dataset/per_source").exists()

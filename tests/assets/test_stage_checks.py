@@ -1,4 +1,7 @@
-"""Each check of a data stage can fail: the smallest artefact that fails it, beside one that passes."""
+"""Each check of a data stage (raw_corpus, mixed_dataset, packed_shards) can fail.
+
+The smallest artefact that fails it is beside one that passes.
+"""
 
 from collections import Counter
 from collections.abc import Mapping

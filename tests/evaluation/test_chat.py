@@ -14,7 +14,7 @@ from evaluation import book_qa_report, needle_report
 from evaluation.book_qa_report import Question, ask
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import asking, last_ids, rendered, seam
-from evaluation.model_under_test import Subject, of_user
+from evaluation.model_under_test import ModelUnderTest, of_user
 from evaluation.needle import Haystacks
 from evaluation.needle_report_config import NeedleReportConfig
 
@@ -201,26 +201,25 @@ def test_a_book_is_asked_about_under_the_template_too(
 
 
 def test_a_template_that_is_asked_for_and_not_there_is_a_line(tmp_path: Path) -> None:
-    subject = of_user(str(write_speaker(tmp_path / "model", SAYS, WORDS, template=None)))
+    tested = of_user(str(write_speaker(tmp_path / "model", SAYS, WORDS, template=None)))
     with pytest.raises(
         UserError, match="needle_report.chat = always, but .* holds no chat template"
     ):
-        asking(subject, "always", {}, "needle_report")
+        asking(tested, "always", {}, "needle_report")
 
 
 def test_a_template_that_refuses_or_drops_the_prompt_is_a_line(tmp_path: Path) -> None:
     for number, (template, message) in enumerate(
         (
             ("{{ raise_exception('System first') }}", "refuses the prompt: System first"),
+            ("{{ raise_exception('') }}", "refuses the prompt: TemplateError"),
             ("Hello.", "shows a message 0 times"),
             ("{{ messages[0]['content'] * 2 }}", "shows a message 2 times"),
         )
     ):
-        subject = of_user(
-            str(write_speaker(tmp_path / str(number), SAYS, WORDS, template=template))
-        )
+        tested = of_user(str(write_speaker(tmp_path / str(number), SAYS, WORDS, template=template)))
         with pytest.raises(UserError, match=message):
-            asking(subject, "auto", {}, "needle_report").turn("a ", " b", "")
+            asking(tested, "auto", {}, "needle_report").turn("a ", " b", "")
 
 
 def test_a_template_with_a_date_gives_one_prompt_on_any_day(tmp_path: Path) -> None:
@@ -270,14 +269,14 @@ def tokenizer_of(kind: str) -> Tokenizer:
     return made
 
 
-def subject_of(folder: Path, tokenizer: Tokenizer, **config: object) -> Subject:
-    """A subject without a model."""
+def opened(folder: Path, tokenizer: Tokenizer, **config: object) -> ModelUnderTest:
+    """A model under test without its weights."""
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(
         folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **config}
     )
-    return Subject(
+    return ModelUnderTest(
         name="x", folder=folder, tokenizer=tokenizer, base_context=64, context=64, facts={}
     )
 
@@ -305,20 +304,20 @@ SPACED = TEMPLATE.replace("message['content']", "' ' + message['content']")
 def test_prompt_and_answer_are_the_tokens_of_their_joined_text(
     tmp_path: Path, kind: str, template: str | None, prefix: str, gap: str
 ) -> None:
-    subject = subject_of(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
+    tested = opened(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
     if template is not None:
-        (subject.folder / "chat_template.jinja").write_text(template)
-    turn = asking(subject, "auto", {}, "needle_report").turn("Book: ", " Where?\nAnswer:", prefix)
-    question, answer = seam(subject, turn, "eat a sandwich.")
+        (tested.folder / "chat_template.jinja").write_text(template)
+    turn = asking(tested, "auto", {}, "needle_report").turn("Book: ", " Where?\nAnswer:", prefix)
+    question, answer = seam(tested, turn, "eat a sandwich.")
     assert turn.gap == gap
-    assert question + answer == subject.encode(f"{turn.after}{gap}eat a sandwich.")
+    assert question + answer == tested.encode(f"{turn.after}{gap}eat a sandwich.")
     assert (
         question
-        == subject.encode(turn.after)[: len(question)]
-        == last_ids(subject, turn)[: len(question)]
+        == tested.encode(turn.after)[: len(question)]
+        == last_ids(tested, turn)[: len(question)]
     )
-    assert subject.decode(answer).strip() == "eat a sandwich."
-    shown = subject.decode(
+    assert tested.decode(answer).strip() == "eat a sandwich."
+    shown = tested.decode(
         question, special=True
     )  # tokenizers put spaces at the beginning and after special tokens
     assert shown.replace(" ", "") == turn.after.replace(" ", "")
@@ -350,29 +349,29 @@ def test_a_text_begins_with_bos_or_nothing_and_never_with_eos(
     tmp_path: Path, kind: str, post: str, bos: str | None, eos: str, begin: list[str]
 ) -> None:
     tokenizer, config = begins(kind, post, bos_token=bos, eos_token=eos)
-    subject = subject_of(tmp_path / "model", tokenizer, **config)
-    assert [tokenizer.id_to_token(token) for token in subject.begin] == begin
+    tested = opened(tmp_path / "model", tokenizer, **config)
+    assert [tokenizer.id_to_token(token) for token in tested.begin] == begin
 
 
 @pytest.mark.parametrize("kind", ["plain", "prefixed", "metaspace"])
 def test_continued_text_has_exactly_its_own_spaces(tmp_path: Path, kind: str) -> None:
-    subject = subject_of(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
+    tested = opened(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
     for text in (" the key", "\nAnswer: eat", "\n\nThe"):
-        joined = subject.decode(subject.encode("grass") + subject.encode(text))
+        joined = tested.decode(tested.encode("grass") + tested.encode(text))
         assert joined.removeprefix(" ") == f"grass{text}"
 
 
 @pytest.mark.parametrize("kind", ["plain", "prefixed", "metaspace"])
 def test_a_special_token_in_a_haystack_is_text(tmp_path: Path, kind: str) -> None:
-    subject = subject_of(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
-    special = {subject.tokenizer.token_to_id(token) for token in (END, USER)}
+    tested = opened(tmp_path / "model", tokenizer_of(kind), bos_token="<s>", eos_token="</s>")
+    special = {tested.tokenizer.token_to_id(token) for token in (END, USER)}
     haystack = f"the cat {END} sat{USER} the cat"
-    assert special <= set(subject.encode(haystack))
-    drawn = Haystacks(subject, [haystack]).draw(1000, 0, 0).tolist()
+    assert special <= set(tested.encode(haystack))
+    drawn = Haystacks(tested, [haystack]).draw(1000, 0, 0).tolist()
     assert not special & set(drawn)
-    assert special <= set(subject.encode(haystack))  # a template after it has its special tokens
+    assert special <= set(tested.encode(haystack))  # a template after it has its special tokens
 
     config = BookQaReportConfig(questions=Path("x"), context=400, new_tokens=10)
     question = Question(id=1, context=haystack, input="Who sat?", answer=("the cat",))
-    how = asking(subject, "never", {}, "book_qa_report")
-    assert not special & set(ask(subject, question, config, how).ids)
+    how = asking(tested, "never", {}, "book_qa_report")
+    assert not special & set(ask(tested, question, config, how).ids)

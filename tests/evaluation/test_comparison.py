@@ -1,12 +1,23 @@
 """The page shows each score with the flaws of the answers behind it."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from evaluation.comparison import small_drop
-from evaluation.comparison_tables import answers_table, by_length, needle_table, results_table
+from core.sealed import write_json
+from evaluation import comparison_page
+from evaluation.bootstrap import differences
+from evaluation.comparison import _shares, small_drop, trained_length
+from evaluation.comparison_config import ComparisonConfig
+from evaluation.comparison_tables import (
+    answers_table,
+    by_length,
+    needle_table,
+    quantity_table,
+    results_table,
+)
 from evaluation.plots import heatmaps
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
 
@@ -121,3 +132,40 @@ def test_a_drop_at_short_context_is_held_to_the_users_limit(
     check = small_drop(models, config)
     assert check.passed is passed and not check.blocking
     assert passed is not False or check.found.startswith("x, mmlu: ")
+
+
+def test_a_comparison_without_recipes_has_no_section_of_recipes(tmp_path: Path) -> None:
+    """As of models that others made. They have no loss by position either."""
+    losses = pd.DataFrame(columns=["model", "domain", "document", "band", "loss", "sum", "tokens"])
+    tables = {
+        "results": results_table(SUMMARY, 64, "base"),
+        "needle": needle_table(SUMMARY),
+        "answers": answers_table(SUMMARY, 64),
+        "loss": losses,
+        "differences": differences(losses, "base"),
+        "quantity": quantity_table(SUMMARY, {"base": None, "mute": None}, losses, 64),
+        "training": pd.DataFrame(columns=["model", "tokens", "loss"]),
+        "shares": _shares([]),
+    }
+    cells = pd.DataFrame(
+        {"length": [64, 128], "depth": 0.0, "exact_match": 0.5, "occurs": 1.0, "gain": float("nan")}
+    )
+    lengths = pd.DataFrame({"domain": "book", "lower": [1, 2], "tokens": [3, 4]})
+    config, by_model = ComparisonConfig(), {"base": cells, "mute": cells}
+    comparison_page.draw(config, tmp_path, tables, by_model, lengths, 64, 64, {})
+    html = comparison_page.report(config, tmp_path, tables, SUMMARY, 64, {})
+    assert "Every model" in html and "What the recipes did" not in html
+    assert not (tmp_path / "mixture.png").exists()
+
+
+def test_with_endpoints_only_the_longest_context_is_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, context in (("a", 4096), ("b", 8192)):
+        folder = Path("data/checkpoint") / name
+        folder.mkdir(parents=True)
+        write_json(folder / "record.json", {"base_context": context})
+    assert trained_length(["a", "b"]) == 8192
+    write_json(Path("data/checkpoint/a/config.json"), {"max_position_embeddings": 512})
+    assert trained_length(["a", "b"]) == 512

@@ -231,7 +231,7 @@ def test_concurrent_requests_ask_each_prompt_once(
     assert got == {number: str(number) for number in range(8)} and len(server.asked) == 8
 
 
-def subject_file(root: Path, server: Server, **changes: Any) -> str:
+def endpoint_file(root: Path, server: Server, **changes: Any) -> str:
     """A YAML file that names the server, with a tokenizer beside it."""
     if not (root / "words").exists():
         write_speaker(root / "words", {}, WORDS)
@@ -268,7 +268,7 @@ def needle(
     )
     out = root / "out"
     out.mkdir(exist_ok=True)
-    metrics = needle_report.measure(of_user(subject_file(root, server, **changes)), config, out)
+    metrics = needle_report.measure(of_user(endpoint_file(root, server, **changes)), config, out)
     return metrics, pd.read_csv(out / "trials.csv")
 
 
@@ -356,7 +356,7 @@ def test_a_book_for_an_endpoint_is_cut_to_its_own_context(
         frame="Book : {context} {question}",
     )
     metrics = book_qa_report.measure(
-        of_user(subject_file(tmp_path, server, context=100)), config, tmp_path
+        of_user(endpoint_file(tmp_path, server, context=100)), config, tmp_path
     )
     assert (
         metrics["f1"] == metrics["occurs"] == 1

@@ -70,10 +70,8 @@ def needle_config(texts: Path, **changes: Any) -> NeedleReportConfig:
 
 def name(folder: Path, **changes: Any) -> Path:
     """Where the answers would wait."""
-    subject = of_user(str(folder))
-    return kept_file(
-        subject, make_trials(subject, needle_config(folder.parent / "texts", **changes))
-    )
+    tested = of_user(str(folder))
+    return kept_file(tested, make_trials(tested, needle_config(folder.parent / "texts", **changes)))
 
 
 DRAWN = {
@@ -129,7 +127,7 @@ def test_answers_of_other_code_are_kept_reported_and_counted(
     monkeypatch.chdir(folder.parent)
     out = folder.parent / "out"
     out.mkdir()
-    subject, config = of_user(str(folder)), needle_config(folder.parent / "texts")
+    tested, config = of_user(str(folder)), needle_config(folder.parent / "texts")
     answer, asked = needle_asking._ask_cell, []
 
     def killed(*given: Any) -> Any:
@@ -140,13 +138,13 @@ def test_answers_of_other_code_are_kept_reported_and_counted(
 
     monkeypatch.setattr(needle_asking, "_ask_cell", killed)
     with pytest.raises(KeyboardInterrupt):
-        measure(subject, config, out)
+        measure(tested, config, out)
     (origin,) = Path(".training/needle_report").rglob("*.origin.json")
     noted = json.loads(origin.read_text())
     noted[0]["code"]["evaluation.needle"] = "of before"
     origin.write_text(json.dumps(noted))
-    metrics = measure(subject, config, out)
+    metrics = measure(tested, config, out)
     said = capsys.readouterr().err
     assert "places so far were given under other code (evaluation.needle). They are kept" in said
     assert metrics["places_by_other_code"] > 0 and not origin.parent.exists()
-    assert "places_by_other_code" not in measure(subject, config, out)
+    assert "places_by_other_code" not in measure(tested, config, out)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.bands import in_span, spans
-from evaluation.loss_report import by_domain
+from evaluation.loss_report import by_domain, longest
 from evaluation.loss_report_config import LossReportConfig
 from evaluation.needle_scores import summarise
 
@@ -81,3 +82,10 @@ def test_the_standard_error_is_over_trials_not_over_cells() -> None:
         }
     )
     assert summarise(cells)["gain_standard_error"] == 1.0
+
+
+@pytest.mark.parametrize(("bands", "points", "last"), [((16,), (), 16), ((4, 16), (32,), 32)])
+def test_a_document_is_read_to_the_last_position_needed(
+    bands: tuple[int, ...], points: tuple[int, ...], last: int
+) -> None:
+    assert longest(LossReportConfig(bands=bands, points=points, tokens_per_domain=1)) == last

@@ -1,4 +1,7 @@
-"""Every question of a local set is scored right, or refused with its line and reason."""
+"""Every question of a local set is scored right, or refused with its line and reason.
+
+Also through lm-eval (evaluation/short_context_report.py), which must ask it unchanged.
+"""
 
 import gzip
 import json
@@ -13,7 +16,7 @@ from core.errors import UserError
 from evaluation import short_context_report
 from evaluation.model_under_test import of_user
 from evaluation.multiple_choice import labels, made_questions, place, read_sets
-from evaluation.short_context_report import _judge, _why
+from evaluation.short_context_report import _harness_model, _why
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
 
 TREES = [
@@ -222,9 +225,9 @@ def test_the_hub_is_named_only_where_it_was_the_reason() -> None:
 def test_examples_that_are_not_there_are_a_line(tmp_path: Path) -> None:
     folder = mmlu(tmp_path / "mmlu", MMLU)
     config = ShortContextReportConfig(tasks={"set": Task(file=folder, shots=5)})
-    subject = of_user(str(write_speaker(tmp_path / "model", {}, "a b")))
+    tested = of_user(str(write_speaker(tmp_path / "model", {}, "a b")))
     with pytest.raises(UserError, match="tasks.set.shots = 5, but .* has no examples"):
-        short_context_report.measure(subject, config, tmp_path)
+        short_context_report.measure(tested, config, tmp_path)
 
 
 @pytest.mark.parametrize("around", [None, "$A <|end|>", "<|begin|> $A", "<|begin|> $A <|end|>"])
@@ -232,13 +235,13 @@ def test_harness_prompts_begin_with_bos_and_never_end_with_eos(
     tmp_path: Path, around: str | None
 ) -> None:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
-    subject = of_user(str(write_speaker(tmp_path / "model", {}, "a b c", around=around)))
-    judge = _judge(subject, 2, 4)
-    ids = [subject.tokenizer.token_to_id(token) for token in ("<|begin|>", "a", "b", "c")]
-    assert judge.tok_encode("a b c") == ids
-    assert judge._encode_pair("a b", " c") == (ids[:3], ids[3:])
-    rows, mask = judge.tok_batch_encode(["a b c a", "a"], left_truncate_len=4)
-    assert rows[0].tolist() == [*ids[1:], ids[1]] and judge.cut == 1
+    tested = of_user(str(write_speaker(tmp_path / "model", {}, "a b c", around=around)))
+    harness = _harness_model(tested, 2, 4)
+    ids = [tested.tokenizer.token_to_id(token) for token in ("<|begin|>", "a", "b", "c")]
+    assert harness.tok_encode("a b c") == ids
+    assert harness._encode_pair("a b", " c") == (ids[:3], ids[3:])
+    rows, mask = harness.tok_batch_encode(["a b c a", "a"], left_truncate_len=4)
+    assert rows[0].tolist() == [*ids[1:], ids[1]] and harness.cut == 1
     assert rows[1, 2:].tolist() == ids[:2] and mask[1].tolist() == [0, 0, 1, 1]
 
 
@@ -272,12 +275,12 @@ def test_a_model_that_gives_nan_is_not_scored_by_the_harness(tmp_path: Path) -> 
     """It would take A for the model's choice."""
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
     path = write(tmp_path / "q.jsonl", item(answer=0))
-    subject = of_user(str(write_speaker(tmp_path / "model", {}, "Which A B C D")))
+    tested = of_user(str(write_speaker(tmp_path / "model", {}, "Which A B C D")))
     with torch.no_grad():
-        subject.model.lm_head.weight[0, 0] = float("nan")
+        tested.model.lm_head.weight[0, 0] = float("nan")
     config = ShortContextReportConfig(tasks={"local": Task(file=path)})
     with pytest.raises(UserError, match="the model gives NaN instead of scores"):
-        short_context_report.measure(subject, config, tmp_path)
+        short_context_report.measure(tested, config, tmp_path)
 
 
 def test_a_header_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.chat import asking
-from evaluation.model_under_test import Subject, of_user
+from evaluation.model_under_test import ModelUnderTest, of_user
 from evaluation.needle import Cell, Haystacks, Needle, cells, fill, make_needle, prompt
 from evaluation.needle_report_config import Drawn, Given, Grid
 from evaluation.needle_scores import judge
@@ -145,7 +145,7 @@ GRASS = "The grass is green . The sky is blue . " * 40
 NAMES = "Ada Bea Cid Dan Eve Fay Gus Hal"
 
 
-def speaker(folder: Path) -> Subject:
+def speaker(folder: Path) -> ModelUnderTest:
     """A model whose words are one token each."""
     words = f'{GRASS} {NAMES} "name" : , {{ }} the value of is Where ? [ ]'
     return of_user(str(write_speaker(folder / "model", {}, words)))
@@ -153,8 +153,8 @@ def speaker(folder: Path) -> Subject:
 
 @pytest.mark.parametrize("chat", ["never", "always"])
 def test_needle_frame_question_and_answer_may_hold_braces(tmp_path: Path, chat: str) -> None:
-    subject = speaker(tmp_path)
-    asked = asking(subject, chat, {}, "needle_report")
+    tested = speaker(tmp_path)
+    asked = asking(tested, chat, {}, "needle_report")
     frame = 'the {"value"} : {context} { {question} }'
     drawn = Drawn(
         words=tuple(NAMES.split()),
@@ -163,29 +163,29 @@ def test_needle_frame_question_and_answer_may_hold_braces(tmp_path: Path, chat: 
         question="the {value} of {key} is {",
         answer_prefix='{ "{key}"',
     )
-    made = make_needle(subject, drawn, frame, Haystacks(subject, [GRASS]), 64, 0, 0, asked)
+    made = make_needle(tested, drawn, frame, Haystacks(tested, [GRASS]), 64, 0, 0, asked)
     assert made.said.statement.startswith('{"name" : "') and made.said.answer in NAMES.split()
-    question = subject.decode(made.question.tolist()).replace(" ", "")
+    question = tested.decode(made.question.tolist()).replace(" ", "")
     assert question.endswith("is{}{" + f'"{made.said.question.split()[3]}"')
     given = [Given(statement="{x}", question="{0}?", answer="{ }", answer_prefix="{")]
-    made = make_needle(subject, given, frame, Haystacks(subject, [GRASS]), 64, 0, 0, asked)
-    assert subject.decode(made.answer.tolist()).replace(" ", "") == "{}"
+    made = make_needle(tested, given, frame, Haystacks(tested, [GRASS]), 64, 0, 0, asked)
+    assert tested.decode(made.answer.tolist()).replace(" ", "") == "{}"
 
 
 def test_a_guess_is_judged_by_its_token_in_the_answers_place(tmp_path: Path) -> None:
-    subject = speaker(tmp_path)
+    tested = speaker(tmp_path)
     drawn = Drawn(
         words=tuple(NAMES.split()),
         value_words=1,
         statement="the {key} is {value} .",
         question="{key} is",
     )
-    hay = Haystacks(subject, [GRASS.replace("sky", "Ada").replace("blue", "Bea")])
+    hay = Haystacks(tested, [GRASS.replace("sky", "Ada").replace("blue", "Bea")])
     made = make_needle(
-        subject, drawn, "{context} {question}", hay, 64, 0, 0, asking(subject, "auto", {}, "x")
+        tested, drawn, "{context} {question}", hay, 64, 0, 0, asking(tested, "auto", {}, "x")
     )
-    assert subject.decode(made.guesses.tolist()).split() == ["Ada", "Bea"]
-    assert made.question[-1] == subject.tokenizer.token_to_id(ASSISTANT) and len(made.answer) == 1
+    assert tested.decode(made.guesses.tolist()).split() == ["Ada", "Bea"]
+    assert made.question[-1] == tested.tokenizer.token_to_id(ASSISTANT) and len(made.answer) == 1
 
 
 @pytest.mark.parametrize("field", ["statement", "answer"])
@@ -195,8 +195,8 @@ def test_a_needle_without_words_is_refused(field: str) -> None:
 
 
 def test_a_haystack_that_has_to_be_repeated_says_so(tmp_path: Path) -> None:
-    subject = of_user(str(write_speaker(tmp_path / "model", {}, "a b c")))
-    haystacks = Haystacks(subject, ["a b c", "c b a"])
+    tested = of_user(str(write_speaker(tmp_path / "model", {}, "a b c")))
+    haystacks = Haystacks(tested, ["a b c", "c b a"])
     assert len(haystacks.draw(6, 0, 0)) == 6
     assert haystacks.repeated is None
     assert len(haystacks.draw(64, 0, 0)) == len(haystacks.draw(64, 0, 1)) == 64
@@ -210,3 +210,9 @@ def test_the_plan_prices_the_places_that_a_grid_has(given: dict[str, object]) ->
     grid: dict[str, object] = {"lengths": [100, 200], **given}
     found = cells(Grid.model_validate(grid), [100, 200])
     assert set(places_of(grid)) == {cell.place for cell in found}
+
+
+@pytest.mark.parametrize("word", ["", " "])
+def test_a_word_of_spaces_is_no_word_to_draw(word: str) -> None:
+    with pytest.raises(ValueError, match="should match pattern"):
+        Drawn(words=(word, *"abcdefgh"), statement="{key} {value}", question="{key}")

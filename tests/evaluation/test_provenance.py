@@ -24,6 +24,8 @@ def test_items_removed_from_params_are_not_shown(
             ("mixed_dataset@one", ["data/tokenized_corpus"]),
         )
     }
+    # A user's own stages, without an output in data/.
+    lock |= {"notes": {"cmd": "true"}, "plots": {"outs": [{"path": "plots/a.png", "md5": "3"}]}}
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
     known = versions(
         {"tokenized_corpus": ["mine"], "mixed_dataset": ["one"]}, tmp_path / "dvc.lock"

@@ -1,4 +1,4 @@
-"""The reports on whole models: any folder, an endpoint, after a kill, with bad questions."""
+"""The reports on whole models: any folder, an endpoint, after a kill, with changed settings."""
 
 import json
 import threading
@@ -16,10 +16,10 @@ from assets.tokenizer import train_bpe
 from core.errors import UserError
 from core.sealed import write_json
 from evaluation import needle_asking, short_context_report
-from evaluation.book_qa_report import Question, ask, read_questions
+from evaluation.book_qa_report import Question, ask
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import asking
-from evaluation.model_under_test import Subject, of_user
+from evaluation.model_under_test import of_user
 from evaluation.needle_report import measure
 from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.prefix_cache import cache_bytes
@@ -93,8 +93,8 @@ def test_a_killed_report_resumes_to_the_same_bytes(
     whole, resumed = folder.parent / "whole", folder.parent / "resumed"
     whole.mkdir()
     resumed.mkdir()
-    config, subject = needle_config(folder.parent / "texts"), of_user(str(folder))
-    measure(subject, config, whole)
+    config, tested = needle_config(folder.parent / "texts"), of_user(str(folder))
+    measure(tested, config, whole)
     kept, asked = needle_asking.keep, []
 
     def killed(path: Path, key: str, records: list[dict[str, object]]) -> None:
@@ -107,8 +107,8 @@ def test_a_killed_report_resumes_to_the_same_bytes(
 
     monkeypatch.setattr(needle_asking, "keep", killed)
     with pytest.raises(KeyboardInterrupt):
-        measure(subject, config, resumed)
-    measure(subject, config, resumed)
+        measure(tested, config, resumed)
+    measure(tested, config, resumed)
     assert len(asked) == len(set(asked)), "nothing is asked twice"
     for file in ("trials.csv", "cells.csv", "needle.json", "heatmap.png"):
         assert (whole / file).read_bytes() == (resumed / file).read_bytes()
@@ -118,11 +118,11 @@ def test_one_trial_at_a_time_gives_what_trials_side_by_side_give(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    subject, found = of_user(str(folder)), []
+    tested, found = of_user(str(folder)), []
     for rows in (1, 2):
         out = folder.parent / f"out{rows}"
         out.mkdir()
-        measure(subject, needle_config(folder.parent / "texts", side_by_side=rows), out)
+        measure(tested, needle_config(folder.parent / "texts", side_by_side=rows), out)
         found.append(pd.read_csv(out / "trials.csv"))
     pd.testing.assert_frame_equal(*found, atol=1e-4)  # sums in another order
 
@@ -131,18 +131,18 @@ def test_memory_decides_refusal_and_no_byte_of_a_report(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    subject, config, found = of_user(str(folder)), needle_config(folder.parent / "texts"), []
-    two_rows = 2 * cache_bytes(subject.model.config, 200, 4) / 2**30
+    tested, config, found = of_user(str(folder)), needle_config(folder.parent / "texts"), []
+    two_rows = 2 * cache_bytes(tested.model.config, 200, 4) / 2**30
     for limit in (two_rows, 1.0):
         monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", f"{limit:.12f}")
         out = folder.parent / f"out{limit}"
         out.mkdir()
-        measure(subject, config, out)
+        measure(tested, config, out)
         found.append((out / "trials.csv").read_bytes())
     assert found[0] == found[1]
     monkeypatch.setenv("NEEDLEWORK_CACHE_GIB", f"{two_rows * 0.6:.12f}")
     with pytest.raises(UserError, match="Set needle_report.side_by_side to 1"):
-        measure(subject, config, folder.parent)
+        measure(tested, config, folder.parent)
 
 
 @pytest.fixture
@@ -235,88 +235,23 @@ def test_any_model_is_measured_by_one_command(folder: Path) -> None:
     )
 
 
-def subject_of(folder: Path) -> Subject:
-    """Opened as a user would name it."""
-    return of_user(str(folder))
-
-
 def test_a_book_loses_its_middle_and_nothing_else(folder: Path) -> None:
-    subject = subject_of(folder)
+    tested = of_user(str(folder))
     question = Question(id=1, context=TEXT, input="Who sat?", answer=("the cat",))
     config = BookQaReportConfig(
         questions=Path("x"), context=120, new_tokens=10, frame="Read: {context} Q: {question}"
     )
-    how = asking(subject, "never", {}, "book_qa_report")
-    asked = ask(subject, question, config, how)
-    said = subject.decode(asked.ids)
+    how = asking(tested, "never", {}, "book_qa_report")
+    asked = ask(tested, question, config, how)
+    said = tested.decode(asked.ids)
     assert len(asked.ids) == 110 and asked.cut == asked.book - (
-        110 - len(subject.encode(" Q: Who sat?")) - len(subject.encode("Read: ")) - 1
+        110 - len(tested.encode(" Q: Who sat?")) - len(tested.encode("Read: ")) - 1
     )
     assert said.startswith(" Read:  The cat sat") and said.endswith(
         "where the bird was.  Q: Who sat?"
     )
-    whole = ask(subject, question, config.model_copy(update={"context": 4000}), how)
-    assert whole.cut == 0 and TEXT.strip() in subject.decode(whole.ids)
-
-
-def test_a_line_that_is_no_question_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "questions.jsonl"
-    good = {"id": 1, "context": "a", "input": "b", "answer": ["c"], "options": []}
-    file.write_text(f'{json.dumps(good)}\n{{"id": 2}}\n')
-    with pytest.raises(UserError, match="line 2: not a question of longbook_qa_eng"):
-        read_questions(BookQaReportConfig(questions=file, context=100))
-    file.write_text(json.dumps(good))
-    assert read_questions(BookQaReportConfig(questions=file, context=100))[0].answer == ("c",)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"answer": []}, r"answer: .* at least 1"),
-        ({"answer": [None]}, "neither a text nor a list of texts"),
-        ({"answer": " "}, "neither a text nor a list"),
-        ({"context": ""}, "context is empty"),
-        ({"input": None}, "input: Input should be a valid string"),
-        ({"id": 1.5}, "id: "),
-    ],
-)
-def test_an_invalid_question_is_refused_with_line_and_reason(
-    tmp_path: Path, change: dict[str, object], reason: str
-) -> None:
-    file, good = (
-        tmp_path / "questions.jsonl",
-        {"id": 1, "context": "a", "input": "b", "answer": ["c"]},
-    )
-    file.write_text(f"{json.dumps(good)}\n\n{json.dumps({**good, **change})}\n")
-    with pytest.raises(UserError, match=f"line 3: not a question .*{reason}"):
-        read_questions(BookQaReportConfig(questions=file, context=100))
-
-
-def test_odd_question_files_are_read_or_refused_with_their_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lines = [
-        '{"id": 1, "context": "One\u2028two", "input": "b", "answer": "Odo"}',
-        '{"id": "x", "context": "a \\ud800 b", "input": "b", "answer": [7, "Odo"]}',
-    ]
-    file = tmp_path / "questions.jsonl"
-    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    one, two = read_questions(BookQaReportConfig(questions=file, context=100))
-    assert (one.context, one.answer) == ("One\u2028two", ("Odo",))
-    assert (two.context, two.answer) == ("a ? b", ("7", "Odo"))
-    assert "lone surrogates became question marks in 1 records" in capsys.readouterr().err
-    file.write_bytes("\n".join([lines[1], lines[1].replace("a ", "à ")]).encode("latin-1"))
-    with pytest.raises(UserError, match="questions.jsonl, line 2: .*not UTF-8"):
-        read_questions(BookQaReportConfig(questions=file, context=100))
-
-
-@pytest.mark.parametrize(
-    "frame",
-    ["{question}", "{context} Q:", "{question} {context}", "{context} {context} {question}"],
-)
-def test_a_frame_without_its_places_is_refused(frame: str) -> None:
-    with pytest.raises(ValueError, match="frame needs"):
-        BookQaReportConfig(questions=Path("x"), context=100, frame=frame)
+    whole = ask(tested, question, config.model_copy(update={"context": 4000}), how)
+    assert whole.cut == 0 and TEXT.strip() in tested.decode(whole.ids)
 
 
 @pytest.mark.parametrize("shots", [None, 0, 3])

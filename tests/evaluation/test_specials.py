@@ -13,10 +13,10 @@ from core.sealed import write_json
 from evaluation.book_qa_report import Question, ask
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import Asking, asking, may_be_read_as_tokens, written
-from evaluation.model_under_test import Subject, of_user
+from evaluation.model_under_test import ModelUnderTest, of_user
 from evaluation.needle import Haystacks, make_needle
 from evaluation.needle_report_config import Drawn, Given
-from evaluation.short_context_report import _judge
+from evaluation.short_context_report import _harness_model
 from evaluation.specials import MARK
 from training.baselines import EndpointConfig
 
@@ -51,7 +51,7 @@ def pieces(kind: str) -> Tokenizer:
 
 
 @pytest.fixture(params=["bytes", "always", "first"])
-def subject(tmp_path: Path, request: pytest.FixtureRequest) -> Subject:
+def tested(tmp_path: Path, request: pytest.FixtureRequest) -> ModelUnderTest:
     """A chat model's tokenizer, without a model."""
     folder, tokenizer = tmp_path / "model", pieces(request.param)
     folder.mkdir()
@@ -61,14 +61,14 @@ def subject(tmp_path: Path, request: pytest.FixtureRequest) -> Subject:
         folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names}
     )
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return Subject(
+    return ModelUnderTest(
         name="x", folder=folder, tokenizer=tokenizer, base_context=999, context=999, facts={}
     )
 
 
-def special(subject: Subject, ids: list[int]) -> list[str]:
+def special(tested: ModelUnderTest, ids: list[int]) -> list[str]:
     """The special tokens among ids, in order."""
-    tokens = map(subject.tokenizer.id_to_token, ids)
+    tokens = map(tested.tokenizer.id_to_token, ids)
     return [token for token in tokens if token in SPECIAL]
 
 
@@ -78,84 +78,86 @@ def bare(text: str) -> str:
 
 
 @pytest.mark.parametrize("content", QUESTIONS)
-def test_only_the_frames_special_tokens_are_tokens(subject: Subject, content: str) -> None:
-    ids = subject.encode(f"{USER} Book: {subject.as_content(content)} {END}\n{ASSISTANT}")
-    assert special(subject, ids) == [USER, END, ASSISTANT]
-    shown = subject.decode(ids, special=True)
+def test_only_the_frames_special_tokens_are_tokens(tested: ModelUnderTest, content: str) -> None:
+    ids = tested.encode(f"{USER} Book: {tested.as_content(content)} {END}\n{ASSISTANT}")
+    assert special(tested, ids) == [USER, END, ASSISTANT]
+    shown = tested.decode(ids, special=True)
     assert bare(shown) == bare(f"{USER} Book: {content} {END}\n{ASSISTANT}")
 
 
 @pytest.mark.parametrize("content", [*PLAIN, *QUESTIONS])
-def test_marks_change_no_id_of_a_text_around_them(subject: Subject, content: str) -> None:
+def test_marks_change_no_id_of_a_text_around_them(tested: ModelUnderTest, content: str) -> None:
     """Content without a special token's text gives the ids it would give without any mark."""
     frames = (f"{USER} Book: {{}} {END} \n{ASSISTANT} a", "{}", " {} mat", "\n{}{}", f"{END}{{}}")
     for frame in frames:
         plain = frame.replace("{}", content.replace(END, "x").replace(MARK, "y"))
         for token in (USER, BEGIN, ASSISTANT):
             plain = plain if token in frame else plain.replace(token, "z")
-        marked = plain.replace("Book", subject.specials.as_content("Book")).replace(
-            "mat", subject.specials.as_content("mat")
+        marked = plain.replace("Book", tested.specials.as_content("Book")).replace(
+            "mat", tested.specials.as_content("mat")
         )
-        forced = marked if MARK in marked else subject.specials.as_content("") + marked
-        assert subject._ids(forced) == subject._ids(plain)
+        forced = marked if MARK in marked else tested.specials.as_content("") + marked
+        assert tested._ids(forced) == tested._ids(plain)
 
 
 @pytest.mark.parametrize("chat", ["always", "never"])
 @pytest.mark.parametrize("content", QUESTIONS)
-def test_a_question_of_a_book_ends_no_turn(subject: Subject, content: str, chat: Any) -> None:
+def test_a_question_of_a_book_ends_no_turn(tested: ModelUnderTest, content: str, chat: Any) -> None:
     config = BookQaReportConfig(
         questions=Path("x"), context=400, new_tokens=10, frame="{context} ? {question} :"
     )
-    how = asking(subject, chat, {}, "book_qa_report")
+    how = asking(tested, chat, {}, "book_qa_report")
     question = Question(id=1, context=f"a cat {END} sat", input=f"{content} ?", answer=("mat",))
-    asked = ask(subject, question, config, how).ids
-    assert special(subject, asked) == [BEGIN] * (chat == "never") + [USER, END, ASSISTANT] * (
+    asked = ask(tested, question, config, how).ids
+    assert special(tested, asked) == [BEGIN] * (chat == "never") + [USER, END, ASSISTANT] * (
         chat == "always"
     )
 
 
 @pytest.mark.parametrize("content", QUESTIONS)
-def test_no_part_of_a_needle_is_a_special_token(subject: Subject, content: str) -> None:
-    how = asking(subject, "always", {}, "needle_report")
-    hay = Haystacks(subject, [TEXT * 9])
+def test_no_part_of_a_needle_is_a_special_token(tested: ModelUnderTest, content: str) -> None:
+    how = asking(tested, "always", {}, "needle_report")
+    hay = Haystacks(tested, [TEXT * 9])
     given = Given(statement=f"a {content}", question=f"{content} ?", answer=f"on {content} mat")
     words = tuple(f"{letter}{END}" for letter in "abcdefghij")
     drawn = Drawn(words=words, value_words=1, statement="{key} is {value}", question="{key} is")
     for kind in ([given], drawn):
-        made = make_needle(subject, kind, "{context} {question}", hay, 99, 0, 0, how)
-        assert special(subject, made.question.tolist()) == [END, ASSISTANT]
-        assert special(subject, made.before.tolist()) == [USER]
+        made = make_needle(tested, kind, "{context} {question}", hay, 99, 0, 0, how)
+        assert special(tested, made.question.tolist()) == [END, ASSISTANT]
+        assert special(tested, made.before.tolist()) == [USER]
         for part in (made.statement, made.answer, made.haystack, made.rivals, made.guesses):
-            assert not special(subject, part.tolist())
+            assert not special(tested, part.tolist())
 
 
 def test_a_question_of_the_harness_holds_no_special_token(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
-    subject = of_user(str(write_speaker(tmp_path / "model", {}, "a b c < | > end begin")))
-    judge = _judge(subject, 2, 99)
+    tested = of_user(str(write_speaker(tmp_path / "model", {}, "a b c < | > end begin")))
+    harness = _harness_model(tested, 2, 99)
     for text in (f"a {END} b", f"{BEGIN} a", f"{USER}{END}"):
-        assert special(subject, judge.tok_encode(text)) == [BEGIN]
-        asked, answer = judge._encode_pair(text, f" {END} c")
-        assert special(subject, asked) == [BEGIN] and not special(subject, answer)
+        assert special(tested, harness.tok_encode(text)) == [BEGIN]
+        asked, answer = harness._encode_pair(text, f" {END} c")
+        assert special(tested, asked) == [BEGIN] and not special(tested, answer)
 
 
-def endpoints(subject: Subject, kind: Any) -> Iterator[tuple[Subject, Asking]]:
-    """The subject behind an endpoint, asked in each way there is."""
+def endpoints(tested: ModelUnderTest, kind: Any) -> Iterator[tuple[ModelUnderTest, Asking]]:
+    """The model behind an endpoint, asked in each way there is."""
     served = EndpointConfig(
-        endpoint="http://x", model="x", kind=kind, tokenizer=subject.folder, context=999
+        endpoint="http://x", model="x", kind=kind, tokenizer=tested.folder, context=999
     )
-    behind = Subject(**{**vars(subject), "endpoint": served})
+    behind = ModelUnderTest(**{**vars(tested), "endpoint": served})
     for chat in ("auto", "always"):
         yield behind, asking(behind, chat, {}, "needle_report")
 
 
 @pytest.mark.parametrize("content", QUESTIONS)
-def test_completions_get_ids_where_text_would_be_ambiguous(subject: Subject, content: str) -> None:
+def test_completions_get_ids_where_text_would_be_ambiguous(
+    tested: ModelUnderTest, content: str
+) -> None:
     config = BookQaReportConfig(questions=Path("x"), context=400, new_tokens=10)
     plain, odd = (
         Question(id=1, context="a cat sat", input=text, answer=("mat",)) for text in ("?", content)
     )
-    for behind, how in endpoints(subject, "completions"):
+    for behind, how in endpoints(tested, "completions"):
         ids = ask(behind, odd, config, how).ids
         assert written(behind, ids, how) == ids
         text = written(behind, ask(behind, plain, config, how).ids, how)
@@ -164,13 +166,13 @@ def test_completions_get_ids_where_text_would_be_ambiguous(subject: Subject, con
 
 
 def test_a_chat_endpoint_gets_text_and_the_report_warns(
-    subject: Subject,
+    tested: ModelUnderTest,
 ) -> None:
-    for behind, how in endpoints(subject, "chat"):
+    for behind, how in endpoints(tested, "chat"):
         text = f"a cat {END} sat"
-        assert written(behind, subject.encode(text, as_text=True), how) == text
+        assert written(behind, tested.encode(text, as_text=True), how) == text
         assert may_be_read_as_tokens(behind, ["a cat"]) is None
         found = may_be_read_as_tokens(behind, ["a cat", text])
         assert found is not None and found.startswith("1 of its texts") and END in found
-    for behind, _ in endpoints(subject, "completions"):
+    for behind, _ in endpoints(tested, "completions"):
         assert may_be_read_as_tokens(behind, [text]) is None

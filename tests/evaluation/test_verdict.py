@@ -69,6 +69,13 @@ def test_a_missing_or_better_short_score_is_said_so(
     assert sentences(results, NEEDLE, FACTS, "long", "base")[2] == said
 
 
+def test_a_needle_that_was_not_asked_for_is_said_so() -> None:
+    """As of an endpoint, if all lengths are beyond its context."""
+    results = RESULTS.assign(needle=[35.0, None])
+    found = sentences(results, NEEDLE, FACTS, "long", "base")[1]
+    assert "it was asked for no needle; base finds 35 %" in found and "nan" not in found
+
+
 def test_without_an_untrained_model_nothing_is_compared() -> None:
     found = sentences(RESULTS[1:], NEEDLE, FACTS, "long", "base")
     assert "base" not in found[1]
@@ -76,11 +83,14 @@ def test_without_an_untrained_model_nothing_is_compared() -> None:
     assert own[0].startswith("base was not trained") and own[1].count("finds") == 1
 
 
-def test_the_picture_has_every_model_and_two_in_colour() -> None:
-    more = pd.concat([NEEDLE, NEEDLE[:4].assign(model="x"), NEEDLE[:4].assign(model="y")])
-    axes = picture(more, "long", "base", 64, 256).axes[0]
+@pytest.mark.parametrize("other", ["x", "others", "_x"])
+@pytest.mark.parametrize("result", ["long", "_long"])
+def test_the_picture_has_every_model_and_two_in_colour(result: str, other: str) -> None:
+    needle = NEEDLE.replace({"model": {"long": result}})
+    more = pd.concat([needle, NEEDLE[:4].assign(model=other), NEEDLE[:4].assign(model="y")])
+    axes = picture(more, result, "base", 64, 256).axes[0]
     drawn = [line for line in axes.lines if len(line.get_xdata()) == 4]
     assert len(drawn) == 4
     legend = axes.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["long", "base", "others"]
+    assert [text.get_text() for text in legend.get_texts()] == [result, "base", "others"]

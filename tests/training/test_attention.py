@@ -12,7 +12,7 @@ from training.batches import Batch
 from training.correctness_probe import agrees_with_stock, check_sight
 from training.hardware import Hardware
 from training.loss import TokenLoss
-from training.micro_batches import forward, shares
+from training.micro_batches import forward, own_rows
 from training.parallel import alone
 
 
@@ -118,7 +118,7 @@ def test_each_row_runs_once_under_any_number_of_processes() -> None:
             )
             for rank in range(size)
         ]
-        dealt = [list(shares(numbers, 2, world)) for world in worlds]
+        dealt = [list(own_rows(numbers, 2, world)) for world in worlds]
         assert len({len(passes) for passes in dealt}) == 1
         first_of_group = dealt[::sp]
         assert (

@@ -104,3 +104,19 @@ def test_an_unknown_switch_is_refused_with_the_known_names() -> None:
         world("liger", "compile")
     with pytest.raises(UserError, match="liger needs a GPU"):
         trained("liger")
+
+
+def gradients_on(hardware: Hardware) -> list[torch.Tensor]:
+    """The gradients of one sequence's loss."""
+    here = World(device=torch.device("cpu"), hardware=hardware)
+    loss = divide(TokenLoss(tiny()), here, bf16=False).train()
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, (1, LENGTH))
+    forward(loss, Batch(ids=ids, starts=[np.zeros(1, np.int64)]), here, False, False).backward()
+    return [part.grad for part in loss.parameters() if part.grad is not None]
+
+
+def test_recomputed_activations_change_no_gradient() -> None:
+    again = gradients_on(Hardware(checkpoint_activations=True, offload_activations=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(gradients_on(Hardware()), again, strict=True)
+    )
