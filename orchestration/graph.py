@@ -58,6 +58,8 @@ FIX_GIT = "Run git init there, or let DVC work without git: dvc config core.no_s
 
 CODE_REASON = re.compile(r"changed deps: (?P<path>.+\.py) (?:modified|new)")
 """The reason that `read_status` gives for an item whose code changed."""
+IN_ORDER = "in_order"
+"""The check that every asset has (checks.py). A stage cannot declare another one of that name."""
 Moved = Mapping[str, tuple[str, str]]
 """Path of a code file -> its hash in dvc.lock ("missing" if it has none) and its hash now."""
 
@@ -339,9 +341,10 @@ def accept(
 ) -> None:
     """Record the hashes of the current code in dvc.lock, without running anything.
 
-    note: called before dvc.lock is written, with the code files that changed, for each item that is
-    out of date. `root` must be the current folder. Raises Refused, for all items, if anything but
-    the code of one has changed; GraphBusy and GraphError as `read_status` does.
+    note: called once dvc.lock is written, with the code files that changed, for each item that is
+    out of date. If it fails, dvc.lock is as before. `root` must be the current folder. Raises
+    Refused, for all items, if anything but the code of one has changed; GraphBusy and GraphError as
+    `read_status` does.
     """
     drop_dead_locks(root)
     with _opened(root) as repo, lock_repo(repo):
@@ -352,8 +355,15 @@ def accept(
         if not moved:
             return
 
-        note(moved)
-        _rewrite(root / LOCK_FILE, lambda entries: _move(entries, stages, moved))
+        path = root / LOCK_FILE
+        before = path.read_bytes()
+        _rewrite(path, lambda entries: _move(entries, stages, moved))
+        # A note of what was not done would be false, so the note comes last.
+        try:
+            note(moved)
+        except BaseException:
+            write_whole(path, before)
+            raise
         # Otherwise a change of profile and back would train again.
         for address in moved:
             repo.stage_cache.save(stages[address])
@@ -513,7 +523,7 @@ def _check_names(root: Path, definitions: Mapping[str, Any]) -> None:
     DVC leaves out an item whose key is no text, splits a key at dots to find its parameters, and
     fails over other characters. Dagster then refuses the whole graph.
     """
-    params = _params(root / PARAMS_FILE)
+    params = read_params(root / PARAMS_FILE)
     for stage, definition in definitions.items():
         _check_keys(f"{PROJECT_FILE}: stages", [stage], [stage])
         known = getattr(definition, "normalized_iterable", None)
@@ -532,8 +542,8 @@ def _check_names(root: Path, definitions: Mapping[str, Any]) -> None:
             )
 
 
-def _params(path: Path) -> Any:
-    """The parameters as the stages read them; None if there is no such file."""
+def read_params(path: Path) -> Any:
+    """The parameters as the stages read them; None if there is no such file. Raises GraphError."""
     # DVC's parser follows YAML 1.2, for example for a bare `yes`, so it can't be asked.
     try:
         return _yaml(path) if path.exists() else None
@@ -636,7 +646,12 @@ def _command(written: str | list[str]) -> str:
 
 
 def _checks(stage: str, declared: Any) -> dict[str, DeclaredCheck]:
-    """`meta.checks` of a stage. Raises GraphError for an unknown key."""
+    """`meta.checks` of a stage. Raises GraphError for an unknown key, and for our own check."""
+    if isinstance(declared, Mapping) and IN_ORDER in declared:
+        raise GraphError(
+            f"{PROJECT_FILE}: {stage}: meta.checks: every asset has a check {IN_ORDER} already. "
+            "Choose another name."
+        )
     try:
         return {str(name): DeclaredCheck(**(words or {})) for name, words in declared.items()}
     except (AttributeError, TypeError) as error:

@@ -154,3 +154,5 @@ def test_a_lost_output_is_shown_with_what_to_do(page: Page, server: Server) -> N
     expect(page.get_by_text("lost: the output is gone or altered").first).to_be_visible()
     expect(page.get_by_text("dvc checkout mixed@both, or make it again").first).to_be_visible()
     expect(page.get_by_text("Unsynced").first).to_be_visible()
+    page.goto(f"{server.address}/assets/mixed/both?view=checks")
+    expect(page.get_by_text("its output data/mixed/both is gone").first).to_be_visible()

@@ -251,7 +251,8 @@ def test_items_of_a_pool_wait_for_a_place_in_it(
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"), [("gpu", "POOL=PLACES"), ("gpus=1", "gpu, memory")]
+    ("setting", "message"),
+    [("gpu", "POOL=PLACES"), ("gpu=²", "1 to 1000"), ("gpu=1001", "1 to"), ("gpus=1", "gpu, mem")],
 )
 def test_a_pool_that_can_not_be_meant_is_refused(
     world: Path,
