@@ -291,7 +291,7 @@ def test_a_silent_hub_is_a_message_and_the_pin_stays(world: Path) -> None:
     assert (world / "sources" / "hub.yaml").read_text() == source
 
 
-def test_what_was_printed_before_the_time_was_over_is_not_lost() -> None:
+def test_what_was_printed_before_the_end_is_not_lost() -> None:
     ended = subprocess.CompletedProcess([], 0, b"one\n", b"two\n")
     late = subprocess.TimeoutExpired([], 1.0, output=b"one\ntwo\n")
     assert printed(ended) == printed(late) == ["one", "two"]

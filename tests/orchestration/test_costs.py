@@ -474,7 +474,7 @@ def test_what_was_accepted_comes_back_from_the_cache(
 
 
 @pytest.mark.parametrize("stuck", [accept.RECORD, ".dvc.lock.order.partial"])
-def test_an_acceptance_and_its_record_are_written_both_or_neither(world: Path, stuck: str) -> None:
+def test_an_acceptance_comes_with_its_record_or_not_at_all(world: Path, stuck: str) -> None:
     """A folder is in the place of a file that is to be written."""
     comment(world)
     (world / stuck).mkdir()

@@ -100,7 +100,7 @@ def test_what_a_commit_does_not_name_any_more_is_lost(
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml"])
-def test_a_project_that_can_not_be_read_is_an_error_on_every_asset(
+def test_a_project_that_can_not_be_read_fails_every_asset(
     world: Path, instance: DagsterInstance, name: str
 ) -> None:
     materialize(world, instance, "raw/book")
