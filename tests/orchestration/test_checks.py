@@ -193,7 +193,7 @@ def test_a_metric_that_is_no_number_fails(tmp_path: Path, instance: DagsterInsta
     assert run_with(instance, tmp_path, {"score": 0.46}).passed, "compared with 0.5"
 
 
-def test_a_failure_that_an_old_version_stored_does_not_hide_a_new(
+def test_a_failure_that_an_old_version_stored_hides_no_new_one(
     instance: DagsterInstance,
 ) -> None:
     failed = Verdict(name="needle", passed=False, expected="0.2", found="0.1")

@@ -145,7 +145,7 @@ NOT_OF_A_RUN = {TICK_SECONDS, NIGHTLY, BUDGET, PROGRESS}
 """The first three are read by sensors and schedule alone; a run sets the last for its items."""
 
 
-def test_a_run_in_a_container_has_every_variable_that_a_run_reads() -> None:
+def test_a_run_in_a_container_has_every_variable_that_it_reads() -> None:
     launcher = read("dagster.yaml")["run_launcher"]
     services = read("compose.yaml")["services"]
     assert isinstance(launcher, dict) and isinstance(services, dict)
