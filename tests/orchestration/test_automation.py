@@ -345,7 +345,7 @@ def test_a_deleted_output_is_shown_as_lost_and_made_again(
     assert asked(tick(world, instance)) == {"copy/c4"}
     event = instance.get_latest_materialization_event(AssetKey(["copy", "c4"]))
     assert event is not None and event.asset_materialization is not None
-    assert "data/copy/c4 deleted" in (event.asset_materialization.description or "")
+    assert "its output data/copy/c4 is gone" in (event.asset_materialization.description or "")
 
 
 def test_an_output_lost_after_a_good_run_is_a_run_of_its_own(
