@@ -42,7 +42,7 @@ if stage == "token_demand":
 """Replaces every stage's command. DEMANDED: the files of token_demand, which other stages read."""
 SELECTOR = {"repositoryLocationName": "needlework", "repositoryName": "__repository__"}
 SENSORS = ("changes", "outside")
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_CHECKS = 1.0
 TICKS_BEFORE = 3
 """Of each sensor, before the count begins: the first one reports to Dagster, and only the state of
 the second one is kept (orchestration/status.py).
@@ -121,7 +121,7 @@ def ask(port: int, query: str, variables: Mapping[str, Any]) -> Any:
 def until(find: Callable[[], Any]) -> Any:
     """The first result of `find` that is not empty."""
     while not (found := find()):
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_CHECKS)
     return found
 
 

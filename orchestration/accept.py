@@ -69,7 +69,7 @@ def write_down(root: Path, moved: Mapping[str, Moved]) -> None:
                 "files": {path: {"was": was, "is": new} for path, (was, new) in files.items()},
             }
             file.write(f"{json.dumps(entry, ensure_ascii=False)}\n")
-        # dvc.lock is written next. After a power cut it must not name code without this record.
+        # dvc.lock names the code already. After a power cut the record must not be missing.
         file.flush()
         os.fsync(file.fileno())
 

@@ -6,9 +6,11 @@ them. The cost is a small file for each item. The results hold without a run: a 
 fails, and an artefact that DVC restored brings its results. An old artefact without the file has no
 result.
 
-One kind of check runs here, because it needs history: a declared `metric` may be at most `fall`
-below the last accepted run. Each result is stored with the data version, so each version causes one
-alert.
+Two kinds of check run here. A declared `metric` may be at most `fall` below the last accepted run,
+which needs history. And every asset has the check `in_order`: it fails if the output was lost or
+changed outside (outside.py), if `make check` finds a fault (findings.py), or if the project can't
+be read. Dagster colours the node of an asset by its checks alone, so without it a lost output would
+stay green. Each result is stored with the data version, so each version causes one alert.
 """
 
 import json
@@ -30,7 +32,7 @@ from dagster import (
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from core.checks import CHECKS, Check
-from orchestration.graph import DeclaredCheck, Item
+from orchestration.graph import IN_ORDER, DeclaredCheck, Item
 from orchestration.metadata import is_number, numbers
 from orchestration.translation import asset_key
 
@@ -39,6 +41,9 @@ FOUND, VERSION, VALUE = "found", "data version", "value"
 AGAIN = "Make it again: python -m orchestration.repro --force {}"
 PASSED = {AssetCheckExecutionRecordStatus.SUCCEEDED}
 ENDED = PASSED | {AssetCheckExecutionRecordStatus.FAILED}
+DESCRIPTION = "The output is as it was made, and make check finds no fault in its settings."
+NO_FAULT = "no fault"
+"""The result of the check `in_order` if it passed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,8 @@ class Verdict(Check):
 
 
 def check_specs(item: Item) -> list[AssetCheckSpec]:
-    """The checks that dvc.yaml declares for an item."""
+    """The check `in_order`, and those that dvc.yaml declares for an item."""
+    ours = DeclaredCheck(description=DESCRIPTION, blocking=True)
     return [
         AssetCheckSpec(
             name,
@@ -58,8 +64,19 @@ def check_specs(item: Item) -> list[AssetCheckSpec]:
             description=declared.description or None,
             blocking=declared.blocking,
         )
-        for name, declared in item.checks.items()
+        for name, declared in {IN_ORDER: ours, **item.checks}.items()
     ]
+
+
+def in_order(faults: Sequence[str], advice: str = "") -> Verdict:
+    """The result of the check that every asset has. faults: sentences; it passes without any."""
+    return Verdict(
+        name=IN_ORDER,
+        passed=not faults,
+        expected="the output as it was made, and settings without a fault",
+        found=" ".join(faults).rstrip(".") or NO_FAULT,
+        advice=advice,
+    )
 
 
 def verdicts_of(instance: DagsterInstance, root: Path, item: Item) -> list[Verdict]:
@@ -142,7 +159,7 @@ def last_value(instance: DagsterInstance, item: Item, name: str, metric: str) ->
 
     The first run has nothing to compare with, so it is accepted without a result.
     """
-    last = last_told(instance, item, name, PASSED)
+    last = last_reported(instance, item, name, PASSED)
     shown = last.metadata.get(VALUE) if last else None
 
     if shown is None:
@@ -155,7 +172,7 @@ def last_value(instance: DagsterInstance, item: Item, name: str, metric: str) ->
     return value if is_number(value) else None
 
 
-def last_told(
+def last_reported(
     instance: DagsterInstance,
     item: Item,
     name: str,
@@ -171,6 +188,12 @@ def last_told(
     return None
 
 
+def noted(result: AssetCheckEvaluation, key: str) -> str:
+    """A text in the metadata of a stored result. "" if it has none, as in one of an old version."""
+    entry = result.metadata.get(key)
+    return str(entry.value) if entry else ""
+
+
 def newly_failed(
     instance: DagsterInstance, item: Item, verdicts: Sequence[Verdict], version: str
 ) -> list[Verdict]:
@@ -178,8 +201,8 @@ def newly_failed(
 
     # Call this before the verdicts are stored, or every failure counts as known.
     def known(name: str) -> bool:
-        last = last_told(instance, item, name)
-        return bool(last and not last.passed and last.metadata[VERSION].value == version)
+        last = last_reported(instance, item, name)
+        return bool(last and not last.passed and noted(last, VERSION) == version)
 
     return [verdict for verdict in verdicts if verdict.failed and not known(verdict.name)]
 
@@ -215,7 +238,7 @@ def _shown(item: Item, verdict: Verdict, version: str) -> Mapping[str, Any]:
         "passed": bool(verdict.passed),
         "metadata": metadata,
         "severity": AssetCheckSeverity.ERROR if verdict.blocking else AssetCheckSeverity.WARN,
-        "description": f"{words} {verdict.advice}" if verdict.failed else words,
+        "description": f"{words} {verdict.advice}".rstrip() if verdict.failed else words,
     }
 
 

@@ -40,8 +40,11 @@ def chosen_executor(workers: Callable[[], int], scope: Scope) -> ExecutorDefinit
     # Not a dependency of the project: whoever names one installs it.
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise GraphError(f"{EXECUTOR} is {name!r}: {error}. Install it, or name another.") from None
+    # A module runs its own code while it is imported, so any error may come.
+    except Exception as error:
+        raise GraphError(
+            f"{EXECUTOR} is {name!r}: {type(error).__name__}: {error}. Install it, or name another."
+        ) from None
     if not isinstance(found, ExecutorDefinition):
         raise GraphError(f"{EXECUTOR} is {name!r}: that is not a Dagster executor.")
     return found

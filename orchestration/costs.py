@@ -11,21 +11,22 @@ that resumed from a snapshot counts only from there, so it is too low.
 
 Each item's time is a small file beside DVC's temporary files. dvc_repro.py writes it, so a run
 without Dagster counts too. The plan imports training, which this package must not, so it runs as a
-command. Its answer is stored until one of its inputs changes (kept.py).
+command. Its answer is stored until one of its inputs changes (kept.py). A command that failed is
+tried again, in one process once in ten minutes.
 """
 
 import json
 import math
 import re
-import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.environment import ACCELERATE, BUDGET, text_of
-from orchestration.kept import keep, key_of, recall
+from orchestration.kept import NoAnswer, answer_of, keep, key_of, recall
 from orchestration.locks import OURS, write_whole
 from orchestration.units import duration
 
@@ -39,6 +40,8 @@ ANSWER = OURS / "plan.json"
 PARAMS_FILE = "params.yaml"
 # `make plan` takes 12 s on two busy cores (docs/log.md). A tick must not wait for a hung one.
 SECONDS_FOR_THE_PLAN = 300.0
+# After a plan that failed. Each tick asks for prices, and a lack of memory may last for a while.
+SECONDS_BETWEEN_TRIES = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,11 +175,18 @@ def cost_of(root: Path, address: str, pool: str, prices: Mapping[str, Price]) ->
     return Cost(hours=Hours(gpu=hours), known_from=source)
 
 
-def read_prices(root: Path, depends: Iterable[str], ask: bool = True) -> dict[str, Price]:
+_failed: dict[tuple[Path, str], float] = {}
+"""Project and key of the plan's inputs -> when the command failed (monotonic clock, seconds)."""
+
+
+def read_prices(
+    root: Path, depends: Iterable[str], ask: bool = True, pause: float = SECONDS_BETWEEN_TRIES
+) -> dict[str, Price]:
     """The prices of `make plan` for trainings and needle grids; empty if there are none.
 
     depends: hashes of other inputs of the plan. ask: run the command if an input has changed since
-    the stored answer; otherwise return the stored answer only if it is still valid.
+    the stored answer; otherwise return the stored answer only if it is still valid. pause: seconds
+    until a command that failed is tried again.
     """
     if not (root / MODULE).is_file():
         return {}
@@ -188,31 +198,18 @@ def read_prices(root: Path, depends: Iterable[str], ask: bool = True) -> dict[st
         # An answer in an older form is asked for again.
         with suppress(ValueError, LookupError):
             return _prices(kept)
-    if not ask:
+    if not ask or time.monotonic() - _failed.get((root, key), -math.inf) < pause:
         return {}
 
-    # Kept even if the command failed: otherwise each tick would run it again.
-    prices = _ask(root)
-    keep(answer, key, prices)
-    return _prices(prices)
-
-
-def _ask(root: Path) -> dict[str, dict[str, float]]:
-    """The command's answer; empty if it failed."""
-    with suppress(OSError, ValueError, LookupError, subprocess.TimeoutExpired):
-        done = subprocess.run(
-            COMMAND,
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS_FOR_THE_PLAN,
-        )
-        # The last line: libraries may print others before it.
-        answer = json.loads(done.stdout.strip().splitlines()[-1])
-        _prices(answer)  # raises for an answer of another form
-        return dict(answer)
-    return {}
+    try:
+        said = answer_of(root, COMMAND, SECONDS_FOR_THE_PLAN)
+        prices = _prices(said)
+    except (NoAnswer, ValueError, LookupError) as error:
+        print(f"make plan gave no prices: {error}. Run it by hand: make plan", file=sys.stderr)
+        _failed[root, key] = time.monotonic()
+        return {}
+    keep(answer, key, said)
+    return prices
 
 
 def _prices(answer: Mapping[str, Mapping[str, float]]) -> dict[str, Price]:

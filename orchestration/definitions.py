@@ -24,6 +24,7 @@ from orchestration.graph import Graph, GraphError, read_graph
 from orchestration.home import note_failed_load
 from orchestration.running import jobs
 from orchestration.sensors import change_sensor, nightly_schedule, truth_sensor
+from orchestration.status import stamp
 from orchestration.step import Bridge
 from orchestration.translation import asset_key, job_name
 
@@ -38,9 +39,30 @@ def build_definitions(root: Path) -> Definitions:
     """
     # Dagster refuses what DVC allows: a stage called like one of our jobs, a group with a space.
     try:
-        return _definitions(read_graph(root))
+        return _definitions(graph_now(root))
     except DagsterInvalidDefinitionError as error:
         raise GraphError(f"dvc.yaml: {error} Rename the stage or the group.") from None
+
+
+_read: dict[Path, tuple[Graph, str]] = {}
+"""Project -> its graph, and the stamp of the files that it was read from."""
+
+
+def graph_now(root: Path) -> Graph:
+    """The graph, read from DVC only if a file has changed. Raises GraphError.
+
+    Dagster's commands load the definitions five times in one process, and DVC takes seconds each
+    time. The cost: a change while the graph is read is missed here. The sensor `outside` compares
+    the graph with the project at each tick, and then asks for a reload.
+    """
+    if known := _read.get(root):
+        graph, mark = known
+        if stamp(graph) == mark:
+            return graph
+
+    graph = read_graph(root)
+    _read[root] = graph, stamp(graph)
+    return graph
 
 
 def _definitions(graph: Graph) -> Definitions:

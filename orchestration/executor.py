@@ -64,7 +64,7 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, REPOSITORY_LABEL_TAG
 from orchestration.home import LOCATION, MODULE
 
 # Between two checks for an interrupt and for a place in a pool. A check reads Dagster's database.
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_CHECKS = 0.5
 ENDED = {DagsterEventType.STEP_OUTPUT, DagsterEventType.STEP_SUCCESS}
 _log: ContextVar[IO[str] | None] = ContextVar("step_log", default=None)
 
@@ -212,7 +212,7 @@ def _received(
 ) -> Iterator[DagsterEvent]:
     """The events from the threads. Waits a moment for the first. Raises the threads' exceptions."""
     # Only the first may be waited for: then the queue is emptied, so no event lags behind.
-    timeout = SECONDS_BETWEEN_LOOKS
+    timeout = SECONDS_BETWEEN_CHECKS
     with suppress(Empty):
         while True:
             message = events.get(timeout=timeout)

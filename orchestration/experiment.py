@@ -16,7 +16,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from dagster import (
     Config,
     Failure,
@@ -31,6 +30,7 @@ from dagster import (
 )
 from pydantic import Field
 
+from orchestration.graph import PARAMS_FILE, GraphError, read_params
 from orchestration.launcher import note_worker
 from orchestration.nested import leaves
 from orchestration.running import Children, environment
@@ -100,7 +100,7 @@ def unknown(params: Any, key: str) -> str:
         if isinstance(found, Mapping):
             named = {str(name): value for name, value in found.items()}
 
-        if isinstance(found, list) and part.isdigit() and int(part) < len(found):
+        if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
             found = found[int(part)]
         elif part in named:
             found = named[part]
@@ -126,8 +126,8 @@ def example(root: Path) -> Experiment:
     """A working example for the launchpad: it sets a number of params.yaml to its present value."""
     # A broken params.yaml must not keep the code location from loading.
     try:
-        params = yaml.safe_load((root / "params.yaml").read_text())
-    except (OSError, yaml.YAMLError):
+        params = read_params(root / PARAMS_FILE)
+    except (OSError, GraphError):
         params = {}
     sections = params if isinstance(params, Mapping) else {}
 
@@ -186,14 +186,17 @@ def experiment_job(root: Path) -> JobDefinition:
 
 
 def check(root: Path, config: Experiment) -> None:
-    """Raise Failure if the project has no git repository, or params.yaml lacks a key."""
+    """Raise Failure if the project has no git repository, or params.yaml is broken or lacks a key."""
     if not (root / ".git").exists():
         raise Failure(
             "An experiment needs a git repository, and this project has none. Run git init, "
             "and commit.",
             allow_retries=False,
         )
-    params = yaml.safe_load((root / "params.yaml").read_text())
+    try:
+        params = read_params(root / PARAMS_FILE)
+    except (OSError, GraphError) as error:
+        raise Failure(str(error), allow_retries=False) from None
     wrong = [message for key in config.overrides if (message := unknown(params, key))]
     if wrong:
         raise Failure("\n".join(wrong), allow_retries=False)

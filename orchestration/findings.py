@@ -8,45 +8,29 @@ temporary files until one of its inputs changes: params.yaml, dvc.yaml, code, wh
 and the files of the tokenizer and of the base. A project without that module has no findings.
 """
 
-import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dagster import AssetCheckSpec
-
-from orchestration.checks import Verdict
-from orchestration.graph import PARAMS_FILE, Graph, Item
-from orchestration.kept import keep, key_of, recall
+from orchestration.graph import PARAMS_FILE, Graph
+from orchestration.kept import NoAnswer, answer_of, keep, key_of, recall
 from orchestration.locks import OURS
-from orchestration.running import environment
-from orchestration.translation import asset_key
 
 MODULE = Path("evaluation") / "preflight.py"
 COMMAND = [sys.executable, "-m", "evaluation.preflight", "--json"]
 ANSWER = OURS / "findings.json"
-CHECK = "settings_hold"
-"""The check of every asset that shows the findings about it."""
-DESCRIPTION = "make check finds nothing wrong with the settings that the asset is made by."
+ADVICE = f"Edit {PARAMS_FILE}, then run make check."
 KEY = re.compile(r"params\.yaml: (?:line \d+: )?([\w-]+(?:\.[\w-]+)*)")
 """The dotted key in params.yaml that a finding is about."""
-NOTHING = "nothing"
-"""The result of the check if there are no findings."""
 CODE = ".py"
 # Stages whose sources are compared file by file: `make check` reads them, and they are few.
 COMPARED = ("tokenizer", "base_checkpoint")
 
 
-def has_settings(root: Path) -> bool:
-    """Whether the project has the settings module."""
-    return (root / MODULE).is_file()
-
-
 def read_findings(graph: Graph) -> list[str]:
     """The findings of `make check`, one text each. Runs it only if one of its inputs changed."""
-    if not has_settings(graph.root):
+    if not (graph.root / MODULE).is_file():
         return []
     answer = graph.root / ANSWER
     key = key_of(_inputs(graph))
@@ -54,17 +38,15 @@ def read_findings(graph: Graph) -> list[str]:
     if isinstance(kept, list):
         return kept
 
-    done = subprocess.run(
-        COMMAND, cwd=graph.root, env=environment(), capture_output=True, text=True, check=False
-    )
-    # The last line: libraries may print others before it.
     try:
-        found = [str(text) for text in json.loads(done.stdout.strip().splitlines()[-1])]
-    except (ValueError, LookupError):
-        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        said = answer_of(graph.root, COMMAND)
+        if not isinstance(said, list):
+            raise NoAnswer(f"it printed {said!r}")
+    except NoAnswer as error:
         # Not stored: the next attempt may succeed, for example after a lack of memory.
-        return [f"make check could not check the settings: {last}. Run it by hand: make check"]
+        return [f"make check could not check the settings: {error}. Run it by hand: make check"]
 
+    found = [str(text) for text in said]
     keep(answer, key, found)
     return found
 
@@ -76,26 +58,6 @@ def by_item(graph: Graph, found: Sequence[str]) -> dict[str, list[str]]:
         for address in _concerned(graph, text):
             items.setdefault(address, []).append(text)
     return items
-
-
-def check_specs(root: Path, item: Item) -> list[AssetCheckSpec]:
-    """The check `settings_hold` of an item's asset; empty if the project has no `make check`."""
-    if not has_settings(root):
-        return []
-    key = asset_key(item)
-    return [AssetCheckSpec(CHECK, asset=key, description=DESCRIPTION, blocking=True)]
-
-
-def verdicts(root: Path, found: Sequence[str]) -> list[Verdict]:
-    """The result of that check, from the findings about the item; empty if there is no check."""
-    verdict = Verdict(
-        name=CHECK,
-        passed=not found,
-        expected="nothing that make check reports",
-        found=" ".join(found) or NOTHING,
-        advice=f"Edit {PARAMS_FILE}, then run make check.",
-    )
-    return [verdict] if has_settings(root) else []
 
 
 def _concerned(graph: Graph, text: str) -> list[str]:

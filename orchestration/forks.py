@@ -64,10 +64,6 @@ class Forks:
         self._server: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
-    def repro(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
-        """Start `dvc repro`. Raises ChildProcessError if DVC does not start."""
-        return self.start("orchestration.dvc_repro", arguments, environment)
-
     def start(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
         """Start a module's `main`. Raises ChildProcessError if DVC does not start."""
         # A killed server is replaced: the run loses the items of that moment, not the others.

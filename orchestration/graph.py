@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -20,6 +21,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+import dvc.dependency.param
 import yaml
 from dvc.dependency import ParamsDependency
 from dvc.dvcfile import LOCK_FILE, PROJECT_FILE, load_file
@@ -58,6 +60,8 @@ FIX_GIT = "Run git init there, or let DVC work without git: dvc config core.no_s
 
 CODE_REASON = re.compile(r"changed deps: (?P<path>.+\.py) (?:modified|new)")
 """The reason that `read_status` gives for an item whose code changed."""
+IN_ORDER = "in_order"
+"""The check that every asset has (checks.py). A stage cannot declare another one of that name."""
 Moved = Mapping[str, tuple[str, str]]
 """Path of a code file -> its hash in dvc.lock ("missing" if it has none) and its hash now."""
 
@@ -339,9 +343,10 @@ def accept(
 ) -> None:
     """Record the hashes of the current code in dvc.lock, without running anything.
 
-    note: called before dvc.lock is written, with the code files that changed, for each item that is
-    out of date. `root` must be the current folder. Raises Refused, for all items, if anything but
-    the code of one has changed; GraphBusy and GraphError as `read_status` does.
+    note: called once dvc.lock is written, with the code files that changed, for each item that is
+    out of date. If it fails, dvc.lock is as before. `root` must be the current folder. Raises
+    Refused, for all items, if anything but the code of one has changed; GraphBusy and GraphError as
+    `read_status` does.
     """
     drop_dead_locks(root)
     with _opened(root) as repo, lock_repo(repo):
@@ -352,8 +357,15 @@ def accept(
         if not moved:
             return
 
-        note(moved)
-        _rewrite(root / LOCK_FILE, lambda entries: _move(entries, stages, moved))
+        path = root / LOCK_FILE
+        before = path.read_bytes()
+        _rewrite(path, lambda entries: _move(entries, stages, moved))
+        # A note of what was not done would be false, so the note comes last.
+        try:
+            note(moved)
+        except BaseException:
+            write_whole(path, before)
+            raise
         # Otherwise a change of profile and back would train again.
         for address in moved:
             repo.stage_cache.save(stages[address])
@@ -452,6 +464,8 @@ def _opened(root: Path) -> Iterator[Repo]:
     """The opened DVC repository. DVC's errors become GraphBusy and GraphError."""
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     run_cache.enable()
+    dvc.dependency.param.load_path = _load_once
+    loaded = _loaded.set({})
     try:
         with _readable():
             if not (root / PROJECT_FILE).is_file():
@@ -466,6 +480,26 @@ def _opened(root: Path) -> Iterator[Repo]:
     except DvcException as error:
         advice = FIX_GIT if isinstance(error, SCMError) else FIX
         raise GraphError(f"{root}: {_message(error)}. {advice}") from None
+    finally:
+        _loaded.reset(loaded)
+
+
+_load = dvc.dependency.param.load_path
+_loaded: ContextVar[dict[str, Any] | None] = ContextVar("loaded", default=None)
+"""Parameter file -> its content, while a repository is open."""
+
+
+def _load_once(path: str, fs: Any, **options: Any) -> Any:
+    """DVC's `load_path`, which reads a parameter file: once for each opening of the repository.
+
+    DVC parses params.yaml for each item, in Python: on the sample half of the time of `read_graph`.
+    """
+    files = _loaded.get()
+    if files is None:
+        return _load(path, fs, **options)
+    if path not in files:
+        files[path] = _load(path, fs, **options)
+    return files[path]
 
 
 def _message(error: BaseException) -> str:
@@ -513,7 +547,7 @@ def _check_names(root: Path, definitions: Mapping[str, Any]) -> None:
     DVC leaves out an item whose key is no text, splits a key at dots to find its parameters, and
     fails over other characters. Dagster then refuses the whole graph.
     """
-    params = _params(root / PARAMS_FILE)
+    params = read_params(root / PARAMS_FILE)
     for stage, definition in definitions.items():
         _check_keys(f"{PROJECT_FILE}: stages", [stage], [stage])
         known = getattr(definition, "normalized_iterable", None)
@@ -532,8 +566,8 @@ def _check_names(root: Path, definitions: Mapping[str, Any]) -> None:
             )
 
 
-def _params(path: Path) -> Any:
-    """The parameters as the stages read them; None if there is no such file."""
+def read_params(path: Path) -> Any:
+    """The parameters as the stages read them; None if there is no such file. Raises GraphError."""
     # DVC's parser follows YAML 1.2, for example for a bare `yes`, so it can't be asked.
     try:
         return _yaml(path) if path.exists() else None
@@ -636,7 +670,12 @@ def _command(written: str | list[str]) -> str:
 
 
 def _checks(stage: str, declared: Any) -> dict[str, DeclaredCheck]:
-    """`meta.checks` of a stage. Raises GraphError for an unknown key."""
+    """`meta.checks` of a stage. Raises GraphError for an unknown key, and for our own check."""
+    if isinstance(declared, Mapping) and IN_ORDER in declared:
+        raise GraphError(
+            f"{PROJECT_FILE}: {stage}: meta.checks: every asset has a check {IN_ORDER} already. "
+            "Choose another name."
+        )
     try:
         return {str(name): DeclaredCheck(**(words or {})) for name, words in declared.items()}
     except (AttributeError, TypeError) as error:

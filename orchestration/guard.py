@@ -29,7 +29,7 @@ from types import FrameType
 # From <sys/prctl.h> of Linux.
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # Between two counts of the children: short beside the time that a command needs to end.
-SECONDS_BETWEEN_LOOKS = 0.05
+SECONDS_BETWEEN_COUNTS = 0.05
 
 
 class Orphaned(Exception):
@@ -107,7 +107,7 @@ def end_session(seconds_to_stop: float) -> None:
             # Their own children become this process's children, for the next round.
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_COUNTS)
 
 
 def children_left() -> list[int]:

@@ -37,17 +37,24 @@ def move_pins(graph: Graph, seconds: float = SECONDS_TO_ASK_THE_HUB) -> list[str
             cwd=graph.root,
             env=environment(),
             capture_output=True,
-            text=True,
             timeout=seconds,
         )
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as error:
         return [
+            *printed(error),
             f"The Hub did not answer within {seconds:.0f} s. Sources of {', '.join(following)} "
             "without an answer keep their pins. Check the network, or move the pins by hand: "
-            f"python {' '.join(command)}"
+            f"python {' '.join(command)}",
         ]
     # The command reports its own failures on stderr, so its exit code adds no information.
-    return [*done.stdout.splitlines(), *done.stderr.splitlines()]
+    return printed(done)
+
+
+def printed(done: subprocess.CompletedProcess[bytes] | subprocess.TimeoutExpired) -> list[str]:
+    """The lines that the command printed, until its end or until its time was over."""
+    # After a timeout a stream without output is None, and the others are bytes in any mode.
+    parts = [part or b"" for part in (done.stdout, done.stderr)]
+    return [line for part in parts for line in part.decode(errors="replace").splitlines()]
 
 
 def _follows(path: Path) -> bool:

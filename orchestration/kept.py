@@ -1,16 +1,48 @@
-"""Keep the answer of a command in DVC's temporary folder until something that it reads changes.
+"""Ask a command, and keep its answer in DVC's temporary folder until something it reads changes.
 
 This package may not import the packages that know some answers, so a command gives them, and each
 takes a second. The cost: the caller must name everything that the command reads.
 """
 
 import json
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from orchestration.guard import environment
 from orchestration.locks import write_whole
+
+
+class NoAnswer(Exception):
+    """The command gave no answer. The message is its last line on stderr."""
+
+
+def answer_of(root: Path, command: Sequence[str], seconds: float | None = None) -> Any:
+    """The JSON in the last line that a command prints. Raises NoAnswer.
+
+    seconds: how long it may take; None for no limit.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoAnswer(str(error)) from None
+
+    # The last line: libraries may print others before it.
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, LookupError):
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise NoAnswer(last) from None
 
 
 def key_of(lines: Iterable[str]) -> str:

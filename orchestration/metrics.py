@@ -64,8 +64,9 @@ def lines(stage: str, rows: Mapping[str, Row]) -> Iterator[str]:
         head = [cell(name, widths[name]).rjust(widths[name]) for name in taken]
         yield GAP.join([cell(stage, first).ljust(first), *head])
         for item, row in rows.items():
-            values = [row.get(name, NONE).rjust(widths[name]) for name in taken]
-            yield GAP.join([cell(item, first).ljust(first), *values])
+            values = [cell(row.get(name, NONE), widths[name]) for name in taken]
+            shown = [value.rjust(widths[name]) for name, value in zip(taken, values, strict=True)]
+            yield GAP.join([cell(item, first).ljust(first), *shown])
 
 
 def cell(text: str, width: int) -> str:

@@ -1,5 +1,8 @@
 """Report to Dagster what was made or lost outside it, so that the UI's marks agree with DVC.
 
+A lost output, a fault in params.yaml and a project that can't be read fail the check `in_order` of
+the assets that they concern, so their nodes are red.
+
 DVC decides what an asset is made from; Dagster only knows what was reported. So the comparison
 covers the data, the code and the inputs of each asset. With the data alone, an asset that new code
 made again with the same bytes would stay marked as outdated. The cost: reading the last
@@ -21,7 +24,7 @@ from dagster import (
 )
 
 from orchestration import checks, findings, preview
-from orchestration.graph import Graph, Locked, overlap
+from orchestration.graph import IN_ORDER, Graph, Item, Locked, overlap
 from orchestration.lineage import revision
 from orchestration.metadata import describe
 from orchestration.pictures import beside_the_logs
@@ -38,10 +41,8 @@ DATA_VERSION, CODE_VERSION = "dagster/data_version", "dagster/code_version"
 INPUT_VERSION = "dagster/input_data_version/"
 NOTHING: AbstractSet[str] = frozenset()
 
-_reported: dict[Path, tuple[State, AbstractSet[str], str, int]] = {}
-"""Project -> the state of the last report, the items left out of it, the database, and the number
-of the newest event after it.
-"""
+_reported: dict[Path, tuple[object, ...]] = {}
+"""Project -> the mark of the last report."""
 
 
 def report_once(
@@ -52,18 +53,37 @@ def report_once(
     beside: items to leave out. Returns the assets whose materialisation was reported.
     """
     root = state.graph.root
-    # every SQL storage has an id
-    database = instance.run_storage.get_run_storage_id()  # type: ignore[attr-defined]
-    last = _last_event(instance, beside)
-    if last is not None and _reported.get(root) == (state, beside, database, last):
+    if _reported.get(root) == _mark(instance, state, beside):
         return []
 
     reported = report_outside_state(instance, state.graph, state.lock, state.stale, beside)
     _report_reasons(instance, state, beside)
-    _report_findings(instance, state, beside)
-    if (last := _last_event(instance, beside)) is not None:
-        _reported[root] = (state, beside, database, last)
+    _report_order(instance, state, beside, reported)
+    _reported[root] = _mark(instance, state, beside)
     return reported
+
+
+def report_broken(instance: DagsterInstance, graph: Graph, cause: str) -> None:
+    """Report on every asset that the project can't be read, unless it was reported.
+
+    graph: the last that could be read. cause: a text for the user, with advice.
+    """
+    if _reported.get(graph.root) == _mark(instance, cause, NOTHING):
+        return
+    for item in graph.items.values():
+        _report_check(instance, item, checks.in_order([cause]))
+    _reported[graph.root] = _mark(instance, cause, NOTHING)
+
+
+def _mark(
+    instance: DagsterInstance, what: State | str, beside: AbstractSet[str]
+) -> tuple[object, ...]:
+    """What is reported, the items left out of it, the database, and its newest event."""
+    # Every SQL storage has an id.
+    database = instance.run_storage.get_run_storage_id()  # type: ignore[attr-defined]
+    last = _last_event(instance, beside)
+    # Without numbers nothing counts as reported: no two such marks are equal.
+    return what, beside, database, object() if last is None else last
 
 
 def _last_event(instance: DagsterInstance, beside: AbstractSet[str]) -> int | None:
@@ -110,7 +130,7 @@ def report_outside_state(
     for address, tags in differ.items():
         item, found = items[address], list[AssetCheckEvaluation]()
         if tags[CODE_VERSION] == LOST:
-            lost = ", ".join(_lost(lock.get(address), stale.get(address, ())))
+            lost = ", ".join(_lost(graph, address, lock, stale.get(address, ())))
             words, shown = f"No longer as it was made: {lost}", _of_lost(address, lost)
         else:
             # Before the materialisation: a check must not compare the item with itself.
@@ -146,11 +166,14 @@ def _known(instance: DagsterInstance, keys: Sequence[AssetKey]) -> dict[AssetKey
     return found
 
 
-def _lost(locked: Locked | None, reasons: Sequence[str]) -> list[str]:
-    """Which outputs of an item are gone or altered."""
-    if locked is None:
-        return [UNLOCKED]
-    return [reason for reason in reasons if reason.startswith("changed outs")]
+def _lost(
+    graph: Graph, address: str, lock: Mapping[str, Locked], reasons: Sequence[str]
+) -> list[str]:
+    """How the outputs of an item are gone or altered, in plain words."""
+    if address not in lock:
+        return ["dvc.lock does not name it"]
+    outs = [reason for reason in reasons if reason.startswith("changed outs")]
+    return preview.plain(graph.items[address], outs, lock[address], graph)
 
 
 def _of_lost(address: str, lost: str) -> dict[str, Any]:
@@ -158,8 +181,12 @@ def _of_lost(address: str, lost: str) -> dict[str, Any]:
     return {
         "outcome": MetadataValue.text("lost: the output is gone or altered"),
         "why": MetadataValue.text(lost),
-        "what to do": MetadataValue.text(f"dvc checkout {address}, or make it again"),
+        "what to do": MetadataValue.text(_way_back(address)),
     }
+
+
+def _way_back(address: str) -> str:
+    return f"dvc checkout {address}, or make it again"
 
 
 def provenance(
@@ -167,11 +194,11 @@ def provenance(
 ) -> dict[str, str]:
     """The tags from which Dagster derives what an asset was made from, according to dvc.lock."""
     locked = lock.get(address)
-    # Dagster has no mark for a lost output. A code version that no code has makes it out of date.
-    lost = _lost(locked, reasons)
     if locked is None:
         return {DATA_VERSION: UNLOCKED, CODE_VERSION: LOST}
 
+    # Dagster has no mark for a lost output. A code version that no code has makes it out of date.
+    lost = _lost(graph, address, lock, reasons)
     tags = {
         DATA_VERSION: graph.data_version(address, locked),
         "dagster/data_version_is_user_provided": "true",
@@ -224,7 +251,10 @@ def _report_reasons(instance: DagsterInstance, state: State, beside: AbstractSet
         last = records[0].asset_observation if records else None
         before = last.metadata.get(OUT_OF_DATE) if last else None
         shown = str(before.value) if before else ""
-        now = "; ".join(map(plainly, state.stale.get(address, ())))
+        now = ""
+        if reasons := state.stale.get(address):
+            locked = state.lock.get(address)
+            now = "; ".join(preview.plain(item, reasons, locked, state.graph))
 
         # One query for each asset, so only for those that have or had a reason.
         made = instance.get_latest_materialization_event(key) if now or shown else None
@@ -239,23 +269,46 @@ def _report_reasons(instance: DagsterInstance, state: State, beside: AbstractSet
         instance.report_runless_asset_event(AssetObservation(key, metadata={OUT_OF_DATE: text}))
 
 
-def plainly(reason: str) -> str:
-    """DVC's reason in plain words: "changed deps: stage.py modified" as "stage.py modified"."""
-    kind, _, rest = reason.partition(": ")
-    if kind == "changed outs":
-        return f"output {rest}"
-    return rest if kind == "changed deps" else reason
+def _report_order(
+    instance: DagsterInstance,
+    state: State,
+    beside: AbstractSet[str],
+    reported: Sequence[AssetKey],
+) -> None:
+    """Report the check `in_order` of each asset: lost outputs, and the findings of `make check`.
 
-
-def _report_findings(instance: DagsterInstance, state: State, beside: AbstractSet[str]) -> None:
-    """Report the findings of `make check` for each asset whose stored result differs."""
-    concerned = findings.by_item(state.graph, state.findings)
+    reported: assets with a new materialisation, which needs a result of its own.
+    """
+    faults = findings.by_item(state.graph, state.findings)
     for address, item in state.graph.items.items():
-        verdicts = findings.verdicts(state.graph.root, concerned.get(address, ()))
-        if address in beside or not verdicts:
+        if address in beside:
             continue
-        last = checks.last_told(instance, item, findings.CHECK)
-        stored = str(last.metadata[checks.FOUND].value) if last else findings.NOTHING
-        for evaluation in checks.evaluations(item, verdicts, ""):
-            if evaluation.metadata[checks.FOUND].value != stored:
-                instance.report_runless_asset_event(evaluation)
+        key, locked = asset_key(item), state.lock.get(address)
+        lost = _lost(state.graph, address, state.lock, state.stale.get(address, ()))
+        # An asset that was never made has lost nothing.
+        if lost and instance.get_latest_materialization_event(key) is None:
+            lost = []
+
+        causes = [f"{cause}." for cause in lost]
+        advice = [f"{_way_back(address)}."] if lost else []
+        if found := faults.get(address):
+            causes += found
+            advice.append(findings.ADVICE)
+        verdict = checks.in_order(causes, " ".join(advice))
+        version = state.graph.data_version(address, locked) if locked else ""
+        _report_check(instance, item, verdict, version, key in reported)
+
+
+def _report_check(
+    instance: DagsterInstance,
+    item: Item,
+    verdict: checks.Verdict,
+    version: str = "",
+    always: bool = False,
+) -> None:
+    """Report the check `in_order` if its stored result differs, or always."""
+    last = checks.last_reported(instance, item, IN_ORDER)
+    stored = checks.noted(last, checks.FOUND) if last else checks.NO_FAULT
+    if always or stored != verdict.found:
+        for evaluation in checks.evaluations(item, [verdict], version):
+            instance.report_runless_asset_event(evaluation)

@@ -9,8 +9,10 @@ Dagster plots numbers over time only, so the loss over tokens is drawn here.
 """
 
 import csv
+import math
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -54,11 +56,19 @@ def beside_the_logs(instance: DagsterInstance, shelf: str) -> Show:
 
 
 def loss_over_tokens(log: Path) -> bytes | None:
-    """The loss over tokens of a training's log.csv, as SVG. None if there is no curve."""
+    """The loss over tokens of a training's log.csv, as SVG. None if there is no curve.
+
+    A row without two finite numbers is left out: a loss of NaN, or a line that a kill cut short.
+    """
+    points = list[tuple[float, float]]()
     try:
         with log.open(newline="") as file:
-            points = [(float(row["tokens"]), float(row["loss"])) for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError):
+            for row in csv.DictReader(file):
+                with suppress(KeyError, TypeError, ValueError):
+                    point = float(row["tokens"]), float(row["loss"])
+                    if all(map(math.isfinite, point)):
+                        points.append(point)
+    except (OSError, UnicodeDecodeError, csv.Error):
         return None
     return curve(points, "tokens", "loss") if len(points) > 1 else None
 

@@ -7,6 +7,7 @@ a free place, across runs too. Dagster's database stores the places, and the UI 
 them. The cost: such a machine with several GPUs makes one GPU item at a time until you raise it.
 """
 
+import re
 from pathlib import Path
 
 from dagster import DagsterInstance
@@ -15,6 +16,10 @@ from core.environment import POOLS, text_of
 from orchestration.costs import GPU
 from orchestration.graph import Graph
 
+# Not str.isdigit, which is true for a superscript two.
+NUMBER = re.compile(r"[0-9]+")
+# Dagster refuses more, with an error that does not name the variable.
+MOST_PLACES = 1000
 DEVICE = Path("/dev/nvidiactl")
 """This device exists on a machine with an NVIDIA GPU. torch would take seconds to say so."""
 
@@ -30,8 +35,11 @@ def wanted_places(graph: Graph) -> dict[str, int]:
         if not part.strip():
             continue
         name, _, places = map(str.strip, part.partition("="))
-        if not (places.isdigit() and int(places) > 0):
-            raise ValueError(f"{POOLS} is {text!r}: write POOL=PLACES, as in gpu=1,memory=2.")
+        if not (NUMBER.fullmatch(places) and 0 < int(places) <= MOST_PLACES):
+            raise ValueError(
+                f"{POOLS} is {text!r}: write POOL=PLACES, as in gpu=1,memory=2, "
+                f"with 1 to {MOST_PLACES} places."
+            )
         if name not in known:
             raise ValueError(
                 f"{POOLS} is {text!r}: no item is in a pool {name!r}. "

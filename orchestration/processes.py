@@ -111,6 +111,6 @@ def gone(named: str) -> bool:
 def _parts(named: str) -> tuple[Place | None, int, str]:
     """Place, number and start time of a name. The place is None if the name is malformed."""
     parts = named.split("/")
-    if len(parts) != 6 or not parts[4].isdigit():
+    if len(parts) != 6 or not parts[4].isdecimal():
         return None, 0, ""
     return Place(*parts[:4]), int(parts[4]), parts[5]

@@ -39,8 +39,10 @@ def put_in_place(root: Path, name: str) -> list[str]:
     write_whole(params, profile.read_bytes())
     try:
         graph = read_graph(root)
-    except GraphError:
-        if before is not None:
+    except (GraphError, GraphBusy):
+        if before is None:
+            params.unlink()
+        else:
             write_whole(params, before)
         raise
 

@@ -19,6 +19,7 @@ from orchestration.guard import environment, guarded
 
 COMMAND = [sys.executable, "-m", "orchestration.dvc_repro"]
 PROJECT_FILE = "dvc.yaml"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,16 +45,17 @@ def guarded_run(command: Sequence[str]) -> int:
     The first signal asks it to end, the second kills it.
     """
     asked = list[int]()
-    process: subprocess.Popen[bytes] | None = None
 
     def end(number: int, frame: object) -> None:
         asked.append(number)
-        if process is not None:
-            os.killpg(process.pid, signal.SIGTERM if len(asked) == 1 else signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGTERM if len(asked) == 1 else signal.SIGKILL)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    # A signal that comes before there is a process waits for it. guard.py unblocks its own.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    for number in ENDING:
         signal.signal(number, end)
     process = subprocess.Popen(guarded(command), env=environment(), start_new_session=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     code = process.wait()
     # A shell's convention: 128 and the number of the signal.
     if asked:

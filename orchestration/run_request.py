@@ -25,7 +25,7 @@ from hashlib import sha256
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRequest, RunsFilter
 
 from orchestration import approve, preview
-from orchestration.active import Look, NotNow, items_of, listed
+from orchestration.active import NotNow, ProjectStatus, items_of, listed
 from orchestration.costs import Hours, budget
 from orchestration.graph import Graph, GraphBusy, GraphError
 from orchestration.home import ask_for_reload
@@ -59,12 +59,12 @@ class Answer:
     request: RunRequest | None = None
 
 
-def answer(instance: DagsterInstance, loaded: Graph, seen: Look) -> Answer:
+def answer(instance: DagsterInstance, loaded: Graph, now: ProjectStatus) -> Answer:
     """The run to request, or why there is none. loaded: the graph that the code location knows.
 
     Raises NotNow.
     """
-    state, graph, beside = seen.state, seen.state.graph, seen.beside
+    state, graph, beside = now.state, now.state.graph, now.beside
     note_what_is_left(instance, state, beside)
     addresses = graph.downstream(state.stale.keys() - beside)
     approve.drop_used(graph, addresses | beside)
@@ -76,7 +76,7 @@ def answer(instance: DagsterInstance, loaded: Graph, seen: Look) -> Answer:
     except (GraphError, GraphBusy) as error:
         raise NotNow(str(error)) from None
     text = "\n".join(preview.lines(view, preview.ITEMS_ON_A_TICK))
-    addresses -= seen.taken
+    addresses -= now.taken
 
     # An item that the code location does not know can't be in a run.
     if unknown := graph.items.keys() ^ loaded.items.keys():
@@ -92,7 +92,7 @@ def answer(instance: DagsterInstance, loaded: Graph, seen: Look) -> Answer:
         words = f"The run for this change ended as {', '.join(sorted(set(held.values())))}."
         return _skip(f"{words} Change something, or start a run by hand.", text)
     if not addresses:
-        return _skip("What is out of date waits for an active run.", text, seen.taken)
+        return _skip("What is out of date waits for an active run.", text, now.taken)
 
     last = next(iter(asked_before(instance)), None)
     before = spent_before(last, state.digest)

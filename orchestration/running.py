@@ -29,6 +29,8 @@ SECONDS_BETWEEN_TRIES, MOST_SECONDS_BETWEEN_TRIES = 0.1, 5.0
 """The pause doubles from the first to the second: each try costs 0.15 s of CPU."""
 PROGRESS_AS_JSON = {PROGRESS.name: "json", "TQDM_DISABLE": "1"}
 """For a command: progress as JSON (progress.py), without the progress bars of libraries."""
+DVC = "orchestration.dvc_repro"
+"""The module that is started in place of `dvc repro`."""
 # DVC has no exit code for a taken lock, so its words are searched.
 BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
 
@@ -105,7 +107,7 @@ class Children:
 
         Raises Stopped, ChildProcessError if it does not start, and CalledProcessError if it fails.
         """
-        return self.lines("orchestration.dvc_repro", ["--single-item", address])
+        return self.lines(DVC, ["--single-item", address])
 
     def lines(self, module: str, arguments: Sequence[str]) -> Iterator[str]:
         """Yield the output of the function `main` of a module; see `repro`."""

@@ -17,6 +17,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dagster import (
+    AssetKey,
     DagsterInstance,
     DefaultScheduleStatus,
     DefaultSensorStatus,
@@ -33,12 +34,19 @@ from dagster import (
 from dagster._utils.schedules import is_valid_cron_schedule
 
 from core.environment import NIGHTLY, TICK_SECONDS, VariableError, number_of, text_of
-from orchestration.active import NotNow, active_runs, listed, look
+from orchestration.active import (
+    Broken,
+    NotNow,
+    ProjectStatus,
+    active_runs,
+    listed,
+    project_status,
+)
 from orchestration.costs import budget
 from orchestration.graph import Graph, GraphError
 from orchestration.home import ask_for_reload
 from orchestration.hub_pins import move_pins
-from orchestration.outside import OUTSIDE, report_once
+from orchestration.outside import OUTSIDE, report_broken, report_once
 from orchestration.run_request import answer, note_what_is_left
 from orchestration.status import State
 
@@ -94,6 +102,19 @@ def time_zone() -> str:
     return "UTC"
 
 
+def reported(instance: DagsterInstance, loaded: Graph) -> tuple[ProjectStatus, list[AssetKey]]:
+    """The project's status, once Dagster has it, and the assets that it was new for.
+
+    Raises NotNow.
+    """
+    try:
+        now = project_status(instance, loaded.root)
+    except Broken as error:
+        report_broken(instance, loaded, str(error))
+        raise
+    return now, report_once(instance, now.state, now.beside)
+
+
 def truth_sensor(loaded: Graph) -> SensorDefinition:
     """The sensor `outside`. loaded: the graph as the code location knows it."""
     loaded_digest = loaded.digest()
@@ -110,15 +131,13 @@ def truth_sensor(loaded: Graph) -> SensorDefinition:
     def outside(context: SensorEvaluationContext) -> SkipReason:
         instance = instance_of(context)
         try:
-            seen = look(instance, loaded.root)
+            now, keys = reported(instance, loaded)
         except NotNow as error:
             return SkipReason(str(error))
 
-        state, beside = seen.state, seen.beside
+        state, beside = now.state, now.beside
         # Here too, because `changes` may be off.
         note_what_is_left(instance, state, beside)
-        keys = report_once(instance, state, beside)
-
         names = ", ".join(key.to_user_string() for key in keys)
         words = f"Reported {names}." if names else "All as shown."
         if beside:
@@ -145,17 +164,16 @@ def change_sensor(loaded: Graph, job: Any) -> SensorDefinition:
     def changes(context: SensorEvaluationContext) -> SensorResult:
         instance = instance_of(context)
         try:
-            seen = look(instance, loaded.root)
             # Here too, because the sensor `outside` may be off.
-            report_once(instance, seen.state, seen.beside)
-            found = answer(instance, loaded, seen)
+            now, _ = reported(instance, loaded)
+            found = answer(instance, loaded, now)
         except NotNow as error:
             return SensorResult(skip_reason=SkipReason(str(error)))
 
         context.log.info(found.text)
         if found.request:
             return SensorResult(run_requests=[found.request], cursor=found.text)
-        skip = SkipReason(with_findings(found.skip, seen.state))
+        skip = SkipReason(with_findings(found.skip, now.state))
         return SensorResult(skip_reason=skip, cursor=found.text)
 
     return changes
@@ -180,18 +198,18 @@ def nightly_schedule(loaded: Graph, job: Any) -> ScheduleDefinition:
     def nightly(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
         instance = context.instance
         try:
-            seen = look(instance, loaded.root, patient=True)
+            now = project_status(instance, loaded.root, patient=True)
             # An active run may be reading what a pin names.
-            if not active_runs(instance) and (moved := move_pins(seen.state.graph)):
+            if not active_runs(instance) and (moved := move_pins(now.state.graph)):
                 context.log.info("\n".join(moved))
                 # A moved pin makes its source out of date.
-                seen = look(instance, loaded.root, patient=True)
-            found = answer(instance, loaded, seen)
+                now = project_status(instance, loaded.root, patient=True)
+            found = answer(instance, loaded, now)
         except NotNow as error:
             return SkipReason(str(error))
 
         context.log.info(found.text)
-        return found.request or SkipReason(with_findings(found.skip, seen.state))
+        return found.request or SkipReason(with_findings(found.skip, now.state))
 
     return nightly
 

@@ -36,9 +36,11 @@ from dagster import (
 
 from core.environment import STALL_MINUTES, number_of
 from orchestration import findings, preview
+from orchestration.active import items_of
 from orchestration.alerts import Watch, alert_of_checks
 from orchestration.checks import (
     check_specs,
+    in_order,
     read_checks,
     reasons_not_made,
     results,
@@ -137,7 +139,9 @@ class Work:
             return self._at_start
 
     def _read(self, context: AssetExecutionContext) -> AtStart:
-        graph, wanted = self.graph, wanted_by(context, self.graph)
+        graph = self.graph
+        selected = set(context.job_def.asset_layer.executable_asset_keys)
+        wanted = items_of(context.run, graph, selected)
         stale = status_once_free(graph.root, lambda text: announce(context, text))
         found = findings.read_findings(graph)
         for text in found:
@@ -216,7 +220,7 @@ class Bridge:
         @multi_asset(
             name=step_name(item),
             specs=[asset_spec(self.graph, item, preview.cost_known(item, self.graph, self.prices))],
-            check_specs=check_specs(item) + findings.check_specs(self.graph.root, item),
+            check_specs=check_specs(item),
             pool=item.pool or None,
             op_tags=tags,
             retry_policy=RetryPolicy(max_retries=item.retries) if item.retries else None,
@@ -252,7 +256,7 @@ def make(
 
     # Before the materialisation is stored: a metric must not be compared with itself.
     verdicts = verdicts_of(context.instance, graph.root, item)
-    verdicts += findings.verdicts(graph.root, at_start.findings.get(address, ()))
+    verdicts.append(in_order(at_start.findings.get(address, ()), findings.ADVICE))
     shown = describe(
         graph,
         address,
@@ -339,22 +343,9 @@ def refuse_bad_inputs(graph: Graph, item: Item, at_start: AtStart) -> None:
     # Within a run, Dagster itself holds back the consumers of a failed check.
     for address in sorted(item.upstream - at_start.wanted):
         verdicts = read_checks(graph.root, graph.items[address])
-        verdicts += findings.verdicts(graph.root, at_start.findings.get(address, ()))
+        verdicts.append(in_order(at_start.findings.get(address, ()), findings.ADVICE))
         if broken := what_blocks(verdicts):
             raise Failure(f"It reads {address}. {broken}", allow_retries=False)
-
-
-def wanted_by(context: AssetExecutionContext, graph: Graph) -> set[str]:
-    """The addresses that the run makes."""
-    # Keys of the job's selection. A retry from a failure lists the steps to repeat.
-    run = context.run
-    keys = set(context.job_def.asset_layer.executable_asset_keys)
-    steps = set(run.step_keys_to_execute or ())
-    return {
-        address
-        for address, item in graph.items.items()
-        if asset_key(item) in keys and (not steps or step_name(item) in steps)
-    }
 
 
 def outputs(locked: Locked | None) -> Mapping[str, str] | None:

@@ -31,7 +31,7 @@ JOB = {
     "repositoryName": REPOSITORY,
     "pipelineName": "whole_graph",
 }
-SECONDS_BETWEEN_LOOKS = 0.4
+SECONDS_BETWEEN_CHECKS = 0.4
 """A look costs the webserver some hundredths of a second of CPU."""
 LOOKS = 1000
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def until(find: Callable[[], T | None]) -> T:
     for _ in range(LOOKS):
         if found := find():
             return found
-        Event().wait(SECONDS_BETWEEN_LOOKS)
+        Event().wait(SECONDS_BETWEEN_CHECKS)
     raise AssertionError(f"still not so after {LOOKS} looks: {getsource(find).strip()}")
 
 

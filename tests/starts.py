@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 
 ROOT = Path(__file__).parents[1]
-SECONDS_BETWEEN_LOOKS = 0.005
+SECONDS_BETWEEN_CHECKS = 0.005
 """A step of the small trainings takes more."""
 _forks = multiprocessing.get_context("forkserver")
 _dvc = ["dvc.api", "dvc.cli.parser", "dvc.repo.reproduce"]
@@ -83,7 +83,7 @@ class Started:
     def wait_for(self, seen: Callable[[], object]) -> None:
         """Until that is true, or the command has ended."""
         while self.poll() is None and not seen():
-            Event().wait(SECONDS_BETWEEN_LOOKS)
+            Event().wait(SECONDS_BETWEEN_CHECKS)
 
 
 def start(

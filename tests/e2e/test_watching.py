@@ -1,11 +1,12 @@
 """The browser when things wait or go wrong: a bar for each step, what would run and why, an approval,
-a check that holds its downstream back, an alert, a lost output.
+a check that holds its downstream back, an alert, a lost output, params.yaml that can't be read.
 
 One server on the small project, with checks. Sensors may spend nothing without an approval.
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -154,3 +155,29 @@ def test_a_lost_output_is_shown_with_what_to_do(page: Page, server: Server) -> N
     expect(page.get_by_text("lost: the output is gone or altered").first).to_be_visible()
     expect(page.get_by_text("dvc checkout mixed@both, or make it again").first).to_be_visible()
     expect(page.get_by_text("Unsynced").first).to_be_visible()
+    page.goto(f"{server.address}/assets/mixed/both?view=checks")
+    expect(page.get_by_text("its output data/mixed/both is gone").first).to_be_visible()
+    page.goto(f"{server.address}/locations/needlework/asset-groups/mixed")
+    expect(page.get_by_text("0 / 1 Passed")).to_be_visible()
+    expect(page.get_by_text("1 / 1 Passed")).to_be_visible()
+    marks = page.get_by_text("Materialized", exact=True)
+    colours = marks.evaluate_all("found => found.map(each => getComputedStyle(each).color)")
+    assert sorted(map(is_red, colours)) == [False, True], "of `short`, and of `both`"
+    ended(server, server.launch(), "SUCCESS")
+    expect(page.get_by_text("1 / 1 Passed")).to_have_count(2)
+
+
+def is_red(colour: str) -> bool:
+    """Whether a colour of CSS, as in rgb(133, 30, 24), is rather red than green."""
+    red, green, *_ = map(float, re.findall(r"[\d.]+", colour))
+    return red > green
+
+
+def test_broken_params_are_an_error_on_every_asset(page: Page, server: Server) -> None:
+    path = server.world / "params.yaml"
+    whole = path.read_text()
+    path.write_text(f"{whole}a: [1\n")
+    page.goto(f"{server.address}/locations/needlework/asset-groups/mixed")
+    expect(page.get_by_text("0 / 1 Passed")).to_have_count(2)
+    path.write_text(whole)
+    expect(page.get_by_text("1 / 1 Passed")).to_have_count(2)

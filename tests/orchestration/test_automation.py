@@ -3,6 +3,7 @@ until something changes; a profile is put in place whole or not at all.
 """
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +24,10 @@ from dvc_world import PARAMS as TWO_RECIPES
 from dvc_world import dvc, empty_repository, git, make_world
 
 from core.environment import RELOAD
-from orchestration.active import LOOKING
+from orchestration.active import READING
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.graph import GraphError, read_graph, read_status
-from orchestration.hub_pins import move_pins
+from orchestration.hub_pins import move_pins, printed
 from orchestration.profile import put_in_place
 from orchestration.run_request import LEFT
 
@@ -240,7 +241,7 @@ def test_a_retry_that_ended_badly_too_is_not_repeated(
 
 def test_one_look_at_a_time_and_the_next_says_so(world: Path, instance: DagsterInstance) -> None:
     change(world, "book", "x")
-    with LOOKING:
+    with READING:
         result = tick(world, instance)
         assert not asked(result) and result.skip_reason is not None
         assert "Still reading" in (result.skip_reason.skip_message or "")
@@ -288,6 +289,12 @@ def test_a_silent_hub_is_a_message_and_the_pin_stays(world: Path) -> None:
     told = move_pins(read_graph(world), seconds=0)
     assert len(told) == 1 and "sources/hub.yaml" in told[0] and "keep their pins" in told[0]
     assert (world / "sources" / "hub.yaml").read_text() == source
+
+
+def test_what_was_printed_before_the_end_is_not_lost() -> None:
+    ended = subprocess.CompletedProcess([], 0, b"one\n", b"two\n")
+    late = subprocess.TimeoutExpired([], 1.0, output=b"one\ntwo\n")
+    assert printed(ended) == printed(late) == ["one", "two"]
 
 
 @pytest.mark.parametrize("value", ["every night", "0 3 * *", "61 3 * * *"])
@@ -338,7 +345,7 @@ def test_a_deleted_output_is_shown_as_lost_and_made_again(
     assert asked(tick(world, instance)) == {"copy/c4"}
     event = instance.get_latest_materialization_event(AssetKey(["copy", "c4"]))
     assert event is not None and event.asset_materialization is not None
-    assert "data/copy/c4 deleted" in (event.asset_materialization.description or "")
+    assert "its output data/copy/c4 is gone" in (event.asset_materialization.description or "")
 
 
 def test_an_output_lost_after_a_good_run_is_a_run_of_its_own(
@@ -391,6 +398,10 @@ def test_a_profile_that_is_not_there_or_broken_changes_nothing(world: Path) -> N
         with pytest.raises(GraphError, match=name if name == "nowhere" else "domains"):
             put_in_place(world, name)
         assert (world / "params.yaml").read_text() == PARAMS
+    (world / "params.yaml").unlink()
+    with pytest.raises(GraphError, match="domains"):
+        put_in_place(world, "broken")
+    assert not (world / "params.yaml").exists()
 
 
 def test_edits_in_no_profile_or_commit_are_saved_and_numbered(world: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from dagster import (
+    AssetCheckEvaluation,
     AssetCheckKey,
     AssetKey,
     AssetMaterialization,
@@ -19,6 +20,7 @@ from orchestration.checks import (
     Verdict,
     check_specs,
     evaluations,
+    newly_failed,
     read_checks,
     reasons_not_made,
     results,
@@ -63,7 +65,11 @@ def test_a_blocking_check_keeps_back_what_reads_the_asset(
     assert not run.success
     assert seen["raw@book"] is seen["raw@c4"] is seen["mixed@short"] is Outcome.RAN
     assert seen["mixed@both"] is seen["report"] is SKIPPED
-    found = {(check.asset_key.to_user_string(), check.passed) for check in run.checks}
+    found = {
+        (check.asset_key.to_user_string(), check.passed)
+        for check in run.checks
+        if check.check_name == "no_bad_word"
+    }
     assert found == {("raw/book", False), ("raw/c4", True)}
     assert instance.get_latest_materialization_event(AssetKey(["raw", "book"])) is not None
 
@@ -118,6 +124,7 @@ def test_the_page_shows_checks_as_dvc_yaml_declares_them(
 ) -> None:
     made = item(a=DeclaredCheck(blocking=True, description="All is well."), b=DeclaredCheck())
     specs = {spec.name: spec for spec in check_specs(made)}
+    assert list(specs) == ["in_order", "a", "b"]
     assert (specs["a"].blocking, specs["a"].description) == (True, "All is well.")
     assert not specs["b"].blocking
 
@@ -184,6 +191,25 @@ def test_a_metric_that_is_no_number_fails(tmp_path: Path, instance: DagsterInsta
         assert found.failed and "number score" in found.expected and "report@x" in found.advice
     assert run_with(instance, tmp_path, {"score": None}).passed is None
     assert run_with(instance, tmp_path, {"score": 0.46}).passed, "compared with 0.5"
+
+
+def test_a_failure_that_an_old_version_stored_hides_no_new_one(
+    instance: DagsterInstance,
+) -> None:
+    failed = Verdict(name="needle", passed=False, expected="0.2", found="0.1")
+    old = AssetCheckEvaluation(asset_key=asset_key(NEEDLE), check_name="needle", passed=False)
+    instance.report_runless_asset_event(old)  # it names no data version
+    assert newly_failed(instance, NEEDLE, [failed], "v1") == [failed]
+    for evaluation in evaluations(NEEDLE, [failed], "v1"):
+        instance.report_runless_asset_event(evaluation)
+    assert not newly_failed(instance, NEEDLE, [failed], "v1")
+
+
+def test_a_stage_can_not_declare_the_check_that_every_asset_has(world: Path) -> None:
+    graph = (world / "dvc.yaml").read_text()
+    (world / "dvc.yaml").write_text(graph.replace("no_bad_word", "in_order"))
+    with pytest.raises(GraphError, match="raw: .*a check in_order already"):
+        read_graph(world)
 
 
 def test_a_declaration_that_is_none_is_one_line(world: Path) -> None:

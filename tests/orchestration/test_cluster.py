@@ -74,6 +74,7 @@ def test_the_tags_of_a_pool_arrive_on_its_steps_alone(
     [
         (EXECUTOR.name, "slurm", "write threads, multiprocess, or an import path"),
         (EXECUTOR.name, "no_such_module:executor", "No module named 'no_such_module'"),
+        (EXECUTOR.name, "broken_module:executor", "ZeroDivisionError: division by zero"),
         (EXECUTOR.name, "os:getcwd", "is not a Dagster executor"),
         (OP_TAGS.name, "none.yaml", "cannot be read"),
         (OP_TAGS.name, "list.yaml", "not a map from pools to tags"),
@@ -86,6 +87,8 @@ def test_a_wrong_setting_is_one_message(
     world = world_with_a_pool(tmp_path)
     (world / "list.yaml").write_text("[gpu]")
     (world / "pool.yaml").write_text("GPU: {a: b}")
+    (world / "broken_module.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(world)
     monkeypatch.setenv(variable, value)
     with pytest.raises(GraphError, match=words) as error:
         build_definitions(world)

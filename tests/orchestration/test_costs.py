@@ -217,6 +217,21 @@ def test_a_plan_that_can_not_be_read_prices_nothing(world: Path, said: str) -> N
     assert preview.read_prices(read_graph(world)) == {}
 
 
+def test_a_plan_that_failed_is_tried_again_but_not_at_each_tick(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    priced(world)
+    (world / "prices.json").write_text("no JSON")
+    for _ in range(2):
+        assert costs.read_prices(world, []) == {}
+    assert (world / "asked").read_text() == "x"
+    assert "make plan gave no prices" in capsys.readouterr().err
+    (world / "prices.json").write_text('{"mixed@short": {"gpu_hours": 0.5, "devices": 1}}')
+    assert costs.read_prices(world, []) == {}
+    assert costs.read_prices(world, [], pause=0)["mixed@short"].gpu_hours == 0.5
+    assert (world / "asked").read_text() == "xx"
+
+
 def test_an_asset_shows_what_it_will_cost(world: Path, instance: DagsterInstance) -> None:
     priced(world, short=0.5)
     edit(world)
@@ -456,6 +471,17 @@ def test_what_was_accepted_comes_back_from_the_cache(
     repro(world, "raw@c4")
     edit(world, text=text)
     assert "raw@c4' is cached" in repro(world, "raw@c4")
+
+
+@pytest.mark.parametrize("stuck", [accept.RECORD, ".dvc.lock.order.partial"])
+def test_an_acceptance_comes_with_its_record_or_not_at_all(world: Path, stuck: str) -> None:
+    """A folder is in the place of a file that is to be written."""
+    comment(world)
+    (world / stuck).mkdir()
+    before = (world / "dvc.lock").read_bytes()
+    assert stuck in command(world, "accept", "raw@c4", code=1)
+    assert (world / "dvc.lock").read_bytes() == before
+    assert not (world / accept.RECORD).is_file()
 
 
 @pytest.mark.parametrize(

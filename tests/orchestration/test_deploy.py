@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from configparser import ConfigParser
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,18 @@ from dagster._daemon.cli import _get_heartbeat_tolerance
 from dagster._grpc import utils as limits
 from dvc_world import make_world, materialize, out_of_date_in_dagster
 
-from core.environment import SECONDS_TO_STOP
+from core import elsewhere
+from core.environment import (
+    ALERT_URL,
+    BUDGET,
+    NIGHTLY,
+    PROGRESS,
+    RUN_POOL,
+    SECONDS_TO_STOP,
+    TICK_SECONDS,
+    VARIABLES,
+    Variable,
+)
 from orchestration import ui
 from orchestration.retention import delete, expired
 from orchestration.ui import LONG_NIGHTS, LONG_TICKS
@@ -47,7 +58,9 @@ def test_every_port_of_the_composition_is_on_loopback() -> None:
 def test_no_secret_stands_in_a_file() -> None:
     for path in DEPLOY.iterdir():
         for line in path.read_text().splitlines():
-            for value in re.findall(r"(?:PASSWORD|SECRET\w*|KEY)['\"]?\s*:\s*(\S+)", line):
+            for value in re.findall(
+                r"(?:PASSWORD|SECRET\w*|KEY|TOKEN|ALERT_URL)['\"]?\s*:\s*(\S+)", line
+            ):
                 assert value.strip("\"'").startswith(("${", "{env")), f"{path.name}: {line}"
 
 
@@ -121,6 +134,47 @@ def test_the_image_may_read_a_repository_of_another_user() -> None:
     assert any(volume.endswith(":/project") for volume in services["code"]["volumes"])
 
 
+def names_of(variables: Iterable[Variable]) -> set[str]:
+    """Their names; for the launcher of a pool one for each pool of dvc.yaml."""
+    pools = re.findall(r"pool: (\w+)", (DEPLOY.parent / "dvc.yaml").read_text())
+    names = {each.name for each in variables} - {RUN_POOL.name}
+    return names | {f"{elsewhere.VARIABLE}{pool}" for pool in pools}
+
+
+NOT_OF_A_RUN = {TICK_SECONDS, NIGHTLY, BUDGET, PROGRESS}
+"""The first three are read by sensors and schedule alone; a run sets the last for its items."""
+
+
+def test_a_run_in_a_container_has_every_variable_that_it_reads() -> None:
+    launcher = read("dagster.yaml")["run_launcher"]
+    services = read("compose.yaml")["services"]
+    assert isinstance(launcher, dict) and isinstance(services, dict)
+    passed = {name for name in launcher["config"]["env_vars"] if name.startswith("NEEDLEWORK_")}
+    assert passed == names_of(each for each in VARIABLES if each not in NOT_OF_A_RUN)
+    given = services["daemon"]["environment"].keys()
+    assert names_of(VARIABLES) - {PROGRESS.name} <= given
+
+
+def test_a_pod_has_every_variable_and_no_secret_in_the_values() -> None:
+    deployment = read("values.yaml")["dagster-user-deployments"]["deployments"][0]  # type: ignore[index]
+    named = {name for name in deployment["env"] if name.startswith("NEEDLEWORK_")}
+    assert named == names_of(VARIABLES) - {PROGRESS.name, ALERT_URL.name}
+    assert ALERT_URL.name in (DEPLOY / "values.yaml").read_text(), "it comes from a secret"
+
+
+def test_a_container_may_take_as_long_to_end_as_a_stage() -> None:
+    launcher, values = read("dagster.yaml")["run_launcher"], read("values.yaml")
+    assert isinstance(launcher, dict)
+    k8s = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]  # type: ignore[index]
+    step = read("op-tags.yaml")["gpu"]["dagster-k8s/config"]["pod_spec_config"]  # type: ignore[index]
+    for limit in (
+        launcher["config"]["container_kwargs"]["stop_timeout"],
+        k8s["podSpecConfig"]["terminationGracePeriodSeconds"],
+        step["termination_grace_period_seconds"],
+    ):
+        assert limit > float(SECONDS_TO_STOP.default)
+
+
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """DAGSTER_HOME with deploy/dagster.yaml as it stands, and what the composition sets."""
@@ -157,12 +211,7 @@ def test_dagster_and_the_docker_launcher_take_their_settings(environment: Path) 
     assert set(context.env_vars) <= set(services["daemon"]["environment"]), (
         "Dagster starts no run with one unset"
     )
-    assert {
-        "NEEDLEWORK_JOBS",
-        "NEEDLEWORK_POOLS",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-    } <= set(context.env_vars), "a run gets what decides how it works, and the remote's keys"
+    assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(context.env_vars)
     assert context.networks == [read("compose.yaml")["networks"]["needlework"]["name"]]  # type: ignore[index]
     assert reference.settings["run_retries"]["retry_on_asset_or_op_failure"] is False
     (environment / "dagster.yaml").write_text(

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from dagster import DagsterInstance, ExecuteInProcessResult
+from dagster import DagsterInstance, ExecuteInProcessResult, Failure
 from dagster_server import until
 from dvc_world import PARAMS, dvc, git, make_world
 
 from orchestration.definitions import build_definitions
-from orchestration.experiment import override, unknown
+from orchestration.experiment import Experiment, check, example, override, unknown
 from orchestration.home import prepare
 from orchestration.launcher import WORKER
 from orchestration.processes import identity
@@ -144,6 +144,15 @@ def test_an_unknown_key_is_one_message_before_anything_runs(
     assert not done.success
     assert words in log and f"Write +{key} to add it" in log
     assert "Reproducing" not in log
+
+
+def test_params_that_can_not_be_read_are_one_message(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", scm=True)
+    for broken in (b"a: [1\n", b"a: \xff\n"):
+        (world / "params.yaml").write_bytes(broken)
+        assert not example(world).overrides, "the code location loads all the same"
+        with pytest.raises(Failure, match="params.yaml: not valid YAML"):
+            check(world, Experiment(name="x", overrides={"a": 1}))
 
 
 def test_a_name_that_is_taken_is_one_message(made: Path) -> None:

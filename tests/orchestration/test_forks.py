@@ -11,7 +11,7 @@ from dagster_server import executions, hold_back, stages_at_work, until
 from dvc_world import make_world
 
 from orchestration.forks import Fork, Forks
-from orchestration.running import environment
+from orchestration.running import DVC, environment
 
 pytestmark = pytest.mark.slow
 
@@ -39,14 +39,14 @@ def single(address: str) -> list[str]:
 
 def test_each_fork_sees_the_project_of_its_own_moment(world: Path) -> None:
     forks = Forks(world)
-    assert end(forks.repro(single("raw@c4"), environment()))[1] == 0
+    assert end(forks.start(DVC, single("raw@c4"), environment()))[1] == 0
     (world / "sources/c4/documents").write_text("another document\n")
     code = (world / "stage.py").read_text()
     (world / "stage.py").write_text(f"{code}import os; print(os.environ['SAID'])\n")
-    said, ended = end(forks.repro(single("raw@c4"), {**environment(), "SAID": "as asked"}))
+    said, ended = end(forks.start(DVC, single("raw@c4"), {**environment(), "SAID": "as asked"}))
     assert ended == 0 and "as asked" in said
     assert "another document" in (world / "data/raw/c4/text").read_text()
-    said, ended = end(forks.repro(single("raw@c4"), environment()))
+    said, ended = end(forks.start(DVC, single("raw@c4"), environment()))
     assert ended == 0 and "didn't change" in said
     forks.close()
 
@@ -54,10 +54,10 @@ def test_each_fork_sees_the_project_of_its_own_moment(world: Path) -> None:
 def test_a_failure_and_an_unreadable_project_end_with_a_code(world: Path) -> None:
     (world / "sources/book/documents").write_text("poison\n")
     forks = Forks(world)
-    said, ended = end(forks.repro(single("raw@book"), environment()))
+    said, ended = end(forks.start(DVC, single("raw@book"), environment()))
     assert ended and "raw: poison in book" in said
     (world / "dvc.yaml").write_text("stages: [")
-    said, ended = end(forks.repro(single("raw@book"), environment()))
+    said, ended = end(forks.start(DVC, single("raw@book"), environment()))
     assert ended and "dvc.yaml" in said and "Traceback" not in said
     forks.close()
 
@@ -65,14 +65,14 @@ def test_a_failure_and_an_unreadable_project_end_with_a_code(world: Path) -> Non
 def test_a_killed_server_ends_its_forks_and_another_follows(world: Path) -> None:
     (world / "hold/raw-c4").touch()
     forks = Forks(world)
-    fork = forks.repro(single("raw@c4"), environment())
+    fork = forks.start(DVC, single("raw@c4"), environment())
     until(lambda: executions(world) and stages_at_work(world))
     assert forks._server is not None
     os.kill(forks._server.pid, signal.SIGKILL)
     end(fork)
     until(lambda: not stages_at_work(world))
     (world / "hold/raw-c4").unlink()
-    assert end(forks.repro(single("raw@c4"), environment()))[1] == 0
+    assert end(forks.start(DVC, single("raw@c4"), environment()))[1] == 0
     assert executions(world) == ["raw c4", "raw c4"]
     forks.close()
 
@@ -81,9 +81,9 @@ ASKS = """
 import sys, time
 from pathlib import Path
 from orchestration.forks import Forks
-from orchestration.running import environment
+from orchestration.running import DVC, environment
 forks = Forks(Path.cwd())  # kept: its socket closes when nobody holds it, and that ends the forks
-fork = forks.repro(["--single-item", "raw@c4"], environment())
+fork = forks.start(DVC, ["--single-item", "raw@c4"], environment())
 print(fork.pid, flush=True)
 fork.lines.read()
 """

@@ -8,6 +8,7 @@ import pytest
 from dagster import (
     AssetKey,
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     RunRequest,
     SensorResult,
@@ -15,10 +16,10 @@ from dagster import (
 )
 from dvc_world import dvc, make_world, materialize
 
-from orchestration.active import NotNow, look
+from orchestration.active import NotNow, items_of, project_status
 from orchestration.definitions import WHOLE_GRAPH, build_definitions
 from orchestration.executor import run_here
-from orchestration.graph import GraphBusy, read_status
+from orchestration.graph import GraphBusy, read_graph, read_status
 from orchestration.outside import report_once
 from orchestration.run_request import RUN_KEY
 
@@ -39,6 +40,20 @@ def world(tmp_path: Path) -> Path:
 def instance(tmp_path: Path) -> Iterator[DagsterInstance]:
     with DagsterInstance.local_temp(str(tmp_path)) as local:
         yield local
+
+
+def test_a_run_makes_what_it_names_and_a_retry_only_its_steps(tmp_path: Path) -> None:
+    graph = read_graph(make_world(tmp_path / "world"))
+    book = frozenset([AssetKey(["raw", "book"])])
+    for fields, made in (
+        ({"job_name": WHOLE_GRAPH}, set(graph.items)),
+        ({"job_name": "raw"}, {"raw@book", "raw@c4"}),
+        ({"job_name": WHOLE_GRAPH, "asset_selection": book}, {"raw@book"}),
+        ({"job_name": WHOLE_GRAPH, "step_keys_to_execute": ["report__all"]}, {"report"}),
+        ({"job_name": "raw", "step_keys_to_execute": ["raw__c4"]}, {"raw@c4"}),
+    ):
+        assert items_of(DagsterRun(run_id="x", **fields), graph) == made
+    assert items_of(DagsterRun(run_id="x", job_name=WHOLE_GRAPH), graph, book) == {"raw@book"}
 
 
 def test_runs_of_disjoint_items_overlap(world: Path, instance: DagsterInstance) -> None:
@@ -142,13 +157,13 @@ def test_a_tick_beside_a_run_reports_what_the_run_does_not_make(
     made: Path, instance: DagsterInstance
 ) -> None:
     begin(made, instance, "raw/book")
-    seen = look(instance, made)
+    seen = project_status(instance, made)
     assert seen.beside == {"raw@book", "mixed@both", "report"}
     reported = report_once(instance, seen.state, seen.beside)
     assert {key.to_user_string() for key in reported} == {"raw/c4", "mixed/short"}
     begin(made, instance)
     with pytest.raises(NotNow, match="A run is active"):
-        look(instance, made)
+        project_status(instance, made)
 
 
 def test_a_tick_beside_a_run_compares_assets_after_a_change(

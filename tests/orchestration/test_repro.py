@@ -57,6 +57,28 @@ def repro(world: Path, *arguments: str, code: int = 0) -> str:
     return text
 
 
+EARLY = """
+import os, signal, sys
+from orchestration import repro
+guarded = repro.guarded
+def early(command):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return guarded(command)
+repro.guarded = early
+sys.exit(repro.guarded_run([sys.executable, "-c", "import signal; signal.pause()"]))
+"""
+"""A signal that comes when the handlers are there and the command is not."""
+
+
+def test_a_signal_that_comes_before_the_command_ends_it(tmp_path: Path) -> None:
+    process = start(tmp_path, command=[sys.executable, "-c", EARLY])
+    try:
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+
+
 def artefacts(world: Path) -> dict[str, str]:
     """Path -> content of everything that was made."""
     return {

@@ -5,17 +5,19 @@ it did.
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance
 from dagster_server import until
+from dvc.utils import serialize
 from dvc_world import FAILED, PARAMS, SKIPPED, dvc, git, make_world, materialize
 
-from orchestration.definitions import build_definitions
+from orchestration.definitions import build_definitions, graph_now
 from orchestration.graph import GraphError, read_graph, read_lock, read_status
 from orchestration.pools import wanted_places
 from orchestration.running import Outcome
@@ -158,6 +160,17 @@ def test_one_selected_asset_is_made_alone_and_says_what_it_did(
     )
 
 
+def test_the_graph_is_read_again_only_after_a_change(world: Path) -> None:
+    first = graph_now(world)
+    assert graph_now(world) is first
+    with (world / "params.yaml").open("a") as file:
+        file.write("# a comment\n")
+    assert graph_now(world) is not first
+    (world / "dvc.yaml").write_text("stages: {raw: {cmd: [}}")
+    with pytest.raises(GraphError):
+        graph_now(world)
+
+
 def test_a_broken_dvc_yaml_is_one_message(world: Path) -> None:
     (world / "dvc.yaml").write_text("stages: {raw: {cmd: [}}")
     with pytest.raises(GraphError, match=r"dvc\.yaml"):
@@ -173,6 +186,30 @@ def test_what_we_use_of_dvcs_private_interface_is_there(world: Path) -> None:
     assert set(item.inputs) == {"stage.py"} and item.outputs == ("data/mixed/both",)
     assert set(read_status(world)) == ALL
     assert graph.downstream({"raw@c4"}) == ALL - {"raw@book"}
+
+
+def test_params_are_parsed_as_often_whatever_the_number_of_items(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = list[str]()
+    load = serialize.LOADERS[".yaml"]
+
+    def counted(path: str, **options: Any) -> Any:
+        parsed.append(Path(path).name)
+        return load(path, **options)
+
+    monkeypatch.setitem(serialize.LOADERS, ".yaml", counted)
+    readers: list[Callable[[Path], object]] = [read_graph, read_status]
+    for read in readers:
+        counts = list[int]()
+        for number in (2, 5):
+            recipes = {f"r{each}": {"cut": each, "domain": ""} for each in range(number)}
+            params = PARAMS | {"mixed": {"recipes": recipes}}
+            (world / "params.yaml").write_text(yaml.safe_dump(params))
+            parsed.clear()
+            read(world)
+            counts.append(parsed.count("params.yaml"))
+        assert counts[0] == counts[1]
 
 
 EDITS = {
@@ -251,7 +288,8 @@ def test_items_of_a_pool_wait_for_a_place_in_it(
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"), [("gpu", "POOL=PLACES"), ("gpus=1", "gpu, memory")]
+    ("setting", "message"),
+    [("gpu", "POOL=PLACES"), ("gpu=²", "1 to 1000"), ("gpu=1001", "1 to"), ("gpus=1", "gpu, mem")],
 )
 def test_a_pool_that_can_not_be_meant_is_refused(
     world: Path,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.forks import Forks
-from orchestration.running import environment
+from orchestration.running import DVC, environment
 from orchestration.warm import module_and_arguments
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def world(tmp_path: Path) -> Path:
 
 def made(forks: Forks, item: str) -> tuple[str, int]:
     """What DVC and the command say, and the code."""
-    fork = forks.repro(["--single-item", f"made@{item}"], environment())
+    fork = forks.start(DVC, ["--single-item", f"made@{item}"], environment())
     with fork.lines:
         return fork.lines.read(), fork.wait()
 
