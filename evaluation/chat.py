@@ -23,6 +23,7 @@ from jinja2 import TemplateError
 
 from assets.tokenizer import config_of
 from core.errors import UserError
+from evaluation.answers import without_thoughts
 from evaluation.frame import ChatMode
 from evaluation.model_under_test import Subject
 from training.baselines import TEMPLATE, EndpointConfig
@@ -222,7 +223,7 @@ def may_be_read_as_tokens(subject: Subject, contents: Iterable[str]) -> str | No
 def spoken(subject: Subject, generated: list[int], how: Asking) -> tuple[str, bool]:
     """The answer up to a token that ends it, and whether the token limit ended it instead."""
     end = next((place for place, token in enumerate(generated) if token in how.ends), None)
-    response = subject.decode(generated[:end])
+    response = without_thoughts(subject.decode(generated[:end]))
     # Few base models end a text. In plain text a line end after the first word is an end too.
     line_ended = not how.chat and "\n" in response.lstrip()
     return response, end is None and not line_ended
@@ -312,7 +313,7 @@ def rendered(
             )
         )
     except (TemplateError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{folder}: its chat template refuses the prompt: {reason}. "
             "Set chat to never, or chat_options to what it needs."

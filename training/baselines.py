@@ -65,7 +65,7 @@ def hub_folder(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{name}: neither a folder nor a model that can be fetched from the Hub: {reason} "
             "Name a folder, or set HF_HUB_OFFLINE=0 and check the name."
