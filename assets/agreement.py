@@ -139,15 +139,15 @@ def disagreement(there: Tokenizer, here: Tokenizer, as_in_corpus: bool = False) 
 
     # Copies: the comparison changes a setting of the tokenizers.
     there, here = Tokenizer.from_str(json.dumps(theirs)), Tokenizer.from_str(json.dumps(ours))
-    found = _first_difference(there, here, list(_texts_of_steps(theirs, ours)), *WAYS[0])
-    if found is not None:
-        return found
     texts = _texts(there, here)
     while some := list(islice(texts, AT_ONCE)):
         for way in WAYS[:1] if as_in_corpus else WAYS:
             found = _first_difference(there, here, some, *way)
             if found is not None:
                 return found
+    found = _first_difference(there, here, list(_texts_of_steps(theirs, ours)), *WAYS[0])
+    if found is not None:
+        return found
 
     return _of_entries(
         there.get_vocab(with_added_tokens=not as_in_corpus),
