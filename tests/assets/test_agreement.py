@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, proce
 from assets.agreement import disagreement
 from assets.tokenizer import BOS, train_bpe
 
+ROOT = Path(__file__).parents[2]
 TEXTS = [
     "the cat sat on the mat with 1234 naïve façades",
     "def f(x):\n    return x",
@@ -136,12 +138,12 @@ def test_a_tokenizer_with_other_ids_is_found_by_a_text(
 
 
 def test_words_that_look_like_contractions_show_a_missing_pattern() -> None:
-    """Only the pattern of GPT-2 splits "'s" from "state"."""
-    texts = ["'state 'state 'main 'main o'donnell o'donnell"] * 20
-    described = json.loads(train_bpe(iter(texts), 300).to_str())
+    """Only the pattern of GPT-2 splits "'s" from "state". The sample's base has it."""
+    described = json.loads((ROOT / "models" / "sample-base" / "tokenizer.json").read_text())
     with_pattern = Tokenizer.from_str(json.dumps(described))
     no_pattern(described)
-    assert disagreement(Tokenizer.from_str(json.dumps(described)), with_pattern) is not None
+    found = disagreement(Tokenizer.from_str(json.dumps(described)), with_pattern)
+    assert found is not None and "rock'n'roll" in found
 
 
 def test_merges_in_another_order_count_as_a_difference() -> None:
