@@ -137,7 +137,7 @@ def test_a_tokenizer_with_other_ids_is_found_by_a_text(
     assert disagreement(made(), changed(change)) is not None
 
 
-def test_words_that_look_like_contractions_show_a_missing_pattern() -> None:
+def test_words_like_contractions_show_a_missing_pattern() -> None:
     """Only the pattern of GPT-2 splits "'s" from "state". The sample's base has it."""
     described = json.loads((ROOT / "models" / "sample-base" / "tokenizer.json").read_text())
     with_pattern = Tokenizer.from_str(json.dumps(described))
