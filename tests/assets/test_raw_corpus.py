@@ -264,7 +264,7 @@ def test_a_limit_is_a_share_of_the_whole_domain(tmp_path: Path, reason: str, alo
         check(tally, Limits(**{reason: 0.004}), tmp_path, tally.records)  # type: ignore[arg-type]
 
 
-def test_a_bad_file_that_comes_first_counts_as_a_share_of_all_files() -> None:
+def test_a_bad_file_that_comes_first_is_a_share_of_all() -> None:
     """Before and after: 20 bad records of 4,000 are half a percent in any order."""
     bad: list[str | Skipped] = [Skipped(reason="broken_json")] * 20
     good: list[str | Skipped] = [f"{number} {'x' * 1000}" for number in range(3980)]
