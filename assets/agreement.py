@@ -6,21 +6,24 @@ template is enough. So both tokenizers encode the same texts:
 
 - some texts for each script and style,
 - each added token in several contexts,
-- each entry of the vocabulary, alone and beside others, which tests the merges.
+- each entry of the vocabulary, alone and beside others, which tests the merges,
+- if normaliser or pre-tokenizer differ, each text that they name, and each character of Unicode
+  that is no letter or has several forms.
 
 A difference might not show in any of these texts. So the `model` sections must be equal too, in the
 form that `tokenizers` itself writes.
 
 The cost: about 1.1 texts an entry, in three ways. This takes 0.2 s for 2,000 entries and 5 to 9 s
-for 32,000, but only if the files differ.
+for 32,000, but only if the files differ. Unicode takes a second more.
 """
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 PROBES = (
     "",
@@ -36,6 +39,7 @@ PROBES = (
     " the cat",
     "THE CAT the Cat",
     "don't we'll I'M they'RE it's",
+    "O'donnell's rock'n'roll\n'stop'\n'till l'state d'main I'mean we'veal you'red we'llama",
     "hello, world! (yes?) \"quoted\" 'single' - dash_under",
     "0 1 12 123 1234 12345 1234567890",
     "3.14 1,000,000 -7 +5 1e-9 0x1F 2024-01-31",
@@ -94,6 +98,11 @@ TOGETHER = 16
 """Entries of the vocabulary in one text."""
 AT_ONCE = 4096
 """Texts encoded in one call."""
+COMPOSED = ("\uac00", "\ud7a3")
+"""Hangul's 11,172 syllables, which are all composed in the same way."""
+NO_CHARACTERS = ("\ud800", "\uf8ff")
+"""Surrogates and private use."""
+_DECOMPOSED = normalizers.NFKD()
 SHOWN = 8
 """Ids in the message, from the first that differs."""
 LONGEST_NAME = 60
@@ -138,6 +147,9 @@ def disagreement(there: Tokenizer, here: Tokenizer, as_in_corpus: bool = False) 
             found = _first_difference(there, here, some, *way)
             if found is not None:
                 return found
+    found = _first_difference(there, here, list(_texts_of_steps(theirs, ours)), *WAYS[0])
+    if found is not None:
+        return found
 
     return _of_entries(
         there.get_vocab(with_added_tokens=not as_in_corpus),
@@ -181,6 +193,45 @@ def _texts(there: Tokenizer, here: Tokenizer) -> Iterator[str]:
     step = -(-len(entries) // TOGETHER)
     together = [entries[start::step] for start in range(step)]
     yield from here.decode_batch(together, skip_special_tokens=False)
+
+
+def _texts_of_steps(theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator[str]:
+    """Texts that show what the steps before the model do, if these differ."""
+    steps = [
+        [described.get("normalizer"), described.get("pre_tokenizer")]
+        for described in (theirs, ours)
+    ]
+    if steps[0] == steps[1]:
+        return
+    # A step may replace, split or prepend a text that no other probe has.
+    for text in sorted({text for step in steps for text in _strings(step)}):
+        yield from around(text)
+
+    signs = [sign for sign in map(chr, range(sys.maxunicode + 1)) if _may_change(sign)]
+    for start in range(0, len(signs), TOGETHER):
+        yield " ".join(signs[start : start + TOGETHER])
+
+
+def _may_change(sign: str) -> bool:
+    """Whether a normaliser is likely to change the character, or a pre-tokenizer to split at it."""
+    for first, last in (COMPOSED, NO_CHARACTERS):
+        if first <= sign <= last:
+            return False
+    # Controls, marks without width and spaces. Above, most such code points have no meaning yet.
+    if not sign.isprintable():
+        return sign <= "\uffff"
+    if not sign.isalnum() or sign.casefold() != sign:
+        return True
+    return _DECOMPOSED.normalize_str(sign) != sign
+
+
+def _strings(described: Any) -> Iterator[str]:
+    """Every text in a part of a tokenizer.json."""
+    if isinstance(described, str):
+        yield described
+    elif isinstance(described, dict | list):
+        for part in described.values() if isinstance(described, dict) else described:
+            yield from _strings(part)
 
 
 def _ids(

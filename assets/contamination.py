@@ -67,9 +67,16 @@ MAPPED = bytes(
 )
 """For each byte its lower case, or DROPPED. Bytes that are not ASCII stay."""
 
-NOT_LETTERS = {"\N{ARABIC TATWEEL}", *map(chr, range(0x2B9, 0x300))}
-"""Letters by their Unicode category that are not used as letters: a stretched line, apostrophes,
-primes and tone marks."""
+NOT_LETTERS = {
+    "\N{ARABIC TATWEEL}",
+    "\N{HANGUL CHOSEONG FILLER}",
+    "\N{HANGUL JUNGSEONG FILLER}",
+    "\N{LATIN CAPITAL LETTER SALTILLO}",
+    "\N{LATIN SMALL LETTER SALTILLO}",
+    *map(chr, range(0x2B9, 0x300)),
+}
+"""Letters by their Unicode category that are not used as letters: a stretched line, invisible
+fillers, apostrophes, primes and tone marks."""
 SAME = {"\N{LATIN SMALL LETTER DOTLESS I}": "i"}
 """Without this, Turkish capitals would hide a copy: I is the capital of both."""
 COUNT_TWICE = (

@@ -44,8 +44,10 @@ BLOCK = 1 << 20
 MANY = 10_000
 """Records in a block at most, for corpora of very short texts."""
 SETTLED = 1000
-"""While fewer records are read, a limit is a share of this many: one bad record among the first
-ten is no sign of a bad corpus. At the end it is a share of what was read."""
+"""While fewer records are read, a limit is a share of this many."""
+MOSTLY = 0.5
+"""While records are read, a lower limit counts as this one. A limit is a share of all records of the
+domain, and a bad file may come first. A wrong field's name still ends the stage at once."""
 BLANK = re.compile(r"[\s\0]*")
 """A text without content. Zero bytes are dropped from every text, so they count as blanks."""
 
@@ -122,7 +124,7 @@ def ingest(
         sizes = np.array([len(document.text) for document in documents], np.int64)
         counts = {"documents": len(documents), "heldout": heldout.sum(), "bytes": sizes.sum()}
         tally.counts.update({name: int(count) for name, count in counts.items()})
-        check(tally, config.limits, source, max(tally.records, SETTLED))
+        check(tally, config.limits, source, max(tally.records, SETTLED), MOSTLY)
 
         yield _batch(documents, heldout)
         progress.add(len(documents))

@@ -62,7 +62,7 @@ def run(name: str) -> None:
             for batch in ingest(found, config, domain.source, demand, index, tally):
                 writer.write_batch(batch)
 
-        # While reading, a limit is a share of at least 1,000 records. Now all of them are known.
+        # While reading, only a reason of most records stops the stage. Now all are known.
         check(tally, config.limits, domain.source, tally.records)
         if not tally.counts["documents"]:
             raise UserError(_no_document(name, domain.source, config, tally))

@@ -40,12 +40,20 @@ SYSTEM = frozenset(
         "@eadir",
         "temporary items",
         "network trash folder",
+        # Of network drives.
+        "@recycle",
+        "@recently-snapshot",
+        "@tmp",
+        "@__thumb",
+        "#snapshot",
     )
 )
-TEMPORARY = frozenset(("tmp", "temp"))
+TEMPORARY = frozenset(("temp", "temporary"))
 """Names of temporary folders, or of files without an ending."""
-UNFINISHED = frozenset(("tmp", "partial", "incomplete", "inprogress", "crdownload", "bak", "swp"))
-"""Extensions of temporary files, at any place in the name: part.tmp.jsonl, part.jsonl.tmp."""
+UNFINISHED = frozenset(
+    ("partial", "incomplete", "inprogress", "crdownload", "downloading", "bak", "swp")
+)
+"""Extensions of temporary files, at any place in the name: part.bak.jsonl, part.jsonl.bak."""
 LAST = (
     ".temp",
     ".part",
@@ -60,6 +68,16 @@ LAST = (
     "#",
 )
 """Endings of temporary files and backups. Elsewhere in a name they are ordinary words."""
+LEFT = re.compile(
+    r"""(^|[^a-z0-9])tmp([^a-z0-9]|$)     # tmp, part.tmp.jsonl, part-tmp.jsonl, tmp.Xy12
+    | ^tmp[a-z0-9_]{8}(\.|$)              # tmpk3x9a2b_.jsonl, as Python names temporary files
+    | \.sb-[0-9a-f]{8}-                   # part.jsonl.sb-1a2b3c4d-Xy12Zz, as macOS does
+    | \.sync-conflict-\d{8}-             # another version of a file, kept by Syncthing
+    | \bconflicted[ ]copy\b              # the same by Dropbox and its kin
+    """,
+    re.VERBOSE,
+)
+"""What is found anywhere in a name, in small letters, that a tool left."""
 ABOUT = re.compile(
     r"""read[ ._-]?me([^a-z].*)?          # README.txt, README-first.txt, readme(1).txt
     | (licen[cs]es?|copying|copyright|notice|changelog|authors|contributors|contributing
@@ -193,6 +211,7 @@ def _is_temporary(low: str) -> bool:
         or low.startswith("~")
         or low.endswith(LAST)
         or bool(UNFINISHED & extensions)
+        or LEFT.search(low) is not None
     )
 
 

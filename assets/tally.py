@@ -110,14 +110,16 @@ class Tally:
         return sum(self.parts.values()) - self.counts[OTHER_DOMAIN]
 
 
-def check(tally: Tally, limits: Limits, source: Path, records: int) -> None:
+def check(tally: Tally, limits: Limits, source: Path, records: int, least: float = 0) -> None:
     """Raise UserError if a reason took more than its share of `records`.
 
     source: for the message. records: the number that the limits are shares of.
+    least: a lower limit counts as this one.
     """
     for reason, limit in limits.model_dump().items():
         count = tally.counts[reason]
-        if count <= limit * records:
+        # A quotient: 0.29 * 100 is less than 29, so 29 of 100 would be more than 0.29.
+        if not count or count / records <= max(limit, least):
             continue
 
         # If every record lacks the field, its name in params.yaml is wrong, not the records.

@@ -25,9 +25,22 @@ from collections.abc import Mapping, Sequence
 
 ARTICLES = {"a", "an", "the"}
 FLAWS = ("empty", "truncated", "repetitive")
+THOUGHTS_BEGIN, THOUGHTS_END = "<think>", "</think>"
 WARN_ABOVE = 0.1  # share of flawed answers that is worth a warning
 LEAST_LOOP = 12  # characters that a loop must fill, or half of the answer if that is more
 LEAST_ROUNDS = 3  # twice the same may be rhetoric
+
+
+def without_thoughts(response: str) -> str:
+    """The answer that follows a reasoning model's thoughts; "" if the thoughts have no end.
+
+    Many servers, and every local model, give the thoughts as text before the answer. The template
+    may have opened them already, so only their end is certain to be there.
+    """
+    _, ended, answer = response.rpartition(THOUGHTS_END)
+    if ended:
+        return answer
+    return "" if response.lstrip().startswith(THOUGHTS_BEGIN) else response
 
 
 def word_overlap(response: str, expected: str) -> float:

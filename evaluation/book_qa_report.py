@@ -15,6 +15,7 @@ expected one, and the shares that are empty, truncated or repetitive. No prompt 
 own context.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ from evaluation.chat import (
     written,
 )
 from evaluation.endpoint import Reply, check_read, complete_all
+from evaluation.frame import divided
 from evaluation.model_under_test import ModelUnderTest
 from evaluation.prefix_cache import PrefixCache, check_room
 from evaluation.report import report, warn
@@ -72,16 +74,22 @@ class Question(Config):
         """Accept one text for a list of one. Raises ValueError for anything else."""
         answers = value if isinstance(value, list | tuple) else [value]
         # A year or a count may be written as a number.
-        texts = [str(answer) if _is_number(answer) else answer for answer in answers]
+        texts = [_number_as_text(answer) if _is_number(answer) else answer for answer in answers]
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(f"{value!r} is neither a text nor a list of texts")
         return tuple(texts)
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number."""
+    """Whether a value is a number. NaN and infinity are none."""
     # To Python, True is a number too.
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _number_as_text(value: float) -> str:
+    """The number as one writes it."""
+    # pandas writes a column of whole numbers with one gap as floats: 1984.0.
+    return str(int(value)) if value == int(value) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,9 +220,8 @@ def ask(
 
     Raises UserError if not even an empty book fits.
     """
-    before, after = config.frame.split("{context}")
-    asked = tested.as_content(question.input)
-    turn = how.turn(before, after.replace("{question}", asked), config.answer_prefix)
+    before, after = divided(config.frame, tested.as_content(question.input))
+    turn = how.turn(before, after, config.answer_prefix)
     first = [*how.begin, *(tested.encode(turn.before) if turn.before else [])]
     last = last_ids(tested, turn)
 

@@ -23,6 +23,7 @@ from jinja2 import TemplateError
 
 from assets.tokenizer import config_of
 from core.errors import UserError, one_line
+from evaluation.answers import without_thoughts
 from evaluation.frame import ChatMode
 from evaluation.model_under_test import ModelUnderTest
 from training.baselines import TEMPLATE, EndpointConfig
@@ -222,7 +223,7 @@ def may_be_read_as_tokens(tested: ModelUnderTest, contents: Iterable[str]) -> st
 def spoken(tested: ModelUnderTest, generated: list[int], how: Asking) -> tuple[str, bool]:
     """The answer up to a token that ends it, and whether the token limit ended it instead."""
     end = next((place for place, token in enumerate(generated) if token in how.ends), None)
-    response = tested.decode(generated[:end])
+    response = without_thoughts(tested.decode(generated[:end]))
     # Few base models end a text. In plain text a line end after the first word is an end too.
     line_ended = not how.chat and "\n" in response.lstrip()
     return response, end is None and not line_ended

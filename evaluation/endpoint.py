@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.environment import REQUESTS, number_of
 from core.errors import UserError, one_line
+from evaluation.answers import without_thoughts
 from training.baselines import EndpointConfig
 
 if TYPE_CHECKING:
@@ -177,9 +178,9 @@ class _Dialect:
         # Servers leave out any of these fields.
         chat, choice = self.endpoint.kind == "chat", choices[0]
         holder = getattr(choice, "message", None) if chat else choice
-        text = getattr(holder, "content" if chat else "text", None)
+        content = getattr(holder, "content" if chat else "text", None)
         return Reply(
-            text=text or "",
+            text=without_thoughts(_text_of(content)),
             cut=getattr(choice, "finish_reason", None) == "length",
             greedy=greedy,
             read=getattr(getattr(answer, "usage", None), "prompt_tokens", None),
@@ -193,6 +194,14 @@ class _Dialect:
             f"{url}: {problem}. Set the endpoint, its model and {self.endpoint.key_variable} "
             "right, and run again: what was answered is kept."
         )
+
+
+def _text_of(content: Any) -> str:
+    """The text of an answer. Some servers give a list of parts, of which thoughts are others."""
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        return "".join(str(part.get("text", "")) for part in parts)
+    return content or ""
 
 
 def check_read(reply: Reply, tokens: int, endpoint: EndpointConfig) -> None:

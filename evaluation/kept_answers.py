@@ -25,7 +25,7 @@ from evaluation.needle_trials import Trials
 from training.model import MODEL_SUFFIXES
 
 SCRATCH = Path(".training/needle_report")
-FORM = 1  # of a record; raise it when a record gets, loses or redefines a field
+FORM = 2  # of a record; raise it when a record gets, loses or redefines a field
 Answered = dict[str, list[dict[str, Any]]]  # key of what was asked -> records
 
 

@@ -14,7 +14,7 @@ import re
 import string
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,10 @@ def checked(record: Any) -> tuple[str, Item]:
 
 def _is_choice(choice: Any) -> bool:
     """Whether a value can be the text of a choice."""
+    if isinstance(choice, float):
+        return math.isfinite(choice)  # pandas writes NaN for a missing choice
     # To Python, True is a number too.
-    return isinstance(choice, str | int | float) and not isinstance(choice, bool)
+    return isinstance(choice, str | int) and not isinstance(choice, bool)
 
 
 def place(answer: Any, choices: Sequence[str], by_text: bool = True) -> int:
@@ -282,14 +284,43 @@ def _row(row: list[str], columns: list[str] | None) -> Item:
             raise ValueError(f"{len(row)} columns under a header of {len(columns)}")
         cells = dict(zip(columns, row, strict=True))
         question, answer = cells["question"], cells["answer"]
-        numbered = [name for name in columns if re.fullmatch(r"choice_?\d+|[a-z]", name)]
-        # By length first, so that choice10 follows choice9.
-        choices = [cells[name] for name in sorted(numbered, key=lambda name: (len(name), name))]
+        names = _choice_columns(columns)
+        counted_from_1 = not names[0].endswith(("a", "0"))
+        if counted_from_1 and answer.strip().isdecimal():
+            raise ValueError(
+                f"answer = {answer.strip()} may count from 0, or from 1 as {names[0]} does. Name "
+                "the columns from 0, or write letters"
+            )
+        choices = [cells[name] for name in names]
         while choices and not choices[-1].strip():
             choices.pop()  # a question with fewer choices than the header has
     if not question.strip():
         raise ValueError("the question is empty")
     return framed(question, choices, place(answer, choices, by_text=False))
+
+
+def _choice_columns(columns: Sequence[str]) -> list[str]:
+    """The names of the columns of choices, in order: a, b, c; choice0, choice1; or from choice1 on.
+
+    A letter after a gap is another column, such as `n` for a number. Raises ValueError if the
+    columns of choices are not one series.
+    """
+    lettered = list(takewhile(lambda letter: letter in columns, string.ascii_lowercase))
+    numbers = {}
+    for name in columns:
+        found = re.fullmatch(r"choice_?(\d+)", name)
+        if found:
+            numbers[name] = int(found[1])
+
+    numbered = sorted(numbers, key=lambda name: numbers[name])
+    values = sorted(numbers.values())
+    from_0_or_1 = values in (list(range(len(values))), list(range(1, len(values) + 1)))
+    if (len(lettered) > 1) == bool(numbered) or not from_0_or_1:
+        raise ValueError(
+            f"the choices are not one series of columns in {', '.join(columns)}. Name them A, B, C "
+            "... or choice0, choice1 ..."
+        )
+    return numbered or lettered
 
 
 def made_questions(texts: list[str], count: int, seed: int, words: int = 40) -> list[Item]:

@@ -16,6 +16,15 @@ from core.params import ITEMS
 
 TEXT = "tag:yaml.org,2002:str"
 MERGE = "tag:yaml.org,2002:merge"  # the key `<<`, which is not a name
+NAMING = {
+    ("comparison", "baseline"),
+    ("comparison", "untrained"),
+    ("comparison", "result"),
+    ("short_context_report", "against"),
+}
+"""Parameters whose values are names of items. Elsewhere `true` is a switch and 2024 a number, though
+a domain has such a name.
+"""
 # A number in YAML 1.2 as DVC reads it. Everything else that is not text in 1.2 (true, null, a date,
 # .inf) is not text in 1.1 either.
 NUMBER = re.compile(
@@ -36,10 +45,11 @@ def unquoted_names(text: str) -> list[str]:
     for section in ITEMS.values():
         declared |= {key.value for key in _keys_at(root, section.split("."))}
 
-    # Every key counts, and every value that names a declared item.
+    # Every key counts, and the values that name a declared item.
     found = {}
     for node, where, is_key in _scalars(root, ()):
-        if (is_key or node.value in declared) and not _is_text(node):
+        names_item = is_key or (where in NAMING and node.value in declared)
+        if names_item and not _is_text(node):
             place = (node.start_mark.line, node.start_mark.column)
             found[place] = _message(node, where)
     return [found[place] for place in sorted(found)]

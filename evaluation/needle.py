@@ -28,6 +28,7 @@ from assets.randomness import generator
 from assets.sample_corpus import NAMES
 from core.errors import UserError
 from evaluation.chat import Asking, Turn, seam
+from evaluation.frame import divided
 from evaluation.model_under_test import ModelUnderTest
 from evaluation.needle_report_config import TOUCHING, Drawn, Given, Grid
 
@@ -217,9 +218,8 @@ def make_needle(
     else:
         said = kind[trial % len(kind)]
 
-    before, after = frame.split("{context}")
-    asked = tested.as_content(said.question)
-    turn = asking.turn(before, after.replace("{question}", asked), said.answer_prefix)
+    before, after = divided(frame, tested.as_content(said.question))
+    turn = asking.turn(before, after, said.answer_prefix)
     question, answer = seam(tested, turn, said.answer)
     begin = asking.begin
     if turn.before:

@@ -123,13 +123,17 @@ def _check_across(valid: dict[str, Any], found: list[str]) -> None:
             check_model(name, models)
     named = (
         ("comparison", "baseline"),
+        ("comparison", "untrained"),
         ("comparison", "result"),
         ("short_context_report", "against"),
     )
     for section, key in named:
-        if section in valid:
+        # There need be no model with the default name of `untrained`. Then no drop is shown.
+        config = valid.get(section)
+        by_default = key == "untrained" and key not in getattr(config, "model_fields_set", ())
+        if config is not None and not by_default:
             with noted(found):
-                check_named(f"{section}.{key}", getattr(valid[section], key), models)
+                check_named(f"{section}.{key}", getattr(config, key), models)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, proce
 from assets.agreement import disagreement
 from assets.tokenizer import BOS, train_bpe
 
+ROOT = Path(__file__).parents[2]
 TEXTS = [
     "the cat sat on the mat with 1234 naïve façades",
     "def f(x):\n    return x",
@@ -62,6 +64,15 @@ def compatibility(described: dict[str, Any]) -> None:
     described["normalizer"] = json.loads(normalizers.NFKC().__getstate__())
 
 
+def replaced(pattern: dict[str, str]) -> Callable[[dict[str, Any]], None]:
+    """A normaliser that replaces a text, which no ordinary probe has, by "x"."""
+
+    def change(described: dict[str, Any]) -> None:
+        described["normalizer"] = {"type": "Replace", "pattern": pattern, "content": "x"}
+
+    return change
+
+
 def flag(name: str, value: bool = True) -> Callable[[dict[str, Any]], None]:
     def change(described: dict[str, Any]) -> None:
         described["added_tokens"][-1][name] = value
@@ -102,6 +113,9 @@ def a_token_more(described: dict[str, Any]) -> None:
         (no_pattern, "the text "),
         (lower_case, "the text "),
         (compatibility, "the text "),
+        (replaced({"String": "qzx"}), "the text 'qzx'"),
+        (replaced({"Regex": "[\u2074-\u2079]"}), "the text "),
+        (replaced({"Regex": "\ua66e"}), "the text .*\ua66e"),
         (flag("lstrip"), "the text .*<mark>"),
         (flag("rstrip"), "the text .*<mark>"),
         (flag("single_word"), "the text .*<mark>"),
@@ -121,6 +135,15 @@ def test_a_tokenizer_with_other_ids_is_found_by_a_text(
         r"has the ids (\.\.\. )?\[.*\].* there and .*\[.*\].* here$", found, re.DOTALL
     ), found
     assert disagreement(made(), changed(change)) is not None
+
+
+def test_words_like_contractions_show_a_missing_pattern() -> None:
+    """Only the pattern of GPT-2 splits "'s" from "state". The sample's base has it."""
+    described = json.loads((ROOT / "models" / "sample-base" / "tokenizer.json").read_text())
+    with_pattern = Tokenizer.from_str(json.dumps(described))
+    no_pattern(described)
+    found = disagreement(Tokenizer.from_str(json.dumps(described)), with_pattern)
+    assert found is not None and "rock'n'roll" in found
 
 
 def test_merges_in_another_order_count_as_a_difference() -> None:

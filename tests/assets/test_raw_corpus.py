@@ -264,6 +264,36 @@ def test_a_limit_is_a_share_of_the_whole_domain(tmp_path: Path, reason: str, alo
         check(tally, Limits(**{reason: 0.004}), tmp_path, tally.records)  # type: ignore[arg-type]
 
 
+def test_a_bad_file_that_comes_first_is_a_share_of_all() -> None:
+    """Before and after: 20 bad records of 4,000 are half a percent in any order."""
+    bad: list[str | Skipped] = [Skipped(reason="broken_json")] * 20
+    good: list[str | Skipped] = [f"{number} {'x' * 1000}" for number in range(3980)]
+    for records in (bad + good, good + bad):
+        tally, _ = counted()
+        numbered = (("file", line, text) for line, text in enumerate(records, start=1))
+        assert sum(map(len, ingest(numbered, config(), Path("file"), ALL, NOTHING, tally))) == 3980
+        check(tally, Limits(), Path("file"), tally.records)
+
+
+def test_a_source_of_bad_records_is_not_read_to_its_end() -> None:
+    tally, _ = counted()
+    bad = (("file", line, Skipped(reason="field_missing")) for line in range(1_000_000))
+    with pytest.raises(UserError, match="10,000 of 10,000 records are field_missing"):
+        list(ingest(bad, config(), Path("file"), ALL, NOTHING, tally))
+
+
+@pytest.mark.parametrize("records", [7, 100, 300, 1000])
+def test_a_reason_may_take_exactly_its_limit(records: int) -> None:
+    """Products of such numbers are not exact: 0.29 * 100 is less than 29."""
+    for count in range(1, records):
+        tally, _ = counted()
+        tally.counts["empty"] = count
+        tally.first["empty"] = "here"
+        check(tally, Limits(empty=count / records), Path("file"), records)
+        with pytest.raises(UserError, match="are empty"):
+            check(tally, Limits(empty=(count - 0.5) / records), Path("file"), records)
+
+
 def test_rows_of_parquet_without_the_column_are_counted(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "b.parquet")

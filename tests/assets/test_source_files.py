@@ -39,6 +39,12 @@ LEFTOVERS = {
     "a.jsonl.gz.partial": "temporary",
     "a.jsonl.crdownload": "temporary",
     "a.jsonl.bak": "temporary",
+    "a.jsonl.Downloading": "temporary",
+    "a-tmp.jsonl": "temporary",
+    "tmp_a.jsonl": "temporary",
+    "tmpk3x9a2b_.jsonl": "temporary",
+    "a.sync-conflict-20261128-120000-ABCDEFG.jsonl": "temporary",
+    "a (Ann's conflicted copy 2026-11-28).jsonl": "temporary",
     "Thumbs.db": "operating system",
     "desktop.ini": "operating system",
     "README.md": "unknown ending",
@@ -53,6 +59,11 @@ FOLDERS = {
     ".git": "hidden",
     "tmp": "temporary",
     "a.tmp": "temporary",
+    "tmp.Xy12aBcD": "temporary",
+    "tmp_1": "temporary",
+    "Temporary": "temporary",
+    "a.jsonl.sb-1a2b3c4d-Xy12Zz": "temporary",
+    "@Recycle": "operating system",
     "lost+found": "operating system",
     "@eaDir": "operating system",
 }
@@ -109,6 +120,7 @@ def test_ordinary_words_in_a_name_do_not_make_it_temporary(tmp_path: Path) -> No
         "part-0001.jsonl",
         "template.jsonl",
         "tmpl.jsonl",
+        "tmprss2.jsonl",
         "x_y.jsonl",
     ]
     for name in names:

@@ -10,6 +10,7 @@ from evaluation.answers import (
     repetitive,
     rouge_1,
     warning,
+    without_thoughts,
     word_overlap,
 )
 
@@ -29,6 +30,21 @@ SANDWICH = "eat a sandwich and sit in Dolores Park on a sunny day."
 )
 def test_word_overlap_counts_distinct_expected_words(response: str, words: int) -> None:
     assert word_overlap(response, SANDWICH) == pytest.approx(words / 11)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("plum", "plum"),
+        ("<think>A pear? No.</think>\n\nplum", "\n\nplum"),
+        ("A pear? No.\n</think>plum", "plum"),
+        ("<think>\n</think><think>No.</think> plum", " plum"),
+        (" <think>\nA plum, or", ""),
+        ("<thinkers> plum", "<thinkers> plum"),
+    ],
+)
+def test_the_thoughts_of_a_model_are_no_part_of_its_answer(response: str, answer: str) -> None:
+    assert without_thoughts(response) == answer
 
 
 def test_nothing_expected_is_an_error() -> None:

@@ -20,12 +20,22 @@ def test_a_line_that_is_no_question_is_named(tmp_path: Path) -> None:
     assert read_questions(BookQaReportConfig(questions=file, context=100))[0].answer == ("c",)
 
 
+def test_a_whole_number_is_expected_without_a_point(tmp_path: Path) -> None:
+    """pandas writes 1984 as 1984.0 if another answer of the column is missing."""
+    file = tmp_path / "questions.jsonl"
+    record = {"id": 1, "context": "a", "input": "b", "answer": [1984.0, 12, 1.5]}
+    file.write_text(json.dumps(record))
+    (question,) = read_questions(BookQaReportConfig(questions=file, context=100))
+    assert question.answer == ("1984", "12", "1.5")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"answer": []}, r"answer: .* at least 1"),
         ({"answer": [None]}, "neither a text nor a list of texts"),
         ({"answer": " "}, "neither a text nor a list"),
+        ({"answer": [float("nan")]}, "neither a text nor a list"),
         ({"context": ""}, "context is empty"),
         ({"input": None}, "input: Input should be a valid string"),
         ({"id": 1.5}, "id: "),

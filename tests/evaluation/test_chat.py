@@ -200,6 +200,24 @@ def test_a_book_is_asked_about_under_the_template_too(
     assert json.loads((tmp_path / "book_qa.json").read_text())["warning"] == plain["warning"]
 
 
+def test_an_answer_in_the_thoughts_of_a_local_model_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first model says it after its thoughts, the second one thinks it and says nothing."""
+    monkeypatch.chdir(tmp_path)
+    speaking = {**SAYS, ASSISTANT: "Stone", "Stone": "under"}
+    for says, occurs in ((speaking, 1), ({**SAYS, "stone": "Stone"}, 0)):
+        model = write_speaker(tmp_path / f"model{occurs}", says, WORDS)
+        described = json.loads((model / "tokenizer.json").read_text())
+        vocabulary = described["model"]["vocab"]
+        number = vocabulary["</think>"] = vocabulary.pop("Stone")
+        token = {**described["added_tokens"][-1], "special": False}
+        described["added_tokens"].append({**token, "id": number, "content": "</think>"})
+        (model / "tokenizer.json").write_text(json.dumps(described))
+        metrics = measured(tmp_path, needle_config(tmp_path), model)
+        assert metrics["mean_occurs"] == occurs and metrics["empty"] == 1 - occurs
+
+
 def test_a_template_that_is_asked_for_and_not_there_is_a_line(tmp_path: Path) -> None:
     tested = of_user(str(write_speaker(tmp_path / "model", SAYS, WORDS, template=None)))
     with pytest.raises(

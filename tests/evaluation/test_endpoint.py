@@ -316,6 +316,30 @@ def test_a_thinking_model_without_an_answer_gives_a_warning(
     assert "refuses temperature 0, so another run gives other answers" in metrics["warning"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<think>\nUnder a blue chair?\n</think>\n\nunder a red stone",
+        [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "a blue chair?"}]},
+            {"type": "text", "text": "under a red "},
+            {"type": "text", "text": "stone"},
+        ],
+    ],
+)
+def test_thoughts_that_stand_before_an_answer_are_left_out(
+    serve: Callable[[Answer], Server], content: Any
+) -> None:
+    server = serve(lambda body: said(content))
+    assert complete(server.config(), "?", 8).text.strip() == "under a red stone"
+
+
+def test_thoughts_without_an_end_are_an_empty_answer(serve: Callable[[Answer], Server]) -> None:
+    server = serve(lambda body: said("<think>\nunder a red stone?", "length"))
+    reply = complete(server.config(), "?", 8)
+    assert reply.text == "" and reply.cut
+
+
 def test_the_kind_of_an_endpoint_says_who_wraps_a_prompt(
     tmp_path: Path, serve: Callable[[Answer], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_labels_above_26_choices_have_one_length_and_are_unique() -> None:
         ({"choices": ["only"], "answer": 0}, "1 choices, where two or more are needed"),
         ({"choices": "ABCD"}, "choices = 'ABCD' is no list"),
         ({"choices": ["a", None]}, "is no list of texts"),
+        ({"choices": ["a", float("nan")]}, "is no list of texts"),
         ({"question": " "}, "question = ' ' is no text"),
         ({"question": 3}, "question = 3 is no text"),
         ({"subject": ["x"]}, "subject = .* is no text"),
@@ -178,6 +179,33 @@ def test_mmlu_with_a_header_may_have_any_number_of_choices(
         (list("ABCDE"), 4),
         (list("AB"), 1),
     ]
+
+
+@pytest.mark.parametrize(
+    "columns", ["A,B,C", "choice0,choice1,choice2", "choice_1,choice_2,choice_3"]
+)
+def test_columns_beside_the_choices_are_no_choices(tmp_path: Path, columns: str) -> None:
+    table = f"n,question,{columns},answer,x\n7,two?,u,v,w,B,8\n"
+    _, (question,) = read_sets(mmlu(tmp_path, table), None, 0)["botany"]
+    assert question["question"] == "two?\nA. u\nB. v\nC. w\nAnswer:" and question["answer"] == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "answer", "reason"),
+    [
+        ("a,c,d", "A", "the choices are not one series of columns in question, a, c, d, answer"),
+        ("choice0,choice2,choice3", "A", "not one series"),
+        ("choice0,choice_0,choice1", "A", "not one series"),
+        ("choice0,a,b", "A", "not one series"),
+        ("first,second,third", "A", "not one series"),
+        ("choice1,choice2,choice3", "1", "answer = 1 may count from 0, or from 1 as choice1 does"),
+    ],
+)
+def test_columns_that_leave_the_choices_open_are_refused(
+    tmp_path: Path, columns: str, answer: str, reason: str
+) -> None:
+    with pytest.raises(UserError, match=f"line 2: .*{reason}"):
+        read_sets(mmlu(tmp_path, f"question,{columns},answer\ntwo?,u,v,w,{answer}\n"), None, 0)
 
 
 @pytest.mark.parametrize(

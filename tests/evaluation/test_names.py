@@ -1,5 +1,6 @@
 """A name in params.yaml is text to the stages and to DVC, or it is reported with its line."""
 
+import inspect
 from itertools import product
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from evaluation.names import unquoted_names
+from evaluation import preflight
+from evaluation.names import NAMING, unquoted_names
 
 ROOT = Path(__file__).parents[2]
 KINDS = [
@@ -111,6 +113,26 @@ def test_values_that_are_no_names_may_be_numbers() -> None:
         "mixed_dataset: {recipes: {a: {cut: 0o10}}, token_budget: 1e6}\ncheckpoint: {seed: 010}\n"
     )
     assert unquoted_names(text) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("true", "tokenized_corpus: {bos: true}"),
+        ("2024", "checkpoint: {seed: 2024}"),
+        ("7e-1", "mixed_dataset: {recipes: {a: {long_share: 7e-1}}}"),
+        ("null", "token_demand: {margin: null}"),
+    ],
+)
+def test_a_value_may_look_like_the_quoted_name_of_an_item(name: str, setting: str) -> None:
+    assert unquoted_names(f'raw_corpus: {{domains: {{"{name}": {{}}}}}}\n{setting}\n') == []
+
+
+def test_every_parameter_that_names_a_model_is_known() -> None:
+    """make check looks for the models that these parameters name."""
+    asked = inspect.getsource(preflight._check_across)
+    for section, key in NAMING:
+        assert f'("{section}", "{key}")' in asked
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,18 @@ def test_needle_frame_question_and_answer_may_hold_braces(tmp_path: Path, chat: 
     assert tested.decode(made.answer.tolist()).replace(" ", "") == "{}"
 
 
+@pytest.mark.parametrize("chat", ["never", "always"])
+def test_a_question_may_stand_before_the_context_too(tmp_path: Path, chat: str) -> None:
+    subject = speaker(tmp_path)
+    asked = asking(subject, chat, {}, "needle_report")
+    given = [Given(statement="the value", question="Where is the name?", answer="of")]
+    frame = "{question} : {context} {question}"
+    made = make_needle(subject, given, frame, Haystacks(subject, [GRASS]), 64, 0, 0, asked)
+    before, after = (subject.decode(ids.tolist()) for ids in (made.before, made.question))
+    assert "Where is the name ?" in before and "Where is the name ?" in after
+    assert "question" not in before + after and "?!" not in before + after
+
+
 def test_a_guess_is_judged_by_its_token_in_the_answers_place(tmp_path: Path) -> None:
     tested = speaker(tmp_path)
     drawn = Drawn(

@@ -76,6 +76,11 @@ def test_a_profile_lacks_nothing_but_files_that_the_user_brings(
             "checkpoint.models.per_source_131k.at = 1: per_source has the snaps",
         ),
         (
+            "comparison.untrained",
+            "bse",
+            "comparison.untrained = 'bse': checkpoint.models has only base, ",
+        ),
+        (
             "comparison.baseline",
             "orignal",
             "comparison.baseline = 'orignal': checkpoint.models has only base, ",
