@@ -31,7 +31,7 @@ from training.batches import Batch, RowsInMemory
 from training.flops import PEAK_BF16, named_gpu, shape_of
 from training.hardware import COMPILE, KEEP_ATTENTION, LIGER, TILED_MLP, Hardware
 from training.loss import TokenLoss
-from training.memory import GIB, on_device
+from training.memory import GIB, Load, on_device
 from training.micro_batches import forward
 from training.model import shell_of
 from training.optimizer import make_optimizer
@@ -575,13 +575,7 @@ def one_training(
     shape = shape_of(config)
     speed = length / times[-1]
     flops = speed * shape.training_flops(length)
-    planned = on_device(
-        shape,
-        hardware,
-        1,
-        length,
-        kind,
-    )
+    planned = on_device(Load(shape=shape, hardware=hardware, tokens=length, optimizer=kind))
     return result | {
         "tokens/s": round(speed),
         "TFLOP/s": round(flops / 1e12, 1),

@@ -47,6 +47,7 @@ class Dimensions(BaseModel):
     head_dim: Count | None = None
     vocab_size: Count
     tie_word_embeddings: bool
+    model_type: str | None = None
 
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:

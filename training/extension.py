@@ -27,13 +27,13 @@ from core.command import plain_errors
 from core.environment import SNAPSHOT_SECONDS, number_of
 from core.errors import UserError
 from core.sealed import RECORD, is_whole, sealed, write_json
-from training import attention, correctness_probe, resume, snapshots
+from training import attention, correctness_probe, host_memory, resume, snapshots
 from training.batches import PackedRows, open_rows
 from training.checkpoint_config import BASE, CheckpointConfig, ModelConfig
 from training.curves import write_log
 from training.flops import shape_of
 from training.loss import TokenLoss
-from training.memory import GIB, USABLE, on_device
+from training.memory import GIB, USABLE, Load, on_device
 from training.model import load_model, make_reproducible, read_config, save_model, shell_of
 from training.optimizer import make_optimizer
 from training.parallel import World, alone, divide, join_world, whole_weights
@@ -273,16 +273,35 @@ def slow_bf16(device: torch.device, supported: bool) -> str:
 
 
 def _room(config: PretrainedConfig, world: World, task: Task) -> str:
-    """Whether the plan fits on this device. It is an estimate, so it warns and does not refuse."""
-    if world.device.type != "cuda":
-        return "in the host's memory"
-    tokens = task.rows_per_micro_batch * task.rows.length
-    parts = on_device(shape_of(config), world.hardware, world.size, tokens, task.optimizer.kind)
-    planned = sum(parts.values()) / GIB
-    there = torch.cuda.get_device_properties(world.device).total_memory / GIB
+    """What is planned of this device's memory. A plan above it is a warning: it is an estimate.
 
-    words = f"planned {planned:.1f} GiB of this device's {there:.1f}"
-    if planned > USABLE * there:
+    Raises UserError for more of the host's memory than there is, because the kernel would kill
+    the process.
+    """
+    on_cpu = world.device.type != "cuda"
+    load = Load(
+        shape=shape_of(config),
+        hardware=world.hardware,
+        processes=world.size,
+        tokens=task.rows_per_micro_batch * task.rows.length,
+        optimizer=task.optimizer.kind,
+        element=2 if task.bf16 else 4,
+        sharded=world.sharded,
+        accumulates=task.rows_per_step > task.rows_per_micro_batch * world.groups,
+    )
+    needed, there = host_memory.planned(load, on_cpu), host_memory.available()
+    # The weights are there already.
+    missing = needed - (4 * load.shape.parameters if on_cpu and not world.sharded else 0)
+    problem = host_memory.why_too_much(missing, there, world.on_this_host)
+    if problem:
+        raise UserError(f"{task.what}: {problem}")
+    if on_cpu:
+        return f"planned {needed / GIB:.1f} GiB of the host's memory in each process"
+
+    planned = sum(on_device(load).values()) / GIB
+    of_device = torch.cuda.get_device_properties(world.device).total_memory / GIB
+    words = f"planned {planned:.1f} GiB of this device's {of_device:.1f}"
+    if planned > USABLE * of_device:
         words += ": IT MAY NOT FIT. `make plan` shows the parts"
     return words
 

@@ -25,6 +25,8 @@ PEAK_BF16 = {
     "L40S": 362e12,
     "MI300X": 1307e12,
 }
+# Model types of transformers whose layers normalise queries and keys.
+HEAD_NORMS = ("qwen3", "olmo2", "olmo3", "gemma3_text")
 # About what a driver shows; the larger version where there are two.
 MEMORY_GIB = {"A100": 79, "H100": 79, "H200": 139, "B200": 178, "L40S": 44, "MI300X": 191}
 
@@ -49,6 +51,8 @@ class Shape:
     """Rows of the embedding."""
     tied: bool
     """Whether the head shares its weights with the embedding."""
+    head_norms: bool = False
+    """Whether queries and keys are normalised in each head."""
 
     @property
     def layer_weights(self) -> int:
@@ -57,6 +61,18 @@ class Shape:
         attention = self.width * self.head_dim * (2 * self.heads + 2 * self.key_value_heads)
         # Three matrices: gate, up and down.
         return attention + 3 * self.width * self.feed_forward
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """How many matrices there are, and the weights of each: of all layers, and both ends."""
+        of_all_heads = self.width * self.head_dim * self.heads
+        of_shared_heads = self.width * self.head_dim * self.key_value_heads
+        return [
+            (2 * self.layers, of_all_heads),
+            (2 * self.layers, of_shared_heads),
+            (3 * self.layers, self.width * self.feed_forward),
+            (1 if self.tied else 2, self.vocabulary * self.width),
+        ]
 
     @property
     def matrix_weights(self) -> int:
@@ -100,6 +116,7 @@ def shape_of(config: "PretrainedConfig | Dimensions") -> Shape:
         feed_forward=int(config.intermediate_size),
         vocabulary=int(config.vocab_size),
         tied=bool(config.tie_word_embeddings),
+        head_norms=getattr(config, "model_type", None) in HEAD_NORMS,
     )
 
 

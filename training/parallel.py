@@ -55,6 +55,8 @@ class World:
     """How rows and weights are divided."""
     sharded: bool = False
     """Whether the model is divided; on one CPU process it is not."""
+    on_this_host: int = 1
+    """Number of processes on this machine."""
 
     @property
     def main(self) -> bool:
@@ -143,6 +145,8 @@ def join_world() -> World:
         size=state.num_processes,
         hardware=hardware,
         sharded=True,
+        # torchrun and accelerate set it; one machine where they do not.
+        on_this_host=int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes)),
     )
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 import yaml
 
 from core.errors import UserError
+from training import host_memory
 from training.flops import MEMORY_GIB, PEAK_BF16
 from training.hardware import Hardware
 from training.job import FIGURES, PROFILES, Job, read_job, shape_at
-from training.memory import GIB, MOMENT_BYTES, USABLE, on_device, on_host
+from training.memory import GIB, MOMENT_BYTES, USABLE, Load, on_device
 from training.prices import GPU, MFU, grid_flops, is_trained, prices_in_force
 
 DAY = 86_400
@@ -131,8 +132,17 @@ def _work(job: Job) -> list[str]:
 def _memory(job: Job) -> list[str]:
     """Lines about memory, and advice if it is not enough."""
     kind = job.config.optimizer.kind
-    parts = on_device(job.shape, job.hardware, job.gpus, job.micro_batch, kind)
-    host = on_host(job.shape, job.hardware, job.gpus, job.micro_batch, kind)
+    load = Load(
+        shape=job.shape,
+        hardware=job.hardware,
+        processes=job.gpus,
+        tokens=job.micro_batch,
+        optimizer=kind,
+        element=4 if job.config.precision == "fp32" else 2,
+        accumulates=job.micro_batches > 1,
+    )
+    parts = on_device(load)
+    host = host_memory.planned(load, on_cpu=False)
     total = sum(parts.values())
     limit = USABLE * MEMORY_GIB[job.gpu] * GIB
 

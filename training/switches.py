@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 from core.environment import SWITCHES
 from core.errors import UserError
 from training.hardware import COMPILE, LIGER, TILED_MLP
+from training.memory import TILE
 
 # Attention as torch registers it, by backend. keep_attention keeps their outputs.
 ATTENTION_OPERATORS = (
@@ -40,7 +41,6 @@ ATTENTION_OPERATORS = (
     "torch_attn::_varlen_attn",
 )
 COMPILED_SHAPES = 64
-TILE = 4096  # tokens of a tile of the feed-forward: enough to fill a GPU
 
 
 def checkpoint_activations(model: PreTrainedModel, keep_attention: bool, offload: bool) -> None:

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from worlds import tiny
 
-from training.flops import shape_of
+from training.flops import Shape, shape_of
 from training.hardware import Hardware
-from training.memory import on_device, on_host
+from training.memory import Load, on_device
 from training.plan import PAPER, beside_the_paper
 from training.prices import grid_flops, read_flops
 
@@ -59,18 +59,24 @@ def test_flops_are_those_that_torch_counts() -> None:
 
 def test_memory_is_sixteen_bytes_a_weight_and_follows_offload() -> None:
     shape = shape_of(LlamaConfig.from_json_file(ROOT / "models/llama-2-7b.json"))
-    parts = on_device(shape, Hardware(checkpoint_activations=True), 8, 81_920, "adamw")
+    near = load(shape, Hardware(checkpoint_activations=True))
+    parts = on_device(near)
     state = parts["weights, fp32"] + parts["gradients, fp32"] + parts["moments"]
     assert state == pytest.approx(16 * shape.parameters / 8)
     assert parts["checkpointed activations"] == 32 * 81_920 * 4096 * 2
-    away = Hardware(checkpoint_activations=True, offload_activations=True, offload_weights=True)
-    moved = on_device(shape, away, 8, 81_920, "adamw")
-    assert moved["weights, fp32"] == moved["moments"] == moved["checkpointed activations"] == 0
-    assert on_host(shape, away, 8, 81_920, "adamw") == pytest.approx(
-        state + parts["checkpointed activations"]
+    away = load(
+        shape,
+        Hardware(checkpoint_activations=True, offload_activations=True, offload_weights=True),
     )
-    along = on_device(shape, Hardware(checkpoint_activations=True, sp=8), 8, 81_920, "adamw")
-    assert along["inside a layer"] == parts["inside a layer"] / 8
+    moved = on_device(away)
+    assert moved["weights, fp32"] == moved["moments"] == moved["checkpointed activations"] == 0
+    along = on_device(load(shape, Hardware(checkpoint_activations=True, sp=8)))
+    assert along["inside layers"] == parts["inside layers"] / 8
+
+
+def load(shape: Shape, hardware: Hardware) -> Load:
+    """A row of 80K on each of eight devices."""
+    return Load(shape=shape, hardware=hardware, processes=8, tokens=81_920)
 
 
 def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
