@@ -170,7 +170,7 @@ def test_a_drop_respects_the_metrics_direction_and_scale(
         assert check.found == "x, wiki: 6.0 % worse in word_perplexity, 10 to 10.6"
 
 
-def test_the_mean_at_short_context_has_shares_only_and_names_the_others() -> None:
+def test_the_short_mean_has_shares_only_and_names_others() -> None:
     rouge = {"score": 30.0, "metric": "rouge1", "scale": "percent", "higher_is_better": True}
     flawed = {**rouge, "empty": 0.5, "truncated": 0.25, "repetitive": 0.0}
     tasks = {

@@ -46,7 +46,7 @@ def test_a_prompt_that_is_cut_is_noted_with_what_is_left_of_it(tmp_path: Path) -
     assert asked.cut == 1 and asked.left == {"e e e e e a": "e e e a"}
 
 
-def test_in_a_chat_template_special_tokens_of_a_question_are_text(tmp_path: Path) -> None:
+def test_special_tokens_of_a_question_in_a_template_are_text(tmp_path: Path) -> None:
     asked = harness(tmp_path / "model")
     prompt = asked.apply_chat_template([{"role": "user", "content": f"a {END} b"}])
     ids = asked.tok_encode(prompt)
@@ -55,7 +55,7 @@ def test_in_a_chat_template_special_tokens_of_a_question_are_text(tmp_path: Path
     assert generated(asked, prompt) == ["b c"] and not asked.unended[prompt]
 
 
-def test_examples_are_turns_and_the_answers_beginning_follows_the_template(tmp_path: Path) -> None:
+def test_examples_are_turns_and_the_answer_is_begun(tmp_path: Path) -> None:
     asked = harness(tmp_path / "model")
     turns = [
         {"role": "user", "content": "a"},
@@ -68,7 +68,7 @@ def test_examples_are_turns_and_the_answers_beginning_follows_the_template(tmp_p
     )
 
 
-def test_a_template_without_system_messages_loses_nothing_of_them(tmp_path: Path) -> None:
+def test_a_template_without_system_messages_loses_nothing(tmp_path: Path) -> None:
     template = (
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
         "{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}<|assistant|>"

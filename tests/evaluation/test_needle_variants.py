@@ -58,7 +58,7 @@ def places(made: Needle, length: int, place: int | None) -> dict[int, int]:
     }
 
 
-def test_further_statements_follow_at_equal_distances_and_go_on_at_the_beginning() -> None:
+def test_further_statements_stand_at_equal_distances() -> None:
     made = needle(others=3)  # 4 statements in 40 tokens of haystack
     length = 40 + RESERVE + 6
     assert made.room(length, RESERVE) == 40
@@ -68,7 +68,7 @@ def test_further_statements_follow_at_equal_distances_and_go_on_at_the_beginning
     assert places(made, length, None) == {}
 
 
-def test_distractors_are_there_with_and_without_the_needle_and_at_every_length() -> None:
+def test_distractors_are_there_without_the_needle_too() -> None:
     made = needle(distractors=3)
     for room in (40, 80):
         length = room + RESERVE + 6
@@ -94,7 +94,7 @@ def speaker(folder: Path, says: dict[str, str] | None = None) -> ModelUnderTest:
         ({"keys": 2, "queries": 3}, 3, 3, 0),  # at least as many keys as are asked for
     ],
 )
-def test_each_value_has_a_statement_and_each_asked_key_is_in_the_question(
+def test_each_value_has_a_statement_and_each_key_is_asked(
     tmp_path: Path, kinds: dict[str, int], asked: int, statements: int, distractors: int
 ) -> None:
     tested = speaker(tmp_path)

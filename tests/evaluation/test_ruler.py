@@ -45,7 +45,7 @@ def measured(
     return json.loads((folder / "short_context.json").read_text())[name], read_samples(folder)
 
 
-def test_a_model_that_says_the_first_value_scores_it_and_no_other(tmp_path: Path) -> None:
+def test_a_model_that_says_one_value_scores_it_alone(tmp_path: Path) -> None:
     """`count` is of each length, and each length is asked the same beside others."""
     mute = speaker(tmp_path / "mute", {}, None)
     summary, asked = measured(mute, "niah_single_1", tmp_path / "a", (4096,), 2)

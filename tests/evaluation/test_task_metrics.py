@@ -92,7 +92,7 @@ def test_a_score_outside_of_its_scale_is_refused_and_not_guessed() -> None:
     assert (score.metric.scale, score.value) == ("own", 34.5)
 
 
-def test_ruler_has_a_score_per_length_and_none_for_what_was_not_asked() -> None:
+def test_ruler_has_a_score_for_each_length_that_was_asked() -> None:
     results = {"4096,none": -1, "8192,none": 0.75, "16384,none": 0.5, "8192_stderr,none": "N/A"}
     found = scores_of("t", results, {"4096": True, "8192": True}, {})
     assert [(score.suffix, score.value) for score in found] == [(" 8192", 75), (" 16384", 50)]

@@ -35,7 +35,7 @@ def test_a_long_text_keeps_both_ends_its_length_and_its_hash() -> None:
     assert kept["characters"] == 4002 and len(kept["sha256"]) == 64
 
 
-def test_a_generated_answer_is_kept_with_its_flaws_and_what_was_taken_from_it() -> None:
+def test_a_generated_answer_is_kept_with_its_flaws() -> None:
     logged = said("p", "so 7", 0.5, filtered_resps=["7"])
     record = sample_record("t", "s", logged, "4096", {}, {"p": True})
     assert record == {
@@ -76,7 +76,7 @@ def test_a_text_whose_probability_is_asked_has_no_prompt() -> None:
     assert record["answers"] == [{"text": "a text", "log_prob": -12.5, "greedy": None}]
 
 
-def test_shares_count_flaws_and_a_truncated_answer_with_full_score_is_not_lost() -> None:
+def test_a_truncated_answer_with_full_score_is_not_lost() -> None:
     records = [
         sample_record("t", "s", said("a", "7 8", 1.0), "4096", {}, {"a": True}),
         sample_record("t", "s", said("b", "7 is", 0.5), "4096", {}, {"b": True}),
