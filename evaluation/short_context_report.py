@@ -247,7 +247,7 @@ def _manager(task: Task, length: int | None, tokenizer: str) -> Any:
     import lm_eval.tasks as known
 
     # Its own tasks are 14,000 files, which take up to a minute to read.
-    if task.file is not None:
+    if task.file is not None or str(task.harness).endswith((".yaml", ".yml")):
         return known.TaskManager(include_defaults=False)
     if length is None:
         return _all_tasks()

@@ -16,7 +16,7 @@ class Task(Config):
     """One task: of lm-eval, or local."""
 
     harness: str | None = None
-    """The name of a task of lm-eval: mmlu, hellaswag, niah_single_1."""
+    """The name of a task of lm-eval: mmlu, hellaswag, niah_single_1; or a .yaml file in its form."""
     file: Path | None = None
     """One of: a .jsonl file of {question, choices, answer, subject} (also .gz, .zst); a .csv file,
     or a folder with dev/ and test/ of them, as MMLU's authors publish it; data/raw_corpus/DOMAIN,
