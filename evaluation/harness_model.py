@@ -3,17 +3,23 @@
 Prompts are formed as in our other reports: the tested model's begin token, no end token inside of a
 prompt, special tokens in a question as text, and the chat template with a fixed date. What lm-eval
 does silently is noted: which prompts it cut at their beginning, and which answers the token limit
-ended. The cost: five of its methods are overridden, so a new version of it must be tried.
+ended. The cost: several of its methods are overridden, so a new version of it
+must be tried.
 """
 
 from functools import cache
 from typing import Any
 
+import torch
+
 from core.errors import UserError
 from evaluation.chat import Asking, dialogue
 from evaluation.model_under_test import ModelUnderTest
 from evaluation.task_samples import kept_text
+from training.attention import CACHED
 from training.model import transformers_tokenizer
+
+PADDED = 8192  # tokens of a prompt up to which a mask of length x length is small
 
 
 def harness_model(
@@ -167,7 +173,7 @@ def _class() -> Any:
             """As in lm-eval; also ends at the template's end token, and notes what did not end."""
             if self.ends:
                 named.setdefault("eos_token_id", sorted(self.ends))
-            rows = super()._model_generate(context, max_length, stop, **named)
+            rows = self._generated(context, max_length, stop, **named)
             begin = context.shape[1]
             for text, row in zip(self._asked, rows[:, begin:].tolist(), strict=True):
                 said = self.tok_decode(row)
@@ -175,6 +181,34 @@ def _class() -> Any:
                 ended = stopped or len(row) < max_length - begin or not self.ends.isdisjoint(row)
                 self.unended[text] = not ended
             return rows
+
+        def _generated(self, context: Any, max_length: int, stop: list[str], **named: Any) -> Any:
+            """As in lm-eval, where prompts of unequal length are padded at the left.
+
+            Our attention for evaluation on a GPU takes no mask, so a prompt would see its padding.
+            Short prompts get PyTorch's attention with a mask; long ones go one by one.
+            """
+            inside = named["attention_mask"].bool()
+            ours = self.model.config._attn_implementation == CACHED
+            if not ours or bool(inside.all()):
+                return super()._model_generate(context, max_length, stop, **named)
+            width = context.shape[1]
+            if width <= PADDED:
+                self.model.set_attn_implementation("sdpa")
+                try:
+                    return super()._model_generate(context, max_length, stop, **named)
+                finally:
+                    self.model.set_attn_implementation(CACHED)
+
+            made = []
+            for row, real in zip(context, inside, strict=True):
+                bare = row[real][None]
+                named["attention_mask"] = torch.ones_like(bare)
+                room = max_length - width + bare.shape[1]
+                said = super()._model_generate(bare, room, stop, **named)[0, bare.shape[1] :]
+                fill = row.new_full((max_length - width - len(said),), self.tokenizer.pad_token_id)
+                made.append(torch.cat([row, said, fill]))
+            return torch.stack(made)
 
         def _note(self, prompt: str, ids: list[int]) -> None:
             """Note what is left of a prompt that is cut. ids: int64[tokens that are left]."""

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from chat_world import ASSISTANT, END, USER, write_speaker
 
+from evaluation import harness_model as module
 from evaluation.chat import asking
 from evaluation.harness_model import harness_model
 from evaluation.model_under_test import of_user
+from training import attention
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
@@ -76,3 +79,23 @@ def test_a_template_without_system_messages_loses_nothing(tmp_path: Path) -> Non
     asked = harness(tmp_path / "model", template=template)
     turns = [{"role": "system", "content": "e"}, {"role": "user", "content": "a"}]
     assert asked.apply_chat_template(turns) == f"{USER}e\n\na{ASSISTANT}"
+
+
+@pytest.mark.parametrize("padded", [module.PADDED, 4])
+def test_a_prompt_does_not_see_the_padding_beside_a_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padded: int
+) -> None:
+    """Under the attention that evaluates on a GPU, which takes no mask."""
+    monkeypatch.setattr(module, "PADDED", padded)
+    asked = harness(tmp_path / "model", "never")
+    torch.manual_seed(0)
+    for weight in asked.model.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    prompts = ("a b c d e a b c d e a b", "e d c", "b")
+    asked.ends = frozenset()
+    alone = [generated(asked, prompt, tokens=8)[0] for prompt in prompts]
+    attention.register(torch.device("cpu"), None)
+    asked.model.set_attn_implementation(attention.CACHED)
+    asked.batch_size_per_gpu = 3
+    assert generated(asked, *prompts, tokens=8) == alone
+    assert asked.model.config._attn_implementation == attention.CACHED
