@@ -30,7 +30,7 @@ DECIDED_BY = {
     "needle_report": ("matplotlib", PYTHON, *ASKED_WITH),
     "loss_report": ASKED_WITH,
     "book_qa_report": (PYTHON, *ASKED_WITH),
-    "short_context_report": ("lm_eval", *ASKED_WITH),
+    "short_context_report": ("lm_eval", PYTHON, *ASKED_WITH),
     "comparison": ("matplotlib", "numpy", "pandas", PYTHON),
 }
 """By stage, the packages that decide the bytes of its artefacts."""

@@ -143,6 +143,18 @@ def chat_turn(folder: Path, options: dict[str, Any], before: str, after: str, pr
     return begun(parts[0], parts[1], _opening(folder, options, parts[1]), prefix)
 
 
+def dialogue(
+    folder: Path, messages: list[dict[str, str]], options: dict[str, Any], prefix: str
+) -> str:
+    """Several messages in the template, up to where the model's answer begins.
+
+    prefix: the beginning of that answer, or "". Raises UserError if the template refuses them.
+    """
+    text = rendered(folder, messages, options)
+    opening = _opening(folder, options, text)
+    return begun("", text, opening, prefix).after if prefix.strip() else text + opening
+
+
 def begun(before: str, after: str, gap: str, prefix: str) -> Turn:
     """A turn whose answer begins with `prefix`. gap: the gap before an answer without prefix."""
     if not prefix.strip():

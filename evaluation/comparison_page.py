@@ -16,6 +16,7 @@ from evaluation import paper, plots, provenance, verdict
 from evaluation.bands import is_point, position_of
 from evaluation.bootstrap import marked
 from evaluation.comparison_config import ComparisonConfig
+from evaluation.comparison_tables import left_out
 
 # Columns of the results that come from the needle report.
 NEEDLES = (
@@ -157,7 +158,7 @@ def report(
         f"Needlework: {config.title}",
         [
             *_verdict(config, folder, tables, summary["base_context"], trained),
-            *_results(config, folder, tables),
+            *_results(config, folder, tables, left_out(summary)),
             *_quantity(folder, tables["quantity"]),
             *_losses(config, folder, tables["differences"]),
             *(_recipes(folder, tables["shares"]) if len(tables["shares"]) else []),
@@ -188,8 +189,10 @@ def _verdict(
     ]
 
 
-def _results(config: ComparisonConfig, folder: Path, tables: Tables) -> list[str]:
-    """Tables 3 and 4 and figure 1."""
+def _results(
+    config: ComparisonConfig, folder: Path, tables: Tables, outside: list[str]
+) -> list[str]:
+    """Tables 3 and 4 and figure 1. outside: tasks at short context that are in no mean."""
     results, answers = tables["results"], tables["answers"]
     links = {column: _links("needle_report", results["model"]) for column in NEEDLES}
     links["book QA"] = _links("book_qa_report", results["model"])
@@ -200,7 +203,8 @@ def _results(config: ComparisonConfig, folder: Path, tables: Tables) -> list[str
 
     score_links = []
     for row in answers.to_dict("records"):
-        stage = "needle_report" if row["report"] == "needle" else "book_qa_report"
+        reports = {"needle": "needle_report", "book QA": "book_qa_report"}
+        stage = reports.get(row["report"], "short_context_report")
         score_links.append(f"#{stage}@{row['model']}")
 
     return [
@@ -216,6 +220,7 @@ def _results(config: ComparisonConfig, folder: Path, tables: Tables) -> list[str
             "value that the same context shows. Overlap: the published score, share of the "
             "answer's words that were said. Book QA: F1. Short context: mean of the tasks in "
             f"percent, and the drop against {config.untrained} in points."
+            + (f" Not in that mean, as no share: {', '.join(outside)}." if outside else "")
         ),
         page.table(results, 1, links),
         page.paragraph(

@@ -63,9 +63,25 @@ def _percent(needle: pd.DataFrame, lengths: NDArray[np.bool_], score: str) -> fl
 
 
 def _short_context(model: dict[str, Any]) -> float | None:
-    """The mean over the tasks, in percent; None without a task."""
-    scores = [task["score"] for task in model.get("short_context", {}).values()]
+    """The mean over the tasks that are scored in percent; None without any."""
+    tasks = model.get("short_context", {}).values()
+    scores = [task["score"] for task in tasks if in_percent(task)]
     return float(np.mean(scores)) if scores else None
+
+
+def in_percent(task: Mapping[str, Any]) -> bool:
+    """Whether a task of short_context.json is scored in percent, and more is better."""
+    return task.get("scale", "percent") == "percent" and task.get("higher_is_better", True)
+
+
+def left_out(summary: dict[str, Any]) -> list[str]:
+    """The tasks that are in no mean, with their metrics: "wikitext (word_perplexity)"."""
+    found: dict[str, None] = {}
+    for model in summary["models"].values():
+        for name, task in model.get("short_context", {}).items():
+            if not in_percent(task):
+                found[f"{name} ({task['metric']})"] = None
+    return list(found)
 
 
 def by_length(needle: dict[str, Any]) -> pd.DataFrame:
@@ -87,7 +103,7 @@ def needle_table(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def answers_table(summary: dict[str, Any], trained: int) -> pd.DataFrame:
-    """One row per model and generating report: score, prompt format and flaws, in percent.
+    """One row per model and generating report or task: score, prompt format, flaws, in percent.
 
     Of the needle, means over the lengths up to the trained one.
     """
@@ -101,6 +117,14 @@ def answers_table(summary: dict[str, Any], trained: int) -> pd.DataFrame:
             of_needle[flaw], of_books[flaw] = means[flaw], books[flaw]
         rows.append(_answers_row(name, "needle", model["needle"], of_needle))
         rows.append(_answers_row(name, "book QA", books, of_books))
+        for task, values in model.get("short_context", {}).items():
+            # Only tasks whose answers were generated have flaws.
+            if FLAWS[0] in values:
+                score = values["score"] / 100 if in_percent(values) else np.nan
+                of_task = {"score": score, "occurs": np.nan}
+                for flaw in FLAWS:
+                    of_task[flaw] = values[flaw]
+                rows.append(_answers_row(name, task, values, of_task))
 
     table = pd.DataFrame(rows)
     shares = ["score", "occurs", *FLAWS]

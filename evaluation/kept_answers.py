@@ -21,10 +21,15 @@ import numpy as np
 from assets.origin import note
 from core.sealed import RECORD, read_json
 from evaluation.model_under_test import ModelUnderTest
+from evaluation.needle_report_config import NeedleReportConfig
 from evaluation.needle_trials import Trials
 from training.model import MODEL_SUFFIXES
 
 SCRATCH = Path(".training/needle_report")
+# Keys of `drawn` and fields of a needle that came later. With their defaults nothing is asked in
+# another way, so answers that were kept before keep their names.
+SEVERAL = ("keys", "values", "queries")
+LATER = ("others", "distractors", "expected")
 FORM = 2  # of a record; raise it when a record gets, loses or redefines a field
 Answered = dict[str, list[dict[str, Any]]]  # key of what was asked -> records
 
@@ -34,10 +39,12 @@ def kept_file(tested: ModelUnderTest, trials: Trials) -> Path:
 
     Two reports share it exactly if they ask the same model the same prompts.
     """
-    config = trials.config.model_dump_json()
+    config = trials.config.model_dump_json(exclude=_as_before(trials.config))
     digest = sha256(f"{FORM} {config} {trials.reserve} {trials.cells}".encode())
     for needle in trials.needles:
         for field, value in sorted(vars(needle).items()):
+            if field in LATER and not value:
+                continue
             digest.update(field.encode())
             is_array = isinstance(value, np.ndarray)
             digest.update(value.tobytes() if is_array else repr(value).encode())
@@ -49,6 +56,13 @@ def kept_file(tested: ModelUnderTest, trials: Trials) -> Path:
     # A Hub id has a slash, and a name that begins with a point would be hidden.
     folder = tested.name.replace("/", "-").strip(".-")
     return SCRATCH / folder / f"{digest.hexdigest()[:16]}.jsonl"
+
+
+def _as_before(config: NeedleReportConfig) -> dict[str, set[str]]:
+    """The keys of `drawn` that say what was so before they were there."""
+    if config.drawn is None:
+        return {}
+    return {"drawn": {key for key in SEVERAL if getattr(config.drawn, key) == 1}}
 
 
 def _identity(tested: ModelUnderTest) -> list[Any]:

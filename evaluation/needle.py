@@ -11,6 +11,12 @@ There are two grids. `percent` uses exact depths of every length. `shared` uses 
 all lengths share, so that one pass over the haystack serves all of them: 820 cells for 40 places
 and 40 lengths to 128K, at a tenth of the tokens. The cost: a cell's depth is not a round number.
 
+A drawn needle may have several statements, as in RULER: other keys that distract (`keys`), several
+values of a key (`values`), several keys in one question (`queries`). The first one asked for is at
+the cell's place. The others that are asked for follow at equal distances, and go on at the
+beginning after the end of the haystack. Those that distract stand at equal distances too. The cost:
+prompts of different lengths share less.
+
 Only {key}, {value}, {context} and {question} are filled in. All other braces are text, so a needle
 may be JSON. The answer may be begun for the model (`answer_prefix`), as in RULER: a base model then
 continues the sentence that the value belongs to.
@@ -18,7 +24,7 @@ continues the sentence that the value belongs to.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -61,10 +67,22 @@ class Needle:
 
     They differ from `rivals` where the answer begins a line, as after a chat template.
     """
+    others: tuple[Ids, ...] = ()
+    """Further statements that the question asks for."""
+    distractors: tuple[Ids, ...] = ()
+    """Statements with other keys. They are in the haystack also where no needle is."""
+    expected: tuple[str, ...] = ()
+    """The values to find, if there are several."""
+
+    @property
+    def hidden(self) -> tuple[Ids, ...]:
+        """Every statement that the question asks for, the one at the cell's place first."""
+        return (self.statement, *self.others)
 
     def room(self, length: int, reserve: int) -> int:
         """Tokens of haystack in a context of `length`, of which `reserve` are for the answer."""
-        return length - reserve - len(self.before) - len(self.statement) - len(self.question)
+        statements = sum(map(len, (*self.hidden, *self.distractors)))
+        return length - reserve - len(self.before) - statements - len(self.question)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,19 +138,45 @@ def prompt(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> Ids:
     short.
     """
     # Without a statement its room is filled with haystack, so the lengths stay the same.
-    statement = needle.statement if cell.place is not None else needle.statement[:0]
-    room = needle.room(cell.length, reserve) + len(needle.statement) - len(statement)
+    usual = needle.room(cell.length, reserve)
+    room = usual if cell.place is not None else usual + sum(map(len, needle.hidden))
     if not 1 <= room <= len(needle.haystack):
         raise ValueError(
             f"length {cell.length} leaves {room} tokens of haystack; it has {len(needle.haystack)}"
         )
     body = needle.haystack[:room]
-    at = statement_at(needle, cell, reserve, sentence_ends)
-    return np.concatenate([needle.before, body[:at], statement, body[at:], needle.question])
+    inserted = _distracting(needle, usual, sentence_ends)
+    if cell.place is not None:
+        inserted += _asked(needle, cell, reserve, sentence_ends)
+
+    parts, done = [needle.before], 0
+    for at, statement in sorted(inserted, key=lambda one: one[0]):
+        parts += [body[done:at], statement]
+        done = at
+    return np.concatenate([*parts, body[done:], needle.question])
+
+
+def _distracting(needle: Needle, room: int, sentence_ends: Ids) -> list[tuple[int, Ids]]:
+    """Where each distractor goes, in tokens of haystack, and the distractor."""
+    found = []
+    for number, statement in enumerate(needle.distractors, 1):
+        place = round(number * room / (len(needle.distractors) + 1))
+        found.append((insertion_point(needle.haystack[:room], place, sentence_ends), statement))
+    return found
+
+
+def _asked(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> list[tuple[int, Ids]]:
+    """Where each statement that is asked for goes, in tokens of haystack, and the statement."""
+    room = needle.room(cell.length, reserve)
+    found = [(statement_at(needle, cell, reserve, sentence_ends), needle.statement)]
+    for number, statement in enumerate(needle.others, 1):
+        place = ((cell.place or 0) + round(number * room / len(needle.hidden))) % room
+        found.append((insertion_point(needle.haystack[:room], place, sentence_ends), statement))
+    return found
 
 
 def statement_at(needle: Needle, cell: Cell, reserve: int, sentence_ends: Ids) -> int:
-    """Tokens of haystack before the statement.
+    """Tokens of haystack before the statement at the cell's place.
 
     reserve: tokens kept free for the answer. sentence_ends: int64[n].
     """
@@ -212,11 +256,12 @@ def make_needle(
     words are absent from the haystack.
     """
     haystack = haystacks.draw(longest, seed, trial)
-    words: list[str] = []
     if isinstance(kind, Drawn):
-        said, words = _draw(tested, kind, haystack, seed, trial)
+        texts = _draw(tested, kind, haystack, seed, trial)
     else:
-        said = kind[trial % len(kind)]
+        given = kind[trial % len(kind)]
+        texts = _Texts(said=given, statements=[given.statement], rivals=[])
+    said, words = texts.said, texts.rivals
 
     before, after = divided(frame, tested.as_content(said.question))
     turn = asking.turn(before, after, said.answer_prefix)
@@ -227,16 +272,25 @@ def make_needle(
 
     rivals = [tested.encode(" " + word, as_text=True)[0] for word in words]
     guesses = [_guess(tested, turn, word, len(question)) for word in words]
+    hidden = [_statement(tested, text) for text in texts.statements]
     return Needle(
         before=np.array(begin, np.int64),
         haystack=haystack,
         said=said,
-        statement=np.array(tested.encode(_spaced(said.statement), as_text=True), np.int64),
+        statement=hidden[0],
         question=np.array(question, np.int64),
         answer=np.array(answer, np.int64),
         rivals=np.array(rivals, np.int64),
         guesses=np.array(guesses, np.int64),
+        others=tuple(hidden[1:]),
+        distractors=tuple(_statement(tested, text) for text in texts.distractors),
+        expected=texts.expected,
     )
+
+
+def _statement(tested: ModelUnderTest, text: str) -> Ids:
+    """Ids of a statement as it stands in a haystack: int64[tokens]."""
+    return np.array(tested.encode(_spaced(text), as_text=True), np.int64)
 
 
 def _guess(tested: ModelUnderTest, turn: Turn, word: str, prompt_tokens: int) -> int:
@@ -256,10 +310,23 @@ def sentence_ends(tested: ModelUnderTest) -> Ids:
     return np.array(sorted(found))
 
 
-def _draw(
-    tested: ModelUnderTest, kind: Drawn, haystack: Ids, seed: int, trial: int
-) -> tuple[Given, list[str]]:
-    """A needle of absent words, and the words that are present in the haystack.
+@dataclass(frozen=True, kw_only=True)
+class _Texts:
+    """A needle as text."""
+
+    said: Given
+    """All statements that are asked for, the question and the answer."""
+    statements: list[str]
+    """The same statements, each by itself."""
+    rivals: list[str]
+    """Words that could be taken for the value: those of the haystack, and the distractors'."""
+    distractors: list[str] = field(default_factory=list)
+    expected: tuple[str, ...] = ()
+    """The values, if there are several."""
+
+
+def _draw(tested: ModelUnderTest, kind: Drawn, haystack: Ids, seed: int, trial: int) -> _Texts:
+    """A needle of words that are absent from the haystack.
 
     A word is present if its first token is. Raises UserError if too few words are absent.
     """
@@ -269,21 +336,54 @@ def _draw(
     is_present = np.isin(first_tokens, haystack).tolist()
     absent = [word for word, present in zip(words, is_present, strict=True) if not present]
     present_words = [word for word, present in zip(words, is_present, strict=True) if present]
-    if len(absent) <= kind.value_words:
+    keys = max(kind.keys, kind.queries)
+    needed = keys * (1 + kind.values * kind.value_words)
+    if len(absent) < needed:
         raise UserError(
             f"needle_report.drawn.words: {len(absent)} of {len(words)} words are not in the "
-            f"haystack, {kind.value_words + 1} are needed. Give more words, or rarer ones."
+            f"haystack, {needed} are needed. Give more words, or rarer ones."
         )
 
-    key, *value = (absent[i] for i in draw.choice(len(absent), kind.value_words + 1, replace=False))
-    filled = {"key": key, "value": " ".join(value)}
+    drawn = iter(draw.choice(len(absent), needed, replace=False).tolist())
+    pairs = []  # key and values, those that are asked for first
+    for _ in range(keys):
+        key = absent[next(drawn)]
+        values = []
+        for _ in range(kind.values):
+            values.append(" ".join(absent[next(drawn)] for _ in range(kind.value_words)))
+        pairs.append((key, values))
+    asked, others = pairs[: kind.queries], pairs[kind.queries :]
+
+    statements = _statements(kind, asked)
+    found = [value for _, values in asked for value in values]
+    listed = {"key": _listed([key for key, _ in asked])}
     said = Given(
-        statement=fill(kind.statement, filled),
-        question=fill(kind.question, filled),
-        answer=filled["value"],
-        answer_prefix=fill(kind.answer_prefix, filled),
+        statement=" ".join(statements),
+        question=fill(kind.question, listed),
+        answer=", ".join(found),
+        answer_prefix=fill(kind.answer_prefix, listed),
     )
-    return said, present_words
+    return _Texts(
+        said=said,
+        statements=statements,
+        rivals=[*present_words, *(value.split()[0] for _, values in others for value in values)],
+        distractors=_statements(kind, others),
+        expected=tuple(found) if len(found) > 1 else (),
+    )
+
+
+def _statements(kind: Drawn, pairs: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """A statement for each value. pairs: keys with their values."""
+    found = []
+    for key, values in pairs:
+        for value in values:
+            found.append(fill(kind.statement, {"key": key, "value": value}))
+    return found
+
+
+def _listed(keys: Sequence[str]) -> str:
+    """The keys as a question lists them: "a", "a, and b", "a, b, and c", as RULER does."""
+    return ", ".join([*keys[:-1], f"and {keys[-1]}"]) if len(keys) > 1 else keys[0]
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:

@@ -8,6 +8,10 @@
 | choice | share of trials in which the answer's first token beats those of all values in sight |
 | word_overlap, rouge_1 | of the generated text (evaluation/answers.py), as published |
 
+A question for several values (`drawn.values`, `drawn.queries`) is scored as in RULER: occurs is the
+share of the values that are in the text, and exact_match is 1 if all are, in any order. Gain is of
+all values in the order of the question, choice of the first one.
+
 "To eat a sandwich" is no exact match if "eat a sandwich" was expected. Gain misleads on a broken
 model (large gains at 0 % exact match were seen), so it never stands without exact match. Choice is
 low for a model that only narrows the answer to "something I saw"; drawn needles only.

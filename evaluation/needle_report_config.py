@@ -20,6 +20,14 @@ class Drawn(Config):
     """Keys and values are drawn from these: the sample's names, or your own words."""
     value_words: Annotated[int, Field(ge=1, le=8)] = 2
     """Words in a value."""
+    keys: Annotated[int, Field(ge=1, le=64)] = 1
+    """Keys with statements of their own in the haystack: RULER's multi-key. Those that are not
+    asked for distract.
+    """
+    values: Annotated[int, Field(ge=1, le=16)] = 1
+    """Values of each key, each in a statement of its own, all asked for: RULER's multi-value."""
+    queries: Annotated[int, Field(ge=1, le=16)] = 1
+    """Keys that one question asks for: RULER's multi-query. There are at least as many keys."""
     statement: str
     """The text that is hidden, with {key} and {value}."""
     question: str
@@ -37,6 +45,11 @@ class Drawn(Config):
         if not statement_has_both or "{key}" not in self.question:
             raise ValueError("statement needs {key} and {value}, question needs {key}")
         return self
+
+    @property
+    def answers(self) -> int:
+        """Values that one question asks for."""
+        return self.values * self.queries
 
 
 class Given(Config):
@@ -110,5 +123,7 @@ class NeedleReportConfig(Config):
         """Refuse none or both kinds of needles, and a frame without its places."""
         if (self.drawn is None) == (not self.needles):
             raise ValueError("give either `drawn` or a list of `needles`")
+        if self.drawn is not None and self.drawn.answers > 1 and not self.new_tokens:
+            raise ValueError("several values are found in what the model says: set new_tokens")
         check_frame(self.frame)
         return self

@@ -55,9 +55,15 @@ def judge_ids(
 
 
 def judge_text(text: str, truncated: bool, needle: Needle) -> dict[str, Any]:
-    """The scores of a generated text. truncated: whether the token limit ended it."""
+    """The scores of a generated text. truncated: whether the token limit ended it.
+
+    With several values to find, exact match too: all of them are in the text, in any order.
+    """
+    expected = needle.expected or (needle.said.answer,)
+    share = sum(occurs(text, [value]) for value in expected) / len(expected)
     return {
-        "occurs": float(occurs(text, [needle.said.answer])),
+        **({"exact_match": float(share == 1)} if needle.expected else {}),
+        "occurs": round(share, 5),
         "word_overlap": round(word_overlap(text, needle.said.answer), 5),
         "rouge_1": round(rouge_1(text, needle.said.statement), 5),
         **flaws(text, truncated),

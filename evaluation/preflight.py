@@ -150,7 +150,8 @@ def _paths(value: Any, *keys: str) -> Iterator[tuple[str, Path]]:
     if isinstance(value, Path):
         yield ".".join(keys), value
     elif isinstance(value, Config):
-        yield from _paths(dict(value), *keys)
+        # Not dict(value): that would call a field named `keys`.
+        yield from _paths({name: getattr(value, name) for name in type(value).model_fields}, *keys)
     elif isinstance(value, dict):
         for key, part in value.items():
             yield from _paths(part, *keys, key)

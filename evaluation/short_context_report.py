@@ -1,19 +1,28 @@
-"""The cost of long context at short context: multiple-choice tasks, through lm-eval (extra `eval`).
+"""Tasks of lm-eval (extra `eval`): what long context cost at short context, and RULER.
 
 A task is one of EleutherAI's harness lm-eval by name, which fetches it from the Hub; or a local set
-(evaluation/multiple_choice.py), asked in MMLU's frame with examples of the same subject first.
-RULER's tasks take `lengths`, for a model whose needle is saturated. If `file` is a folder of
-data/raw_corpus, questions are made: which of four values did a short passage give. `drop` is how
-far a model may fall below `against`; the check `small_drop` of the comparison compares with it.
+(evaluation/multiple_choice.py), asked in MMLU's frame with examples of the same subject first. If
+`file` is a folder of data/raw_corpus, questions are made: which of four values did a short passage
+give. RULER's tasks take `lengths`; each is run by itself, so it is asked the same beside others.
 
-The harness cuts a prompt that is longer than the model's context at its beginning. Such prompts are
-counted, and a warning names them. The cost of the harness: it takes seconds to start.
+A task's score is its own main metric (evaluation/task_metrics.py), in percent where it is a share.
+A score of a group is the mean over its questions. `drop` is how far a model may fall below
+`against`; the check `small_drop` of the comparison compares with it, in the metric's direction.
+
+A model with a chat template is asked in it (`chat`), with examples as turns of their own. RULER
+begins the answer, for every model. Each prompt, answer and score is kept
+(evaluation/task_samples.py). The harness cuts a prompt that is longer than the model's context at
+its beginning. Such prompts are counted, and so are empty, truncated and repetitive answers; a
+warning names them. The cost of the harness: it takes seconds to start, and half a minute to list
+its own tasks.
 """
 
 import json
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +30,53 @@ import pandas as pd
 
 from core.errors import UserError
 from core.sealed import write_json
+from evaluation.answers import joined, warning
+from evaluation.chat import Asking, asking
+from evaluation.harness_model import harness_model
 from evaluation.model_under_test import ModelUnderTest
 from evaluation.multiple_choice import Item, Set, read_sets
 from evaluation.prefix_cache import check_numbers
 from evaluation.report import report, warn
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
-from training.model import make_reproducible, transformers_tokenizer
+from evaluation.task_metrics import Metric, scores_of
+from evaluation.task_samples import sample_record, shares, write_samples
+from training.model import make_reproducible
 
-Row = tuple[str, str, float, int]  # task, subject, score in percent, questions
-COLUMNS = ["task", "subject", "score", "questions"]
+COLUMNS = ["task", "subject", "score", "questions", "metric", "higher_is_better", "scale"]
 ABOUT = "The following are multiple choice questions (with answers) about {}.\n\n"
+ROOM = 1024  # tokens of a chat template and an answer's beginning, which RULER does not count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The score of one subject, and of RULER of one length."""
+
+    subject: str
+    score: float
+    """In percent, or as the task gives it."""
+    questions: int
+    metric: Metric
+    records: list[dict[str, Any]]
+    """What was asked and said, one per question (evaluation/task_samples.py)."""
+    begun: bool
+    """Whether the task begins the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Everything about one task."""
+
+    parts: list[Part]
+    cut: int
+    """Prompts that the harness cut at their beginning."""
+    chat: bool
+    """Whether it was asked in the chat template."""
 
 
 def measure(
     tested: ModelUnderTest, config: ShortContextReportConfig, folder: Path
 ) -> dict[str, Any]:
-    """Write scores.csv and short_context.json; returns each task's score in percent."""
+    """Write scores.csv, short_context.json and the samples; returns each task's score."""
     if tested.model is None:
         write_json(folder / "short_context.json", {})
         pd.DataFrame(columns=COLUMNS).to_csv(folder / "scores.csv", index=False)
@@ -47,47 +87,92 @@ def measure(
     assert head is not None
     # The harness would take the first of several NaN for the model's choice.
     checked = head.register_forward_hook(lambda _module, _given, scores: check_numbers(scores))
-    rows, cut = [], {}
+    found: dict[str, Outcome] = {}
     try:
         for name, task in config.tasks.items():
-            found, cut[name] = _run(tested, name, task, config)
-            rows += found
-            if cut[name]:
-                warn(
-                    "short_context_report",
-                    tested.name,
-                    f"{name}: the harness cut {cut[name]:,} prompts that are longer than "
-                    f"{_longest(tested, task):,} tokens. "
-                    "Set fewer `shots`, or leave the task out.",
-                )
+            found[name] = _run(tested, name, task, config)
     finally:
         checked.remove()
 
+    rows = [_row(name, part) for name, outcome in found.items() for part in outcome.parts]
     table = pd.DataFrame(rows, columns=COLUMNS).round({"score": 3})
     table.to_csv(folder / "scores.csv", index=False, lineterminator="\n")
-    # A task's score is the mean over its questions, not over its subjects.
-    weighted = table.assign(sum=table["score"] * table["questions"])
-    sums = weighted.groupby("task", sort=False)[["sum", "questions"]].sum()
-    summary: dict[str, dict[str, Any]] = {}
-    for key, row in sums.iterrows():
-        task_name = str(key)
-        summary[task_name] = {
-            "score": round(float(row["sum"] / row["questions"]), 3),
-            "questions": int(row["questions"]),
-        }
-        if cut[task_name]:
-            summary[task_name]["cut_prompts"] = cut[task_name]
+    if config.keep_samples:
+        parts = [part for outcome in found.values() for part in outcome.parts]
+        write_samples(folder, [record for part in parts for record in part.records])
+    summary = {
+        name: _summary(tested, name, config.tasks[name], outcome) for name, outcome in found.items()
+    }
+    for name, values in summary.items():
+        if values["warning"]:
+            warn("short_context_report", tested.name, f"{name}: {values['warning']}")
     write_json(folder / "short_context.json", summary)
     return {task: values["score"] for task, values in summary.items()}
 
 
+def _row(name: str, part: Part) -> list[Any]:
+    """A row of scores.csv."""
+    metric = part.metric
+    values = [name, part.subject, part.score, part.questions]
+    return [*values, metric.name, metric.higher_is_better, metric.scale]
+
+
+def _summary(tested: ModelUnderTest, name: str, task: Task, outcome: Outcome) -> dict[str, Any]:
+    """A task's entry in short_context.json. Raises UserError if its parts have no mean."""
+    parts = outcome.parts
+    counted = [part for part in parts if part.metric.scale == "percent"] or parts
+    names = {(part.metric.name, part.metric.higher_is_better) for part in counted}
+    if counted[0].metric.scale != "percent" and len(names) > 1:
+        raise UserError(
+            f"short_context_report.tasks.{name}: its parts are scored by "
+            f"{', '.join(sorted(metric for metric, _ in names))}, which have no mean. "
+            "Name each part as a task of its own."
+        )
+
+    # A task's score is the mean over its questions, not over its subjects.
+    questions = sum(part.questions for part in counted)
+    total = sum(round(part.score, 3) * part.questions for part in counted)
+    records = [record for part in parts for record in part.records]
+    flawed = shares(records)
+    lost = flawed.pop("lost", None)
+    summary: dict[str, Any] = {
+        "score": round(total / questions, 3),
+        "questions": questions,
+        "metric": ", ".join(sorted({metric for metric, _ in names})),
+        "higher_is_better": counted[0].metric.higher_is_better,
+        "scale": counted[0].metric.scale,
+        "chat": outcome.chat,
+        "answer_prefix": all(part.begun for part in parts),
+        **flawed,
+    }
+    if len(counted) < len(parts):
+        summary["left_out"] = [part.subject for part in parts if part not in counted]
+    if outcome.cut:
+        summary["cut_prompts"] = outcome.cut
+    summary["warning"] = joined(
+        _of_cut(tested, name, task, outcome.cut),
+        warning(flawed, lost, f"short_context_report.tasks.{name}.new_tokens", cure="set chat")
+        if flawed
+        else None,
+    )
+    return summary
+
+
+def _of_cut(tested: ModelUnderTest, name: str, task: Task, cut: int) -> str | None:
+    """A line about prompts that were cut; None without any."""
+    if not cut:
+        return None
+    longest = max(_longest(tested, length) for length in _lengths(task))
+    return (
+        f"the harness cut {cut:,} prompts that are longer than {longest:,} tokens. "
+        "Set fewer `shots`, or leave the task out."
+    )
+
+
 def _run(
     tested: ModelUnderTest, name: str, task: Task, config: ShortContextReportConfig
-) -> tuple[list[Row], int]:
-    """The scores of one task by subject, and the number of prompts that the harness cut.
-
-    Raises UserError if the task can't be run.
-    """
+) -> Outcome:
+    """The scores and samples of one task. Raises UserError if it can't be run."""
     # Local questions are read first, so that a wrong one is reported before the harness starts.
     sets = None if task.file is None else read_sets(task.file, task.count, config.seed)
     if task.shots and sets and not all(examples for examples, _ in sets.values()):
@@ -97,139 +182,148 @@ def _run(
         )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
+        import lm_eval  # noqa: F401
     except ImportError:
         raise UserError(
             "short_context_report needs lm-eval: pip install 'needlework[eval]'"
         ) from None
 
-    harness = _harness_model(tested, config.batch, _longest(tested, task))
+    how = asking(tested, task.chat or config.chat, config.chat_options, "short_context_report")
+    parts, cut = [], 0
+    for length in _lengths(task):
+        harness = harness_model(
+            tested, task.batch or config.batch, _longest(tested, length), how, config.chat_options
+        )
+        try:
+            found = _evaluate(harness, name, task, sets, length, how, config.seed)
+        except (OSError, LookupError, ImportError, AssertionError, ValueError) as error:
+            raise UserError(_why(name, task, error)) from None
+        parts += _parts(name, task, sets or {}, found, harness)
+        cut += harness.cut
+    return Outcome(parts=parts, cut=cut, chat=how.chat)
+
+
+def _evaluate(
+    harness: Any,
+    name: str,
+    task: Task,
+    sets: dict[str, Set] | None,
+    length: int | None,
+    how: Asking,
+    seed: int,
+) -> dict[str, Any]:
+    """What lm-eval finds. length: of RULER's texts, in tokens."""
+    from lm_eval import simple_evaluate
+
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     with tempfile.TemporaryDirectory() as scratch:
-        ours = Path(scratch) / "tokenizer"  # RULER opens a tokenizer of its own, by name
+        # RULER opens a tokenizer of its own, by name.
+        ours = Path(scratch) / "tokenizer"
         harness.tokenizer.save_pretrained(ours)
-        lengths = {"tokenizer": str(ours), "max_seq_lengths": list(task.lengths)}
-        if sets is None:
-            tasks: list[Any] = [task.harness]
-            manager = None
-        else:
+        tasks: list[Any] = [task.harness]
+        if sets is not None:
             tasks = _local(name, sets, task.count, Path(scratch))
-            # Its own tasks are 14,000 files, which take 17 s to read.
-            manager = TaskManager(include_defaults=False)
-        try:
-            found = simple_evaluate(
-                harness,
-                tasks=tasks,
-                task_manager=manager,
-                num_fewshot=task.shots,
-                bootstrap_iters=0,
-                limit=task.count if task.harness else None,
-                log_samples=False,
-                metadata=lengths if task.lengths else None,
-                **dict.fromkeys(seeds, config.seed),
-            )
-        except (
-            ConnectionError,
-            FileNotFoundError,
-            LookupError,
-            ImportError,
-            AssertionError,
-        ) as error:
-            raise UserError(_why(name, task, error)) from None
-    return _rows(name, task, sets or {}, found), harness.cut
+        found: dict[str, Any] = simple_evaluate(
+            harness,
+            tasks=tasks,
+            task_manager=_manager(task, length, str(ours)),
+            num_fewshot=task.shots,
+            bootstrap_iters=0,
+            limit=task.count if task.harness else None,
+            log_samples=True,
+            apply_chat_template=how.chat,
+            fewshot_as_multiturn=True,
+            gen_kwargs={"max_gen_toks": task.new_tokens} if task.new_tokens else None,
+            **dict.fromkeys(seeds, seed),
+        )
+    return found
 
 
-def _rows(name: str, task: Task, sets: dict[str, Set], found: dict[str, Any]) -> list[Row]:
-    """The rows of scores.csv. found: what the harness returns."""
+def _manager(task: Task, length: int | None, tokenizer: str) -> Any:
+    """lm-eval's list of tasks, as short as the task allows.
+
+    length: of RULER's texts. tokenizer: the folder of the one that measures them.
+    """
+    import lm_eval.tasks as known
+
+    # Its own tasks are 14,000 files, which take up to a minute to read.
+    if task.file is not None or str(task.harness).endswith((".yaml", ".yml")):
+        return known.TaskManager(include_defaults=False)
+    if length is None:
+        return _all_tasks()
+    return known.TaskManager(
+        include_defaults=False,
+        include_path=str(Path(str(known.__file__)).parent / "ruler"),
+        metadata={"tokenizer": tokenizer, "max_seq_lengths": [length]},
+    )
+
+
+@cache
+def _all_tasks() -> Any:
+    """All tasks of lm-eval, read once."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _parts(
+    name: str, task: Task, sets: dict[str, Set], found: dict[str, Any], harness: Any
+) -> list[Part]:
+    """The parts of a task, by subject. found: what lm-eval returns."""
     # The harness knows a local subject by a name of ours.
     subjects = {_part(name, number): subject for number, subject in enumerate(sorted(sets))}
-    rows = []
-    for part, scores in sorted(found["results"].items()):
+    where = f"short_context_report.tasks.{name}"
+    parts = []
+    for part, results in sorted(found["results"].items()):
         is_mean_of_others = part in found.get("groups", {}) or part in found.get(
             "group_subtasks", {}
         )
         if is_mean_of_others:
             continue
-        asked = int(found["n-samples"][part]["effective"])
         of = subjects.get(part, part.removeprefix(f"{name}_"))
-        for suffix, value in _scores(scores, task):
-            rows.append((name, f"{of}{suffix}", 100 * value, asked))
-    return rows
-
-
-def _longest(tested: ModelUnderTest, task: Task) -> int:
-    """The longest prompt that the harness does not cut, in tokens."""
-    return max([tested.context, *task.lengths])
-
-
-def _harness_model(tested: ModelUnderTest, batch: int, longest: int) -> Any:
-    """The harness's class for a transformers model; its prompts begin as the tested model's do.
-
-    batch: requests in one forward pass. longest: tokens of a prompt that is not cut.
-    The attribute `cut` of the result counts the prompts that were cut.
-    """
-    # The harness would let the tokenizer add all of its special tokens. Some tokenizers end every
-    # text with one, which would stand between a question and its answer. The harness would also
-    # find special tokens in a question; here their text is text.
-    from lm_eval.models.huggingface import HFLM
-
-    class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval is untyped
-        cut = 0
-
-        def _loglikelihood_tokens(self, requests: Any, *given: Any, **named: Any) -> Any:
-            """As in lm-eval; also counts the prompts that it will cut."""
-            # One prompt has a request per choice; it is counted once. The last token of a choice
-            # is predicted and never read, hence the 1.
-            too_long = set()
-            for request in requests:
-                if len(request[1]) + len(request[2]) > self.max_length + 1:
-                    too_long.add(request[0][0])
-            self.cut += len(too_long)
-            return super()._loglikelihood_tokens(requests, *given, **named)
-
-        def tok_encode(
-            self,
-            string: str,
-            add_special_tokens: bool | None = None,
-            left_truncate_len: int | None = None,
-            **_: Any,
-        ) -> list[int]:
-            """Ids of a text, with the begin token and without special tokens in it."""
-            ids = list(
-                self.tokenizer.encode(string, add_special_tokens=False, split_special_tokens=True)
+        settings = found["configs"].get(part, {})
+        listed = settings.get("metric_list") or []
+        aggregations = {str(one.get("metric")): one.get("aggregation") for one in listed}
+        scores = scores_of(
+            where if part == task.harness else f"{where}, {of}",
+            results,
+            found["higher_is_better"].get(part) or {},
+            aggregations,
+            task.metric,
+            task.scale,
+        )
+        for score in scores:
+            subject = f"{of}{score.suffix}"
+            records = []
+            for logged in found["samples"][part]:
+                # One line per filter; of RULER, the other lengths have a score of -1.
+                if logged["filter"] == score.metric.filter and logged.get(score.key) != -1:
+                    records.append(
+                        sample_record(
+                            name, subject, logged, score.key, harness.left, harness.unended
+                        )
+                    )
+            parts.append(
+                Part(
+                    subject=subject,
+                    score=score.value,
+                    questions=len(records),
+                    metric=score.metric,
+                    records=records,
+                    begun=settings.get("gen_prefix") is not None,
+                )
             )
-            ids = ids if add_special_tokens is False else begin + ids
-            return ids[-left_truncate_len:] if left_truncate_len else ids
+    return parts
 
-        def tok_batch_encode(
-            self,
-            strings: Any,
-            padding_side: str = "left",
-            left_truncate_len: int | None = None,
-            truncation: bool = False,
-        ) -> tuple[Any, Any]:
-            """Ids and attention mask of several texts: int64[texts, longest] each."""
-            rows = [self.tok_encode(text) for text in strings]
-            if left_truncate_len:
-                self.cut += sum(len(row) > left_truncate_len for row in rows)
-                rows = [row[-left_truncate_len:] for row in rows]
-            self.tokenizer.padding_side = padding_side
-            batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
-            return batch["input_ids"], batch["attention_mask"]
 
-    begin = tested.begin
-    tokenizer = transformers_tokenizer(tested.folder)
-    # Padding needs a token; which one does not matter, as it is masked.
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
-    return HarnessModel(
-        pretrained=tested.model,
-        tokenizer=tokenizer,
-        batch_size=batch,
-        max_length=longest,
-        add_bos_token=bool(tested.begin),
-    )
+def _lengths(task: Task) -> tuple[int | None, ...]:
+    """The lengths to run, each by itself; None for a task without."""
+    return task.lengths or (None,)
+
+
+def _longest(tested: ModelUnderTest, length: int | None) -> int:
+    """The longest prompt that the harness does not cut, in tokens. length: of RULER's texts."""
+    return max(tested.context, 0 if length is None else length + ROOM)
 
 
 def _why(name: str, task: Task, error: BaseException) -> str:
@@ -263,27 +357,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _scores(scores: Item, task: Task) -> list[tuple[str, float]]:
-    """Suffix of the subject and score, 0 to 1: one accuracy; for RULER, one per length.
-
-    Raises UserError if the harness gave none.
-    """
-    if task.lengths:
-        found = []
-        for length in task.lengths:
-            if f"{length},none" in scores:
-                found.append((f" {length}", float(scores[f"{length},none"])))
-        return found
-
-    # lm-eval's names of a score end with the name of a filter, "none" without one.
-    for metric in ("acc,none", "exact_match,none", "acc_norm,none"):
-        if metric in scores:
-            return [("", float(scores[metric]))]
-    raise UserError(
-        f"short_context_report: {task.harness} has no accuracy, only {', '.join(map(str, scores))}."
-    )
 
 
 def _part(name: str, number: int) -> str:

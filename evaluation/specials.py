@@ -90,6 +90,12 @@ class Specials:
         return {vocabulary[NAME.format(number)]: number for number in self._tokens}
 
 
+def unmarked(text: str) -> str:
+    """A prompt as a reader should see it: without the marks of its content."""
+    kept = {MARK + MARK: MARK}
+    return re.sub(f"{MARK}[{MARK}{PLAIN}]?", lambda found: kept.get(found[0], ""), text)
+
+
 def _pattern(token: AddedToken) -> str:
     """A regular expression that finds the token's text as the tokenizer does."""
     text = re.escape(token.content)

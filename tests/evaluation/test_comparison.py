@@ -14,6 +14,7 @@ from evaluation.comparison_config import ComparisonConfig
 from evaluation.comparison_tables import (
     answers_table,
     by_length,
+    left_out,
     needle_table,
     quantity_table,
     results_table,
@@ -132,6 +133,58 @@ def test_a_drop_at_short_context_is_held_to_the_users_limit(
     check = small_drop(models, config)
     assert check.passed is passed and not check.blocking
     assert passed is not False or check.found.startswith("x, mmlu: ")
+
+
+def perplexity(score: float, higher_is_better: bool = False) -> dict[str, Any]:
+    """A task's entry in short_context.json whose score is no share."""
+    return {
+        **{"score": score, "metric": "word_perplexity", "scale": "own"},
+        **{"higher_is_better": higher_is_better},
+    }
+
+
+@pytest.mark.parametrize(
+    ("base", "after", "passed"),
+    [
+        (perplexity(10), perplexity(10.4), True),
+        (perplexity(10), perplexity(10.6), False),  # 6 % worse
+        (perplexity(10), perplexity(5), True),  # less is better
+        (perplexity(-0.5, True), perplexity(-0.6, True), False),
+        (perplexity(0), perplexity(0), True),
+        (perplexity(0), perplexity(0.1), False),
+        ({**perplexity(10), "scale": "percent"}, {**perplexity(14), "scale": "percent"}, True),
+        ({**perplexity(10), "scale": "percent"}, {**perplexity(16), "scale": "percent"}, False),
+    ],
+)
+def test_a_drop_respects_the_metrics_direction_and_scale(
+    base: dict[str, Any], after: dict[str, Any], passed: bool
+) -> None:
+    """In points of a share; in percent of the base's score where it is none."""
+    config = ShortContextReportConfig(
+        tasks={"wiki": Task(harness="wikitext")}, against="base", drop=5
+    )
+    models = {"base": {"short_context": {"wiki": base}}, "x": {"short_context": {"wiki": after}}}
+    check = small_drop(models, config)
+    assert check.passed is passed
+    if base == perplexity(10) and not passed:
+        assert check.found == "x, wiki: 6.0 % worse in word_perplexity, 10 to 10.6"
+
+
+def test_the_short_mean_has_shares_only_and_names_others() -> None:
+    rouge = {"score": 30.0, "metric": "rouge1", "scale": "percent", "higher_is_better": True}
+    flawed = {**rouge, "empty": 0.5, "truncated": 0.25, "repetitive": 0.0}
+    tasks = {
+        "mmlu": {"score": 50.0},
+        "wiki": perplexity(12.5),
+        "sums": {**flawed, "chat": True, "warning": "50 % of the answers are empty."},
+    }
+    summary = {"base_context": 64, "models": {"base": {**model(), "short_context": tasks}}}
+    assert results_table(summary, 64, "base")["short context"].tolist() == [40]
+    assert left_out(summary) == ["wiki (word_perplexity)"]
+    # A task whose answers are generated shows their flaws.
+    row = answers_table(summary, 64).set_index("report").loc["sums"]
+    assert row["score"] == 30 and row[["empty", "truncated", "repetitive"]].tolist() == [50, 25, 0]
+    assert row["warning"] == "50 % of the answers are empty."
 
 
 def test_a_comparison_without_recipes_has_no_section_of_recipes(tmp_path: Path) -> None:

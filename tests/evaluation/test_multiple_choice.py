@@ -14,10 +14,12 @@ from chat_world import write_speaker
 
 from core.errors import UserError
 from evaluation import short_context_report
+from evaluation.harness_model import harness_model
 from evaluation.model_under_test import of_user
 from evaluation.multiple_choice import labels, made_questions, place, read_sets
-from evaluation.short_context_report import _harness_model, _why
+from evaluation.short_context_report import _why
 from evaluation.short_context_report_config import ShortContextReportConfig, Task
+from evaluation.task_samples import read_samples
 
 TREES = [
     "alder",
@@ -264,7 +266,7 @@ def test_harness_prompts_begin_with_bos_and_never_end_with_eos(
 ) -> None:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
     tested = of_user(str(write_speaker(tmp_path / "model", {}, "a b c", around=around)))
-    harness = _harness_model(tested, 2, 4)
+    harness = harness_model(tested, 2, 4)
     ids = [tested.tokenizer.token_to_id(token) for token in ("<|begin|>", "a", "b", "c")]
     assert harness.tok_encode("a b c") == ids
     assert harness._encode_pair("a b", " c") == (ids[:3], ids[3:])
@@ -288,14 +290,25 @@ def test_the_harness_scores_many_choices_and_any_subject(
         f"Which tree ? Answer : . {' '.join(TREES)} {' '.join('ABCDEFGHIJ')} x biology plants trees"
     )
     says_j = write_speaker(tmp_path / "model", {":": "J"}, words, context=128)
-    config = ShortContextReportConfig(tasks={"local": Task(file=path)})
+    config = ShortContextReportConfig(tasks={"local": Task(file=path)}, chat="never")
     assert short_context_report.measure(of_user(str(says_j)), config, tmp_path) == {"local": 50.0}
     assert (tmp_path / "scores.csv").read_text().splitlines() == [
-        "task,subject,score,questions",
-        "local,biology/plants {{x}},50.0,2",
-        "local,trees,50.0,2",
+        "task,subject,score,questions,metric,higher_is_better,scale",
+        "local,biology/plants {{x}},50.0,2,acc,True,percent",
+        "local,trees,50.0,2,acc,True,percent",
     ]
-    assert json.loads((tmp_path / "short_context.json").read_text())["local"]["cut_prompts"] == 1
+    summary = json.loads((tmp_path / "short_context.json").read_text())["local"]
+    assert summary["cut_prompts"] == 1 and summary["metric"] == "acc" and not summary["chat"]
+    samples = read_samples(tmp_path)
+    assert [sample["target"] for sample in samples] == [9, 4, 9, 2]
+    assert [sample["score"] for sample in samples] == [1.0, 0.0, 1.0, 0.0]
+    # The long one is stored as the model saw it: its last 128 tokens, the answer's among them.
+    assert [sample["cut"] for sample in samples] == [False, False, False, True]
+    assert not samples[3]["prompt"].startswith("The following")
+    assert samples[0]["prompt"].endswith("Answer:")
+    assert len(samples[0]["answers"]) == 10
+    probable = max(samples[0]["answers"], key=lambda answer: answer["log_prob"])
+    assert probable["text"] == " J" and probable["greedy"]
     assert "the harness cut 1 prompts that are longer than 128 tokens" in capsys.readouterr().err
 
 

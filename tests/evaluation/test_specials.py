@@ -13,10 +13,10 @@ from core.sealed import write_json
 from evaluation.book_qa_report import Question, ask
 from evaluation.book_qa_report_config import BookQaReportConfig
 from evaluation.chat import Asking, asking, may_be_read_as_tokens, written
+from evaluation.harness_model import harness_model
 from evaluation.model_under_test import ModelUnderTest, of_user
 from evaluation.needle import Haystacks, make_needle
 from evaluation.needle_report_config import Drawn, Given
-from evaluation.short_context_report import _harness_model
 from evaluation.specials import MARK
 from training.baselines import EndpointConfig
 
@@ -132,7 +132,7 @@ def test_no_part_of_a_needle_is_a_special_token(tested: ModelUnderTest, content:
 def test_a_question_of_the_harness_holds_no_special_token(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
     tested = of_user(str(write_speaker(tmp_path / "model", {}, "a b c < | > end begin")))
-    harness = _harness_model(tested, 2, 99)
+    harness = harness_model(tested, 2, 99)
     for text in (f"a {END} b", f"{BEGIN} a", f"{USER}{END}"):
         assert special(tested, harness.tok_encode(text)) == [BEGIN]
         asked, answer = harness._encode_pair(text, f" {END} c")
