@@ -8,7 +8,7 @@ profiles/sample.yaml. The copy shares the project's DVC cache, so a seed that wa
 
     python -m benchmarks.effect --seeds 0 1 2
 
-About eight minutes a seed on 2 cores. Prints one table and writes benchmarks/effect.csv.
+Six to ten minutes a seed on 2 cores. Prints one table and writes benchmarks/effect.csv.
 """
 
 import argparse
