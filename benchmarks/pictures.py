@@ -84,7 +84,7 @@ def screens() -> list[Path]:
     made = []
     with serving() as address, window() as page:
         page.goto(f"{address}/asset-groups")
-        page.get_by_text("comparison", exact=True).first.wait_for()
+        page.get_by_text("evaluation", exact=True).first.wait_for()
         page.wait_for_timeout(SETTLED)
         made.append(photograph(page, "asset-graph.png"))
 
