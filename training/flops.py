@@ -75,6 +75,11 @@ class Shape:
         ]
 
     @property
+    def ends(self) -> int:
+        """Weights of embedding and head, which may be one matrix."""
+        return self.vocabulary * self.width * (1 if self.tied else 2)
+
+    @property
     def matrix_weights(self) -> int:
         """Weights that every token is multiplied with: all layers and the head."""
         return self.layers * self.layer_weights + self.vocabulary * self.width

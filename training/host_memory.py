@@ -7,6 +7,8 @@ not measured: the cost is that a training which would just have fit may be refus
 
 from pathlib import Path
 
+from core.environment import SWITCHES
+from training.hardware import CHECKPOINT
 from training.memory import GIB, MOMENT_BYTES, Load, on_device
 
 MEMINFO = Path("/proc/meminfo")
@@ -61,9 +63,9 @@ def why_too_much(needed: float, there: float | None, processes: int) -> str | No
     each = f" in each of {processes} processes" if processes > 1 else ""
     return (
         f"this training needs about {needed / GIB:.1f} GiB of the host's memory{each}, and "
-        f"{there / GIB:.1f} GiB are available: the kernel would kill it. Set a smaller "
-        "optimizer.micro_batch_tokens, or NEEDLEWORK_SWITCHES=keep_attention (activation "
-        "checkpointing), shorter rows, or fewer processes."
+        f"{there / GIB:.1f} GiB are available, so the kernel would kill it. Lower "
+        f"optimizer.micro_batch_tokens, set {SWITCHES}={CHECKPOINT} (a third more work), "
+        "or use shorter rows or fewer processes."
     )
 
 

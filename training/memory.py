@@ -107,8 +107,7 @@ def _at_the_first_layer(load: Load) -> dict[str, float]:
     """In the backward pass of the first layer: the gradients of all others are held."""
     shape = load.shape
     # The gradients of embedding and head are reduced at the end, those of this layer come next.
-    ends = shape.vocabulary * shape.width * (1 if shape.tied else 2)
-    missing = (shape.layer_weights + ends) / shape.parameters
+    missing = (shape.layer_weights + shape.ends) / shape.parameters
     # The layer before is being reduced, in fp32.
     reduced = 4.0 * shape.layer_weights if load.sharded else 0.0
     return {
@@ -138,8 +137,7 @@ def _gathered(load: Load, layers: int) -> float:
     shape = load.shape
     if load.sharded:
         # Embedding and head stay gathered for the whole step.
-        ends = shape.vocabulary * shape.width * (1 if shape.tied else 2)
-        return float(load.element * (layers * shape.layer_weights + ends))
+        return float(load.element * (layers * shape.layer_weights + shape.ends))
     # Autocast keeps a bf16 copy of each matrix for the backward pass; fp32 needs none.
     return 0.0 if load.element == 4 else float(load.element * shape.matrix_weights)
 
